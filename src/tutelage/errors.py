@@ -1,0 +1,96 @@
+"""Every exception that Tutelage raises on purpose, and the one place where names are looked up."""
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
+
+
+class TutelageError(Exception):
+    """Something that a person can mend: the message says where, what, what is allowed, what to do."""
+
+
+class ConfigError(TutelageError, ValueError):
+    """A setting, a recipe or an argument is wrong."""
+
+
+class UnknownNameError(ConfigError):
+    """A name stands in no table."""
+
+
+class SignalError(TutelageError, ValueError):
+    """A loss needs something that the teacher, the student or the data does not give."""
+
+
+class ShapeError(TutelageError, ValueError):
+    """Tensors of two networks, or of a network and its labels, do not fit together."""
+
+
+class DataError(TutelageError, ValueError):
+    """A sample, a label or a data set cannot be used."""
+
+
+class ModelError(TutelageError, ValueError):
+    """A network cannot be made, loaded or run."""
+
+
+class CacheError(TutelageError):
+    """A teacher cache is missing, damaged, or was written for something else."""
+
+
+class TrainingError(TutelageError):
+    """Training went wrong and was stopped; what was good is on disk."""
+
+
+class ExportError(TutelageError):
+    """An exported file could not be written, or does not compute what the student computes."""
+
+
+class RunFolderError(TutelageError):
+    """A run folder cannot be written, or what lies in it cannot be used."""
+
+
+class MissingExtraError(TutelageError, ImportError):
+    """An optional package is not installed."""
+
+
+def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
+    """Look a name up in a family's table.
+
+    Args:
+        kind: What the table holds, for the message ("loss", "data kind").
+        name: The name asked for.
+        table: Known names and what they stand for.
+
+    Raises:
+        UnknownNameError: The name is not in the table; the message gives the nearest one.
+    """
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, list(table), n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise UnknownNameError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(sorted(table))}.")
+
+
+def require(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import an optional package, or say in one line which extra brings it.
+
+    Args:
+        module: Dotted module name to import.
+        extra: The extra of Tutelage that installs it.
+        purpose: What is being tried, as the subject of the sentence ("Exporting to ONNX").
+
+    Raises:
+        MissingExtraError: The package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and not module.startswith(error.name.split(".")[0]):
+            raise
+        raise MissingExtraError(
+            f"{purpose} needs the {extra!r} extra: pip install 'tutelage[{extra}]'."
+        ) from error

@@ -1,0 +1,280 @@
+"""What a run leaves on disk, as plain data: all that the report and later tools read."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from tutelage.errors import RunFolderError
+from tutelage.files import read_json, write_json
+
+Record = TypeVar("Record")
+
+
+def save_record(path: Path, record: Any) -> None:
+    """Write a record as JSON, whole or not at all."""
+    write_json(path, asdict(record))
+
+
+def load_record(path: Path, kind: type[Record]) -> Record:
+    """Read a record and check every field.
+
+    Raises:
+        RunFolderError: The file is missing, is not JSON, or does not hold such a record.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise RunFolderError(
+            f"{path}: {place}: {first['msg']}. The file was damaged or written by another "
+            "version; remove it and run the same command again."
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class MetricPoint:
+    """One epoch of a training.
+
+    Attributes:
+        epoch: Counted from 1.
+        step: Optimizer updates done so far.
+        train_loss: Mean of the objective over the epoch's samples.
+        train_parts: Mean of each term, unweighted.
+        valid_metric: The task's metric on the validation data (accuracy, share 0 to 1).
+        valid_loss: The task loss on the validation data, in nats.
+        learning_rate: At the epoch's last step.
+        seconds: Time of the epoch, validation included.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_parts: Mapping[str, float]
+    valid_metric: float | None
+    valid_loss: float | None
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationBin:
+    """One bin of a reliability diagram: samples whose confidence lies in it."""
+
+    confidence: float
+    accuracy: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How one network does on the test data. Shares are 0 to 1, losses in nats.
+
+    Attributes:
+        accuracy: Share of samples whose label is picked.
+        nll: Mean negative log-likelihood of the label.
+        ece: Expected calibration error over the bins.
+        agreement: Share of samples where teacher and student pick the same class; None for the
+            teacher itself and where there is no teacher.
+        kl_to_teacher: Mean KL(teacher || student) at temperature 1; None as above.
+        per_class_accuracy: One value a class; None for a class without test samples.
+        calibration: Reliability bins, lowest confidence first; empty bins left out.
+        count: Test samples.
+    """
+
+    accuracy: float
+    nll: float
+    ece: float
+    agreement: float | None
+    kl_to_teacher: float | None
+    per_class_accuracy: list[float | None]
+    calibration: list[CalibrationBin]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """One training: its curve, and the two networks it ends with.
+
+    Attributes:
+        arm: "teacher", "baseline" or "distilled".
+        seed: Seed of initial weights and order of data.
+        curve: One point an epoch; empty for a network that was only loaded.
+        last: The network after the last epoch.
+        selected: The network of the epoch that was best on the validation data.
+        selected_epoch: That epoch, from 1; None without validation data.
+        steps: Optimizer updates in all.
+        seconds: Training time in all.
+    """
+
+    arm: str
+    seed: int
+    curve: list[MetricPoint]
+    last: Evaluation
+    selected: Evaluation
+    selected_epoch: int | None
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What distillation changed: distilled minus baseline, paired over seeds and test samples.
+
+    Attributes:
+        word: "helped", "no evidence" or "hurt".
+        difference: Mean difference of accuracy, as a share (0.012 is 1.2 points).
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        level: Confidence level of the interval, 0.95 as a rule.
+        num_seeds: Pairs of trainings.
+        num_samples: Test samples.
+        sentence: The verdict in one sentence, made from the numbers.
+    """
+
+    word: str
+    difference: float
+    low: float
+    high: float
+    level: float
+    num_seeds: int
+    num_samples: int
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One arm over its seeds, on the test data (one network: spread None).
+
+    Attributes:
+        arm: "teacher", "baseline" or "distilled".
+        choice: "last" (last epoch) or "selected" (best on validation data).
+        mean: Metric name to mean over seeds: accuracy, nll, ece, agreement, kl_to_teacher.
+        spread: Metric name to standard deviation over seeds.
+        retention: Accuracy as a share of the teacher's.
+        gap_closed: (student - baseline) / (teacher - baseline); None where it means nothing.
+        per_class_retention: Class accuracy as a share of the teacher's; None where undefined.
+    """
+
+    arm: str
+    choice: str
+    mean: Mapping[str, float]
+    spread: Mapping[str, float | None]
+    retention: float
+    gap_closed: float | None
+    per_class_retention: list[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRow:
+    """What a network weighs. MACs are for one sample; size_bytes is the exported file's."""
+
+    name: str
+    parameters: int
+    macs: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyRow:
+    """How long one call takes, in milliseconds, measured alternating with the other networks."""
+
+    name: str
+    runtime: str
+    batch_size: int
+    threads: int
+    p50_ms: float
+    p95_ms: float
+    throughput_per_s: float
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParityRow:
+    """Exported file against the PyTorch network on real samples."""
+
+    name: str
+    file: str
+    max_abs_difference: float
+    agreement: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SoftTargetSample:
+    """One test sample with every network's logits, for the report's temperature slider.
+
+    Attributes:
+        sample_id: Position in the test data.
+        label: Its class.
+        picture_png: The picture as a base64 PNG, or None for inputs that are no pictures.
+        logits: Network name ("teacher", "baseline", "distilled") to logits.
+    """
+
+    sample_id: int
+    label: int
+    picture_png: str | None
+    logits: Mapping[str, list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRow:
+    """The teacher cache that was used."""
+
+    codec: str
+    num_samples: int
+    num_views: int
+    size_bytes: int
+    bytes_per_item: float
+    kl_to_live: float
+    build_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """Everything that a run found out: the content of results.json.
+
+    Attributes:
+        name: The run's name.
+        version: Version of Tutelage.
+        command: The command line or call that repeats the run.
+        recipe: The resolved recipe, or the call's settings.
+        class_names: One a class.
+        splits: Number of samples in train, valid and test.
+        temperature: Of the first term that has one; the report's slider starts there.
+        teacher: The teacher's training (or only its evaluation).
+        arms: Baseline and distilled trainings, paired by seed.
+        summaries: Per arm and choice.
+        verdicts: Choice ("selected", "last") to verdict; empty without a baseline.
+        sizes, latencies, parity: Costs and checks of the exported files.
+        samples: Test samples for the picture of soft targets.
+        cache: The teacher cache, None for a live teacher.
+        notes: Sentences that a reader must know (a teacher no better than the baseline, ...).
+        seconds: Stage name to seconds.
+    """
+
+    name: str
+    version: str
+    command: str
+    recipe: Mapping[str, Any]
+    class_names: list[str]
+    splits: Mapping[str, int]
+    temperature: float
+    teacher: TrainingRecord
+    arms: list[TrainingRecord]
+    summaries: list[Summary]
+    verdicts: Mapping[str, Verdict]
+    sizes: list[SizeRow] = field(default_factory=list)
+    latencies: list[LatencyRow] = field(default_factory=list)
+    parity: list[ParityRow] = field(default_factory=list)
+    samples: list[SoftTargetSample] = field(default_factory=list)
+    cache: CacheRow | None = None
+    notes: list[str] = field(default_factory=list)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def summary(self, arm: str, choice: str) -> Summary | None:
+        """The summary of one arm, or None where the arm was not trained."""
+        return next((s for s in self.summaries if (s.arm, s.choice) == (arm, choice)), None)

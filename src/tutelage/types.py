@@ -1,0 +1,90 @@
+"""What flows between rooms while a run goes on: batches, outputs, and the signals that losses need."""
+
+import enum
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+
+class Signal(enum.Enum):
+    """Something that a loss may need and that a teacher or a data set may give."""
+
+    LABELS = "labels"
+    LOGITS = "logits"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples as the networks take them.
+
+    Attributes:
+        inputs: What the networks are called with, one row a sample.
+        labels: Ground truth, or None for unlabelled data.
+        sample_ids: Position of each sample in its data set; stable from run to run.
+        view_ids: Which view of its sample each row shows.
+        mask: True where a row counts in means; None counts all.
+    """
+
+    inputs: Shaped[Tensor, "batch ..."]
+    labels: Int[Tensor, " batch"] | None
+    sample_ids: Int[Tensor, " batch"]
+    view_ids: Int[Tensor, " batch"]
+    mask: Bool[Tensor, " batch"] | None = None
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.inputs)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device; itself when it is there already."""
+        if self.inputs.device == device:
+            return self
+        return replace(
+            self,
+            inputs=self.inputs.to(device, non_blocking=True),
+            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+            mask=None if self.mask is None else self.mask.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SparseLogits:
+    """The k best logits of each row, and one filler for the rest.
+
+    The filler spreads the probability mass outside the k best evenly over the other classes, so
+    that the whole is a distribution at every temperature and exact in its kept part at 1.
+
+    Attributes:
+        values: The k largest logits.
+        indices: Their classes.
+        filler: The logit that every other class gets.
+        num_classes: Width of the dense logits.
+    """
+
+    values: Float[Tensor, "batch k"]
+    indices: Int[Tensor, "batch k"]
+    filler: Float[Tensor, " batch"]
+    num_classes: int
+
+    def dense(self) -> Float[Tensor, "batch classes"]:
+        """Logits over all classes."""
+        rows = self.filler[:, None].expand(-1, self.num_classes)
+        return rows.scatter(dim=1, index=self.indices, src=self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What one network gives for one batch.
+
+    Attributes:
+        scores: Logits, dense or sparse.
+    """
+
+    scores: Float[Tensor, "batch classes"] | SparseLogits
+
+    @property
+    def logits(self) -> Float[Tensor, "batch classes"]:
+        """Logits over all classes, made dense on demand."""
+        return self.scores.dense() if isinstance(self.scores, SparseLogits) else self.scores
