@@ -1,4 +1,4 @@
-"""Every exception that Tutelage raises on purpose, and the one place where names are looked up."""
+"""Every exception that Tutelage raises on purpose, and the one look-up of names."""
 
 import difflib
 import importlib

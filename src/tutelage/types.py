@@ -1,4 +1,4 @@
-"""What flows between rooms while a run goes on: batches, outputs, and the signals that losses need."""
+"""What flows between rooms while a run goes on: batches, outputs, signals."""
 
 import enum
 from dataclasses import dataclass, replace
@@ -6,6 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+
+def tensor_bytes(tensor: Shaped[Tensor, "..."]) -> memoryview:
+    """The bytes of a tensor, for fingerprints."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
 
 
 class Signal(enum.Enum):

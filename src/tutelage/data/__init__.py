@@ -1,0 +1,1 @@
+"""Data: sources of samples, replayable views of them, and batches."""

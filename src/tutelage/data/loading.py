@@ -1,0 +1,145 @@
+"""Batches: which samples and views, in which order, read and normalised."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tutelage.data.sources import Source
+from tutelage.data.views import Identity, ViewPolicy
+from tutelage.errors import DataError
+from tutelage.types import Batch
+
+Request = tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]
+
+
+class Reader(Dataset[Batch]):
+    """Turns a request (sample numbers and view numbers) into a batch.
+
+    Args:
+        source: Where samples come from.
+        views: What can be done to them.
+        mean: Per channel, of inputs scaled to 0..1; None normalises nothing.
+        std: As mean.
+        num_classes: If given, labels outside 0..num_classes-1 are an error.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        views: ViewPolicy | None = None,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        """Prepare the normalisation."""
+        self.source = source
+        self.views = views or Identity()
+        self.num_classes = num_classes
+        self.mean = None if mean is None else torch.tensor(mean).view(-1, 1, 1)
+        self.std = None if std is None else torch.tensor(std).view(-1, 1, 1)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any batch would change, views aside."""
+        mean = None if self.mean is None else self.mean.flatten().tolist()
+        std = None if self.std is None else self.std.flatten().tolist()
+        return f"{self.source.fingerprint} mean={mean} std={std}"
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.source)
+
+    def __getitem__(self, request: Request) -> Batch:
+        """The batch that was asked for.
+
+        Raises:
+            DataError: A sample cannot be read or a label is out of range.
+        """
+        sample_ids, view_ids = request
+        inputs, labels = self.source.fetch(sample_ids)
+        if labels is not None and self.num_classes is not None:
+            _check_labels(labels, sample_ids, self.num_classes)
+        viewed = self.views.apply(inputs, sample_ids, view_ids)
+        return Batch(self._normalise(viewed), labels, sample_ids, view_ids)
+
+    def _normalise(self, inputs: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "batch ..."]:
+        scaled = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
+        if self.mean is None or self.std is None:
+            return scaled
+        return (scaled - self.mean) / self.std
+
+    def pixels(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Normalised inputs back to 0..1."""
+        if self.mean is None or self.std is None:
+            return inputs
+        return inputs * self.std + self.mean
+
+
+def training_requests(
+    count: int, views: ViewPolicy, *, batch_size: int, seed: int, epoch: int
+) -> Iterator[Request]:
+    """Every sample once, in the order and views of this seed and epoch.
+
+    Args:
+        count: Number of samples.
+        views: The view policy.
+        batch_size: Rows a batch; the last one may be smaller.
+        seed: Of order and views.
+        epoch: Counted from 0.
+    """
+    generator = torch.Generator().manual_seed(_order_seed(seed, epoch))
+    order = torch.randperm(count, generator=generator)
+    chosen = views.choose(order, epoch, seed)
+    return zip(order.split(batch_size), chosen.split(batch_size), strict=True)
+
+
+def in_order(count: int, *, batch_size: int, view_id: int = 0) -> Iterator[Request]:
+    """Every sample once, in its own order, always in the same view."""
+    for ids in torch.arange(count).split(batch_size):
+        yield ids, torch.full_like(ids, view_id)
+
+
+def all_views(first: int, stop: int, num_views: int, *, batch_size: int) -> Iterator[Request]:
+    """Every view of the samples first..stop-1, sample by sample."""
+    for items in torch.arange(first * num_views, stop * num_views).split(batch_size):
+        yield items // num_views, items % num_views
+
+
+def iterate(reader: Reader, requests: Iterator[Request], workers: int = 0) -> Iterator[Batch]:
+    """Read the requests one after another, in background processes if asked and useful.
+
+    Args:
+        reader: What reads.
+        requests: What to read, in order.
+        workers: Processes; 0 reads in this one, as do sources that are a look-up in memory.
+    """
+    if workers == 0 or reader.source.is_fast:
+        return (reader[request] for request in requests)
+    loader: Any = DataLoader(
+        reader,
+        sampler=list(requests),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return iter(loader)
+
+
+def _order_seed(seed: int, epoch: int) -> int:
+    return (seed * 1_000_003 + epoch * 7_919 + 17) % 2**63
+
+
+def _check_labels(labels: Tensor, sample_ids: Tensor, num_classes: int) -> None:
+    wrong = ((labels < 0) | (labels >= num_classes)).nonzero().squeeze(1)
+    if len(wrong) == 0:
+        return
+    row = int(wrong[0])
+    raise DataError(
+        f"Sample {int(sample_ids[row])} has label {int(labels[row])}; allowed are 0 to "
+        f"{num_classes - 1}, one a class. Renumber the labels or mend num_classes."
+    )

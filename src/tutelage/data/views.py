@@ -1,0 +1,237 @@
+"""Views: versions of a sample that can be named and replayed, so that teachers can be cached."""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+from tutelage.errors import ConfigError, ShapeError
+from tutelage.files import fingerprint
+
+_MIX_STEP = -0x61C8864680B583EB
+_MIX_FIRST = -0x40A7B892E31B1A47
+_MIX_SECOND = -0x6B2FB644ECCEEE15
+
+
+def mix(*numbers: Int[Tensor, "*shape"] | int) -> Int[Tensor, "*shape"]:
+    """Hash whole numbers to even 63-bit ones; the same everywhere and always.
+
+    Source:
+        Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators" (SplitMix64).
+    """
+    state = torch.zeros((), dtype=torch.int64)
+    for number in numbers:
+        state = state + _MIX_STEP + number
+        state = (state ^ (state >> 30 & (1 << 34) - 1)) * _MIX_FIRST
+        state = (state ^ (state >> 27 & (1 << 37) - 1)) * _MIX_SECOND
+        state = state ^ (state >> 31 & (1 << 33) - 1)
+    return state & (1 << 63) - 1
+
+
+class ViewPolicy(ABC):
+    """A finite set of views of every sample, each a pure function of sample and view number.
+
+    Attributes:
+        num_views: How many views each sample has.
+        fingerprint: Changes when any view would change.
+    """
+
+    num_views: int
+    fingerprint: str
+
+    @abstractmethod
+    def apply(
+        self,
+        inputs: Shaped[Tensor, "batch ..."],
+        sample_ids: Int[Tensor, " batch"],
+        view_ids: Int[Tensor, " batch"],
+    ) -> Shaped[Tensor, "batch ..."]:
+        """The given view of each sample."""
+
+    def choose(
+        self, sample_ids: Int[Tensor, " batch"], epoch: int, seed: int
+    ) -> Int[Tensor, " batch"]:
+        """The view that each sample shows in an epoch: even, and independent of the order."""
+        return mix(sample_ids, epoch, seed) % self.num_views
+
+
+@final
+class Identity(ViewPolicy):
+    """One view: the sample as it is."""
+
+    num_views = 1
+    fingerprint = "identity"
+
+    def apply(
+        self,
+        inputs: Shaped[Tensor, "batch ..."],
+        sample_ids: Int[Tensor, " batch"],
+        view_ids: Int[Tensor, " batch"],
+    ) -> Shaped[Tensor, "batch ..."]:
+        """The inputs themselves."""
+        return inputs
+
+
+@final
+class Shift(ViewPolicy):
+    """Images moved by up to a few pixels each way, edges filled with black.
+
+    Args:
+        pixels: Largest move along each axis; 2 gives 25 views.
+    """
+
+    def __init__(self, pixels: int = 2) -> None:
+        """Count the views."""
+        self.pixels = _at_least_one("pixels", pixels)
+        self.num_views = (2 * pixels + 1) ** 2
+        self.fingerprint = f"shift({pixels})"
+
+    def apply(
+        self,
+        inputs: Shaped[Tensor, "batch ..."],
+        sample_ids: Int[Tensor, " batch"],
+        view_ids: Int[Tensor, " batch"],
+    ) -> Shaped[Tensor, "batch ..."]:
+        """Images moved by (view // (2p+1) - p, view % (2p+1) - p) pixels."""
+        return _window(inputs, self.pixels, view_ids)
+
+
+@final
+class CropFlip(ViewPolicy):
+    """Random crop with black padding, and horizontal flip: CIFAR's standard augmentation.
+
+    Args:
+        padding: Pixels added on each side before the crop; 4 gives 162 views.
+    """
+
+    def __init__(self, padding: int = 4) -> None:
+        """Count the views."""
+        self.padding = _at_least_one("padding", padding)
+        self.num_views = 2 * (2 * padding + 1) ** 2
+        self.fingerprint = f"crop_flip({padding})"
+
+    def apply(
+        self,
+        inputs: Shaped[Tensor, "batch ..."],
+        sample_ids: Int[Tensor, " batch"],
+        view_ids: Int[Tensor, " batch"],
+    ) -> Shaped[Tensor, "batch ..."]:
+        """Crop by view // 2, flipped where the view is odd."""
+        cropped = _window(inputs, self.padding, view_ids // 2)
+        flipped = (view_ids % 2 == 1).view(-1, 1, 1, 1)
+        return torch.where(flipped, cropped.flip(dims=(-1,)), cropped)
+
+
+@final
+class SeededViews(ViewPolicy):
+    """A fixed number of draws from any random pipeline, each with a seed of its own.
+
+    Args:
+        transform: Any torchvision v2 pipeline, or another callable on one sample that draws from
+            torch's or Python's random numbers.
+        num_views: Draws per sample.
+        seed: Another seed gives other draws.
+        version: What the fingerprint says of the transform; its `repr` if not given.
+    """
+
+    def __init__(
+        self,
+        transform: Callable[[Tensor], Tensor],
+        num_views: int,
+        seed: int = 0,
+        version: str | None = None,
+    ) -> None:
+        """Hold the pipeline."""
+        self.transform = transform
+        self.num_views = _at_least_one("num_views", num_views)
+        self.seed = seed
+        text = version or repr(transform)
+        if " at 0x" in text:
+            raise ConfigError(
+                f"views: {text} cannot be told from another transform by its repr. Pass version=, "
+                "a text that changes when the transform does, or use a torchvision v2 pipeline."
+            )
+        self.fingerprint = f"seeded({fingerprint([text, seed])},{num_views})"
+
+    def apply(
+        self,
+        inputs: Shaped[Tensor, "batch ..."],
+        sample_ids: Int[Tensor, " batch"],
+        view_ids: Int[Tensor, " batch"],
+    ) -> Shaped[Tensor, "batch ..."]:
+        """Each sample transformed under the seed of its view."""
+        seeds = mix(sample_ids, view_ids, self.seed).tolist()
+        outside = random.getstate()
+        with torch.random.fork_rng(devices=[]):
+            views = [
+                self._draw(sample, seed) for sample, seed in zip(inputs, seeds, strict=True)
+            ]
+        random.setstate(outside)
+        if len({view.shape for view in views}) > 1:
+            raise ShapeError(
+                f"views: {self.transform} gives views of different shapes "
+                f"({sorted({tuple(view.shape) for view in views})}). End it with a resize or crop."
+            )
+        return torch.stack(views)
+
+    def _draw(self, sample: Tensor, seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        random.seed(seed)
+        return self.transform(sample)
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ConfigError(f"views: {name} must be 1 or more, got {value}.")
+    return value
+
+
+def _window(inputs: Tensor, pixels: int, offsets: Tensor) -> Tensor:
+    """Windows of padded images; offset numbers run along rows first."""
+    if inputs.ndim != 4:
+        raise ShapeError(
+            f"views: shifting needs images (batch, channels, height, width), got inputs of shape "
+            f"{tuple(inputs.shape)}. Use identity views for data that is no image."
+        )
+    height, width = inputs.shape[2:]
+    padded = F.pad(inputs, (pixels, pixels, pixels, pixels))
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    side = 2 * pixels + 1
+    rows = torch.arange(len(inputs), device=inputs.device)
+    return windows[rows, :, offsets // side, offsets % side]
+
+
+def standard_pipeline(
+    image_size: int, num_views: int, *, min_scale: float = 0.6, seed: int = 0
+) -> SeededViews:
+    """Random resized crop, flip and mild colour changes: a usual choice for photographs.
+
+    Args:
+        image_size: Height and width of the views.
+        num_views: Draws per sample.
+        min_scale: Smallest share of the area that a crop keeps, above 0 to 1.
+        seed: Of the draws.
+    """
+    from torchvision.transforms import v2
+
+    pipeline = v2.Compose(
+        [
+            v2.RandomResizedCrop(image_size, scale=(min_scale, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
+        ]
+    )
+    return SeededViews(pipeline, num_views=num_views, seed=seed)
+
+
+VIEWS: Mapping[str, Callable[..., Any]] = {
+    "identity": Identity,
+    "shift": Shift,
+    "crop_flip": CropFlip,
+    "standard": standard_pipeline,
+}

@@ -1,0 +1,132 @@
+"""Checkpoints: all of a training in one safetensors file, nothing pickled."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tutelage.errors import RunFolderError
+from tutelage.files import write_whole
+from tutelage.records import MetricPoint
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a training has come.
+
+    Attributes:
+        epoch: Epochs completed.
+        micro_step: Micro-steps done within the epoch that is under way.
+        step: Optimizer updates done.
+        sums: Sums over the samples of the epoch under way: the count, the total, each part.
+        best_metric: Best validation metric so far.
+        best_epoch: Its epoch, from 1.
+        curve: The epochs so far.
+        seconds: Training time so far.
+        epoch_seconds: Time in the epoch under way so far.
+    """
+
+    epoch: int = 0
+    micro_step: int = 0
+    step: int = 0
+    sums: list[float] = field(default_factory=list)
+    best_metric: float | None = None
+    best_epoch: int | None = None
+    curve: list[MetricPoint] = field(default_factory=list)
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+
+
+def save_checkpoint(
+    path: Path,
+    modules: Mapping[str, nn.Module],
+    optimizer: Optimizer,
+    progress: Progress,
+    key: str,
+) -> None:
+    """Write everything that is needed to go on, whole or not at all.
+
+    Args:
+        path: The file.
+        modules: What has weights or buffers, by name.
+        optimizer: Its state is kept.
+        progress: How far the training has come.
+        key: Fingerprint of the training; another one cannot go on from this file.
+    """
+    tensors: Tensors = {"rng/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["rng/cuda"] = torch.cuda.get_rng_state()
+    for name, module in modules.items():
+        state = module.state_dict()
+        tensors |= {f"{name}/{key}": value.detach() for key, value in state.items()}
+    tensors |= _optimizer_tensors(optimizer)
+    owned = {name: value.contiguous().clone() for name, value in tensors.items()}
+    metadata = {"key": key, "progress": json.dumps(asdict(progress))}
+    write_whole(path, lambda temporary: save_file(owned, temporary, metadata))
+
+
+def load_checkpoint(
+    path: Path, modules: Mapping[str, nn.Module], optimizer: Optimizer, key: str
+) -> Progress | None:
+    """Put a training back where its checkpoint stands.
+
+    Returns:
+        How far it had come, or None when there is no checkpoint of this very training.
+
+    Raises:
+        RunFolderError: The file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != key:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        progress = TypeAdapter(Progress).validate_json(metadata["progress"])
+        for name, module in modules.items():
+            module.load_state_dict(_below(tensors, name))
+        _load_optimizer(optimizer, _below(tensors, "optimizer"))
+        torch.set_rng_state(tensors["rng/cpu"])
+        if "rng/cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["rng/cuda"])
+    except (SafetensorError, ValidationError, RuntimeError, KeyError, ValueError, OSError) as error:
+        raise RunFolderError(
+            f"{path}: the checkpoint is damaged ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}). Remove it to train this arm from its start."
+        ) from error
+    return progress
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> Tensors:
+    return {
+        f"optimizer/{number}/{name}": value.detach()
+        for number, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _load_optimizer(optimizer: Optimizer, tensors: Tensors) -> None:
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        number, _, entry = name.partition("/")
+        state.setdefault(int(number), {})[entry] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _below(tensors: Tensors, name: str) -> Tensors:
+    prefix = f"{name}/"
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,0 +1,299 @@
+"""The loop around the step: epochs, validation, checkpoints, and what a training leaves."""
+
+import contextlib
+import copy
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from tutelage.data.loading import Reader, in_order, iterate, training_requests
+from tutelage.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from tutelage.engine.distiller import Distiller
+from tutelage.engine.events import Advanced, Listener, TensorBoardLog, ignore
+from tutelage.engine.interrupt import DeferredInterrupt, Interrupted
+from tutelage.engine.settings import TrainSettings
+from tutelage.engine.trainee import Trainee
+from tutelage.errors import TrainingError
+from tutelage.losses.divergences import cross_entropy
+from tutelage.objective import LossReport, Objective
+from tutelage.records import MetricPoint
+from tutelage.tasks import Classification
+from tutelage.teachers import Teacher
+from tutelage.types import Batch, Signal
+
+CHECKPOINT = "checkpoint.safetensors"
+CHECK_EVERY = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One training to do.
+
+    Attributes:
+        name: "teacher", "baseline" or "distilled".
+        seed: Of the order of data and views, and of whatever the networks draw while training.
+        objective: What is minimised.
+        task: How the network is called.
+        settings: Length, optimizer and so on.
+        train: Training data with its view policy.
+        valid: Validation data; None selects the last epoch.
+        teacher: What is learned from; None where the objective needs none.
+        folder: Where checkpoints and logs go.
+        key: Fingerprint of all that the training depends on.
+    """
+
+    name: str
+    seed: int
+    objective: Objective
+    task: Classification
+    settings: TrainSettings
+    train: Reader
+    valid: Reader | None
+    teacher: Teacher | None
+    folder: Path
+    key: str
+
+    @property
+    def micro_steps(self) -> int:
+        """Micro-steps of one epoch."""
+        return -(-len(self.train) // self.settings.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer updates of the whole training."""
+        return max(1, self.settings.epochs * self.micro_steps // self.settings.accumulate)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A finished training.
+
+    Attributes:
+        last: The network after the last epoch, on the CPU.
+        selected: The network of the best epoch on the validation data; the last one without.
+        progress: Curve, best epoch, steps and time.
+    """
+
+    last: nn.Module
+    selected: nn.Module
+    progress: Progress
+
+
+def fit(student: nn.Module, arm: Arm, listener: Listener = ignore) -> Fitted:
+    """Train a network, or go on where the arm's checkpoint stands.
+
+    Args:
+        student: The network with its initial weights; it is trained in place.
+        arm: What to train it on and how.
+        listener: Told of every step.
+
+    Returns:
+        The trained networks and the curve.
+
+    Raises:
+        TrainingError: The loss is not finite; the last good checkpoint is kept.
+        Interrupted: Ctrl-C or SIGTERM; the state was saved.
+        SignalError: The objective needs what neither teacher nor data gives.
+    """
+    _check_signals(arm)
+    loop = _Loop(student, arm, listener)
+    with DeferredInterrupt() as interrupt:
+        return loop.run(interrupt)
+
+
+class _Loop:
+    """State of one training while it runs."""
+
+    def __init__(self, student: nn.Module, arm: Arm, listener: Listener) -> None:
+        self.arm = arm
+        self.listener = listener
+        settings = arm.settings
+        torch.manual_seed(arm.seed)
+        trainee = Trainee(student, arm.objective, arm.task, settings.precision)
+        self.optimizer = settings.optimizer.build(trainee.parameters())
+        self.accelerator = Accelerator(gradient_accumulation_steps=settings.accumulate)
+        self.distiller = Distiller(
+            trainee, arm.teacher, self.optimizer, self.accelerator, settings.clip_norm
+        )
+        self.trainee = trainee
+        self.device = self.accelerator.device
+        self.selected = copy.deepcopy(student)
+        self.modules = {"trainee": trainee, "selected": self.selected}
+        self.average: AveragedModel | None = None
+        if settings.ema is not None:
+            average = get_ema_multi_avg_fn(settings.ema)
+            self.average = AveragedModel(student, multi_avg_fn=average, use_buffers=True)
+            self.modules["average"] = self.average
+        path = arm.folder / CHECKPOINT
+        self.progress = load_checkpoint(path, self.modules, self.optimizer, arm.key) or Progress()
+        self.sums = torch.tensor(self.progress.sums, dtype=torch.float64, device=self.device)
+        self.saved_at = time.monotonic()
+        self.clock = time.perf_counter()
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and kept."""
+        return self.trainee.student if self.average is None else self.average.module
+
+    def run(self, interrupt: DeferredInterrupt) -> Fitted:
+        with contextlib.ExitStack() as stack:
+            log = self._open_log(stack)
+            while self.progress.epoch < self.arm.settings.epochs:
+                for report, rows in self._steps():
+                    self._count(report, rows)
+                    self._save_if_due(interrupt)
+                point = self._end_epoch()
+                if log is not None:
+                    log.add(point)
+        self._save()
+        last = copy.deepcopy(self.judged).cpu().eval()
+        selected = self.selected.cpu().eval() if self.progress.best_epoch else last
+        return Fitted(last, selected, self.progress)
+
+    def _open_log(self, stack: contextlib.ExitStack) -> TensorBoardLog | None:
+        if not self.arm.settings.tensorboard:
+            return None
+        folder = self.arm.folder / "tensorboard"
+        return stack.enter_context(TensorBoardLog(folder, self.progress.step))
+
+    def _steps(self) -> Iterator[tuple[LossReport, int]]:
+        """Micro-steps that are left of the epoch under way."""
+        self.trainee.train()
+        for batch in self._batches():
+            self._set_learning_rate()
+            yield self.distiller.step(batch), len(batch)
+
+    def _batches(self) -> Iterator[Batch]:
+        arm = self.arm
+        requests = training_requests(
+            len(arm.train),
+            arm.train.views,
+            batch_size=arm.settings.batch_size,
+            seed=arm.seed,
+            epoch=self.progress.epoch,
+        )
+        for _ in range(self.progress.micro_step):
+            next(requests)
+        return iterate(arm.train, requests, arm.settings.workers)
+
+    def _set_learning_rate(self) -> None:
+        settings = self.arm.settings
+        factor = settings.schedule.factor(self.progress.step, self.arm.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.optimizer.lr * factor
+
+    def _count(self, report: LossReport, rows: int) -> None:
+        """Add one micro-step to the sums, and stop if the numbers go wrong."""
+        progress = self.progress
+        progress.micro_step += 1
+        if self.accelerator.sync_gradients:
+            progress.step += 1
+            if self.average is not None:
+                self.average.update_parameters(self.trainee.student)
+        values = torch.stack([report.total.detach(), *report.parts.values()]).double() * rows
+        added = torch.cat([torch.tensor([rows], dtype=torch.float64, device=self.device), values])
+        self.sums = added if len(self.sums) == 0 else self.sums + added
+        if self.device.type == "cpu" or progress.micro_step % CHECK_EVERY == 0:
+            self._check_finite(report)
+        done = progress.epoch * self.arm.micro_steps + progress.micro_step
+        self.listener(Advanced(done, self.arm.settings.epochs * self.arm.micro_steps))
+
+    def _check_finite(self, report: LossReport) -> None:
+        if bool(self.sums[1].isfinite()):
+            return
+        parts = ", ".join(f"{name} {float(value):g}" for name, value in report.parts.items())
+        checkpoint = self.arm.folder / CHECKPOINT
+        kept = f"The last good checkpoint is {checkpoint}" if checkpoint.is_file() else "Nothing"
+        raise TrainingError(
+            f"{self.arm.name}, seed {self.arm.seed}: the loss is {float(self.sums[1])} in epoch "
+            f"{self.progress.epoch + 1}, step {self.progress.step} ({parts}). "
+            f"{kept} {'' if checkpoint.is_file() else 'was saved yet'}. Try a smaller "
+            "optimizer.lr, train.clip_norm: 1, or schedule.warmup_steps; look for NaN in the data."
+        )
+
+    def _end_epoch(self) -> MetricPoint:
+        self._check_epoch_finite()
+        valid_metric, valid_loss = self._validate()
+        progress = self.progress
+        self._tick()
+        count, total, *parts = self.sums.tolist()
+        names = [term.name for term in self.arm.objective.terms if term.weight > 0]
+        point = MetricPoint(
+            epoch=progress.epoch + 1,
+            step=progress.step,
+            train_loss=total / count,
+            train_parts={n: part / count for n, part in zip(names, parts, strict=True)},
+            valid_metric=valid_metric,
+            valid_loss=valid_loss,
+            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
+            seconds=progress.epoch_seconds,
+        )
+        self._select(valid_metric, point.epoch)
+        progress.curve.append(point)
+        progress.epoch, progress.micro_step, progress.epoch_seconds = point.epoch, 0, 0.0
+        self.sums = self.sums[:0]
+        return point
+
+    def _check_epoch_finite(self) -> None:
+        zero = torch.zeros((), device=self.device)
+        self._check_finite(LossReport(zero, {}))
+
+    def _select(self, valid_metric: float | None, epoch: int) -> None:
+        """Keep the network if it is the best so far; of equals the later one."""
+        best = self.progress.best_metric
+        if valid_metric is None or (best is not None and valid_metric < best):
+            return
+        self.progress.best_metric, self.progress.best_epoch = valid_metric, epoch
+        self.selected.load_state_dict(self.judged.state_dict())
+
+    def _validate(self) -> tuple[float | None, float | None]:
+        if self.arm.valid is None:
+            return None, None
+        requests = in_order(len(self.arm.valid), batch_size=self.arm.settings.batch_size)
+        batches = iterate(self.arm.valid, requests, self.arm.settings.workers)
+        logits, labels = self.arm.task.predict(self.judged, batches, self.device)
+        accuracy = float((logits.argmax(dim=-1) == labels).double().mean())
+        return accuracy, float(cross_entropy(logits, labels))
+
+    def _save_if_due(self, interrupt: DeferredInterrupt) -> None:
+        """Save at a full update, when it is time or when the run is asked to stop."""
+        is_due = time.monotonic() - self.saved_at > self.arm.settings.checkpoint_s
+        if not self.accelerator.sync_gradients or not (is_due or interrupt.requested):
+            return
+        self._check_epoch_finite()
+        self._save()
+        if interrupt.requested:
+            raise Interrupted(
+                f"{self.arm.name}, seed {self.arm.seed}: stopped in epoch "
+                f"{self.progress.epoch + 1}; the state is saved"
+            )
+
+    def _save(self) -> None:
+        self._tick()
+        self.progress.sums = self.sums.tolist()
+        path = self.arm.folder / CHECKPOINT
+        save_checkpoint(path, self.modules, self.optimizer, self.progress, self.arm.key)
+        self.saved_at = time.monotonic()
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.progress.seconds += now - self.clock
+        self.progress.epoch_seconds += now - self.clock
+        self.clock = now
+
+
+def _check_signals(arm: Arm) -> None:
+    _, labels = arm.train.source.fetch(torch.tensor([0]))
+    gives = frozenset() if labels is None else frozenset({Signal.LABELS})
+    giver = "the training data" + ("" if labels is not None else " (no labels)")
+    if arm.teacher is not None:
+        gives |= arm.teacher.gives
+        giver += f" with {type(arm.teacher).__name__}"
+    arm.objective.check(gives, giver)
+

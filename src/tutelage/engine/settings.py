@@ -1,0 +1,122 @@
+"""How a network is trained: optimizer, schedule, length, precision."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from tutelage.errors import ConfigError, find
+
+OPTIMIZERS: Mapping[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+SCHEDULES = ("constant", "cosine", "step")
+PRECISIONS: Mapping[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerSettings:
+    """Which optimizer, and its settings.
+
+    Attributes:
+        kind: "sgd", "adam" or "adamw".
+        lr: Peak learning rate, above 0.
+        momentum: For sgd alone.
+        weight_decay: 0 or more.
+        nesterov: For sgd alone.
+    """
+
+    kind: str = "adamw"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        find("optimizer", self.kind, OPTIMIZERS)
+        if not self.lr > 0:
+            raise ConfigError(f"optimizer.lr must be above 0, got {self.lr}. Usual: 0.001 to 0.1.")
+
+    def build(self, parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
+        """The optimizer for these parameters."""
+        settings: dict[str, float | bool] = {"lr": self.lr, "weight_decay": self.weight_decay}
+        if self.kind == "sgd":
+            settings |= {"momentum": self.momentum, "nesterov": self.nesterov}
+        factory: Callable[..., Optimizer] = OPTIMIZERS[self.kind]
+        return factory(list(parameters), fused=True, **settings)
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSettings:
+    """How the learning rate moves; a pure function of the step, so it needs no state.
+
+    Attributes:
+        kind: "constant", "cosine" (to 0) or "step".
+        warmup_steps: Linear rise from 0 at the start.
+        milestones: For step: shares of the training (0 to 1) after which the rate drops.
+        gamma: For step: factor of each drop.
+    """
+
+    kind: str = "cosine"
+    warmup_steps: int = 0
+    milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown kind."""
+        find("schedule", self.kind, dict.fromkeys(SCHEDULES))
+
+    def factor(self, step: int, total: int) -> float:
+        """Share of the peak learning rate for the update number `step`, from 0, of `total`."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
+        match self.kind:
+            case "cosine":
+                return 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
+            case "step":
+                return float(self.gamma ** sum(step >= share * total for share in self.milestones))
+            case _:
+                return 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """One training.
+
+    Attributes:
+        epochs: Passes over the training data.
+        batch_size: Samples a micro-step.
+        accumulate: Micro-steps an optimizer update.
+        clip_norm: Largest gradient norm; None clips nothing.
+        precision: "float32", or "bf16" autocast.
+        ema: Decay of an exponential moving average of the weights, which is then what is
+            validated and kept; None keeps the weights themselves.
+        workers: Processes that read data; 0 reads in this one.
+        checkpoint_s: Seconds between checkpoints; one is written at the end of an epoch, and
+            at once when the run is interrupted.
+        tensorboard: Whether to write TensorBoard logs beside the curve.
+        optimizer: Which optimizer.
+        schedule: Of the learning rate.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    accumulate: int = 1
+    clip_norm: float | None = None
+    precision: str = "float32"
+    ema: float | None = None
+    workers: int = 0
+    checkpoint_s: float = 30.0
+    tensorboard: bool = False
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        find("precision", self.precision, PRECISIONS)
+        for name in ("epochs", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} must be 1 or more, got {getattr(self, name)}.")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(f"train.ema must lie between 0 and 1, got {self.ema}. Usual: 0.999.")

@@ -1,0 +1,41 @@
+"""Everything with a gradient, in one module: the only thing that Accelerate wraps."""
+
+import torch
+from torch import nn
+
+from tutelage.engine.settings import PRECISIONS
+from tutelage.objective import LossReport, Objective
+from tutelage.tasks import Classification
+from tutelage.types import Batch, Outputs
+
+
+class Trainee(nn.Module):
+    """A student together with its objective.
+
+    Args:
+        student: The network that is trained.
+        objective: What it minimises; its losses may have parameters of their own.
+        task: How the student is called.
+        precision: "float32", or "bf16" for autocast of the student's forward.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        objective: Objective,
+        task: Classification,
+        precision: str = "float32",
+    ) -> None:
+        """Join the two."""
+        super().__init__()
+        self.student = student
+        self.objective = objective
+        self.task = task
+        self.dtype = PRECISIONS[precision]
+
+    def forward(self, batch: Batch, teacher: Outputs | None) -> LossReport:
+        """The objective of one batch, given what the teacher says of it."""
+        is_reduced = self.dtype != torch.float32
+        with torch.autocast(batch.inputs.device.type, dtype=self.dtype, enabled=is_reduced):
+            student = self.task.run(self.student, batch)
+        return self.objective(student, teacher, batch)  # type: ignore[no-any-return]

@@ -1,0 +1,167 @@
+"""What distillation changed: paired intervals over seeds and test samples, and the verdict."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+import torch
+from jaxtyping import Bool
+from scipy.stats import t as student_t
+from torch import Tensor
+
+from tutelage.records import Evaluation, Summary, TrainingRecord, Verdict
+
+METRICS = ("accuracy", "nll", "ece", "agreement", "kl_to_teacher")
+CHOICES = ("selected", "last")
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired_interval(
+    distilled: Bool[Tensor, "seeds samples"],
+    baseline: Bool[Tensor, "seeds samples"],
+    level: float = 0.95,
+) -> Interval:
+    """Interval of the difference of accuracies, over other seeds and other test samples.
+
+    Each entry's difference is one pair's effect on one sample. Seeds and samples are crossed
+    random effects, so the variance of the mean is the seeds' share plus the samples' share, less
+    what both count twice. The quantile is Student's t with Satterthwaite's degrees of freedom.
+    With one seed only the samples vary, and nothing is said of other seeds.
+
+    Args:
+        distilled: Whether each distilled student is right on each test sample.
+        baseline: The same for the baseline student of the same seed.
+        level: Confidence level.
+
+    Source:
+        Satterthwaite 1946, "An Approximate Distribution of Estimates of Variance Components";
+        the two-way random layout: Searle, Casella & McCulloch 1992, "Variance Components".
+    """
+    difference = distilled.double() - baseline.double()
+    num_seeds, num_samples = difference.shape
+    centre = float(difference.mean())
+    parts = [(_variance(difference.mean(dim=0)) / num_samples, num_samples - 1)]
+    if num_seeds > 1:
+        parts.append((_variance(difference.mean(dim=1)) / num_seeds, num_seeds - 1))
+    residual = _residual(difference) if num_seeds > 1 else 0.0
+    total = sum(variance for variance, _ in parts)
+    variance = max(total - residual, max(variance for variance, _ in parts))
+    if variance == 0:
+        return Interval(centre, centre, centre)
+    freedom = total**2 / sum(v**2 / df for v, df in parts if v > 0)
+    reach = float(student_t.ppf(0.5 + level / 2, freedom)) * math.sqrt(variance)
+    return Interval(centre, centre - reach, centre + reach)
+
+
+def _variance(values: Tensor) -> float:
+    return float(values.var()) if len(values) > 1 else 0.0
+
+
+def _residual(difference: Tensor) -> float:
+    """Variance of the mean from what neither the seed nor the sample explains."""
+    num_seeds, num_samples = difference.shape
+    if num_samples < 2:
+        return 0.0
+    rest = (
+        difference
+        - difference.mean(dim=0, keepdim=True)
+        - difference.mean(dim=1, keepdim=True)
+        + difference.mean()
+    )
+    freedom = (num_seeds - 1) * (num_samples - 1)
+    return float(rest.square().sum()) / freedom / (num_seeds * num_samples)
+
+
+def judge(
+    distilled: Bool[Tensor, "seeds samples"],
+    baseline: Bool[Tensor, "seeds samples"],
+    level: float = 0.95,
+) -> Verdict:
+    """The verdict: whether the interval of the difference lies above, on or below 0."""
+    num_seeds, num_samples = distilled.shape
+    found = paired_interval(distilled, baseline, level)
+    word = "helped" if found.low > 0 else "hurt" if found.high < 0 else "no evidence"
+    points = f"{100 * found.mean:+.2f} points of accuracy"
+    interval = f"{level:.0%} interval {100 * found.low:+.2f} to {100 * found.high:+.2f}"
+    pairs = f"{num_seeds} pair{'s' if num_seeds > 1 else ''} of trainings"
+    lead = {
+        "helped": "Distillation helped",
+        "hurt": "Distillation hurt",
+        "no evidence": "There is no evidence that distillation changed anything",
+    }[word]
+    caveat = "" if num_seeds > 1 else " One seed says nothing of other seeds."
+    return Verdict(
+        word=word,
+        difference=found.mean,
+        low=found.low,
+        high=found.high,
+        level=level,
+        num_seeds=num_seeds,
+        num_samples=num_samples,
+        sentence=f"{lead}: {points} over the baseline ({interval}; {pairs}, "
+        f"{num_samples} test samples).{caveat}",
+    )
+
+
+def summarise(
+    arm: str,
+    choice: str,
+    trainings: Sequence[TrainingRecord],
+    teacher: Evaluation,
+    baseline_accuracy: float | None,
+) -> Summary:
+    """One arm over its seeds.
+
+    Args:
+        arm: Its name.
+        choice: "last" or "selected".
+        trainings: One a seed.
+        teacher: The teacher's evaluation.
+        baseline_accuracy: Mean of the baseline arm under the same choice; None without one.
+    """
+    evaluations = [t.last if choice == "last" else t.selected for t in trainings]
+    values = {
+        name: [getattr(e, name) for e in evaluations if getattr(e, name) is not None]
+        for name in METRICS
+    }
+    kept = {name: numbers for name, numbers in values.items() if numbers}
+    accuracy = mean(kept["accuracy"])
+    return Summary(
+        arm=arm,
+        choice=choice,
+        mean={name: mean(numbers) for name, numbers in kept.items()},
+        spread={n: stdev(numbers) if len(numbers) > 1 else None for n, numbers in kept.items()},
+        retention=accuracy / teacher.accuracy if teacher.accuracy else 0.0,
+        gap_closed=gap_closed(accuracy, baseline_accuracy, teacher.accuracy),
+        per_class_retention=_per_class(evaluations, teacher),
+    )
+
+
+def gap_closed(student: float, baseline: float | None, teacher: float) -> float | None:
+    """(student - baseline) / (teacher - baseline); None unless the teacher is the better one."""
+    if baseline is None or teacher <= baseline:
+        return None
+    return (student - baseline) / (teacher - baseline)
+
+
+def _per_class(evaluations: Sequence[Evaluation], teacher: Evaluation) -> list[float | None]:
+    shares: list[float | None] = []
+    for number, best in enumerate(teacher.per_class_accuracy):
+        own = [e.per_class_accuracy[number] for e in evaluations]
+        known = [value for value in own if value is not None]
+        shares.append(mean(known) / best if best and known else None)
+    return shares
+
+
+def correct(logits: Tensor, labels: Tensor) -> Bool[Tensor, " samples"]:
+    """Whether each sample's label is picked."""
+    return torch.eq(logits.argmax(dim=-1), labels)

@@ -1,0 +1,151 @@
+"""A run as objects: what the recipe or the Python call asked for, with nothing left to parse."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tutelage.data.loading import Reader
+from tutelage.data.sources import Source, Splits
+from tutelage.data.views import Identity, ViewPolicy
+from tutelage.engine import TrainSettings
+from tutelage.objective import Objective, Term
+from tutelage.tasks import Classification
+from tutelage.teachers.module import InputAdapter
+
+Norm = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherPlan:
+    """Where the teacher comes from.
+
+    Attributes:
+        make: Makes the network; weights, if any are given, are in it.
+        train: How to train it on the labels here; None takes it as it is.
+        views: What it sees while it is trained.
+        seed: Of its initial weights and training.
+        norm: Mean and std that it expects, if other than the data's.
+        image_size: Height and width that it expects, if other than the data's.
+    """
+
+    make: Callable[[], nn.Module]
+    train: TrainSettings | None = None
+    views: ViewPolicy = field(default_factory=Identity)
+    seed: int = 0
+    norm: Norm | None = None
+    image_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureSettings:
+    """What is exported and how it is timed.
+
+    Attributes:
+        batch_sizes: Latency is measured at each.
+        threads: Of the runtime.
+        seconds: Time for all latencies together.
+    """
+
+    batch_sizes: tuple[int, ...] = (1, 32)
+    threads: int = 1
+    seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything that a run needs.
+
+    Attributes:
+        name: Of the run.
+        out: The run folder.
+        splits: The data.
+        teacher: Where the teacher comes from.
+        make_student: Makes a student with its initial weights; called under each seed.
+        objective: What the distilled arm minimises; the baseline minimises its task loss alone.
+        settings: How students are trained.
+        views: What students and teacher see.
+        seeds: One pair of trainings each.
+        has_baseline: Whether the baseline is trained.
+        codec: Of the teacher cache; None teaches live.
+        measure: Export and timing; None leaves both out.
+        has_report: Whether report.html is written at the end.
+        recipe: As resolved, for the record.
+        command: What repeats the run.
+        notes: What a reader of the report must know of the set-up.
+    """
+
+    name: str
+    out: Path
+    splits: Splits
+    teacher: TeacherPlan
+    make_student: Callable[[], nn.Module]
+    objective: Objective
+    settings: TrainSettings
+    views: ViewPolicy = field(default_factory=Identity)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    has_baseline: bool = True
+    codec: str | None = "float32"
+    measure: MeasureSettings | None = field(default_factory=MeasureSettings)
+    has_report: bool = True
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> Classification:
+        """How networks are called and judged."""
+        return Classification(num_classes=len(self.splits.class_names))
+
+    @property
+    def train_reader(self) -> Reader:
+        """Training data as the students see it."""
+        return self.reader(self.splits.train, self.views)
+
+    @property
+    def valid_reader(self) -> Reader | None:
+        """Validation data, or None."""
+        return None if self.splits.valid is None else self.reader(self.splits.valid)
+
+    @property
+    def test_reader(self) -> Reader:
+        """Test data."""
+        return self.reader(self.splits.test)
+
+    def reader(self, source: Source, views: ViewPolicy | None = None) -> Reader:
+        """A source as the networks see it."""
+        return Reader(
+            source,
+            views,
+            mean=self.splits.mean,
+            std=self.splits.std,
+            num_classes=len(self.splits.class_names),
+        )
+
+    @property
+    def baseline_objective(self) -> Objective:
+        """The task loss alone."""
+        loss = self.task.task_loss()
+        return Objective([Term(loss, 1.0, loss.title)])
+
+    def new_student(self, seed: int) -> nn.Module:
+        """A student with the initial weights of a seed: the same for every arm."""
+        torch.manual_seed(seed)
+        return self.make_student()
+
+    def new_teacher(self) -> nn.Module:
+        """The teacher before any training here, adapted to the data's inputs."""
+        torch.manual_seed(self.teacher.seed)
+        model = self.teacher.make()
+        if self.teacher.norm is None and self.teacher.image_size is None:
+            return model
+        mean, std = self.splits.mean, self.splits.std
+        return InputAdapter(
+            model,
+            data_norm=None if mean is None or std is None else (mean, std),
+            own_norm=self.teacher.norm,
+            image_size=self.teacher.image_size,
+        )

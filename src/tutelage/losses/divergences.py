@@ -1,0 +1,201 @@
+"""Distances between distributions: the only home of softmax and of temperature."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tutelage.errors import ConfigError, ShapeError
+
+
+def check_temperature(temperature: float) -> float:
+    """The temperature itself, once it is known to be above 0.
+
+    Raises:
+        ConfigError: It is 0, negative, infinite or not a number.
+    """
+    if not 0 < temperature < float("inf"):
+        raise ConfigError(
+            f"temperature must be above 0 and finite, got {temperature}. Usual values: 1 to 10."
+        )
+    return float(temperature)
+
+
+def log_soften(
+    logits: Float[Tensor, "*batch classes"], temperature: float = 1.0
+) -> Float[Tensor, "*batch classes"]:
+    """Logarithm of the softened distribution, log softmax(logits / temperature).
+
+    Args:
+        logits: Before softmax; `-inf` means an impossible class.
+        temperature: Above 0.
+
+    Returns:
+        Log-probabilities in nats, in float32 or better.
+    """
+    precise = logits if logits.dtype == torch.float64 else logits.float()
+    scaled = precise if temperature == 1.0 else precise / temperature
+    return torch.log_softmax(scaled, dim=-1)
+
+
+def soften(
+    logits: Float[Tensor, "*batch classes"], temperature: float = 1.0
+) -> Float[Tensor, "*batch classes"]:
+    """The softened distribution, softmax(logits / temperature).
+
+    Args:
+        logits: Before softmax.
+        temperature: Above 0; higher is more even.
+
+    Returns:
+        Probabilities, each row summing to 1.
+
+    Source:
+        Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network",
+        arXiv:1503.02531, equation 1.
+    """
+    return log_soften(logits, temperature).exp()
+
+
+def mean_over_counted(
+    values: Float[Tensor, "*batch"], mask: Bool[Tensor, "*batch"] | None
+) -> Float[Tensor, ""]:
+    """Mean over the items whose mask is True; 0 where nothing counts.
+
+    Args:
+        values: One number an item.
+        mask: True = counts; None counts all.
+    """
+    if mask is None:
+        return values.mean()
+    counted = torch.where(mask, values, torch.zeros_like(values))
+    return counted.sum() / mask.sum().clamp(min=1)
+
+
+def kl_divergence(
+    student_logits: Float[Tensor, "*batch classes"],
+    teacher_logits: Float[Tensor, "*batch classes"],
+    temperature: float = 1.0,
+    mask: Bool[Tensor, "*batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """KL(teacher || student) of softened distributions, times temperature squared.
+
+    Summed over classes, mean over counted items. The factor keeps the gradient's size nearly
+    independent of the temperature: on the student's logits it is T (q - p) / N.
+
+    Args:
+        student_logits: Before softmax.
+        teacher_logits: Before softmax; a constant, no gradient reaches it.
+        temperature: Above 0; 1 to 10 is usual, 4 common on CIFAR-100.
+        mask: True = counts; None counts all.
+
+    Returns:
+        In nats; 0 when the distributions are equal, never below.
+
+    Source:
+        Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network",
+        arXiv:1503.02531, section 2.
+    """
+    return temperature**2 * mean_over_counted(
+        kl_per_item(student_logits, teacher_logits, temperature), mask
+    )
+
+
+def kl_per_item(
+    student_logits: Float[Tensor, "*batch classes"],
+    teacher_logits: Float[Tensor, "*batch classes"],
+    temperature: float = 1.0,
+) -> Float[Tensor, "*batch"]:
+    """KL(teacher || student) of softened distributions for each item, without T squared.
+
+    Classes that the teacher holds impossible add nothing, whatever the student says of them.
+    """
+    teacher_log = log_soften(teacher_logits.detach(), temperature)
+    student_log = log_soften(student_logits, temperature)
+    teacher = teacher_log.exp()
+    gap = torch.where(teacher > 0, teacher_log - student_log, torch.zeros_like(student_log))
+    return (teacher * gap).sum(dim=-1)
+
+
+def cross_entropy(
+    logits: Float[Tensor, "*batch classes"],
+    labels: Int[Tensor, "*batch"],
+    mask: Bool[Tensor, "*batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """Negative log-probability of the labels at temperature 1, mean over counted items.
+
+    Args:
+        logits: Before softmax.
+        labels: Class numbers from 0.
+        mask: True = counts; None counts all.
+
+    Returns:
+        In nats.
+    """
+    log_probabilities = log_soften(logits)
+    picked = log_probabilities.gather(dim=-1, index=labels.unsqueeze(-1)).squeeze(-1)
+    return mean_over_counted(-picked, mask)
+
+
+def soft_cross_entropy(
+    student_logits: Float[Tensor, "*batch classes"],
+    teacher_probabilities: Float[Tensor, "*batch classes"],
+    temperature: float = 1.0,
+    mask: Bool[Tensor, "*batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the softened student under given soft targets, without T squared.
+
+    Differs from the KL divergence by the teacher's entropy, a constant.
+
+    Args:
+        student_logits: Before softmax.
+        teacher_probabilities: Used as they are: rounded values that do not sum to 1 are not mended.
+        temperature: Of the student's softmax, above 0.
+        mask: True = counts; None counts all.
+
+    Returns:
+        In nats, summed over classes, mean over counted items.
+    """
+    surprise = -log_soften(student_logits, temperature)
+    terms = torch.where(teacher_probabilities > 0, teacher_probabilities * surprise, 0.0)
+    return mean_over_counted(terms.sum(dim=-1), mask)
+
+
+def squared_logit_distance(
+    student_logits: Float[Tensor, "*batch classes"],
+    teacher_logits: Float[Tensor, "*batch classes"],
+    mask: Bool[Tensor, "*batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """Half the mean squared difference of centred logits, mean over classes and counted items.
+
+    Centring takes out each row's mean, which softmax does not see. This is the limit of
+    `kl_divergence` (with its T squared) for high temperatures.
+
+    Args:
+        student_logits: Before softmax.
+        teacher_logits: Before softmax; a constant.
+        mask: True = counts; None counts all.
+
+    Source:
+        Hinton, Vinyals & Dean 2015, arXiv:1503.02531, section 2.1.
+    """
+    student = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
+    teacher = teacher_logits.detach().to(student.dtype)
+    gap = student - teacher
+    centred = gap - gap.mean(dim=-1, keepdim=True)
+    return mean_over_counted(0.5 * centred.square().mean(dim=-1), mask)
+
+
+def check_same_classes(
+    student_logits: Float[Tensor, "*student"], teacher_logits: Float[Tensor, "*teacher"]
+) -> None:
+    """Refuse logits of two networks that do not speak of the same items and classes.
+
+    Raises:
+        ShapeError: The shapes differ.
+    """
+    if student_logits.shape != teacher_logits.shape:
+        raise ShapeError(
+            f"Student logits are {tuple(student_logits.shape)}, teacher logits are "
+            f"{tuple(teacher_logits.shape)}. Both networks must score the same samples and the "
+            "same classes; give the student the teacher's number of classes."
+        )

@@ -1,0 +1,81 @@
+"""Numbers that say how good a network is, from logits and labels."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tutelage.losses.divergences import cross_entropy, kl_per_item, soften
+from tutelage.records import CalibrationBin, Evaluation
+
+NUM_BINS = 15
+
+
+def calibration_bins(
+    logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], num_bins: int = NUM_BINS
+) -> list[CalibrationBin]:
+    """Confidence against accuracy in bins of equal width; empty bins are left out.
+
+    Source:
+        Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599, section 2.
+    """
+    confidence, picked = soften(logits).max(dim=-1)
+    correct = (picked == labels).double()
+    numbers = (confidence * num_bins).long().clamp(max=num_bins - 1)
+    bins = []
+    for number in numbers.unique().tolist():
+        inside = numbers == number
+        bins.append(
+            CalibrationBin(
+                confidence=float(confidence[inside].double().mean()),
+                accuracy=float(correct[inside].mean()),
+                count=int(inside.sum()),
+            )
+        )
+    return bins
+
+
+def expected_calibration_error(bins: list[CalibrationBin]) -> float:
+    """Mean distance of confidence and accuracy over bins, weighted by their samples."""
+    count = sum(bin.count for bin in bins)
+    return sum(abs(bin.confidence - bin.accuracy) * bin.count for bin in bins) / count
+
+
+def accuracy_by_class(
+    correct: Tensor, labels: Int[Tensor, " n"], num_classes: int
+) -> list[float | None]:
+    """Accuracy of each class; None for a class without samples."""
+    count = torch.bincount(labels, minlength=num_classes)
+    right = torch.bincount(labels, weights=correct.double(), minlength=num_classes)
+    pairs = zip(right.tolist(), count.tolist(), strict=True)
+    return [hits / total if total else None for hits, total in pairs]
+
+
+def evaluate(
+    logits: Float[Tensor, "n classes"],
+    labels: Int[Tensor, " n"],
+    teacher_logits: Float[Tensor, "n classes"] | None = None,
+) -> Evaluation:
+    """Everything that one network's logits on a data set say.
+
+    Args:
+        logits: Of the network.
+        labels: Ground truth.
+        teacher_logits: On the same samples; None for the teacher itself.
+    """
+    correct = logits.argmax(dim=-1) == labels
+    bins = calibration_bins(logits, labels)
+    agreement = kl_to_teacher = None
+    if teacher_logits is not None:
+        same = logits.argmax(dim=-1) == teacher_logits.argmax(dim=-1)
+        agreement = float(same.double().mean())
+        kl_to_teacher = float(kl_per_item(logits, teacher_logits).mean())
+    return Evaluation(
+        accuracy=float(correct.double().mean()),
+        nll=float(cross_entropy(logits, labels)),
+        ece=expected_calibration_error(bins),
+        agreement=agreement,
+        kl_to_teacher=kl_to_teacher,
+        per_class_accuracy=accuracy_by_class(correct, labels, logits.shape[-1]),
+        calibration=bins,
+        count=len(labels),
+    )

@@ -1,0 +1,1 @@
+"""Networks: built-in ones, how others are found, and what they cost."""

@@ -1,0 +1,209 @@
+"""Networks by name, and weights from files that cannot run code."""
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tutelage.errors import ConfigError, ModelError, find, require
+from tutelage.models import nets
+
+Factory = Callable[..., Any]
+
+BUILTIN: Mapping[str, Factory] = {"mlp": nets.mlp, "cnn": nets.cnn, "resnet": nets.resnet}
+
+WAYS = "mlp, cnn, resnet, timm:NAME, torchvision:NAME, path/to/file.py:make, module:make"
+
+
+def make_model(
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    weights: Path | None = None,
+    folder: Path = Path(),
+    **data_facts: Any,
+) -> nn.Module:
+    """Make a network by name.
+
+    Args:
+        name: A built-in name, `timm:NAME`, `torchvision:NAME`, `file.py:make` or `module:make`.
+        settings: Arguments of the network's own constructor.
+        weights: A safetensors file, or a state dict that torch can read without running code.
+        folder: Where a relative `file.py` is looked for.
+        **data_facts: What the data says (num_classes, in_channels, image_size); each is passed on
+            where the constructor has such an argument and the settings leave it open.
+
+    Raises:
+        ConfigError: The name or a setting is unknown.
+        ModelError: The constructor failed, or what it made is no network.
+    """
+    factory = _factory(name, folder)
+    chosen = dict(settings or {})
+    open_facts = {key: value for key, value in data_facts.items() if key not in chosen}
+    arguments = chosen | _accepted(factory, open_facts, name)
+    _check_settings(factory, chosen, name)
+    try:
+        model = factory(**arguments)
+    except Exception as error:
+        raise ModelError(
+            f"model {name!r}: making it with {arguments} failed: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"model {name!r}: it returned a {type(model).__name__}, not a torch.nn.Module."
+        )
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Put weights from a file into a network; every name and shape must fit.
+
+    Args:
+        model: Changed in place.
+        path: A `.safetensors` file, or a state dict saved with torch.save.
+
+    Raises:
+        ModelError: The file cannot be read without running code, or does not fit.
+    """
+    state = read_state(path)
+    own = model.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    extra = sorted(state.keys() - own.keys())
+    if missing or extra:
+        raise ModelError(
+            f"{path}: its names do not fit {type(model).__name__}: missing {_some(missing)}, "
+            f"unknown {_some(extra)}. Use weights that were saved from this very network."
+        )
+    for key, value in state.items():
+        if value.shape != own[key].shape:
+            raise ModelError(
+                f"{path}: {key} is {tuple(value.shape)}, the network's is {tuple(own[key].shape)}."
+                " Check the network's settings (widths, num_classes)."
+            )
+    model.load_state_dict(state)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict without running code.
+
+    Raises:
+        ModelError: The file is missing, damaged, or would need unpickling of objects.
+    """
+    if not path.is_file():
+        raise ModelError(f"weights: {path}: no such file.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, Exception) as error:
+        raise ModelError(
+            f"{path}: cannot be read as weights ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else ''}). Allowed are safetensors, and "
+            "state dicts of tensors saved with torch.save(model.state_dict(), ...)."
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"{path}: holds no state dict of tensors.")
+    return state
+
+
+def _factory(name: str, folder: Path) -> Factory:
+    library, _, rest = name.rpartition(":")
+    if not library:
+        return find("model", rest, BUILTIN)
+    if library == "timm":
+        return _timm_factory(rest)
+    if library == "torchvision":
+        return _torchvision_factory(rest)
+    if library.endswith(".py"):
+        return _attribute(_load_file(folder / library), rest, name)
+    try:
+        module = importlib.import_module(library)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"model {name!r}: there is no module {library!r} ({error}). Allowed: {WAYS}."
+        ) from error
+    return _attribute(module, rest, name)
+
+
+def _timm_factory(name: str) -> Factory:
+    timm = require("timm", "timm", f"Model 'timm:{name}'")
+    find("timm model", name.split(".")[0], dict.fromkeys(timm.list_models()))
+
+    def make(num_classes: int, in_channels: int = 3, **settings: Any) -> nn.Module:
+        model: nn.Module = timm.create_model(
+            name, num_classes=num_classes, in_chans=in_channels, **settings
+        )
+        return model
+
+    return make
+
+
+def _torchvision_factory(name: str) -> Factory:
+    import torchvision
+
+    find("torchvision model", name, dict.fromkeys(torchvision.models.list_models()))
+
+    def make(num_classes: int, **settings: Any) -> nn.Module:
+        model: nn.Module = torchvision.models.get_model(name, num_classes=num_classes, **settings)
+        return model
+
+    return make
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise ConfigError(f"model: {path}: no such file. Allowed: {WAYS}.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ModelError(f"{path}: running it failed: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _attribute(module: Any, name: str, full: str) -> Factory:
+    functions = {key: value for key, value in vars(module).items() if callable(value)}
+    own = {key: value for key, value in functions.items() if not key.startswith("_")}
+    if name not in own:
+        raise ConfigError(
+            f"model {full!r}: there is no function {name!r}. It defines: "
+            f"{', '.join(sorted(own)) or 'none'}."
+        )
+    factory: Factory = own[name]
+    return factory
+
+
+def _accepted(factory: Factory, facts: Mapping[str, Any], name: str) -> dict[str, Any]:
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model {name!r}: its arguments cannot be read: {error}") from error
+    return {key: value for key, value in facts.items() if key in parameters}
+
+
+def _check_settings(factory: Factory, settings: Mapping[str, Any], name: str) -> None:
+    parameters = inspect.signature(factory).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in settings:
+        find(f"setting of model {name!r}", key, dict.fromkeys(parameters))
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:3]) or "none"
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

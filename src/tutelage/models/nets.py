@@ -1,0 +1,115 @@
+"""Built-in networks: an MLP, a small CNN and a small ResNet, sized by their arguments."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def mlp(
+    num_classes: int,
+    image_size: int = 28,
+    in_channels: int = 1,
+    hidden: Sequence[int] = (800, 800),
+    dropout: float = 0.0,
+    input_dropout: float = 0.0,
+) -> nn.Module:
+    """A fully connected ReLU network on flattened images.
+
+    Args:
+        num_classes: Width of the output.
+        image_size: Height and width of the images.
+        in_channels: Channels of the images.
+        hidden: Width of each hidden layer; Hinton's MNIST nets are (1200, 1200) and (800, 800).
+        dropout: Share of hidden units dropped while training.
+        input_dropout: Share of pixels dropped while training.
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    if input_dropout:
+        layers.append(nn.Dropout(input_dropout))
+    width = in_channels * image_size**2
+    for units in hidden:
+        layers += [nn.Linear(width, units), nn.ReLU()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        width = units
+    return nn.Sequential(*layers, nn.Linear(width, num_classes))
+
+
+def cnn(
+    num_classes: int, in_channels: int = 1, width: int = 16, stages: int = 2, dropout: float = 0.0
+) -> nn.Module:
+    """A plain CNN: stages of convolution, batch norm, ReLU and pooling, then a linear layer.
+
+    Args:
+        num_classes: Width of the output.
+        in_channels: Channels of the images.
+        width: Channels of the first stage; each later stage has twice as many.
+        stages: Each halves height and width.
+        dropout: Share of pooled features dropped while training.
+    """
+    layers: list[nn.Module] = []
+    channels = in_channels
+    for stage in range(stages):
+        layers += [
+            nn.Conv2d(channels, width * 2**stage, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(width * 2**stage),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+        channels = width * 2**stage
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, *head, nn.Linear(channels, num_classes))
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions with a shortcut."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels_out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
+                nn.BatchNorm2d(channels_out),
+            )
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels2 height2 width2"]:
+        hidden = F.relu(self.bn1(self.conv1(images)))
+        return F.relu(self.bn2(self.conv2(hidden)) + self.shortcut(images))
+
+
+def resnet(num_classes: int, in_channels: int = 1, width: int = 16, blocks: int = 1) -> nn.Module:
+    """A small ResNet for small images, in the CIFAR layout: three stages, global pooling.
+
+    Args:
+        num_classes: Width of the output.
+        in_channels: Channels of the images.
+        width: Channels of the first stage; the later ones have 2 and 4 times as many.
+        blocks: Blocks a stage; depth is 6 blocks + 2.
+
+    Source:
+        He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385,
+        section 4.2, with projection shortcuts.
+    """
+    layers: list[nn.Module] = [
+        nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+    ]
+    channels = width
+    for stage in range(3):
+        for block in range(blocks):
+            stride = 2 if stage > 0 and block == 0 else 1
+            layers.append(_Block(channels, width * 2**stage, stride))
+            channels = width * 2**stage
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)
+    )

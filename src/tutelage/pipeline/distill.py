@@ -1,0 +1,234 @@
+"""The Python call: teach any student by any teacher on any map-style data set."""
+
+import copy
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.data.sources import DatasetSource, Source, Splits, TensorSource, split_off
+from tutelage.data.views import Identity, ViewPolicy
+from tutelage.deploy import export_checked
+from tutelage.engine import OptimizerSettings, TrainSettings
+from tutelage.engine.events import Listener, ignore
+from tutelage.errors import DataError, ModelError
+from tutelage.job import Job, TeacherPlan
+from tutelage.losses import KD, CrossEntropy
+from tutelage.objective import Objective
+from tutelage.pipeline.delivery import deliverable
+from tutelage.pipeline.run import run_job
+from tutelage.records import ParityRow, RunRecord, Summary, Verdict
+from tutelage.report import write_report
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """A finished distillation.
+
+    Attributes:
+        student: The trained student, on the CPU in eval mode.
+        record: Everything that was found out, as in results.json.
+        out: The run folder.
+    """
+
+    student: nn.Module
+    record: RunRecord
+    out: Path
+    _job: Job
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over seeds on the test data: accuracy, agreement, KL to the teacher, ..."""
+        found = self._summary
+        return {**found.mean, "retention": found.retention}
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether distillation helped; None where no baseline was asked for."""
+        return self.record.verdicts.get("selected")
+
+    @property
+    def _summary(self) -> Summary:
+        found = self.record.summary("distilled", "selected")
+        assert found is not None
+        return found
+
+    def export(self, path: str | Path) -> ParityRow:
+        """Write the student as ONNX, checked against PyTorch on test samples.
+
+        Returns:
+            The largest difference and the share of equal predictions.
+        """
+        reader = self._job.test_reader
+        ids = torch.arange(min(256, len(reader)))
+        pixels = reader.pixels(reader[ids, torch.zeros_like(ids)].inputs)
+        network = deliverable(self._job, self.student)
+        return export_checked(network, list(pixels.split(64)), Path(path), name="student")
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report as one HTML file."""
+        write_report(self.record, Path(path))
+        return Path(path)
+
+
+def distill(
+    teacher: nn.Module,
+    student: nn.Module,
+    train_data: Any,
+    *,
+    valid_data: Any = None,
+    test_data: Any = None,
+    temperature: float = 4.0,
+    weight: float = 0.9,
+    task_weight: float = 0.1,
+    objective: Objective | None = None,
+    views: ViewPolicy | None = None,
+    settings: TrainSettings | None = None,
+    epochs: int = 20,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    seeds: Sequence[int] = (0,),
+    baseline: bool = False,
+    codec: str | None = None,
+    class_names: Sequence[str] | None = None,
+    out: str | Path | None = None,
+    listener: Listener = ignore,
+) -> Distilled:
+    """Teach a student by a teacher.
+
+    Neither network given is changed: the student is copied for each training, the teacher is put
+    back into its mode afterwards.
+
+    Args:
+        teacher: A trained network that gives logits.
+        student: A network that gives as many logits, untrained or half trained.
+        train_data: A map-style data set of (input, label) pairs, or a tuple of two tensors.
+        valid_data: For model selection; a tenth of the training data if not given.
+        test_data: For the numbers reported; the validation data if not given, and the record's
+            notes then say that selection and test share samples.
+        temperature: Of the distillation loss, above 0.
+        weight: Of the distillation loss.
+        task_weight: Of the task loss on the labels.
+        objective: Another objective; replaces temperature, weight and task_weight.
+        views: Augmentation that teacher and student share.
+        settings: All about training; replaces epochs, batch_size and lr.
+        epochs: Passes over the training data.
+        batch_size: Samples a step.
+        lr: Peak learning rate of AdamW with a cosine schedule.
+        seeds: One training each; they differ in order of data, views and dropout.
+        baseline: Whether to train the same student on labels alone too, for a verdict.
+        codec: Of the teacher cache ("float32", "float16", "topk:K"); None teaches live.
+        class_names: One a class; numbers if not given.
+        out: The run folder; a temporary one if not given. The same call goes on there.
+        listener: Told of every stage and step.
+
+    Returns:
+        The student, what it is worth, and ways to export and report it.
+
+    Raises:
+        TutelageError: Data, networks or settings do not fit; the message says where.
+    """
+    notes: list[str] = []
+    splits = _splits(train_data, valid_data, test_data, notes)
+    with _left_as_it_was(teacher):
+        count = _count_classes(teacher, splits.train)
+        job = Job(
+            name="distill",
+            out=Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tutelage-")),
+            splits=replace(splits, class_names=tuple(class_names or map(str, range(count)))),
+            teacher=TeacherPlan(make=lambda: teacher),
+            make_student=lambda: copy.deepcopy(student),
+            objective=objective
+            or task_weight * CrossEntropy() + weight * KD(temperature=temperature),
+            settings=settings
+            or TrainSettings(
+                epochs=epochs, batch_size=batch_size, optimizer=OptimizerSettings(lr=lr)
+            ),
+            views=views or Identity(),
+            seeds=tuple(seeds),
+            has_baseline=baseline,
+            codec=codec,
+            measure=None,
+            has_report=False,
+            command="tutelage.distill(teacher, student, train_data, ...)",
+            notes=tuple(notes),
+        )
+        finished = run_job(job, listener)
+    return Distilled(finished.student.selected.cpu(), finished.record, job.out, job)
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Put a network back into the modes that it had."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, was_training in modes.items():
+            module.training = was_training
+
+
+def as_source(data: Any, name: str) -> Source:
+    """Any of the usual forms of data as a source.
+
+    Args:
+        data: A Source, a tuple (inputs, labels) of tensors, or a map-style data set.
+        name: The argument, for messages.
+
+    Raises:
+        DataError: It is none of these.
+    """
+    if isinstance(data, Source):
+        return data
+    match data:
+        case (Tensor() as inputs, Tensor() as labels):
+            return TensorSource(inputs, labels)
+        case Tensor():
+            return TensorSource(data)
+        case str() | bytes() | Path():
+            raise DataError(
+                f"{name}: got the path {data!r}. Load it first, for example with "
+                "torchvision.datasets.ImageFolder(path, transform)."
+            )
+    return DatasetSource(data)
+
+
+def _splits(train: Any, valid: Any, test: Any, notes: list[str]) -> Splits:
+    train_source = as_source(train, "train_data")
+    if valid is None:
+        train_source, valid_source = split_off(train_source, 0.1, seed=0)
+        notes.append("No validation data was given: a tenth of the training data was held out.")
+    else:
+        valid_source = as_source(valid, "valid_data")
+    if test is None:
+        notes.append(
+            "No test data was given: the numbers are of the validation data, which also chose "
+            "the epoch. Trust the last-epoch numbers, or pass test_data."
+        )
+    test_source = valid_source if test is None else as_source(test, "test_data")
+    return Splits(train_source, valid_source, test_source, class_names=())
+
+
+@torch.no_grad()
+def _count_classes(teacher: nn.Module, source: Source) -> int:
+    """How many logits the teacher gives."""
+    inputs, _ = source.fetch(torch.tensor([0, min(1, len(source) - 1)]))
+    scaled = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
+    teacher.eval()
+    device = next((p.device for p in teacher.parameters()), torch.device("cpu"))
+    try:
+        logits = teacher(scaled.to(device))
+    except Exception as error:
+        raise ModelError(
+            f"teacher: {type(teacher).__name__} failed on inputs of shape {tuple(inputs.shape)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"teacher: it must give logits (batch, classes), got {got}.")
+    return logits.shape[1]

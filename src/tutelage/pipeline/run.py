@@ -1,0 +1,208 @@
+"""A run from start to end: data, teacher, cache, arms, judgement, export, report."""
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import torch
+import yaml
+from accelerate import Accelerator
+
+from tutelage import __version__
+from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
+from tutelage.errors import RunFolderError, require
+from tutelage.files import write_json, write_text
+from tutelage.job import Job
+from tutelage.pipeline.delivery import Costs, delivery_stage, pick_student
+from tutelage.pipeline.judging import Judged, judge_stage
+from tutelage.pipeline.training import Trained, arm_stage, cache_stage, teacher_stage
+from tutelage.records import CacheRow, RunRecord, save_record
+from tutelage.report import write_report
+from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
+
+PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run that came to its end."""
+
+    record: RunRecord
+    teacher: Trained
+    arms: list[Trained]
+    student: Trained
+
+
+def run_job(job: Job, listener: Listener = ignore) -> Finished:
+    """Run every stage; those whose results are there are skipped.
+
+    Args:
+        job: What to do.
+        listener: Told of every stage and step.
+
+    Returns:
+        The record that lies in results.json, and the trained networks.
+    """
+    clock = _Clock()
+    _check_extras(job)
+    _open_folder(job)
+    device = Accelerator().device
+    with clock.time("teacher"):
+        teacher = teacher_stage(job, listener)
+    live = ModuleTeacher(
+        teacher.selected, job.task, chunk=job.settings.batch_size, device=device
+    )
+    with clock.time("cache"):
+        source = cache_stage(job, live, listener) if job.objective.needs_teacher else None
+    with clock.time("arms"):
+        arms, notes = _arms(job, source, teacher, listener)
+    listener(StageStarted("evaluation", None))
+    with clock.time("evaluation"):
+        judged = judge_stage(job, teacher, arms, device)
+    listener(StageDone("evaluation", was_there=False))
+    student = pick_student(arms)
+    with clock.time("export and measure"):
+        costs = delivery_stage(job, teacher, student, listener)
+    record = _record(job, judged, costs, _cache_row(source), notes, clock.seconds)
+    save_record(job.out / "results.json", record)
+    if job.has_report:
+        write_report(record, job.out / "report.html")
+    return Finished(record, teacher, arms, student)
+
+
+def _arms(
+    job: Job, source: Teacher | None, teacher: Trained, listener: Listener
+) -> tuple[list[Trained], list[str]]:
+    """Train the baselines, say what they mean for the teacher, then train the distilled."""
+    arms = []
+    if job.has_baseline:
+        for seed in job.seeds:
+            arms.append(  # noqa: PERF401
+                arm_stage(job, "baseline", seed, job.baseline_objective, None, listener)
+            )
+    notes = _capacity_note(job, teacher, arms, listener)
+    for seed in job.seeds:
+        arms.append(  # noqa: PERF401
+            arm_stage(job, "distilled", seed, job.objective, source, listener)
+        )
+    return arms, notes
+
+
+def _capacity_note(
+    job: Job, teacher: Trained, baselines: list[Trained], listener: Listener
+) -> list[str]:
+    """A teacher that is no better than the baseline is said so before it teaches."""
+    scores = [b.progress.best_metric for b in baselines if b.progress.best_metric is not None]
+    best = teacher.progress.best_metric
+    if best is None or not scores:
+        return []
+    baseline = sum(scores) / len(scores)
+    if best > baseline:
+        return []
+    note = (
+        f"The teacher is no better than the baseline on the validation data ({best:.2%} against "
+        f"{baseline:.2%}): there is little to learn from it. Train it longer, make it larger, or "
+        "load a better one."
+    )
+    listener(StageDone("teacher check", was_there=False, note=note))
+    return [note]
+
+
+def _record(
+    job: Job,
+    judged: Judged,
+    costs: Costs,
+    cache: CacheRow | None,
+    notes: list[str],
+    seconds: dict[str, float],
+) -> RunRecord:
+    splits = job.splits
+    return RunRecord(
+        name=job.name,
+        version=__version__,
+        command=job.command,
+        recipe=job.recipe,
+        class_names=list(splits.class_names),
+        splits={
+            "train": len(splits.train),
+            "valid": 0 if splits.valid is None else len(splits.valid),
+            "test": len(splits.test),
+        },
+        temperature=job.objective.temperature,
+        teacher=judged.teacher,
+        arms=judged.arms,
+        summaries=judged.summaries,
+        verdicts=judged.verdicts,
+        sizes=costs.sizes,
+        latencies=costs.latencies,
+        parity=costs.parity,
+        samples=judged.samples,
+        cache=cache,
+        notes=[*job.notes, *notes],
+        seconds=seconds,
+    )
+
+
+def _cache_row(source: Teacher | None) -> CacheRow | None:
+    if not isinstance(source, CachedTeacher):
+        return None
+    manifest = source.manifest
+    return CacheRow(
+        codec=manifest.key.codec,
+        num_samples=manifest.key.num_samples,
+        num_views=manifest.key.num_views,
+        size_bytes=manifest.size_bytes,
+        bytes_per_item=manifest.bytes_per_item,
+        kl_to_live=manifest.kl_to_live,
+        build_seconds=manifest.build_seconds,
+    )
+
+
+def _check_extras(job: Job) -> None:
+    """Miss an extra before the first step rather than after the last."""
+    if job.measure is not None:
+        require("onnxruntime", "onnx", "Exporting and measuring (measure: null leaves it out)")
+    if job.has_report:
+        require("plotly", "report", "Writing the report")
+    if job.settings.tensorboard:
+        require("tensorboard", "tensorboard", "Writing TensorBoard logs")
+
+
+def _open_folder(job: Job) -> None:
+    """Write what is known at the start; a folder that cannot be written fails here."""
+    if job.out.exists() and not job.out.is_dir():
+        raise RunFolderError(f"output: {job.out} is a file. Name a folder.")
+    write_text(job.out / "recipe.yaml", yaml.safe_dump(dict(job.recipe), sort_keys=False))
+    write_json(job.out / "environment.json", environment())
+
+
+def environment() -> dict[str, object]:
+    """What would be needed to repeat a run bit for bit."""
+    return {
+        "tutelage": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+class _Clock:
+    """Seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - begun, 3)

@@ -1,0 +1,178 @@
+"""The stages that train: teacher, cache, and arms."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tutelage.data.loading import Reader
+from tutelage.engine import Arm, TrainSettings, fit
+from tutelage.engine.checkpoint import Progress
+from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
+from tutelage.engine.fit import CHECKPOINT
+from tutelage.files import fingerprint, write_whole
+from tutelage.job import Job
+from tutelage.models.load import load_weights
+from tutelage.objective import Objective
+from tutelage.pipeline.stamps import is_done, stamp
+from tutelage.records import load_record, save_record
+from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
+from tutelage.teachers.build import build_cache, cache_key
+from tutelage.teachers.codecs import make_codec
+from tutelage.teachers.module import state_fingerprint
+
+LAST, SELECTED, PROGRESS = "last.safetensors", "selected.safetensors", "training.json"
+UNTOLD = ("workers", "checkpoint_s", "tensorboard")
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A network with its training, from this run or an earlier one."""
+
+    arm: str
+    seed: int
+    last: nn.Module
+    selected: nn.Module
+    progress: Progress
+    key: str
+
+
+def teacher_stage(job: Job, listener: Listener) -> Trained:
+    """Train the teacher on the labels, or take it as it is."""
+    model = job.new_teacher()
+    plan = job.teacher
+    if plan.train is None:
+        model.eval()
+        return Trained("teacher", plan.seed, model, model, Progress(), state_fingerprint(model))
+    arm = Arm(
+        name="teacher",
+        seed=plan.seed,
+        objective=job.baseline_objective,
+        task=job.task,
+        settings=plan.train,
+        train=job.reader(job.splits.train, plan.views),
+        valid=job.valid_reader,
+        teacher=None,
+        folder=job.out / "teacher",
+        key="",
+    )
+    return _train(arm, model, listener)
+
+
+def cache_stage(job: Job, teacher: ModuleTeacher, listener: Listener) -> Teacher:
+    """Build the teacher cache, or open the one that is there; without a codec teach live."""
+    if job.codec is None:
+        return teacher
+    folder = job.out / "cache"
+    codec = make_codec(job.codec)
+    wanted = cache_key(teacher, job.train_reader, codec)
+    was_there = (folder / "manifest.json").is_file()
+    listener(StageStarted("teacher cache", wanted.num_samples * wanted.num_views))
+    if not was_there:
+        build_cache(
+            folder,
+            teacher,
+            job.train_reader,
+            codec,
+            device=next(teacher.model.parameters()).device,
+            workers=job.settings.workers,
+            progress=lambda done, total: listener(Advanced(done, total)),
+        )
+    cached = CachedTeacher(folder, wanted)
+    listener(StageDone("teacher cache", was_there, f"{cached.manifest.size_bytes / 1e6:.1f} MB"))
+    return cached
+
+
+def arm_stage(
+    job: Job, name: str, seed: int, objective: Objective, teacher: Teacher | None, tell: Listener
+) -> Trained:
+    """Train one student, or load it if it was trained before."""
+    arm = Arm(
+        name=name,
+        seed=seed,
+        objective=copy.deepcopy(objective),
+        task=job.task,
+        settings=job.settings,
+        train=job.train_reader,
+        valid=job.valid_reader,
+        teacher=teacher,
+        folder=job.out / "arms" / name / f"seed-{seed}",
+        key="",
+    )
+    return _train(arm, job.new_student(seed), tell)
+
+
+def _train(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
+    """Train a network and leave its weights, or load what an earlier run left."""
+    arm = replace(arm, key=_key(arm, model))
+    label = arm.name if arm.name == "teacher" else f"{arm.name}, seed {arm.seed}"
+    listener(StageStarted(label, arm.settings.epochs * arm.micro_steps))
+    was_there = is_done(arm.folder, arm.key)
+    if not was_there:
+        _fit_and_leave(arm, model, listener)
+    trained = _load(arm, model)
+    listener(StageDone(label, was_there, _note(trained.progress)))
+    return trained
+
+
+def _fit_and_leave(arm: Arm, model: nn.Module, listener: Listener) -> None:
+    fitted = fit(copy.deepcopy(model), arm, listener)
+    paths = [arm.folder / name for name in (LAST, SELECTED, PROGRESS)]
+    save_weights(fitted.last, paths[0])
+    save_weights(fitted.selected, paths[1])
+    save_record(paths[2], fitted.progress)
+    stamp(arm.folder, arm.key, paths)
+    (arm.folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _load(arm: Arm, model: nn.Module) -> Trained:
+    last, selected = model, copy.deepcopy(model)
+    load_weights(last, arm.folder / LAST)
+    load_weights(selected, arm.folder / SELECTED)
+    progress = load_record(arm.folder / PROGRESS, Progress)
+    return Trained(arm.name, arm.seed, last.eval(), selected.eval(), progress, arm.key)
+
+
+def _note(progress: Progress) -> str:
+    if not progress.curve or progress.curve[-1].valid_metric is None:
+        return ""
+    return f"validation accuracy {progress.curve[-1].valid_metric:.2%}"
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a network's weights and buffers as safetensors, whole or not at all."""
+    state = {name: value.detach().contiguous().clone() for name, value in _owned(model).items()}
+    write_whole(path, lambda temporary: save_file(state, temporary))
+
+
+def _owned(model: nn.Module) -> Mapping[str, torch.Tensor]:
+    state: Mapping[str, torch.Tensor] = model.state_dict()
+    return state
+
+
+def _key(arm: Arm, model: nn.Module) -> str:
+    """Fingerprint of all that decides how a training ends."""
+    return fingerprint(
+        [
+            arm.name == "teacher",
+            state_fingerprint(model),
+            arm.objective.describe(),
+            _telling(arm.settings),
+            _data(arm.train),
+            None if arm.valid is None else _data(arm.valid),
+            None if arm.teacher is None else arm.teacher.fingerprint,
+            arm.seed,
+        ]
+    )
+
+
+def _telling(settings: TrainSettings) -> dict[str, object]:
+    return {name: value for name, value in asdict(settings).items() if name not in UNTOLD}
+
+
+def _data(reader: Reader) -> list[str]:
+    return [reader.fingerprint, reader.views.fingerprint]

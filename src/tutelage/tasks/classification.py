@@ -1,0 +1,81 @@
+"""Classification: one class out of several for each sample."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tutelage.errors import DataError, ModelError, ShapeError
+from tutelage.losses import CrossEntropy
+from tutelage.types import Batch, Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """How a classifier is run and judged.
+
+    Attributes:
+        num_classes: Width of its logits.
+    """
+
+    num_classes: int
+
+    def run(self, model: nn.Module, batch: Batch) -> Outputs:
+        """Call a network on a batch.
+
+        Raises:
+            ModelError: Its forward failed.
+            ShapeError: It did not give one row of logits a sample.
+        """
+        try:
+            logits = model(batch.inputs)
+        except (ValueError, TypeError, RuntimeError, IndexError) as error:
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+            raise ModelError(
+                f"{type(model).__name__} failed on inputs of shape {tuple(batch.inputs.shape)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        self._check(model, logits, len(batch))
+        return Outputs(logits)
+
+    def _check(self, model: nn.Module, logits: object, rows: int) -> None:
+        if not isinstance(logits, Tensor):
+            raise ShapeError(
+                f"{type(model).__name__} returned a {type(logits).__name__}, not a tensor of "
+                "logits. Wrap it in a module that picks the logits out."
+            )
+        if tuple(logits.shape) != (rows, self.num_classes):
+            raise ShapeError(
+                f"{type(model).__name__} returned shape {tuple(logits.shape)} for {rows} samples; "
+                f"{(rows, self.num_classes)} is needed, one logit a class. Mend its num_classes "
+                "or its last layer."
+            )
+
+    def task_loss(self) -> CrossEntropy:
+        """The loss on labels."""
+        return CrossEntropy()
+
+    @torch.inference_mode()
+    def predict(
+        self, model: nn.Module, batches: Iterable[Batch], device: torch.device
+    ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
+        """Logits and labels of a whole data set, on the CPU; the network in eval mode.
+
+        Raises:
+            DataError: There are no samples, or no labels.
+        """
+        was_training = model.training
+        model.eval()
+        rows, labels = [], []
+        for batch in batches:
+            if batch.labels is None:
+                raise DataError("Evaluation needs labels, but the validation or test data has none.")
+            rows.append(self.run(model, batch.to(device)).logits.float().cpu())
+            labels.append(batch.labels)
+        model.train(was_training)
+        if not rows:
+            raise DataError("Evaluation needs samples, but the data set is empty.")
+        return torch.cat(rows), torch.cat(labels)

@@ -1,0 +1,22 @@
+"""What every teacher is."""
+
+from typing import Protocol, runtime_checkable
+
+from tutelage.types import Batch, Outputs, Signal
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """A source of outputs to learn from. It is no `nn.Module`: it cannot be trained by mistake.
+
+    Attributes:
+        gives: The signals that it offers.
+        fingerprint: Changes when its outputs would change.
+    """
+
+    gives: frozenset[Signal]
+    fingerprint: str
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """Outputs for the batch's views, without gradient, on the batch's device."""
+        ...

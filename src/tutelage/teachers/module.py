@@ -1,0 +1,111 @@
+"""A live teacher: a network that is run on every batch."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tutelage.tasks import Classification
+from tutelage.types import Batch, Outputs, Signal, tensor_bytes
+
+
+class ModuleTeacher:
+    """A network as a teacher: in eval mode, frozen, and run in chunks of one size.
+
+    Chunks of one size, the last one filled up, make its outputs for a view independent of the
+    batch that the view comes in, bit for bit. That is what makes a cache exact.
+
+    Args:
+        model: The network; it is put in eval mode and its parameters stop requiring gradients.
+        task: How it is called.
+        chunk: Rows of each forward.
+        device: Where it runs; None leaves it.
+    """
+
+    gives: frozenset[Signal] = frozenset({Signal.LOGITS})
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Classification,
+        *,
+        chunk: int = 128,
+        device: torch.device | None = None,
+    ) -> None:
+        """Freeze the network."""
+        self.model = model.eval().requires_grad_(requires_grad=False)
+        if device is not None:
+            self.model = self.model.to(device)
+        self.task = task
+        self.chunk = chunk
+        self.fingerprint = f"{state_fingerprint(model)} chunk={chunk}"
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Outputs:
+        """Logits of the batch's views."""
+        rows = [self._run(inputs) for inputs in batch.inputs.split(self.chunk)]
+        return Outputs(rows[0] if len(rows) == 1 else torch.cat(rows))
+
+    def _run(self, inputs: Tensor) -> Float[Tensor, "rows classes"]:
+        missing = self.chunk - len(inputs)
+        if missing:
+            inputs = torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])])
+        ids = torch.zeros(self.chunk, dtype=torch.long)
+        full = Batch(inputs, labels=None, sample_ids=ids, view_ids=ids)
+        return self.task.run(self.model, full).logits[: self.chunk - missing]
+
+
+def state_fingerprint(model: nn.Module) -> str:
+    """A fingerprint of a network's class, weights and buffers."""
+    digest = hashlib.sha256(repr(model).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor_bytes(value))
+    return digest.hexdigest()[:16]
+
+
+class InputAdapter(nn.Module):
+    """Lets a network see inputs as it was trained on them: another normalisation, another size.
+
+    Args:
+        model: The network.
+        data_norm: Mean and std of the data's inputs, or None if they are plain 0..1.
+        own_norm: Mean and std that the network expects.
+        image_size: Height and width that it expects; None keeps the data's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        data_norm: tuple[Sequence[float], Sequence[float]] | None,
+        own_norm: tuple[Sequence[float], Sequence[float]] | None,
+        image_size: int | None = None,
+    ) -> None:
+        """Fold both normalisations into one scale and one shift."""
+        super().__init__()
+        self.scale: Tensor
+        self.shift: Tensor
+        self.model = model
+        self.image_size = image_size
+        data_mean, data_std = _columns(data_norm)
+        own_mean, own_std = _columns(own_norm) if own_norm else (data_mean, data_std)
+        self.register_buffer("scale", data_std / own_std, persistent=False)
+        self.register_buffer("shift", (data_mean - own_mean) / own_std, persistent=False)
+
+    def forward(self, inputs: Float[Tensor, "batch c h w"]) -> Tensor:
+        """Logits of the network."""
+        own: Tensor = inputs * self.scale + self.shift
+        if self.image_size is not None and own.shape[-1] != self.image_size:
+            size = (self.image_size, self.image_size)
+            own = F.interpolate(own, size=size, mode="bilinear", antialias=True)
+        logits: Tensor = self.model(own)
+        return logits
+
+
+def _columns(norm: tuple[Sequence[float], Sequence[float]] | None) -> tuple[Tensor, Tensor]:
+    mean, std = norm or ((0.0,), (1.0,))
+    return torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)

@@ -1,0 +1,197 @@
+"""The teacher cache on disk: safetensors shards, and a manifest that says what they hold."""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tutelage.errors import CacheError, RunFolderError
+from tutelage.files import file_sha256, fingerprint, write_whole
+from tutelage.records import load_record, save_record
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+SHARD_BYTES = 16 * 2**20
+_DTYPES = {"F32": np.float32, "F16": np.float16, "U8": np.uint8, "I32": np.int32}
+
+
+@dataclass(frozen=True, slots=True)
+class CacheKey:
+    """What a cache was made from; a cache fits a run when all of it is equal.
+
+    Attributes:
+        teacher: The teacher's fingerprint (weights, buffers, architecture).
+        data: The data's fingerprint (samples, normalisation).
+        views: The view policy's fingerprint.
+        codec: Name of the codec.
+        num_samples, num_views, num_classes: Sizes.
+    """
+
+    teacher: str
+    data: str
+    views: str
+    codec: str
+    num_samples: int
+    num_views: int
+    num_classes: int
+
+    @property
+    def text(self) -> str:
+        """One short fingerprint of all of it."""
+        return fingerprint(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file: the items of samples start..stop-1, all views, sample by sample."""
+
+    start: int
+    stop: int
+    size_bytes: int
+    sha256: str
+    kl_sum: float
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a cache holds; it is written last, so a cache that has one is complete."""
+
+    format: int
+    key: CacheKey
+    shards: list[Shard]
+    size_bytes: int
+    bytes_per_item: float
+    kl_to_live: float
+    build_seconds: float
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where a shard lies; names come from numbers alone, never from the manifest."""
+    return folder / f"shard-{number:05d}.safetensors"
+
+
+def write_shard(path: Path, arrays: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write one shard, whole or not at all."""
+    tensors = {name: value.contiguous() for name, value in arrays.items()}
+    write_whole(path, lambda temporary: save_file(tensors, temporary, dict(metadata)))
+
+
+def shard_metadata(path: Path) -> dict[str, str]:
+    """The text that a shard carries in its header; empty if it is no readable shard."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}
+
+
+def map_shard(path: Path, num_items: int) -> dict[str, np.ndarray]:
+    """The arrays of one shard, mapped from disk rather than read.
+
+    Raises:
+        CacheError: The file is no shard of that many items.
+    """
+    try:
+        with safe_open(path, framework="np"):
+            pass
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        arrays = {
+            name: np.asarray(
+                np.memmap(
+                    path,
+                    dtype=_DTYPES[entry["dtype"]],
+                    mode="r",
+                    offset=8 + length + entry["data_offsets"][0],
+                    shape=tuple(entry["shape"]),
+                )
+            )
+            for name, entry in header.items()
+        }
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{path}: not a cache shard ({type(error).__name__}: {error}).") from error
+    if any(len(array) != num_items for array in arrays.values()):
+        raise CacheError(f"{path}: holds another number of items than its manifest says.")
+    return arrays
+
+
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest: from now on the cache is complete."""
+    save_record(folder / MANIFEST, manifest)
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read a cache's manifest.
+
+    Raises:
+        CacheError: There is none, it is damaged, or it is of another format.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise CacheError(
+            f"{folder}: no complete teacher cache ({MANIFEST} is missing). Build it: "
+            "tutelage cache build RECIPE."
+        )
+    try:
+        manifest = load_record(folder / MANIFEST, Manifest)
+    except RunFolderError as error:
+        raise CacheError(f"{error} Or build the cache anew: tutelage cache build RECIPE.") from error
+    if manifest.format != FORMAT:
+        raise CacheError(
+            f"{folder}: the cache has format {manifest.format}, this version reads {FORMAT}. "
+            "Build it anew: tutelage cache build RECIPE."
+        )
+    return manifest
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Check that every shard is there, whole and unchanged.
+
+    Raises:
+        CacheError: A shard is missing or differs from what was written; the message names it.
+    """
+    _check_ranges(folder, manifest)
+    for number, shard in enumerate(manifest.shards):
+        path = shard_path(folder, number)
+        if not path.is_file():
+            raise CacheError(f"{path}: the shard is missing. {_REBUILD}")
+        if path.stat().st_size != shard.size_bytes or file_sha256(path) != shard.sha256:
+            raise CacheError(f"{path}: the shard is damaged (its checksum differs). {_REBUILD}")
+
+
+_REBUILD = "Remove it and build the cache again; whole shards are kept: tutelage cache build RECIPE."
+
+
+def _check_ranges(folder: Path, manifest: Manifest) -> None:
+    ends = [0, *(shard.stop for shard in manifest.shards)]
+    starts = [shard.start for shard in manifest.shards]
+    sizes = {shard.stop - shard.start for shard in manifest.shards[:-1]}
+    whole = starts == ends[:-1] and ends[-1] == manifest.key.num_samples
+    if not whole or len(sizes) > 1 or any(s.stop <= s.start for s in manifest.shards):
+        raise CacheError(
+            f"{folder / MANIFEST}: its shards do not cover the samples one after another. "
+            "Build the cache anew: tutelage cache build RECIPE."
+        )
+
+
+def check_fits(folder: Path, manifest: Manifest, wanted: CacheKey) -> None:
+    """Refuse a cache that was made from something else.
+
+    Raises:
+        CacheError: Says what differs.
+    """
+    have, want = asdict(manifest.key), asdict(wanted)
+    differing = [name for name in want if have[name] != want[name]]
+    if differing:
+        details = "; ".join(f"{name}: {have[name]} there, {want[name]} here" for name in differing)
+        raise CacheError(
+            f"{folder}: the cache was made from another {differing[0].replace('num_', 'number of ')}"
+            f" ({details}). Build it anew (tutelage cache build RECIPE) or name another folder."
+        )
