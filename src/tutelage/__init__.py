@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tutelage.data.views import CropFlip, Identity, SeededViews, Shift
-    from tutelage.engine import Distiller, OptimizerSettings, ScheduleSettings, TrainSettings, Trainee
+    from tutelage.engine import (
+        Distiller,
+        OptimizerSettings,
+        ScheduleSettings,
+        Trainee,
+        TrainSettings,
+    )
     from tutelage.losses import KD, CrossEntropy, LogitMSE
     from tutelage.objective import Loss, LossReport, Objective
     from tutelage.pipeline import Distilled, distill

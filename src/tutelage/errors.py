@@ -10,7 +10,7 @@ Entry = TypeVar("Entry")
 
 
 class TutelageError(Exception):
-    """Something that a person can mend: the message says where, what, what is allowed, what to do."""
+    """What a person can mend: the message says where, what, what is allowed, what to do."""
 
 
 class ConfigError(TutelageError, ValueError):

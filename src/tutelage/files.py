@@ -1,5 +1,6 @@
 """Files written whole or not at all, read with one clear error, and fingerprints."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -33,7 +34,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             "unchanged. Free space or choose another place, then run the same command again."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -168,9 +168,7 @@ class SeededViews(ViewPolicy):
         seeds = mix(sample_ids, view_ids, self.seed).tolist()
         outside = random.getstate()
         with torch.random.fork_rng(devices=[]):
-            views = [
-                self._draw(sample, seed) for sample, seed in zip(inputs, seeds, strict=True)
-            ]
+            views = [self._draw(sample, seed) for sample, seed in zip(inputs, seeds, strict=True)]
         random.setstate(outside)
         if len({view.shape for view in views}) > 1:
             raise ShapeError(

@@ -296,4 +296,3 @@ def _check_signals(arm: Arm) -> None:
         gives |= arm.teacher.gives
         giver += f" with {type(arm.teacher).__name__}"
     arm.objective.check(gives, giver)
-

@@ -14,8 +14,9 @@ import yaml
 from accelerate import Accelerator
 
 from tutelage import __version__
+from tutelage.doctor import preflight
 from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
-from tutelage.errors import RunFolderError, require
+from tutelage.errors import require
 from tutelage.files import write_json, write_text
 from tutelage.job import Job
 from tutelage.pipeline.delivery import Costs, delivery_stage, pick_student
@@ -49,16 +50,8 @@ def run_job(job: Job, listener: Listener = ignore) -> Finished:
         The record that lies in results.json, and the trained networks.
     """
     clock = _Clock()
-    _check_extras(job)
-    _open_folder(job)
+    teacher, source = prepare_teacher(job, listener, clock)
     device = Accelerator().device
-    with clock.time("teacher"):
-        teacher = teacher_stage(job, listener)
-    live = ModuleTeacher(
-        teacher.selected, job.task, chunk=job.settings.batch_size, device=device
-    )
-    with clock.time("cache"):
-        source = cache_stage(job, live, listener) if job.objective.needs_teacher else None
     with clock.time("arms"):
         arms, notes = _arms(job, source, teacher, listener)
     listener(StageStarted("evaluation", None))
@@ -75,6 +68,27 @@ def run_job(job: Job, listener: Listener = ignore) -> Finished:
     return Finished(record, teacher, arms, student)
 
 
+def prepare_teacher(
+    job: Job, listener: Listener, clock: "_Clock | None" = None
+) -> tuple[Trained, Teacher | None]:
+    """The first stages: check the job, train or load the teacher, build the cache.
+
+    Returns:
+        The teacher's training, and what the students learn from (None if nothing needs it).
+    """
+    clock = clock or _Clock()
+    _check_extras(job)
+    preflight(job)
+    _open_folder(job)
+    with clock.time("teacher"):
+        teacher = teacher_stage(job, listener)
+    device = Accelerator().device
+    live = ModuleTeacher(teacher.selected, job.task, chunk=job.settings.batch_size, device=device)
+    with clock.time("cache"):
+        source = cache_stage(job, live, listener) if job.objective.needs_teacher else None
+    return teacher, source
+
+
 def _arms(
     job: Job, source: Teacher | None, teacher: Trained, listener: Listener
 ) -> tuple[list[Trained], list[str]]:
@@ -85,7 +99,7 @@ def _arms(
             arms.append(  # noqa: PERF401
                 arm_stage(job, "baseline", seed, job.baseline_objective, None, listener)
             )
-    notes = _capacity_note(job, teacher, arms, listener)
+    notes = _capacity_note(teacher, arms, listener)
     for seed in job.seeds:
         arms.append(  # noqa: PERF401
             arm_stage(job, "distilled", seed, job.objective, source, listener)
@@ -93,9 +107,7 @@ def _arms(
     return arms, notes
 
 
-def _capacity_note(
-    job: Job, teacher: Trained, baselines: list[Trained], listener: Listener
-) -> list[str]:
+def _capacity_note(teacher: Trained, baselines: list[Trained], listener: Listener) -> list[str]:
     """A teacher that is no better than the baseline is said so before it teaches."""
     scores = [b.progress.best_metric for b in baselines if b.progress.best_metric is not None]
     best = teacher.progress.best_metric
@@ -175,8 +187,6 @@ def _check_extras(job: Job) -> None:
 
 def _open_folder(job: Job) -> None:
     """Write what is known at the start; a folder that cannot be written fails here."""
-    if job.out.exists() and not job.out.is_dir():
-        raise RunFolderError(f"output: {job.out} is a file. Name a folder.")
     write_text(job.out / "recipe.yaml", yaml.safe_dump(dict(job.recipe), sort_keys=False))
     write_json(job.out / "environment.json", environment())
 

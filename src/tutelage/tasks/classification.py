@@ -72,7 +72,9 @@ class Classification:
         rows, labels = [], []
         for batch in batches:
             if batch.labels is None:
-                raise DataError("Evaluation needs labels, but the validation or test data has none.")
+                raise DataError(
+                    "Evaluation needs labels, but the validation or test data has none."
+                )
             rows.append(self.run(model, batch.to(device)).logits.float().cpu())
             labels.append(batch.labels)
         model.train(was_training)

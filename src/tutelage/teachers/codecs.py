@@ -134,7 +134,7 @@ def _half(values: Tensor) -> Tensor:
     finite = values[values.isfinite()]
     if finite.numel() and float(finite.abs().max()) > HALF_MAX:
         raise CacheError(
-            f"cache.codec: a logit of {float(finite.abs().max()):.0f} does not fit float16 (largest "
-            f"{HALF_MAX:.0f}). Use codec: float32."
+            f"cache.codec: a logit of {float(finite.abs().max()):.0f} does not fit float16 "
+            f"(largest {HALF_MAX:.0f}). Use codec: float32."
         )
     return values.half()

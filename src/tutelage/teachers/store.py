@@ -142,7 +142,9 @@ def load_manifest(folder: Path) -> Manifest:
     try:
         manifest = load_record(folder / MANIFEST, Manifest)
     except RunFolderError as error:
-        raise CacheError(f"{error} Or build the cache anew: tutelage cache build RECIPE.") from error
+        raise CacheError(
+            f"{error} Or build the cache anew: tutelage cache build RECIPE."
+        ) from error
     if manifest.format != FORMAT:
         raise CacheError(
             f"{folder}: the cache has format {manifest.format}, this version reads {FORMAT}. "
@@ -166,7 +168,9 @@ def verify(folder: Path, manifest: Manifest) -> None:
             raise CacheError(f"{path}: the shard is damaged (its checksum differs). {_REBUILD}")
 
 
-_REBUILD = "Remove it and build the cache again; whole shards are kept: tutelage cache build RECIPE."
+_REBUILD = (
+    "Remove it and build the cache again; whole shards are kept: tutelage cache build RECIPE."
+)
 
 
 def _check_ranges(folder: Path, manifest: Manifest) -> None:
@@ -192,6 +196,6 @@ def check_fits(folder: Path, manifest: Manifest, wanted: CacheKey) -> None:
     if differing:
         details = "; ".join(f"{name}: {have[name]} there, {want[name]} here" for name in differing)
         raise CacheError(
-            f"{folder}: the cache was made from another {differing[0].replace('num_', 'number of ')}"
-            f" ({details}). Build it anew (tutelage cache build RECIPE) or name another folder."
+            f"{folder}: the cache was made from another {differing[0].replace('num_', 'number of ')} "
+            f"({details}). Build it anew (tutelage cache build RECIPE) or name another folder."
         )

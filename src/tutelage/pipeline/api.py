@@ -76,7 +76,7 @@ class Distilled:
         return Path(path)
 
 
-def distill(
+def distill(  # noqa: PLR0913 - one call that needs no other object
     teacher: nn.Module,
     student: nn.Module,
     train_data: Any,

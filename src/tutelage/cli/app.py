@@ -1,0 +1,163 @@
+"""The `tutelage` command: what each subcommand is called with, and how errors come out."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tutelage import __version__
+from tutelage.cli.explain import explain_command
+from tutelage.errors import TutelageError
+
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="tutelage",
+    help="A large network teaches a small one, with numbers that mean something.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+cache_app = typer.Typer(help="Build, describe and verify a teacher cache.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+Recipe = Annotated[
+    str, typer.Argument(help="A recipe file, or the name of a shipped recipe.", metavar="RECIPE")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes to the recipe: train.epochs=5 ...", metavar="[KEY=VALUE]..."),
+]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options that stand before the command."""
+    if version:
+        typer.echo(f"tutelage {__version__}")
+        raise typer.Exit
+    _State.debug = debug
+
+
+class _State:
+    """Whether errors show their traceback."""
+
+    debug = False
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
+) -> None:
+    """The whole job on real handwritten digits: about a minute on two cores, no download."""
+    from tutelage.cli.commands import run_recipe
+
+    run_recipe("digits", [f"output={out}"], command=f"tutelage demo --out {out}")
+
+
+@app.command()
+def run(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Run a recipe from data to report; goes on where an interrupted run stopped."""
+    from tutelage.cli.commands import run_recipe
+
+    run_recipe(recipe, overrides or [], command=" ".join(["tutelage", *sys.argv[1:]]))
+
+
+@app.command()
+def check(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Say what would go wrong, and the cost in memory and time, before training."""
+    from tutelage.cli.commands import check_recipe
+
+    raise typer.Exit(check_recipe(recipe, overrides or []))
+
+
+@app.command()
+def recipe(
+    name: Annotated[str | None, typer.Argument(help="Name of a shipped recipe.")] = None,
+) -> None:
+    """Print a shipped recipe, or list them all."""
+    from tutelage.cli.commands import print_recipe
+
+    print_recipe(name)
+
+
+@app.command()
+def report(folder: RunFolder) -> None:
+    """Write a run's report again, from its results."""
+    from tutelage.cli.commands import rewrite_report
+
+    rewrite_report(folder)
+
+
+@cache_app.command("build")
+def cache_build(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Train or load the teacher, and write its outputs for every view."""
+    from tutelage.cli.commands import build_teacher_cache
+
+    build_teacher_cache(recipe, overrides or [])
+
+
+@cache_app.command("info")
+def cache_info(folder: RunFolder) -> None:
+    """Say what a cache holds."""
+    from tutelage.cli.commands import describe_cache
+
+    describe_cache(folder)
+
+
+@cache_app.command("verify")
+def cache_verify(folder: RunFolder) -> None:
+    """Check every shard of a cache against its checksum."""
+    from tutelage.cli.commands import verify_cache
+
+    verify_cache(folder)
+
+
+app.command("explain")(explain_command)
+
+
+def main() -> None:
+    """Run the command line: exit 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    sys.exit(guarded(app))
+
+
+def guarded(command: Callable[..., Any]) -> int:
+    """Call a Typer application and turn its errors into one line and an exit code."""
+    logging.basicConfig(level=logging.ERROR)
+    try:
+        result = command(standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except typer.Exit as done:
+        return done.exit_code
+    except (KeyboardInterrupt, typer.Abort) as error:
+        _tell(f"Interrupted{f': {error}' if str(error) else ''}. The same command goes on there.")
+        return INTERRUPTED
+    except TutelageError as error:
+        if _State.debug:
+            raise
+        _tell(f"Error: {error}")
+        return FAILED if _went_wrong(error) else WRONG_INPUT
+    except Exception as error:
+        shown = getattr(error, "show", None)
+        if shown is None:
+            raise
+        shown()
+        return WRONG_INPUT
+
+
+def _went_wrong(error: TutelageError) -> bool:
+    """Whether the run failed, rather than its input being wrong."""
+    from tutelage.errors import ExportError, TrainingError
+
+    return isinstance(error, ExportError | TrainingError)
+
+
+def _tell(text: str) -> None:
+    typer.echo(text, err=True)

@@ -1,0 +1,96 @@
+"""Progress in the terminal: a bar with rate and time left for the stage under way."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from tutelage.engine.events import Advanced, Event, StageDone, StageStarted
+
+REFRESH_SHARE = 200
+
+
+class _Rate(ProgressColumn):
+    """Units a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="dim")
+
+
+class ProgressListener:
+    """Shows events as they come; one line stays for each stage that is done.
+
+    Args:
+        console: Where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        """Prepare the bar."""
+        self.console = console
+        self.bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self.task: TaskID | None = None
+        self.shown = 0
+
+    def __enter__(self) -> Self:
+        """Start drawing."""
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop drawing."""
+        self.bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case StageStarted(name=name, total=total):
+                self.task = self.bar.add_task(name, total=total)
+                self.shown = 0
+            case Advanced(done=done, total=total):
+                self._advance(done, total)
+            case StageDone():
+                self._finish(event)
+
+    def _advance(self, done: int, total: int) -> None:
+        """Move the bar, but not on every step of a fast training."""
+        if self.task is None or (done < total and done - self.shown < total // REFRESH_SHARE):
+            return
+        self.shown = done
+        self.bar.update(self.task, completed=done, total=total)
+
+    def _finish(self, event: StageDone) -> None:
+        elapsed = ""
+        if self.task is not None:
+            elapsed = f"{self.bar.tasks[-1].elapsed or 0:6.1f} s"
+            self.bar.remove_task(self.task)
+            self.task = None
+        state = "kept" if event.was_there else elapsed.strip()
+        self.bar.print(f"[green]✓[/] {event.name:<20} [dim]{state:>9}[/]  {event.note}")

@@ -1,0 +1,99 @@
+"""A run's results as a table and a verdict in the terminal."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from tutelage.records import LatencyRow, RunRecord, SizeRow, Summary
+
+COLOURS = {"helped": "green", "no evidence": "yellow", "hurt": "red"}
+ARMS = ("teacher", "baseline", "distilled")
+PERCENT = ("accuracy", "agreement")
+
+
+def print_results(console: Console, record: RunRecord, out: Path) -> None:
+    """Print the comparison, the costs, the verdict and where everything lies."""
+    console.print()
+    console.print(_comparison(record))
+    console.print()
+    console.print(_costs(record))
+    for note in record.notes:
+        console.print(f"[yellow]Note:[/] {note}")
+    verdict = record.verdicts.get("selected")
+    if verdict is not None:
+        last = record.verdicts["last"]
+        text = f"{verdict.sentence}\n[dim]After the last epoch: {last.word}, "
+        text += f"{_points(last.difference)} ({_points(last.low)} to {_points(last.high)}).[/]"
+        console.print(Panel(text, title=verdict.word, border_style=COLOURS[verdict.word]))
+    for label, name in (("Report", "report.html"), ("Student", "export/student.onnx")):
+        if (out / name).exists():
+            console.print(f"{label + ':':9}{out / name}", soft_wrap=True)
+
+
+def _comparison(record: RunRecord) -> Table:
+    table = Table(title="On the test data (network of the best validation epoch)", box=None)
+    table.add_column("")
+    for heading in ("accuracy", "last epoch", "agreement", "KL", "NLL", "ECE", "kept", "gap"):
+        table.add_column(heading, justify="right")
+    for arm in ARMS:
+        summary, last = record.summary(arm, "selected"), record.summary(arm, "last")
+        if summary is not None and last is not None:
+            table.add_row(arm, *_cells(summary, last))
+    return table
+
+
+def _cells(summary: Summary, last: Summary) -> list[str]:
+    return [
+        _metric(summary, "accuracy"),
+        _metric(last, "accuracy"),
+        _metric(summary, "agreement"),
+        _metric(summary, "kl_to_teacher"),
+        _metric(summary, "nll"),
+        _metric(summary, "ece"),
+        f"{summary.retention:.1%}",
+        "" if summary.gap_closed is None else f"{summary.gap_closed:.0%}",
+    ]
+
+
+def _metric(summary: Summary, name: str) -> str:
+    value, spread = summary.mean.get(name), summary.spread.get(name)
+    if value is None:
+        return ""
+    if name in PERCENT:
+        text = f"{100 * value:.2f}"
+        return text if spread is None else f"{text} ±{100 * spread:.2f}"
+    return f"{value:.3f}"
+
+
+def _costs(record: RunRecord) -> Table:
+    table = Table(title="Cost of the exported files", box=None)
+    table.add_column("")
+    for heading in ("parameters", "MACs", "bytes", "p50 ms", "p95 ms"):
+        table.add_column(heading, justify="right")
+    first = {row.name: row for row in reversed(record.latencies)}
+    for size in record.sizes:
+        table.add_row(size.name, *_cost_cells(size, first.get(size.name)))
+    if len(record.sizes) == 2:
+        teacher, student = record.sizes
+        speed = [first[row.name].p50_ms for row in record.sizes if row.name in first]
+        table.add_row(
+            "[bold]teacher / student[/]",
+            f"{teacher.parameters / student.parameters:.1f} x",
+            f"{teacher.macs / max(1, student.macs):.1f} x",
+            f"{teacher.size_bytes / student.size_bytes:.1f} x",
+            f"{speed[0] / speed[1]:.1f} x" if len(speed) == 2 else "",
+        )
+    return table
+
+
+def _cost_cells(size: SizeRow, latency: LatencyRow | None) -> list[str]:
+    cells = [f"{size.parameters:,}", f"{size.macs:,}", f"{size.size_bytes:,}"]
+    if latency is None:
+        return cells
+    return [*cells, f"{latency.p50_ms:.3f}", f"{latency.p95_ms:.3f}"]
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.2f}"

@@ -1,0 +1,162 @@
+"""From a checked recipe to the objects of a run."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tutelage.config.schema import BuiltinData, ImageData, Network, Recipe, Views, train_settings
+from tutelage.config.schema import Term as TermConfig
+from tutelage.data.builtin import BUILTIN
+from tutelage.data.images import load_image_folder
+from tutelage.data.sources import Source, Splits
+from tutelage.data.views import VIEWS, ViewPolicy
+from tutelage.errors import ConfigError, find
+from tutelage.job import Job, MeasureSettings, TeacherPlan
+from tutelage.losses import LOSSES
+from tutelage.models.load import make_model
+from tutelage.objective import Loss, Objective, Term
+from tutelage.tasks import Classification
+
+
+def build_job(recipe: Recipe, *, folder: Path = Path(), command: str = "") -> Job:
+    """Make everything that a recipe names, and fail here where something cannot be made.
+
+    Args:
+        recipe: Checked.
+        folder: Where a relative `file.py:make` is looked for: the recipe's own folder.
+        command: What repeats the run.
+    """
+    splits = load_data(recipe.data)
+    facts = data_facts(splits)
+    image_size = recipe.teacher.image_size or facts["image_size"]
+    training = recipe.teacher.training
+    if training is None and recipe.teacher.weights is None and not recipe.teacher.settings:
+        raise ConfigError(
+            "teacher: it has neither weights nor training, so it would teach noise. Give weights: "
+            "FILE, or training: {train: {epochs: 20}}."
+        )
+    return Job(
+        name=recipe.output.name,
+        out=recipe.output,
+        splits=splits,
+        teacher=TeacherPlan(
+            make=_maker(recipe.teacher, folder, facts | {"image_size": image_size}),
+            train=None
+            if training is None
+            else train_settings(training.train, training.optimizer, training.schedule),
+            views=_views(training.views if training and training.views else recipe.views, facts),
+            seed=0 if training is None else training.seed,
+            norm=_norm(recipe),
+            image_size=recipe.teacher.image_size,
+        ),
+        make_student=_maker(recipe.student, folder, facts),
+        objective=_objective(recipe),
+        settings=train_settings(recipe.train, recipe.optimizer, recipe.schedule),
+        views=_views(recipe.views, facts),
+        seeds=recipe.seeds,
+        has_baseline=recipe.baseline,
+        codec=None if recipe.cache is None else recipe.cache.codec,
+        measure=None if recipe.measure is None else MeasureSettings(**recipe.measure.model_dump()),
+        recipe=recipe.model_dump(mode="json"),
+        command=command,
+    )
+
+
+def load_data(data: BuiltinData | ImageData) -> Splits:
+    """The data that a recipe names."""
+    settings = data.model_dump(exclude={"kind"}, exclude_none=True)
+    if isinstance(data, ImageData):
+        return load_image_folder(**settings)
+    loader = BUILTIN[data.kind]
+    _check_settings(f"data kind {data.kind!r}", loader, settings)
+    return loader(**settings)
+
+
+def data_facts(splits: Splits) -> dict[str, Any]:
+    """What networks may want to know of the data."""
+    inputs, _ = splits.train.fetch(torch.tensor([0]))
+    return {
+        "num_classes": len(splits.class_names),
+        "in_channels": inputs.shape[1],
+        "image_size": inputs.shape[-1],
+    }
+
+
+def _maker(network: Network, folder: Path, facts: Mapping[str, Any]) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        return make_model(
+            network.model, network.settings, weights=network.weights, folder=folder, **facts
+        )
+
+    return make
+
+
+def _views(views: Views, facts: Mapping[str, Any]) -> ViewPolicy:
+    factory = find("views", views.kind, VIEWS)
+    settings = dict(views.model_extra or {})
+    _check_settings(f"views {views.kind!r}", factory, settings)
+    if "image_size" in inspect.signature(factory).parameters:
+        settings.setdefault("image_size", facts["image_size"])
+    policy: ViewPolicy = factory(**settings)
+    return policy
+
+
+def _objective(recipe: Recipe) -> Objective:
+    task = Classification(num_classes=1).task_loss()
+    terms = [Term(task, recipe.objective.task_weight, task.title)]
+    terms += [_term(term, number) for number, term in enumerate(recipe.objective.terms)]
+    return Objective(terms)
+
+
+def _term(term: TermConfig, number: int) -> Term:
+    place = f"objective.terms[{number}]"
+    factory = _loss_class(term.loss, place)
+    settings = dict(term.model_extra or {})
+    _check_settings(f"{place}: loss {term.loss!r}", factory, settings)
+    try:
+        loss = factory(**settings)
+    except TypeError as error:
+        raise ConfigError(f"{place}: loss {term.loss!r}: {error}") from error
+    return Term(loss, term.weight, loss.title)
+
+
+def _loss_class(name: str, place: str) -> Callable[..., Loss]:
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        return find("loss", name, LOSSES)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{place}: loss {name!r} cannot be imported: {error}.") from error
+    if not (isinstance(found, type) and issubclass(found, Loss)):
+        raise ConfigError(f"{place}: {name!r} is no subclass of tutelage.Loss.")
+    return found
+
+
+def _check_settings(what: str, factory: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+    """Settings are checked against the constructor's signature, where the defaults stand."""
+    known = dict.fromkeys(inspect.signature(factory).parameters)
+    for key in settings:
+        if not known:
+            raise ConfigError(f"{what} takes no settings, got {key}.")
+        find(f"setting of {what}", key, known)
+
+
+def _norm(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    mean, std = recipe.teacher.mean, recipe.teacher.std
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise ConfigError("teacher: mean and std belong together; give both or neither.")
+    return mean, std
+
+
+def all_sources(splits: Splits) -> dict[str, Source]:
+    """The splits that are there, by name."""
+    named = {"train": splits.train, "valid": splits.valid, "test": splits.test}
+    return {name: source for name, source in named.items() if source is not None}

@@ -1,0 +1,242 @@
+"""What may stand in a recipe. Unknown keys are errors; every default stands here once."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tutelage.engine.settings import OptimizerSettings, ScheduleSettings, TrainSettings
+
+
+class Strict(BaseModel):
+    """Frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Open(BaseModel):
+    """Frozen; other keys are arguments of what `kind`, `loss` or `model` names."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Views(Open):
+    """The view policy that teacher and student share.
+
+    Attributes:
+        kind: identity; shift (pixels); crop_flip (padding); standard (num_views, min_scale).
+    """
+
+    kind: str = "identity"
+
+
+class BuiltinData(Strict):
+    """A data set by name.
+
+    Attributes:
+        kind: digits, mnist or fashion_mnist.
+        path: Where to look first (mnist, fashion_mnist).
+        valid_fraction: Share of the training data held out for model selection.
+        seed: Of the splits.
+    """
+
+    kind: Literal["digits", "mnist", "fashion_mnist"]
+    path: Path | None = None
+    valid_fraction: float | None = Field(default=None, ge=0, lt=1)
+    seed: int = 0
+
+
+class ImageData(Strict):
+    """A folder of images, one subfolder a class.
+
+    Attributes:
+        kind: images.
+        path: The folder; with train/ (and valid/, test/) inside, or the classes at once.
+        image_size: Height and width that pictures are brought to.
+        channels: 3 for colour, 1 for grey.
+        valid_fraction: Share held out for model selection, where there is no valid/.
+        test_fraction: Share held out for the reported numbers, where there is no test/.
+        mean: Per channel; ImageNet's if not given.
+        std: As mean.
+        seed: Of the splits.
+    """
+
+    kind: Literal["images"]
+    path: Path
+    image_size: int = Field(default=64, ge=4)
+    channels: Literal[1, 3] = 3
+    valid_fraction: float = Field(default=0.1, gt=0, lt=1)
+    test_fraction: float = Field(default=0.1, gt=0, lt=1)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    seed: int = 0
+
+
+Data = Annotated[BuiltinData | ImageData, Field(discriminator="kind")]
+
+
+class Network(Strict):
+    """A network.
+
+    Attributes:
+        model: mlp, cnn, resnet, timm:NAME, torchvision:NAME, file.py:make or module:make.
+        settings: Arguments of its constructor; num_classes, in_channels and image_size come from
+            the data where it has such arguments.
+        weights: Start from these: safetensors, or a state dict without code.
+    """
+
+    model: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    weights: Path | None = None
+
+
+class Train(Strict):
+    """How a network is trained; see `TrainSettings` for the meaning of each."""
+
+    epochs: int = 20
+    batch_size: int = 128
+    accumulate: int = 1
+    clip_norm: float | None = Field(default=None, gt=0)
+    precision: Literal["float32", "bf16"] = "float32"
+    ema: float | None = None
+    workers: int = Field(default=0, ge=0)
+    checkpoint_s: float = Field(default=30.0, ge=0)
+    tensorboard: bool = False
+
+
+class Optimizer(Strict):
+    """The optimizer; see `OptimizerSettings`."""
+
+    kind: Literal["sgd", "adam", "adamw"] = "adamw"
+    lr: float = Field(default=1e-3, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    nesterov: bool = False
+
+
+class Schedule(Strict):
+    """The learning rate's course; see `ScheduleSettings`."""
+
+    kind: Literal["constant", "cosine", "step"] = "cosine"
+    warmup_steps: int = Field(default=0, ge=0)
+    milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
+    gamma: float = Field(default=0.1, gt=0, le=1)
+
+
+class TeacherTraining(Strict):
+    """How the teacher is trained here, on labels."""
+
+    train: Train = Train()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    views: Views | None = None
+    seed: int = 0
+
+
+class Teacher(Network):
+    """The teacher.
+
+    Attributes:
+        training: How to train it here; null takes it with the weights given.
+        mean: Normalisation that it expects, where it is not the data's.
+        std: As mean.
+        image_size: Size that it expects, where it is not the data's.
+    """
+
+    training: TeacherTraining | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    image_size: int | None = Field(default=None, ge=1)
+
+
+class Term(Open):
+    """A distillation loss with its weight; other keys are the loss's settings.
+
+    Attributes:
+        loss: kd, logit_mse, cross_entropy, or "module:Class" of your own.
+        weight: Multiplier, 0 or more.
+    """
+
+    loss: str
+    weight: float = 1.0
+
+
+class ObjectiveConfig(Strict):
+    """What the student minimises.
+
+    Attributes:
+        task_weight: Weight of the loss on labels.
+        terms: Distillation losses.
+    """
+
+    task_weight: float = 0.1
+    terms: tuple[Term, ...] = (Term(loss="kd", weight=0.9),)
+
+
+class Cache(Strict):
+    """The teacher cache.
+
+    Attributes:
+        codec: float32 (exact), float16 or topk:K.
+    """
+
+    codec: str = "float32"
+
+
+class Measure(Strict):
+    """Export and latency.
+
+    Attributes:
+        batch_sizes: Latency is measured at each.
+        threads: Of the runtime.
+        seconds: Time for all of it.
+    """
+
+    batch_sizes: tuple[int, ...] = (1, 32)
+    threads: int = Field(default=1, ge=1)
+    seconds: float = Field(default=10.0, gt=0)
+
+
+class Recipe(Strict):
+    """A whole run.
+
+    Attributes:
+        task: classification.
+        data: What is learned.
+        views: Augmentation that teacher and student share.
+        teacher: The large network.
+        student: The small one.
+        objective: What the student minimises.
+        train: How students are trained.
+        optimizer: Of the students.
+        schedule: Of the students.
+        seeds: One pair of trainings each.
+        baseline: Whether the baseline is trained.
+        cache: The teacher cache; null teaches live.
+        measure: Export and latency; null leaves them out.
+        output: The run folder.
+    """
+
+    task: Literal["classification"] = "classification"
+    data: Data
+    views: Views = Views()
+    teacher: Teacher
+    student: Network
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: Train = Train()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    baseline: bool = True
+    cache: Cache | None = Cache()
+    measure: Measure | None = Measure()
+    output: Path
+
+
+def train_settings(train: Train, optimizer: Optimizer, schedule: Schedule) -> TrainSettings:
+    """The engine's settings of a recipe's three parts."""
+    return TrainSettings(
+        **train.model_dump(),
+        optimizer=OptimizerSettings(**optimizer.model_dump()),
+        schedule=ScheduleSettings(**schedule.model_dump()),
+    )

@@ -1,0 +1,124 @@
+"""How long exported networks take, measured so that they can be compared."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tutelage.deploy.runtime import open_session, run_session
+from tutelage.errors import ConfigError, require
+from tutelage.records import LatencyRow
+
+MIN_CALLS = 5
+WARM_UP_CALLS = 10
+WARM_UP_SHARE = 0.2
+
+
+def measure_latency(
+    files: Mapping[str, Path],
+    sample: Shaped[Tensor, "batch ..."],
+    *,
+    batch_sizes: Sequence[int] = (1, 32),
+    threads: int = 1,
+    calls: int = 200,
+    seconds: float = 10.0,
+) -> list[LatencyRow]:
+    """Time exported networks in ONNX Runtime on the CPU, one call of each in turn.
+
+    Taking turns spreads a noisy machine's noise over all of them: read the times as ratios.
+
+    Args:
+        files: Network name to ONNX file, in the order of the turns.
+        sample: Real samples; rows are repeated to fill a batch.
+        batch_sizes: Samples in one call.
+        threads: Threads of ONNX Runtime inside one operator.
+        calls: Timed calls of each network at each batch size, as far as the time reaches.
+        seconds: Time for everything; a slow network still gets at least 5 calls.
+
+    Returns:
+        One row for each batch size and network, with the calls that were really made.
+
+    Raises:
+        ConfigError: Nothing to measure, or a number below 1.
+        ExportError: A file cannot be loaded, or does not take such samples.
+    """
+    _check(files, sample, batch_sizes, threads=threads, calls=calls)
+    sessions = {name: open_session(path, threads=threads) for name, path in files.items()}
+    version = require("onnxruntime", "onnx", "Measuring latency").__version__
+    rows: list[LatencyRow] = []
+    for size in batch_sizes:
+        inputs = sample[torch.arange(size) % len(sample)].detach().cpu().numpy()
+        times = _take_turns(sessions, inputs, calls, seconds / len(batch_sizes))
+        rows += [
+            _row(name, f"ONNX Runtime {version}, CPU", size, threads, times[:, turn])
+            for turn, name in enumerate(sessions)
+        ]
+    return rows
+
+
+def _check(
+    files: Mapping[str, Path],
+    sample: Tensor,
+    batch_sizes: Sequence[int],
+    *,
+    threads: int,
+    calls: int,
+) -> None:
+    if not (files and batch_sizes and len(sample)):
+        raise ConfigError(
+            f"Measuring latency needs at least one file, one batch size and one sample, got "
+            f"{len(files)}, {len(batch_sizes)} and {len(sample)}."
+        )
+    numbers = {"batch_sizes": min(batch_sizes), "threads": threads, "calls": calls}
+    for name, number in numbers.items():
+        if number < 1:
+            raise ConfigError(f"{name} must be at least 1, got {number}.")
+
+
+def _take_turns(
+    sessions: Mapping[str, Any], inputs: NDArray[Any], calls: int, seconds: float
+) -> NDArray[np.float64]:
+    """Seconds of each call: a row a round, a column a network."""
+    start = time.perf_counter()
+    for _ in range(WARM_UP_CALLS):
+        _round(sessions, inputs)
+        if time.perf_counter() - start > WARM_UP_SHARE * seconds:
+            break
+    rounds: list[list[float]] = []
+    while len(rounds) < calls:
+        if len(rounds) >= MIN_CALLS and time.perf_counter() - start > seconds:
+            break
+        rounds.append(_round(sessions, inputs))
+    return np.array(rounds)
+
+
+def _round(sessions: Mapping[str, Any], inputs: NDArray[Any]) -> list[float]:
+    return [_time_call(session, inputs) for session in sessions.values()]
+
+
+def _time_call(session: Any, inputs: NDArray[Any]) -> float:
+    start = time.perf_counter()
+    run_session(session, inputs)
+    return time.perf_counter() - start
+
+
+def _row(
+    name: str, runtime: str, size: int, threads: int, times: NDArray[np.float64]
+) -> LatencyRow:
+    p50, p95 = np.percentile(times, [50, 95])
+    return LatencyRow(
+        name=name,
+        runtime=runtime,
+        batch_size=size,
+        threads=threads,
+        p50_ms=float(p50) * 1e3,
+        p95_ms=float(p95) * 1e3,
+        throughput_per_s=size * len(times) / float(times.sum()),
+        calls=len(times),
+    )

@@ -1,0 +1,62 @@
+"""ONNX Runtime on the CPU: the one place where a file is opened and run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tutelage.errors import ExportError, require
+
+
+def open_session(source: Path | bytes, *, threads: int) -> Any:
+    """Open an ONNX file for running on the CPU.
+
+    Args:
+        source: The file, or its content.
+        threads: Threads inside one operator.
+
+    Raises:
+        ExportError: ONNX Runtime cannot load the file.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    runtime = require("onnxruntime", "onnx", "Running an ONNX file")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # A pool that spins on after its call would slow the next session's call.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    model = source if isinstance(source, bytes) else str(source)
+    try:
+        return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        label = "The exported network" if isinstance(source, bytes) else source
+        raise ExportError(
+            f"{label}: ONNX Runtime {runtime.__version__} cannot load it ({one_line(error)}). "
+            "It takes whole .onnx files; export the network again."
+        ) from error
+
+
+def run_session(session: Any, inputs: NDArray[Any]) -> NDArray[np.float32]:
+    """Logits of one batch.
+
+    Raises:
+        ExportError: The file does not take such a batch.
+    """
+    taken = session.get_inputs()[0]
+    try:
+        logits: NDArray[np.float32] = session.run(None, {taken.name: inputs})[0]
+    except Exception as error:
+        raise ExportError(
+            f"The exported file fails on {inputs.dtype} inputs of shape {inputs.shape}; it takes "
+            f"{taken.type} of shape {tuple(taken.shape)} ({one_line(error)})."
+        ) from error
+    return logits
+
+
+def one_line(error: BaseException, *, limit: int = 300) -> str:
+    """The first line of an error's text that says something, cut to a limit."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,325 @@
+"""Checks before the first step: what would go wrong, and what the run will cost."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tutelage.data.loading import in_order
+from tutelage.errors import DataError, ModelError, RunFolderError, TutelageError
+from tutelage.files import write_text
+from tutelage.job import Job
+from tutelage.models.cost import count_parameters
+from tutelage.objective import Objective
+from tutelage.tasks import Classification
+from tutelage.teachers.codecs import make_codec
+from tutelage.teachers.module import state_fingerprint
+from tutelage.types import Batch, Outputs
+
+PROBLEM, WARNING, FINE = "problem", "warning", "fine"
+SAMPLE = 512
+TIMED_STEPS = 3
+BYTES_A_PARAMETER = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        level: "problem" (the run would fail or mean nothing), "warning" or "fine".
+        about: What was looked at.
+        text: What was found, and what to do.
+    """
+
+    level: str
+    about: str
+    text: str
+
+
+def preflight(job: Job) -> None:
+    """Fail on what needs no training to see: networks, data, losses, codec, output.
+
+    Raises:
+        TutelageError: The first thing that would fail later.
+    """
+    check_output(job)
+    if job.codec is not None:
+        make_codec(job.codec)
+    batch = _first_batch(job, job.settings.batch_size)
+    _try_network("student", lambda: job.new_student(0), job.task, batch)
+    _try_network("teacher", job.new_teacher, job.task, batch)
+    for source in (job.splits.train, job.splits.valid, job.splits.test):
+        if source is not None:
+            job.reader(source)[torch.tensor([0]), torch.tensor([0])]
+
+
+def _try_network(
+    role: str, make: Callable[[], nn.Module], task: Classification, batch: Batch
+) -> None:
+    """Make a network and call it once, so that its errors name its role."""
+    try:
+        with torch.no_grad():
+            task.run(_frozen(make()), batch)
+    except TutelageError as error:
+        raise type(error)(f"{role}: {error}") from error
+
+
+def check(job: Job) -> list[Finding]:
+    """Look at everything, go on after a problem, and estimate memory and time.
+
+    Args:
+        job: A run that has not begun; nothing of it is changed or written, save for a test file
+            in the output folder.
+    """
+    looks: list[Callable[[Job], Iterator[Finding]]] = [
+        _look_at_output,
+        _look_at_data,
+        _look_at_student,
+        _look_at_teacher,
+        _look_at_inputs,
+        _look_at_cost,
+    ]
+    findings = []
+    for look in looks:
+        try:
+            findings += list(look(job))
+        except TutelageError as error:
+            about = look.__name__.removeprefix("_look_at_")
+            findings.append(Finding(PROBLEM, about, str(error)))
+    return findings
+
+
+def check_output(job: Job) -> None:
+    """Write a file in the output folder and remove it again.
+
+    Raises:
+        RunFolderError: It cannot be written.
+    """
+    if job.out.exists() and not job.out.is_dir():
+        raise RunFolderError(f"output: {job.out} is a file. Name a folder.")
+    probe = job.out / ".probe"
+    write_text(probe, "")
+    probe.unlink()
+
+
+def _look_at_output(job: Job) -> Iterator[Finding]:
+    check_output(job)
+    yield Finding(FINE, "output", f"{job.out} can be written.")
+
+
+def _look_at_data(job: Job) -> Iterator[Finding]:
+    splits = job.splits
+    num_classes = len(splits.class_names)
+    for name, source in (("train", splits.train), ("valid", splits.valid), ("test", splits.test)):
+        if source is None:
+            yield Finding(WARNING, "data", f"There is no {name} data: the last epoch is delivered.")
+            continue
+        reader = job.reader(source)
+        ids = torch.linspace(0, len(source) - 1, min(SAMPLE, len(source))).long().unique()
+        labels = reader[ids, torch.zeros_like(ids)].labels
+        if labels is None:
+            yield Finding(WARNING, "data", f"{name}: {len(source)} samples without labels.")
+            continue
+        absent = sorted(set(range(num_classes)) - set(labels.tolist()))
+        if absent and len(ids) == len(source):
+            names = ", ".join(splits.class_names[number] for number in absent[:5])
+            yield Finding(WARNING, "data", f"{name}: no sample of {names}.")
+        yield Finding(FINE, "data", f"{name}: {len(source)} samples; {len(ids)} of them read.")
+
+
+def _look_at_student(job: Job) -> Iterator[Finding]:
+    student = _frozen(job.new_student(0))
+    job.task.run(student, _first_batch(job, 4))
+    count = count_parameters(student)
+    teacher = count_parameters(job.new_teacher())
+    text = f"{count:,} parameters, the teacher has {teacher:,} ({teacher / max(1, count):.1f} x)."
+    level = FINE if count < teacher else WARNING
+    yield Finding(level, "student", text if level == FINE else f"{text} It is no smaller.")
+    if not any(parameter.requires_grad for parameter in job.new_student(0).parameters()):
+        yield Finding(PROBLEM, "student", "It has no parameter that can be trained.")
+
+
+def _look_at_teacher(job: Job) -> Iterator[Finding]:
+    teacher = job.new_teacher()
+    batch = _first_batch(job, 16)
+    given_training = teacher.training
+    teacher.eval()
+    yield from _look_at_steadiness(teacher, job.task, batch)
+    if job.teacher.train is not None:
+        yield Finding(FINE, "teacher", "It is trained here before it teaches.")
+        return
+    if given_training:
+        text = "It was given in train mode; it teaches in eval mode."
+        yield Finding(WARNING, "teacher", text)
+    yield from _look_at_accuracy(job, teacher)
+
+
+def _look_at_steadiness(
+    teacher: nn.Module, task: Classification, batch: Batch
+) -> Iterator[Finding]:
+    """Whether the teacher says the same twice and stays as it is."""
+    with torch.no_grad():
+        before = state_fingerprint(teacher)
+        first, second = task.run(teacher, batch).logits, task.run(teacher, batch).logits
+        after = state_fingerprint(teacher)
+    moving = [name for name, module in teacher.named_modules() if module.training]
+    if before != after:
+        text = "Its buffers move in eval mode (a batch norm that goes on learning?)."
+        yield Finding(PROBLEM, "teacher", f"{text} {_modules(moving)}")
+    elif not torch.equal(first, second):
+        text = "It gives other logits for the same inputs in eval mode (dropout left on?)."
+        yield Finding(PROBLEM, "teacher", f"{text} {_modules(moving)}")
+    elif moving:
+        yield Finding(WARNING, "teacher", f"Parts stay in train mode. {_modules(moving)}")
+    else:
+        yield Finding(FINE, "teacher", "It says the same twice and does not change.")
+
+
+def _modules(names: list[str]) -> str:
+    return f"In train mode: {', '.join(names[:3])}." if names else "Look at its forward."
+
+
+def _look_at_accuracy(job: Job, teacher: nn.Module) -> Iterator[Finding]:
+    source = job.splits.valid or job.splits.train
+    reader = job.reader(source)
+    requests = in_order(min(len(reader), 4 * SAMPLE), batch_size=job.settings.batch_size)
+    batches = (reader[request] for request in requests)
+    logits, labels = job.task.predict(teacher, batches, torch.device("cpu"))
+    accuracy = float((logits.argmax(dim=-1) == labels).double().mean())
+    counts = torch.bincount(labels, minlength=job.task.num_classes)
+    chance = float(counts.max()) / len(labels)
+    found = f"{accuracy:.2%} on {len(labels)} validation samples; the largest class is {chance:.2%}"
+    if accuracy <= chance:
+        text = f"It is no better than chance: {found}. Are its weights loaded, its classes in the "
+        yield Finding(PROBLEM, "teacher", f"{text}order of the labels, its normalisation right?")
+        return
+    yield Finding(FINE, "teacher", f"{found}.")
+    floor = _linear_floor(job)
+    if floor is not None and accuracy <= floor:
+        text = (
+            f"A linear classifier on the inputs reaches {floor:.2%} on the same data: the teacher"
+        )
+        yield Finding(WARNING, "teacher", f"{text} may be no better than the baseline student.")
+
+
+def _linear_floor(job: Job) -> float | None:
+    """Accuracy of logistic regression on raw inputs: a baseline that takes a second."""
+    if job.splits.valid is None:
+        return None
+    from sklearn.linear_model import RidgeClassifier
+
+    def flat(source: object, limit: int) -> tuple[object, object]:
+        reader = job.reader(source)  # type: ignore[arg-type]
+        ids = torch.linspace(0, len(reader) - 1, min(limit, len(reader))).long().unique()
+        batch = reader[ids, torch.zeros_like(ids)]
+        if batch.labels is None:
+            raise DataError("no labels")
+        return batch.inputs.flatten(start_dim=1).numpy(), batch.labels.numpy()
+
+    model = RidgeClassifier().fit(*flat(job.splits.train, 4 * SAMPLE))
+    return float(model.score(*flat(job.splits.valid, 4 * SAMPLE)))
+
+
+def _look_at_inputs(job: Job) -> Iterator[Finding]:
+    """Whether the teacher expects another size or normalisation than the data have."""
+    teacher = job.teacher.make()
+    wanted = getattr(teacher, "pretrained_cfg", None) or getattr(teacher, "default_cfg", None)
+    if not isinstance(wanted, dict) or job.teacher.train is not None:
+        return
+    size = _first_batch(job, 1).inputs.shape[-1]
+    expected = wanted.get("input_size", (0, 0, size))[-1]
+    if job.teacher.image_size is None and expected != size:
+        text = f"It was trained on {expected} pixels, the data have {size}. Set"
+        yield Finding(WARNING, "inputs", f"{text} teacher.image_size: {expected}.")
+    mean = tuple(wanted.get("mean", ()))
+    if mean and job.teacher.norm is None and job.splits.mean is not None:
+        close = all(abs(a - b) < 0.02 for a, b in zip(mean, job.splits.mean, strict=False))
+        if not close:
+            text = f"It expects mean {mean}, the data are normalised with {job.splits.mean}. Set"
+            yield Finding(WARNING, "inputs", f"{text} teacher.mean and teacher.std.")
+
+
+def _look_at_cost(job: Job) -> Iterator[Finding]:
+    batch = _first_batch(job, job.settings.batch_size)
+    step_s, teacher_s = _time_steps(job, batch)
+    steps = -(-len(job.splits.train) // job.settings.batch_size) * job.settings.epochs
+    arms = len(job.seeds) * (2 if job.has_baseline else 1)
+    views = job.views.num_views * len(job.splits.train) / job.settings.batch_size
+    teaching = views if job.codec else steps * len(job.seeds)
+    seconds = steps * arms * step_s + teaching * teacher_s
+    source = "cache" if job.codec else "live teaching"
+    yield Finding(
+        FINE,
+        "time",
+        f"About {_duration(seconds)} for {arms} trainings of {steps} steps "
+        f"({1000 * step_s:.1f} ms each) and the {source} ({1000 * teacher_s:.1f} ms a batch), "
+        "the teacher's own training not counted.",
+    )
+    parameters = count_parameters(job.new_student(0)) * BYTES_A_PARAMETER
+    parameters += count_parameters(job.new_teacher()) * 4
+    text = f"At least {parameters / 1e6:.0f} MB for weights, gradients and optimizer"
+    cache = ""
+    if job.codec:
+        items = len(job.splits.train) * job.views.num_views
+        size = _item_bytes(job.codec, job.task.num_classes) * items
+        cache = f"; the cache takes {size / 1e6:.1f} MB on disk ({items:,} views)"
+    yield Finding(FINE, "memory", f"{text}{cache}.")
+
+
+def _time_steps(job: Job, batch: Batch) -> tuple[float, float]:
+    """Seconds of a training step and of a teacher's forward, the best of a few."""
+    student, teacher = job.new_student(0), _frozen(job.new_teacher())
+    objective: Objective = copy.deepcopy(job.objective)
+    with torch.no_grad():
+        outputs = job.task.run(teacher, batch)
+    optimizer = job.settings.optimizer.build(student.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        objective(job.task.run(student, batch), outputs, batch).total.backward()
+        optimizer.step()
+
+    @torch.no_grad()
+    def teach() -> Outputs:
+        return job.task.run(teacher, batch)
+
+    return _best_time(step), _best_time(teach)
+
+
+def _best_time(call: Callable[[], object]) -> float:
+    times = []
+    for _ in range(TIMED_STEPS + 1):
+        begun = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begun)
+    return min(times[1:])
+
+
+def _item_bytes(codec: str, num_classes: int) -> int:
+    arrays = make_codec(codec).encode(torch.zeros(1, num_classes))
+    return sum(array.element_size() * array.numel() for array in arrays.values())
+
+
+def _first_batch(job: Job, rows: int) -> Batch:
+    ids = torch.arange(min(rows, len(job.splits.train)))
+    return job.train_reader[ids, torch.zeros_like(ids)]
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    """A network for a trial call; a copy where it may be the user's own."""
+    try:
+        return copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+    except Exception as error:
+        raise ModelError(f"{type(model).__name__} cannot be copied: {error}") from error
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{max(1, rest)} s"

@@ -1,0 +1,98 @@
+"""What a network costs: parameters, multiply-accumulates, bytes on disk."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tutelage.errors import ModelError, RunFolderError
+from tutelage.records import SizeRow
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy on the CPU, in eval mode and without gradient, to be measured or exported.
+
+    Whatever is done with it leaves the network's mode, buffers and hooks as they were.
+
+    Raises:
+        ModelError: The network cannot be copied.
+    """
+    try:
+        copied = copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__}: the network cannot be copied ({error}). Its attributes must "
+            "survive copy.deepcopy: keep no open files, locks or tensors with a gradient in it."
+        ) from error
+    return copied.cpu().eval().requires_grad_(requires_grad=False)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of weights, trainable or not; shared ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, example: Shaped[Tensor, "batch ..."]) -> int:
+    """Multiply-accumulates of one forward pass on one sample.
+
+    Matrix products, convolutions and attention are counted, as PyTorch's own counter does;
+    additions, activations and normalisations are not. One MAC is two FLOPs.
+
+    Args:
+        model: Left as it is: mode, batch-norm statistics and random state do not move.
+        example: A batch as the network takes it; its first sample is used.
+
+    Raises:
+        ModelError: The network cannot be copied, or its forward fails.
+    """
+    network = frozen_copy(model)
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _plain_kernels(), counter:
+            network(example[:1].cpu())
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__}: forward fails on one sample of shape "
+            f"{tuple(example.shape[1:])} ({type(error).__name__}: {error})."
+        ) from error
+    return counter.get_total_flops() // 2
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    # The counter does not know the fused kernels of attention and of recurrent layers.
+    fast_attention = torch.backends.mha.get_fastpath_enabled()
+    onednn: Any = torch.backends.mkldnn  # typed without its setter
+    fast_recurrence = onednn.enabled
+    torch.backends.mha.set_fastpath_enabled(False)
+    onednn.enabled = False
+    try:
+        yield
+    finally:
+        onednn.enabled = fast_recurrence
+        torch.backends.mha.set_fastpath_enabled(fast_attention)
+
+
+def size_row(
+    name: str, model: nn.Module, example: Shaped[Tensor, "batch ..."], file: Path
+) -> SizeRow:
+    """What a network weighs, with the size of its exported file.
+
+    Raises:
+        RunFolderError: There is no such file.
+        ModelError: The network cannot be run.
+    """
+    if not file.is_file():
+        raise RunFolderError(f"{file}: no such file. Export the network first.")
+    return SizeRow(
+        name=name,
+        parameters=count_parameters(model),
+        macs=count_macs(model, example),
+        size_bytes=file.stat().st_size,
+    )

@@ -1,0 +1,79 @@
+"""Numbers as a reader likes them; a dash where there is none."""
+
+import math
+
+DASH = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+Number = float | int
+
+
+def number(value: Number | None, digits: int = 3) -> str:
+    """A number with a fixed count of digits after the point."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    return f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def percent(share: Number | None, digits: int = 2) -> str:
+    """A share (0 to 1) in percent, without the sign."""
+    return number(None if share is None else 100 * share, digits)
+
+
+def points(share: Number | None) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    text = percent(share)
+    return text if text == DASH or text.startswith(MINUS) else f"+{text}"
+
+
+def significant(value: Number | None) -> str:
+    """A positive number with three significant digits."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    if value == 0:
+        return "0"
+    places = 2 - math.floor(math.log10(abs(value)))
+    return f"{round(value, places):,.{max(places, 0)}f}".replace("-", MINUS)
+
+
+def count(value: int) -> str:
+    """A whole number in full, its thousands set apart."""
+    return f"{value:,}"
+
+
+def short_count(value: Number | None) -> str:
+    """A large number with three significant digits: 1.49 M."""
+    if value is None:
+        return DASH
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{significant(value / size)} {unit}"
+    return count(int(value))
+
+
+def size(num_bytes: Number | None) -> str:
+    """A size on disk; 1 MB is a million bytes."""
+    if num_bytes is None:
+        return DASH
+    for step, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if num_bytes >= step:
+            return f"{significant(num_bytes / step)} {unit}"
+    return f"{num_bytes:.0f} B"
+
+
+def duration(seconds: Number | None) -> str:
+    """A time as a person says it."""
+    if seconds is None or not math.isfinite(seconds):
+        return DASH
+    if seconds < 60:
+        return f"{significant(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def ratio(above: Number | None, below: Number | None) -> str:
+    """How many times one number is another."""
+    if above is None or not below:
+        return DASH
+    return f"{significant(above / below)}{TIMES}"

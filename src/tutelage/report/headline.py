@@ -1,0 +1,126 @@
+"""The top of the page: the verdict, its interval as a picture, and four figures to remember."""
+
+import math
+from dataclasses import dataclass
+
+from tutelage.records import RunRecord, Verdict
+from tutelage.report import formatting, networks
+
+TONES = {"helped": "good", "hurt": "bad"}
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Places on a ruler with zero in its middle, in percent of its width."""
+
+    left: float
+    width: float
+    dot: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A verdict made ready for the page."""
+
+    choice: str
+    word: str
+    tone: str
+    sentence: str
+    interval: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number with what it means."""
+
+    value: str
+    label: str
+
+
+def find_verdicts(record: RunRecord) -> list[Finding]:
+    """The verdicts, the validation-selected first; empty without a baseline."""
+    shown = [(c, record.verdicts[c]) for c in networks.CHOICES if c in record.verdicts]
+    if not networks.was_selected(record):
+        shown = [pair for pair in shown if pair[0] == "last"] or shown
+    reach = max((abs(end) for _, v in shown for end in (v.low, v.high)), default=0.0)
+    return [
+        Finding(
+            choice=networks.CHOICES[choice],
+            word=verdict.word,
+            tone=TONES.get(verdict.word, "open"),
+            sentence=verdict.sentence,
+            interval=_place(verdict, reach),
+        )
+        for choice, verdict in shown
+    ]
+
+
+def _place(verdict: Verdict, reach: float) -> Interval | None:
+    if not math.isfinite(reach) or reach == 0:
+        return None
+    scale = 45 / reach
+    return Interval(
+        left=round(50 + scale * verdict.low, 2),
+        width=round(max(scale * (verdict.high - verdict.low), 0.5), 2),
+        dot=round(50 + scale * verdict.difference, 2),
+        text=(
+            f"{formatting.points(verdict.difference)} points, "
+            f"{formatting.percent(verdict.level, digits=0)} % interval "
+            f"{formatting.points(verdict.low)} to {formatting.points(verdict.high)}, "
+            f"{verdict.num_seeds} {'seed' if verdict.num_seeds == 1 else 'seeds'}, "
+            f"{formatting.count(verdict.num_samples)} test samples"
+        ),
+    )
+
+
+def say_what_was_kept(record: RunRecord, choice: str) -> str:
+    """The sentence on top of a run without a baseline."""
+    student = record.summary("distilled", choice)
+    teacher = record.summary("teacher", choice)
+    if student is None or teacher is None:
+        return "This run holds no distilled student."
+    return (
+        f"The student keeps {formatting.percent(student.retention)} % of the teacher's accuracy: "
+        f"{formatting.percent(student.mean['accuracy'])} % against "
+        f"{formatting.percent(teacher.mean['accuracy'])} %. No baseline was trained, so this run "
+        "cannot say what distillation itself added."
+    )
+
+
+def pick_figures(record: RunRecord, choice: str) -> list[Figure]:
+    """The figures to remember: what was kept, and what it saves."""
+    return [*_quality(record, choice), *_savings(record)]
+
+
+def _quality(record: RunRecord, choice: str) -> list[Figure]:
+    student = record.summary("distilled", choice)
+    if student is None:
+        return []
+    figures = [
+        Figure(f"{formatting.percent(student.mean['accuracy'])} %", "the student's accuracy"),
+        Figure(f"{formatting.percent(student.retention)} %", "of the teacher's accuracy kept"),
+    ]
+    if student.gap_closed is None:
+        return figures
+    gap = f"{formatting.percent(student.gap_closed, digits=0)} %"
+    return [*figures, Figure(gap, "of the gap from baseline to teacher closed")]
+
+
+def _savings(record: RunRecord) -> list[Figure]:
+    sizes = [networks.row_of(arm, record.sizes) for arm in ("teacher", "distilled")]
+    times = [networks.row_of(arm, record.latencies) for arm in ("teacher", "distilled")]
+    figures = []
+    match sizes:
+        case [teacher, student] if teacher and student:
+            figures.append(_times(teacher.size_bytes, student.size_bytes, "file size"))
+    match times:
+        case [slow, fast] if slow and fast:
+            figures.append(_times(slow.p50_ms, fast.p50_ms, "latency (p50)"))
+    return figures
+
+
+def _times(teacher: formatting.Number, student: formatting.Number, what: str) -> Figure:
+    return Figure(
+        formatting.ratio(teacher, student), f"teacher's {what} \N{DIVISION SIGN} student's"
+    )

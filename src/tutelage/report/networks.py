@@ -1,0 +1,52 @@
+"""Which networks a record speaks of, and which of its rows belong to which."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from tutelage.records import LatencyRow, RunRecord, SizeRow, TrainingRecord
+
+ARMS = ("teacher", "baseline", "distilled")
+CHOICES = {"selected": "Best on the validation data", "last": "After the last epoch"}
+
+
+Row = TypeVar("Row", SizeRow, LatencyRow)
+
+
+def arms(record: RunRecord) -> list[str]:
+    """The arms with a summary: teacher, baseline, distilled, as far as they are there."""
+    return [arm for arm in ARMS if any(summary.arm == arm for summary in record.summaries)]
+
+
+def choices(record: RunRecord) -> list[str]:
+    """The choices to show; without validation data nothing was selected and "last" says all."""
+    there = [choice for choice in CHOICES if any(s.choice == choice for s in record.summaries)]
+    return there if was_selected(record) else [choice for choice in there if choice == "last"]
+
+
+def was_selected(record: RunRecord) -> bool:
+    """Whether any student was picked on validation data."""
+    return any(training.selected_epoch is not None for training in record.arms)
+
+
+def trainings(record: RunRecord, arm: str) -> list[TrainingRecord]:
+    """All seeds of an arm."""
+    if arm == "teacher":
+        return [record.teacher]
+    return [training for training in record.arms if training.arm == arm]
+
+
+def row_of(arm: str, rows: Sequence[Row]) -> Row | None:
+    """The cost row of an arm: its own, or the student's that both students share."""
+    names = (arm,) if arm == "teacher" else (arm, "student", "distilled", "baseline")
+    found = {row.name: row for row in reversed(rows)}
+    return next((found[name] for name in names if name in found), None)
+
+
+def student_name(names: Sequence[str]) -> str | None:
+    """The name under which cost rows list the distilled student."""
+    return next((name for name in ("distilled", "student") if name in names), None)
+
+
+def class_name(record: RunRecord, index: int) -> str:
+    """The name of a class, its number where it has none."""
+    return record.class_names[index] if index < len(record.class_names) else str(index)

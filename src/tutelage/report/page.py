@@ -1,0 +1,114 @@
+"""The page itself: everything the record holds, poured into one template."""
+
+import math
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import require
+from tutelage.files import write_text
+from tutelage.records import RunRecord
+from tutelage.report import formatting, headline, networks, recipe_text, soft_targets, tables
+from tutelage.report.charts import make_charts
+
+PURPOSE = "Writing the report"
+
+
+def write_report(record: RunRecord, path: Path) -> None:
+    """Write a run's report: one HTML file that needs nothing else, offline included.
+
+    Args:
+        record: What the run found out, the content of results.json.
+        path: Where the file shall lie; an older one is replaced.
+
+    Raises:
+        MissingExtraError: Plotly or Jinja is not installed.
+        RunFolderError: The file cannot be written.
+    """
+    write_text(path, render(record))
+
+
+def render(record: RunRecord) -> str:
+    """The report as text.
+
+    Raises:
+        MissingExtraError: Plotly or Jinja is not installed.
+    """
+    jinja = require("jinja2", "report", PURPOSE)
+    environment = jinja.Environment(
+        loader=jinja.PackageLoader("tutelage.report"),
+        undefined=jinja.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page: str = environment.get_template("report.html.j2").render(_content(record))
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def _content(record: RunRecord) -> dict[str, Any]:
+    choice = networks.choices(record)[0] if networks.choices(record) else "last"
+    charts = make_charts(record, choice)
+    cards = soft_targets.make_cards(record)
+    return {
+        "record": record,
+        "choice": networks.CHOICES[choice].lower(),
+        "verdicts": headline.find_verdicts(record),
+        "kept": headline.say_what_was_kept(record, choice),
+        "figures": headline.pick_figures(record, choice),
+        "was_selected": networks.was_selected(record),
+        "num_seeds": max(len(networks.trainings(record, arm)) for arm in networks.ARMS[1:]),
+        "charts": charts,
+        "cards": cards,
+        "slider": soft_targets.make_slider(record.temperature),
+        "recipe": recipe_text.write_recipe(record.recipe),
+        "format": formatting,
+        "script_data": _script_data(record, charts),
+        **_tables(record, choice),
+        **_parts(jinja_markup=require("markupsafe", "report", PURPOSE).Markup),
+    }
+
+
+def _tables(record: RunRecord, choice: str) -> dict[str, Any]:
+    return {
+        "quality_tables": tables.quality_tables(record),
+        "cost_table": tables.cost_table(record),
+        "class_table": tables.class_table(record, choice),
+        "seed_table": tables.seed_table(record),
+        "epoch_table": tables.epoch_table(record),
+        "parity_table": tables.parity_table(record),
+        "cache_facts": tables.cache_facts(record),
+    }
+
+
+def _parts(jinja_markup: Any) -> dict[str, Any]:
+    """Style and scripts, which are ours and go into the page as they stand."""
+    folder = resources.files("tutelage.report") / "templates"
+    names = {"style": "report.css", "chart_script": "charts.js", "slider_script": "soft_targets.js"}
+    texts = {key: (folder / name).read_text("utf-8") for key, name in names.items()}
+    texts["plotly_script"] = require("plotly.offline", "report", PURPOSE).get_plotlyjs()
+    return {key: jinja_markup(text) for key, text in texts.items()}
+
+
+def _script_data(record: RunRecord, charts: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """What the scripts read; the template's `tojson` makes it harmless inside a script element."""
+    data = {
+        "temperature": record.temperature,
+        "samples": [sample.logits for sample in record.samples if sample.logits],
+        "figures": {chart.key: chart.figure for group in charts.values() for chart in group},
+    }
+    plain: dict[str, Any] = _without_non_finite(data)
+    return plain
+
+
+def _without_non_finite(value: Any) -> Any:
+    """The same data with None for NaN and infinities, which JSON does not know."""
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case Mapping():
+            return {str(key): _without_non_finite(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return [_without_non_finite(item) for item in value]
+    return value

@@ -1,0 +1,148 @@
+"""The page in a real browser, without a network: the slider's bars are those that Python gives."""
+
+import os
+import shutil
+
+import pytest
+import torch
+
+from tutelage.losses.divergences import soften
+from tutelage.report import write_report
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+READ_BARS = """() => [...document.querySelectorAll('td[data-class]')].map((cell) => ({
+  sample: Number(cell.closest('[data-sample]').dataset.sample),
+  network: cell.dataset.network,
+  index: cell.dataset.class,
+  value: Number(cell.querySelector('.value').textContent),
+  width: cell.querySelector('.fill').getBoundingClientRect().width
+    / cell.querySelector('.track').getBoundingClientRect().width,
+}))"""
+
+
+def find_chromium():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    if path is None and os.environ.get("CI"):
+        pytest.fail("Chromium is not installed, and CI must look at the report in a browser.")
+    if path is None:
+        pytest.skip("Chromium is not installed")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = find_chromium()
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_report(browser, tmp_path):
+    """Open a record's report; the test fails on any console error and on any request outside."""
+    complaints, pages = [], []
+
+    def refuse_outside(route):
+        if route.request.url.startswith(("file:", "data:")):
+            return route.continue_()
+        complaints.append(f"asked for {route.request.url}")
+        return route.abort()
+
+    def open_(record, width=1280):
+        path = tmp_path / "report.html"
+        write_report(record, path)
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        pages.append(page)
+        page.route("**/*", refuse_outside)
+        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(path.as_uri())
+        page.wait_for_selector("html.charts-drawn", state="attached")
+        return page
+
+    yield open_
+    for page in pages:
+        page.close()
+    assert complaints == []
+
+
+def set_slider(page, temperature):
+    page.locator("#temperature").evaluate(
+        "(slider, value) => { slider.value = value;"
+        " slider.dispatchEvent(new Event('input', { bubbles: true })); }",
+        str(temperature),
+    )
+
+
+def check_bars(page, record, temperature):
+    bars = page.evaluate(READ_BARS)
+    assert bars
+    for bar in bars:
+        logits = torch.tensor(record.samples[bar["sample"]].logits[bar["network"]])
+        probabilities = soften(logits, temperature).tolist()
+        if bar["index"] != "rest":
+            expected = probabilities[int(bar["index"])]
+        else:
+            shown = {b["index"] for b in bars if b["sample"] == bar["sample"]} - {"rest"}
+            expected = 1 - sum(probabilities[int(index)] for index in shown)
+        assert bar["value"] == pytest.approx(expected, abs=1e-3)
+        assert bar["width"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_bars_start_at_the_runs_temperature(open_report, record):
+    page = open_report(record)
+    assert page.locator("#temperature-value").text_content() == "4"
+    check_bars(page, record, 4.0)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
+def test_moving_the_slider_recomputes_every_bar(open_report, record, temperature):
+    page = open_report(record)
+    set_slider(page, temperature)
+    assert float(page.locator("#temperature-value").text_content()) == temperature
+    check_bars(page, record, temperature)
+
+
+def test_the_slider_moves_by_keyboard_and_says_its_value(open_report, record):
+    page = open_report(record)
+    page.get_by_label("Temperature", exact=True).press("ArrowRight")
+    assert page.locator("#temperature-value").text_content() == "4.1"
+    assert page.locator("#temperature").get_attribute("aria-valuetext") == "temperature 4.1"
+    check_bars(page, record, 4.1)
+
+
+def test_entropy_grows_to_that_of_an_even_guess(open_report, record):
+    page = open_report(record)
+    cell = page.locator("td[data-network=teacher][data-fact=entropy]").first
+    sharp = float(cell.text_content())
+    page.get_by_role("button", name="20", exact=True).click()
+    assert sharp < float(cell.text_content()) <= 2.303
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_many_classes_fit_the_screen(open_report, make_record, width):
+    record = make_record(classes=120, seeds=2)
+    page = open_report(record, width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    check_bars(page, record, 4.0)
+
+
+def test_a_bare_run_draws_without_error(open_report, make_record):
+    record = make_record(classes=2, seeds=1, students=("distilled",), is_validated=False, epochs=1)
+    page = open_report(record)
+    assert page.locator("[data-chart] svg.main-svg").count() > 0
+
+
+def test_hostile_names_run_nothing(open_report, hostile_record):
+    page = open_report(hostile_record)
+    assert page.evaluate("window.stolen") is None

@@ -1,0 +1,73 @@
+"""The parts of the report: numbers as text, recipes as YAML, pooled bins, the slider's range."""
+
+import pytest
+import yaml
+
+from tutelage.records import CalibrationBin
+from tutelage.report import formatting, headline
+from tutelage.report.charts import pool_bins
+from tutelage.report.recipe_text import write_recipe
+from tutelage.report.soft_targets import make_slider
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (formatting.percent(0.97224), "97.22"),
+        (formatting.percent(None), "\u2013"),
+        (formatting.percent(float("nan")), "\u2013"),
+        (formatting.points(0.0154), "+1.54"),
+        (formatting.points(-0.0154), "\u22121.54"),
+        (formatting.significant(0.012345), "0.0123"),
+        (formatting.significant(12345.0), "12,300"),
+        (formatting.significant(0.0), "0"),
+        (formatting.short_count(1_486_810), "1.49 M"),
+        (formatting.short_count(999), "999"),
+        (formatting.size(5_951_234), "5.95 MB"),
+        (formatting.size(12), "12 B"),
+        (formatting.duration(75.2), "1 min 15 s"),
+        (formatting.duration(7503), "2 h 05 min"),
+        (formatting.ratio(10, 4), "2.50\u00d7"),
+        (formatting.ratio(10, 0), "\u2013"),
+    ],
+)
+def test_numbers_are_written_as_a_reader_likes_them(text, expected):
+    assert text == expected
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"task": "classification", "seeds": [0, 1, 2], "terms": [{"loss": "kd", "weight": 0.9}]},
+        {"nested": {"deeper": {"empty": {}, "none": None, "list": []}}, "lists": [[1, [2]], [3]]},
+        {"words": ["yes", "null", "1e5", "0.5", "0x1f", "12:30", "2024-01-01", "a: b", "- a", ""]},
+        {"text": "line\nbreak", "quote": 'it\'s "so"', "mark": "#no", "model": "timm:resnet18"},
+        {"small": 1e-05, "large": 1e22, "whole": 3.0, "flag": True, "infinite": float("inf")},
+        {"path": "/data/my images", "greek": "\u03b1\u03b2", "glob": "*.png", "colon": "a:"},
+        {True: 1, 3: "three", "3": "text"},
+        {},
+    ],
+)
+def test_yaml_reads_a_written_recipe_back(recipe):
+    assert yaml.safe_load(write_recipe(recipe)) == recipe
+
+
+def test_pooled_bins_keep_counts_and_weigh_by_them():
+    bins = [CalibrationBin(0.91, 0.8, 10), CalibrationBin(0.99, 1.0, 30), CalibrationBin(1.0, 1.0, 0)]
+    assert pool_bins(bins) == [CalibrationBin(pytest.approx(0.97), pytest.approx(0.95), 40)]
+    assert [b.count for b in pool_bins([CalibrationBin(1.0, 0.9, 5)])] == [5]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "low", "high"), [(4.0, 0.5, 20.0), (30.0, 0.5, 60.0), (0.1, 0.1, 20.0)]
+)
+def test_the_slider_holds_the_runs_temperature(temperature, low, high):
+    slider = make_slider(temperature)
+    assert (slider.low, slider.start, slider.high) == (low, temperature, high)
+
+
+def test_the_ruler_has_its_zero_in_the_middle(record):
+    first, second = headline.find_verdicts(record)
+    assert (first.tone, second.tone) == ("good", "open")
+    assert first.interval.left > 50
+    assert second.interval.left < 50 < second.interval.left + second.interval.width
