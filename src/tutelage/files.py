@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from tutelage.errors import RunFolderError
 
 
@@ -28,10 +30,11 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise RunFolderError(
-            f"{path}: cannot be written ({error.strerror or error}). What was there before is "
-            "unchanged. Free space or choose another place, then run the same command again."
+            f"{path}: cannot be written ({reason}). What was there before is unchanged. Free "
+            "space or choose another place, then run the same command again."
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -172,6 +172,6 @@ def _with_distinct_names(terms: Iterable[Term]) -> list[Term]:
     for term in terms:
         base = term.loss.title
         taken = {other.name for other in named}
-        names = (term.name if n == 1 else f"{base}_{n}" for n in range(1, len(taken) + 2))
+        names = (term.name if n == 1 else f"{base}_{n}" for n in range(1, len(taken) + 3))
         named.append(replace(term, name=next(name for name in names if name not in taken)))
     return named

@@ -198,12 +198,24 @@ def test_a_download_fills_the_cache_and_is_not_repeated(
 def test_a_download_that_breaks_leaves_nothing_half(bare: Path, monkeypatch: pytest.MonkeyPatch):
     def download(class_name: str, root: Path) -> Path:
         (root / FILES[0]).write_bytes(b"half")
-        raise OSError("connection lost")
+        raise OSError("connection\nlost")
 
     monkeypatch.setattr(builtin, "_download_with_torchvision", download)
     with pytest.raises(DataError, match="connection lost"):
         load_mnist()
-    assert [path for path in bare.rglob("*") if path.is_file()] == []
+    assert list(bare.iterdir()) == []
+
+
+def test_torchvision_downloads_under_a_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Downloader:
+        def __init__(self, root: Path, train: bool, download: bool) -> None:
+            assert download
+            assert builtin.socket.getdefaulttimeout() == 30
+            self.raw_folder = str(root / "MNIST" / "raw")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", Downloader)
+    raw = builtin._download_with_torchvision("MNIST", tmp_path)
+    assert raw == tmp_path / "MNIST" / "raw"
 
 
 def test_the_network_is_left_alone_when_told_so(bare: Path, monkeypatch: pytest.MonkeyPatch):
@@ -221,7 +233,7 @@ def test_a_missing_set_gives_one_error_with_all_places_and_ways(
     message = str(caught.value)
     assert "\n" not in message
     for part in (
-        "TUTELAGE_DATA (none)",
+        "TUTELAGE_DATA (not set)",
         f"{tmp_path / 'system'}: no such folder",
         f"{bare / 'fashion_mnist'}: no such folder",
         "no network in tests",

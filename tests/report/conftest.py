@@ -195,7 +195,7 @@ def record() -> RunRecord:
     return build_record()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_record() -> Callable[..., RunRecord]:
     return build_record
 

@@ -47,33 +47,37 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture
-def open_report(browser, tmp_path):
-    """Open a record's report; the test fails on any console error and on any request outside."""
-    complaints, pages = [], []
-
-    def refuse_outside(route):
-        if route.request.url.startswith(("file:", "data:")):
-            return route.continue_()
-        complaints.append(f"asked for {route.request.url}")
-        return route.abort()
+@pytest.fixture(scope="module")
+def open_report(browser, tmp_path_factory):
+    """Open a record's report; note console messages, page errors and requests outside."""
 
     def open_(record, width=1280):
-        path = tmp_path / "report.html"
+        path = tmp_path_factory.mktemp("report") / "report.html"
         write_report(record, path)
         page = browser.new_page(viewport={"width": width, "height": 900})
-        pages.append(page)
+        complaints = []
+
+        def refuse_outside(route):
+            if route.request.url.startswith(("file:", "data:")):
+                return route.continue_()
+            complaints.append(f"asked for {route.request.url}")
+            return route.abort()
+
         page.route("**/*", refuse_outside)
         page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(path.as_uri())
         page.wait_for_selector("html.charts-drawn", state="attached")
-        return page
+        return page, complaints
 
-    yield open_
-    for page in pages:
-        page.close()
-    assert complaints == []
+    return open_
+
+
+@pytest.fixture(scope="module")
+def opened(open_report, make_record):
+    """One ordinary report, opened once: record, page, complaints."""
+    record = make_record()
+    return record, *open_report(record)
 
 
 def set_slider(page, temperature):
@@ -99,50 +103,65 @@ def check_bars(page, record, temperature):
         assert bar["width"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_bars_start_at_the_runs_temperature(open_report, record):
-    page = open_report(record)
+def test_the_bars_start_at_the_runs_temperature(opened):
+    record, page, complaints = opened
     assert page.locator("#temperature-value").text_content() == "4"
     check_bars(page, record, 4.0)
+    assert page.locator("[data-chart] svg.main-svg").count() >= 8
+    assert complaints == []
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
-def test_moving_the_slider_recomputes_every_bar(open_report, record, temperature):
-    page = open_report(record)
+def test_moving_the_slider_recomputes_every_bar(opened, temperature):
+    record, page, complaints = opened
     set_slider(page, temperature)
     assert float(page.locator("#temperature-value").text_content()) == temperature
     check_bars(page, record, temperature)
+    assert complaints == []
 
 
-def test_the_slider_moves_by_keyboard_and_says_its_value(open_report, record):
-    page = open_report(record)
+def test_the_slider_moves_by_keyboard_and_says_its_value(opened):
+    record, page, complaints = opened
+    set_slider(page, 4.0)
     page.get_by_label("Temperature", exact=True).press("ArrowRight")
     assert page.locator("#temperature-value").text_content() == "4.1"
     assert page.locator("#temperature").get_attribute("aria-valuetext") == "temperature 4.1"
     check_bars(page, record, 4.1)
+    assert complaints == []
 
 
-def test_entropy_grows_to_that_of_an_even_guess(open_report, record):
-    page = open_report(record)
+def test_entropy_grows_to_that_of_an_even_guess(opened):
+    _, page, _ = opened
     cell = page.locator("td[data-network=teacher][data-fact=entropy]").first
+    page.get_by_role("button", name="1", exact=True).click()
     sharp = float(cell.text_content())
     page.get_by_role("button", name="20", exact=True).click()
     assert sharp < float(cell.text_content()) <= 2.303
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_many_classes_fit_the_screen(open_report, make_record, width):
-    record = make_record(classes=120, seeds=2)
-    page = open_report(record, width)
+def test_the_page_fits_the_screen(opened, width):
+    _, page, _ = opened
+    page.set_viewport_size({"width": width, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_many_classes_fit_a_phone_and_the_rest_is_one_bar(open_report, make_record):
+    record = make_record(classes=120, seeds=2)
+    page, complaints = open_report(record, width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     check_bars(page, record, 4.0)
+    assert complaints == []
 
 
 def test_a_bare_run_draws_without_error(open_report, make_record):
     record = make_record(classes=2, seeds=1, students=("distilled",), is_validated=False, epochs=1)
-    page = open_report(record)
+    page, complaints = open_report(record)
     assert page.locator("[data-chart] svg.main-svg").count() > 0
+    assert complaints == []
 
 
-def test_hostile_names_run_nothing(open_report, hostile_record):
-    page = open_report(hostile_record)
+def test_hostile_names_run_nothing_and_load_nothing(open_report, hostile_record):
+    page, complaints = open_report(hostile_record)
     assert page.evaluate("window.stolen") is None
+    assert complaints == []

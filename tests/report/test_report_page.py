@@ -42,7 +42,12 @@ def script_data(source):
     return json.loads(found.group(1))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def record(make_record):
+    return make_record()
+
+
+@pytest.fixture(scope="module")
 def page(record):
     return Page(render(record))
 

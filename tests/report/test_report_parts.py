@@ -53,8 +53,13 @@ def test_yaml_reads_a_written_recipe_back(recipe):
 
 
 def test_pooled_bins_keep_counts_and_weigh_by_them():
-    bins = [CalibrationBin(0.91, 0.8, 10), CalibrationBin(0.99, 1.0, 30), CalibrationBin(1.0, 1.0, 0)]
-    assert pool_bins(bins) == [CalibrationBin(pytest.approx(0.97), pytest.approx(0.95), 40)]
+    bins = [
+        CalibrationBin(0.91, 0.8, 10),
+        CalibrationBin(0.99, 1.0, 30),
+        CalibrationBin(1.0, 1.0, 0),
+    ]
+    (pooled,) = pool_bins(bins)
+    assert (pooled.confidence, pooled.accuracy, pooled.count) == pytest.approx((0.97, 0.95, 40))
     assert [b.count for b in pool_bins([CalibrationBin(1.0, 0.9, 5)])] == [5]
 
 

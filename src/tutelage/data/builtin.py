@@ -323,13 +323,13 @@ def _find_folder(kind: _Kind, download: bool) -> Path:
     try:
         return _download(kind)
     except Exception as error:  # whatever torchvision and the network raise
-        reason = f"download ({type(error).__name__}: {error})"
-        raise _not_found(kind, [*looked, reason]) from error
+        reason = " ".join(str(error).split())
+        raise _not_found(kind, [*looked, f"download ({type(error).__name__}: {reason})"]) from error
 
 
 def _describe(place: str, folders: list[Path]) -> str:
     if not folders:
-        return f"{place} (none)"
+        return f"{place} ({'not set' if place == 'TUTELAGE_DATA' else 'no package known'})"
     states = [
         f"{folder}: {f'lacks {_missing(folder)}' if os.path.isdir(folder) else 'no such folder'}"
         for folder in folders
@@ -354,9 +354,10 @@ def _download(kind: _Kind) -> Path:
     process brought meanwhile does no harm.
     """
     target = cache_dir(kind.name)
-    target.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as temporary:
         raw = _download_with_torchvision(kind.torchvision_class, Path(temporary))
+        target.mkdir(exist_ok=True)
         for name in FILES:
             (raw / name).replace(target / name)
     return target

@@ -42,7 +42,7 @@ def read_idx(path: Path, item_shape: tuple[int, ...] = ()) -> UInt8[Tensor, "...
             with gzip.GzipFile(fileobj=raw) as unzipped:
                 return _read(unzipped, path, item_shape, _LARGEST_GZIP_RATIO * _room(raw))
     except (OSError, EOFError, zlib.error) as error:
-        _refuse(path, f"cannot be read ({error or type(error).__name__})")
+        _refuse(path, f"cannot be read ({str(error) or type(error).__name__})")
 
 
 def _room(raw: io.BufferedIOBase) -> int:

@@ -126,6 +126,7 @@ def iterate(reader: Reader, requests: Iterator[Request], workers: int = 0) -> It
         batch_size=None,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else it draws from the global one, which dropout uses
     )
     return iter(loader)
 

@@ -1,10 +1,12 @@
 """Where samples come from: one way to ask for many samples by number, whatever holds them."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
@@ -154,14 +156,25 @@ def _split_item(item: Any, number: int) -> tuple[Tensor, int | None]:
             pass
         case inputs:
             label = None
-    if not isinstance(inputs, Tensor):
-        inputs = torch.as_tensor(inputs) if hasattr(inputs, "__array_interface__") else inputs
+    if isinstance(inputs, np.ndarray):
+        inputs = torch.as_tensor(inputs)
     if not isinstance(inputs, Tensor):
         raise DataError(
             f"Sample {number}: the input is a {type(inputs).__name__}, not a tensor. Give the data "
             "set a transform that ends in a tensor (torchvision.transforms.v2.ToImage())."
         )
-    return inputs, None if label is None else int(label)
+    return inputs, None if label is None else _class_number(label, number)
+
+
+def _class_number(label: Any, number: int) -> int:
+    with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):
+        whole = int(label)
+        if whole == label:
+            return whole
+    raise DataError(
+        f"Sample {number}: the label is {label!r}, not a whole number. Number the classes from 0 "
+        "and give one number a sample."
+    )
 
 
 class SubsetSource:

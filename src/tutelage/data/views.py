@@ -2,7 +2,8 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, final
 
 import torch
@@ -166,10 +167,8 @@ class SeededViews(ViewPolicy):
     ) -> Shaped[Tensor, "batch ..."]:
         """Each sample transformed under the seed of its view."""
         seeds = mix(sample_ids, view_ids, self.seed).tolist()
-        outside = random.getstate()
-        with torch.random.fork_rng(devices=[]):
+        with _outside_random_state():
             views = [self._draw(sample, seed) for sample, seed in zip(inputs, seeds, strict=True)]
-        random.setstate(outside)
         if len({view.shape for view in views}) > 1:
             raise ShapeError(
                 f"views: {self.transform} gives views of different shapes "
@@ -178,9 +177,19 @@ class SeededViews(ViewPolicy):
         return torch.stack(views)
 
     def _draw(self, sample: Tensor, seed: int) -> Tensor:
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds accelerators too
         random.seed(seed)
         return self.transform(sample)
+
+
+@contextmanager
+def _outside_random_state() -> Iterator[None]:
+    state = random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(state)
 
 
 def _at_least_one(name: str, value: int) -> int:

@@ -125,13 +125,15 @@ def cross_entropy(
 
     Args:
         logits: Before softmax.
-        labels: Class numbers from 0.
+        labels: Class numbers from 0; anything (-100, say) where the mask is False.
         mask: True = counts; None counts all.
 
     Returns:
         In nats.
     """
     log_probabilities = log_soften(logits)
+    if mask is not None:
+        labels = torch.where(mask, labels, 0)
     picked = log_probabilities.gather(dim=-1, index=labels.unsqueeze(-1)).squeeze(-1)
     return mean_over_counted(-picked, mask)
 
@@ -168,7 +170,8 @@ def squared_logit_distance(
     """Half the mean squared difference of centred logits, mean over classes and counted items.
 
     Centring takes out each row's mean, which softmax does not see. This is the limit of
-    `kl_divergence` (with its T squared) for high temperatures.
+    `kl_divergence` (with its T squared) for high temperatures. Classes that either network holds
+    impossible are left out.
 
     Args:
         student_logits: Before softmax.
@@ -180,9 +183,11 @@ def squared_logit_distance(
     """
     student = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
     teacher = teacher_logits.detach().to(student.dtype)
-    gap = student - teacher
-    centred = gap - gap.mean(dim=-1, keepdim=True)
-    return mean_over_counted(0.5 * centred.square().mean(dim=-1), mask)
+    possible = (student != -torch.inf) & (teacher != -torch.inf)
+    count = possible.sum(dim=-1, keepdim=True).clamp(min=1)
+    gap = torch.where(possible, student - teacher, 0.0)
+    centred = torch.where(possible, gap - gap.sum(dim=-1, keepdim=True) / count, 0.0)
+    return mean_over_counted(0.5 * centred.square().sum(dim=-1) / count.squeeze(-1), mask)
 
 
 def check_same_classes(

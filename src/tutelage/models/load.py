@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError, find, require
+from tutelage.files import fingerprint
 from tutelage.models import nets
 
 Factory = Callable[..., Any]
@@ -128,13 +130,20 @@ def _factory(name: str, folder: Path) -> Factory:
         return _torchvision_factory(rest)
     if library.endswith(".py"):
         return _attribute(_load_file(folder / library), rest, name)
+    return _attribute(_import_module(library, name), rest, name)
+
+
+def _import_module(library: str, name: str) -> Any:
     try:
-        module = importlib.import_module(library)
+        return importlib.import_module(library)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"model {name!r}: there is no module {library!r} ({error}). Allowed: {WAYS}."
         ) from error
-    return _attribute(module, rest, name)
+    except Exception as error:
+        raise ModelError(
+            f"model {name!r}: importing {library!r} failed: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _timm_factory(name: str) -> Factory:
@@ -165,13 +174,16 @@ def _torchvision_factory(name: str) -> Factory:
 def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise ConfigError(f"model: {path}: no such file. Allowed: {WAYS}.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"{path.stem}@{fingerprint(str(path.resolve()))}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         raise ModelError(f"{path}: running it failed: {type(error).__name__}: {error}") from error
     return module
 

@@ -23,7 +23,7 @@ class Frame:
 
     left: float = 44.0
     top: float = 12.0
-    width: float = 380.0
+    width: float = 368.0
     height: float = 210.0
 
     @property

