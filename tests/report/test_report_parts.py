@@ -27,6 +27,8 @@ from tutelage.report.soft_targets import make_slider
         (formatting.size(12), "12 B"),
         (formatting.duration(75.2), "1 min 15 s"),
         (formatting.duration(7503), "2 h 05 min"),
+        (formatting.tiny(0.0), "0"),
+        (formatting.tiny(3.1e-6), "3.10e\u221206"),
         (formatting.ratio(10, 4), "2.50\u00d7"),
         (formatting.ratio(10, 0), "\u2013"),
     ],

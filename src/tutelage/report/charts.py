@@ -36,12 +36,14 @@ def cost_charts(record: RunRecord, choice: str) -> list[Chart]:
     """Accuracy against file size, and against latency."""
     charts = []
     if record.sizes:
-        megabytes = {a: r.size_bytes / 1e6 for a, r in _rows_of_arms(record, record.sizes).items()}
-        figure = _cost_figure(record, choice, megabytes, "file size, MB")
+        rows = _rows_of_arms(record, record.sizes)
+        is_small = max((row.size_bytes for row in rows.values()), default=0) < 1e6
+        step, unit = (1e3, "kB") if is_small else (1e6, "MB")
+        costs = {arm: row.size_bytes / step for arm, row in rows.items()}
+        figure = _cost_figure(record, choice, costs, f"file size, {unit}")
         charts.append(Chart("size", "Accuracy against size", "Up and left is better.", figure))
     if record.latencies:
-        rows = _rows_of_arms(record, record.latencies)
-        times = {arm: row.p50_ms for arm, row in rows.items()}
+        times = {arm: row.p50_ms for arm, row in _rows_of_arms(record, record.latencies).items()}
         figure = _cost_figure(record, choice, times, "latency p50, ms")
         charts.append(
             Chart("latency", "Accuracy against latency", _conditions(record.latencies[0]), figure)

@@ -36,6 +36,11 @@ def significant(value: Number | None) -> str:
     return f"{round(value, places):,.{max(places, 0)}f}".replace("-", MINUS)
 
 
+def tiny(value: Number) -> str:
+    """A number that may be very small, in powers of ten."""
+    return "0" if value == 0 else f"{value:.2e}".replace("-", MINUS)
+
+
 def count(value: int) -> str:
     """A whole number in full, its thousands set apart."""
     return f"{value:,}"

@@ -232,7 +232,7 @@ def parity_table(record: RunRecord) -> Table:
             row.name,
             [
                 Cell(row.file),
-                Cell(f"{row.max_abs_difference:.2e}"),
+                Cell(formatting.tiny(row.max_abs_difference)),
                 Cell(percent(row.agreement)),
                 Cell(count(row.count)),
             ],
@@ -253,6 +253,6 @@ def cache_facts(record: RunRecord) -> list[tuple[str, str]]:
         ("Views of each", count(cache.num_views)),
         ("Size", size(cache.size_bytes)),
         ("Bytes per item", formatting.significant(cache.bytes_per_item)),
-        ("KL from live to cached, nats", f"{cache.kl_to_live:.2e}"),
+        ("KL from live to cached, nats", formatting.tiny(cache.kl_to_live)),
         ("Time to build", duration(cache.build_seconds)),
     ]

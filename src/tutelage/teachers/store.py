@@ -195,7 +195,8 @@ def check_fits(folder: Path, manifest: Manifest, wanted: CacheKey) -> None:
     differing = [name for name in want if have[name] != want[name]]
     if differing:
         details = "; ".join(f"{name}: {have[name]} there, {want[name]} here" for name in differing)
+        first = differing[0].replace("num_", "number of ")
         raise CacheError(
-            f"{folder}: the cache was made from another {differing[0].replace('num_', 'number of ')} "
-            f"({details}). Build it anew (tutelage cache build RECIPE) or name another folder."
+            f"{folder}: the cache was made from another {first} ({details}). Build "
+            "it anew (tutelage cache build RECIPE) or name another folder."
         )
