@@ -1,7 +1,6 @@
 """Progress in the terminal: a bar with rate and time left for the stage under way."""
 
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -54,7 +53,7 @@ class ProgressListener:
         self.task: TaskID | None = None
         self.shown = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ProgressListener":
         """Start drawing."""
         self.bar.start()
         return self

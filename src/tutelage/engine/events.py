@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tutelage.errors import require
 from tutelage.records import MetricPoint
@@ -61,7 +61,7 @@ class TensorBoardLog:
             str(folder), purge_step=first_step if first_step else None
         )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TensorBoardLog":
         """The log itself."""
         return self
 

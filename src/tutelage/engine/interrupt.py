@@ -3,7 +3,6 @@
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -20,7 +19,7 @@ class DeferredInterrupt:
         self.requested = False
         self._before: dict[int, signal._HANDLER] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "DeferredInterrupt":
         """Take the signals over, where this is the main thread."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ Arrays = dict[str, Tensor]
 HALF_MAX = 65504.0
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Logits to arrays and back.
 
