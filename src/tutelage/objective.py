@@ -38,7 +38,7 @@ class Loss(nn.Module, ABC):
             batch: Labels and mask.
         """
 
-    def __rmul__(self, weight: float) -> "Objective":
+    def __rmul__(self, weight: float | int) -> "Objective":
         """An objective of this one term."""
         return Objective([Term(self, weight, self.title)])
 
@@ -48,7 +48,7 @@ class Term:
     """A loss with its weight, and a name of its own within the objective."""
 
     loss: Loss
-    weight: float
+    weight: float | int
     name: str
 
 

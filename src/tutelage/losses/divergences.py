@@ -7,7 +7,7 @@ from torch import Tensor
 from tutelage.errors import ConfigError, ShapeError
 
 
-def check_temperature(temperature: float) -> float:
+def check_temperature(temperature: float | int) -> float:
     """The temperature itself, once it is known to be above 0.
 
     Raises:

@@ -59,7 +59,7 @@ class KD(Loss):
     needs: ClassVar[frozenset[Signal]] = frozenset({Signal.LOGITS})
     title: ClassVar[str] = "kd"
 
-    def __init__(self, temperature: float = 4.0) -> None:
+    def __init__(self, temperature: float | int = 4.0) -> None:
         """Hold the temperature."""
         super().__init__()
         self.temperature = check_temperature(temperature)
