@@ -13,7 +13,7 @@ from tutelage.config.schema import BuiltinData, ImageData, Network, Recipe, View
 from tutelage.config.schema import Term as TermConfig
 from tutelage.data.builtin import BUILTIN
 from tutelage.data.images import load_image_folder
-from tutelage.data.sources import Source, Splits
+from tutelage.data.sources import Splits
 from tutelage.data.views import VIEWS, ViewPolicy
 from tutelage.errors import ConfigError, find
 from tutelage.job import Job, MeasureSettings, TeacherPlan
@@ -154,9 +154,3 @@ def _norm(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     if mean is None or std is None:
         raise ConfigError("teacher: mean and std belong together; give both or neither.")
     return mean, std
-
-
-def all_sources(splits: Splits) -> dict[str, Source]:
-    """The splits that are there, by name."""
-    named = {"train": splits.train, "valid": splits.valid, "test": splits.test}
-    return {name: source for name, source in named.items() if source is not None}

@@ -225,7 +225,7 @@ class Splits:
 
 def split_off(
     source: Source, fraction: float, seed: int, labels: Sequence[int] | None = None
-) -> tuple[Source, Source]:
+) -> tuple[SubsetSource, SubsetSource]:
     """Split a source at random into a larger and a smaller part.
 
     Args:
@@ -238,8 +238,10 @@ def split_off(
         The rest, and the part split off.
 
     Raises:
-        DataError: One of the parts would be empty.
+        DataError: The share is no share, or one of the parts would be empty.
     """
+    if not 0 < fraction < 1:
+        raise DataError(f"A share to split off must be above 0 and below 1, got {fraction}.")
     generator = torch.Generator().manual_seed(seed)
     count = len(source)
     order = torch.randperm(count, generator=generator)

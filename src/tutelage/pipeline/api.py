@@ -200,6 +200,7 @@ def as_source(data: Any, name: str) -> Source:
 
 def _splits(train: Any, valid: Any, test: Any, notes: list[str]) -> Splits:
     train_source = as_source(train, "train_data")
+    valid_source: Source
     if valid is None:
         train_source, valid_source = split_off(train_source, 0.1, seed=0)
         notes.append("No validation data was given: a tenth of the training data was held out.")

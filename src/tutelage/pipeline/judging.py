@@ -51,11 +51,10 @@ def judge_stage(
     job: Job, teacher: Trained, arms: Sequence[Trained], device: torch.device
 ) -> Judged:
     """Evaluate every network and compare the arms."""
-    teacher_scores = _score(job, teacher, device)
-    labels = test_logits(job, teacher.last, device)[1]
+    teacher_scores, labels = _score(job, teacher, device)
     wanted = teacher_scores.selected
     teacher_record = _record(teacher_scores, labels, None)
-    scored = [_score(job, trained, device) for trained in arms]
+    scored = [_score(job, trained, device)[0] for trained in arms]
     records = [_record(scores, labels, wanted) for scores in scored]
     by_arm = {
         name: [scores for scores in scored if scores.trained.arm == name]
@@ -70,11 +69,12 @@ def judge_stage(
     )
 
 
-def _score(job: Job, trained: Trained, device: torch.device) -> _Scored:
-    last, _ = test_logits(job, trained.last, device)
+def _score(job: Job, trained: Trained, device: torch.device) -> tuple[_Scored, Tensor]:
+    """A network's test logits, and the labels."""
+    last, labels = test_logits(job, trained.last, device)
     if trained.selected is trained.last:
-        return _Scored(trained, last, last)
-    return _Scored(trained, last, test_logits(job, trained.selected, device)[0])
+        return _Scored(trained, last, last), labels
+    return _Scored(trained, last, test_logits(job, trained.selected, device)[0]), labels
 
 
 def _record(scores: _Scored, labels: Tensor, teacher_logits: Tensor | None) -> TrainingRecord:
