@@ -1,0 +1,317 @@
+"""Every entry of LOSSES keeps these promises; a loss of special needs has a row in SPECIAL."""
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load, save
+from torch import Tensor
+
+from tutelage.errors import SignalError, UnknownNameError, find
+from tutelage.losses import LOSSES
+from tutelage.objective import Loss, describe_loss
+from tutelage.types import Batch, Outputs, Signal
+
+ROWS, CLASSES = 8, 6
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that a loss may look at. A new signal gets a field here and a line in `situation`."""
+
+    student: Outputs
+    teacher: Outputs | None
+    batch: Batch
+
+    def loss(self, loss: Loss) -> Tensor:
+        return loss(self.student, self.teacher, self.batch)
+
+
+def copy_of_teacher(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return teacher.clone()
+
+
+def sure_of_labels(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return 60.0 * F.one_hot(labels, student.shape[-1]).to(student.dtype)
+
+
+@dataclass(frozen=True)
+class Special:
+    """Where a loss differs from most; the defaults are what most promise.
+
+    Attributes:
+        settings: Constructor arguments, one trial each.
+        match: Logits at which the loss is 0; None for a loss that claims no such thing.
+        claims_sign: Whether it is never negative.
+        is_mean: Whether halving the batch and averaging gives the same.
+        bf16: Relative tolerance when logits are rounded to bfloat16 (8 bits, so 0.4 %).
+    """
+
+    settings: tuple[Mapping[str, Any], ...] = ({},)
+    match: Callable[[Tensor, Tensor, Tensor], Tensor] | None = copy_of_teacher
+    claims_sign: bool = True
+    is_mean: bool = True
+    bf16: float = 0.01
+
+
+SPECIAL: Mapping[str, Special] = {
+    "cross_entropy": Special(match=sure_of_labels),
+    "kd": Special(settings=({}, {"temperature": 1}, {"temperature": 20.0})),
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def special(self) -> Special:
+        return SPECIAL.get(self.name, Special())
+
+    def make(self) -> Loss:
+        torch.manual_seed(5)
+        return LOSSES[self.name](**self.settings).double()
+
+    def __str__(self) -> str:
+        return describe_loss(LOSSES[self.name](**self.settings))
+
+
+TRIALS = [
+    Trial(name, settings) for name in LOSSES for settings in SPECIAL.get(name, Special()).settings
+]
+every_loss = pytest.mark.parametrize("trial", TRIALS, ids=str)
+
+
+def numbers() -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of a student and of a teacher, and labels."""
+    generator = torch.Generator().manual_seed(0)
+    student = 3 * torch.randn(ROWS, CLASSES, generator=generator, dtype=torch.float64)
+    teacher = 3 * torch.randn(ROWS, CLASSES, generator=generator, dtype=torch.float64)
+    return student, teacher, torch.randint(0, CLASSES, (ROWS,), generator=generator)
+
+
+def situation(
+    loss: Loss, student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor | None = None
+) -> Situation:
+    """What the loss says it needs and nothing more, so that a need left unsaid shows."""
+    unknown = loss.needs - {Signal.LABELS, Signal.LOGITS}
+    assert not unknown, f"teach this test to make {unknown}"
+    ids = torch.arange(len(student))
+    return Situation(
+        Outputs(student),
+        Outputs(teacher) if Signal.LOGITS in loss.needs else None,
+        Batch(
+            torch.zeros(len(student), 1),
+            labels if Signal.LABELS in loss.needs else None,
+            ids,
+            ids,
+            mask,
+        ),
+    )
+
+
+def value(loss: Loss, *tensors: Tensor, mask: Tensor | None = None) -> Tensor:
+    return situation(loss, *tensors, mask=mask).loss(loss)
+
+
+def test_no_special_row_is_of_a_loss_that_is_not_there():
+    assert set(SPECIAL) <= set(LOSSES)
+
+
+@every_loss
+def test_a_loss_is_one_finite_number(trial):
+    found = value(trial.make(), *numbers())
+    assert found.shape == ()
+    assert found.isfinite()
+    assert found > 0
+
+
+@every_loss
+def test_a_loss_is_never_negative(trial):
+    if not trial.special.claims_sign:
+        pytest.skip("makes no such claim")
+    loss = trial.make()
+    _, teacher, labels = numbers()
+    for scale in (0.0, 1e-6, 1.0, 100.0):
+        generator = torch.Generator().manual_seed(1)
+        near = torch.randn(teacher.shape, generator=generator, dtype=torch.float64)
+        assert value(loss, teacher + scale * near, teacher, labels) >= -1e-12
+
+
+@every_loss
+def test_a_loss_is_zero_when_the_student_matches(trial):
+    if trial.special.match is None:
+        pytest.skip("makes no such claim")
+    student, teacher, labels = numbers()
+    matching = trial.special.match(student, teacher, labels).requires_grad_()
+    loss = value(trial.make(), matching, teacher, labels)
+    (gradient,) = torch.autograd.grad(loss, matching)
+    assert abs(float(loss.detach())) < 1e-12
+    assert gradient.abs().max() < 1e-10
+
+
+@every_loss
+def test_gradient_reaches_the_student_and_not_the_teacher(trial):
+    student, teacher, labels = numbers()
+    student.requires_grad_()
+    teacher.requires_grad_()
+    value(trial.make(), student, teacher, labels).backward()
+    assert student.grad is not None
+    assert (student.grad.abs().sum(dim=-1) > 0).all()
+    assert teacher.grad is None
+
+
+@every_loss
+def test_a_step_down_the_gradient_lowers_the_loss(trial):
+    student, teacher, labels = numbers()
+    student.requires_grad_()
+    loss = trial.make()
+    before = value(loss, student, teacher, labels)
+    (gradient,) = torch.autograd.grad(before, student)
+    after = value(loss, student.detach() - 0.1 * gradient, teacher, labels)
+    assert after < before.detach()
+
+
+@every_loss
+def test_the_gradient_is_that_of_the_value(trial):
+    student, teacher, labels = numbers()
+    loss = trial.make()
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: value(loss, z, teacher, labels), (student,))
+
+
+@every_loss
+def test_the_order_of_samples_does_not_matter(trial):
+    loss = trial.make()
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(2))
+    shuffled = [tensor[order] for tensor in numbers()]
+    torch.testing.assert_close(value(loss, *shuffled), value(loss, *numbers()))
+
+
+@every_loss
+def test_the_mean_of_two_halves_is_the_whole(trial):
+    if not trial.special.is_mean:
+        pytest.skip("relates samples to one another")
+    loss = trial.make()
+    halves = [value(loss, *(t[part] for t in numbers())) for part in (slice(4), slice(4, None))]
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, value(loss, *numbers()))
+
+
+@every_loss
+def test_masked_rows_do_not_count_whatever_stands_in_them(trial):
+    student, teacher, labels = numbers()
+    mask = torch.tensor([True, False] * (ROWS // 2))
+    loss = trial.make()
+    wanted = value(loss, student[mask], teacher[mask], labels[mask])
+    student[~mask], teacher[~mask], labels[~mask] = 1e4, -1e4, -100
+    student.requires_grad_()
+    found = value(loss, student, teacher, labels, mask=mask)
+    torch.testing.assert_close(found, wanted)
+    (gradient,) = torch.autograd.grad(found, student)
+    assert (gradient[~mask] == 0).all()
+
+
+@every_loss
+def test_a_batch_in_which_nothing_counts_gives_zero(trial):
+    student, teacher, labels = numbers()
+    student.requires_grad_()
+    found = value(trial.make(), student, teacher, labels, mask=torch.zeros(ROWS, dtype=torch.bool))
+    (gradient,) = torch.autograd.grad(found, student)
+    assert float(found.detach()) == 0
+    assert (gradient == 0).all()
+
+
+@every_loss
+@pytest.mark.parametrize("whose", ["both", "teacher"])
+def test_impossible_classes_give_no_nan(trial, whose):
+    student, teacher, labels = numbers()
+    labels = labels.clamp(min=1)
+    teacher[:, 0] = -torch.inf
+    if whose == "both":
+        student[:, 0] = -torch.inf
+    student.requires_grad_()
+    found = value(trial.make(), student, teacher, labels)
+    (gradient,) = torch.autograd.grad(found, student)
+    assert found.isfinite()
+    assert gradient.isfinite().all()
+
+
+@every_loss
+def test_logits_in_bf16_give_the_loss_of_their_rounded_values_in_float32(trial):
+    student, teacher, labels = numbers()
+    low = (student.bfloat16(), teacher.bfloat16())
+    loss = trial.make().float()
+    found = value(loss, *low, labels)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, value(loss, *(t.float() for t in low), labels))
+    exact = value(trial.make(), student, teacher, labels)
+    torch.testing.assert_close(found.double(), exact, rtol=trial.special.bf16, atol=0)
+
+
+@every_loss
+def test_autocast_changes_nothing(trial):
+    student, teacher, labels = numbers()
+    tensors = (student.float(), teacher.float(), labels)
+    loss = trial.make().float()
+    wanted = value(loss, *tensors)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(value(loss, *tensors), wanted)
+
+
+@every_loss
+def test_a_loss_saves_and_loads(trial):
+    loss, other = trial.make(), trial.make()
+    with torch.no_grad():
+        for parameter in loss.parameters():
+            parameter.add_(1)
+    other.load_state_dict(load(save(dict(loss.state_dict()))))
+    for twin in (other, copy.deepcopy(loss)):
+        assert torch.equal(value(twin, *numbers()), value(loss, *numbers()))
+
+
+@every_loss
+def test_a_need_that_is_not_met_is_refused_by_name(trial):
+    loss = trial.make()
+    given = situation(loss, *numbers())
+    without = {
+        Signal.LOGITS: replace(given, teacher=None),
+        Signal.LABELS: replace(given, batch=replace(given.batch, labels=None)),
+    }
+    for need in loss.needs:
+        with pytest.raises(SignalError, match=f"{loss.title}' needs .*{need.value}"):
+            without[need].loss(loss)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_is_found_by_the_name_it_bears(name):
+    assert find("loss", name, LOSSES).title == name
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_unknown_loss_brings_the_nearest_name(name):
+    with pytest.raises(UnknownNameError, match=f"Did you mean '{name}'.* Known: cross_entropy"):
+        find("loss", name + "x", LOSSES)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_doc_names_the_source(name):
+    text = inspect.getdoc(LOSSES[name]) or ""
+    _, _, source = text.partition("Source:")
+    assert "arXiv:" in source or "doi" in source
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_setting_is_documented_and_told_apart_in_the_objective(name):
+    # A result on disk is found again by this description: what it leaves out goes stale unseen.
+    own = "__init__" in vars(LOSSES[name])
+    settings = inspect.signature(LOSSES[name]).parameters if own else ()
+    said = describe_loss(LOSSES[name](**SPECIAL.get(name, Special()).settings[0]))
+    for setting in settings:
+        assert f"{setting}=" in said
+        assert f"{setting}:" in (inspect.getdoc(LOSSES[name]) or "")
