@@ -204,12 +204,13 @@ def test_the_mean_of_two_halves_is_the_whole(trial):
 
 
 @every_loss
-def test_masked_rows_do_not_count_whatever_stands_in_them(trial):
+@pytest.mark.parametrize("garbage", [-1e4, torch.nan, -torch.inf])
+def test_masked_rows_do_not_count_whatever_the_teacher_says(trial, garbage):
     student, teacher, labels = numbers()
     mask = torch.tensor([True, False] * (ROWS // 2))
     loss = trial.make()
     wanted = value(loss, student[mask], teacher[mask], labels[mask])
-    student[~mask], teacher[~mask], labels[~mask] = 1e4, -1e4, -100
+    student[~mask], teacher[~mask], labels[~mask] = 1e4, garbage, -100
     student.requires_grad_()
     found = value(loss, student, teacher, labels, mask=mask)
     torch.testing.assert_close(found, wanted)

@@ -184,6 +184,8 @@ def squared_logit_distance(
     student = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
     teacher = teacher_logits.detach().to(student.dtype)
     possible = (student != -torch.inf) & (teacher != -torch.inf)
+    if mask is not None:
+        possible &= mask.unsqueeze(-1)
     count = possible.sum(dim=-1, keepdim=True).clamp(min=1)
     gap = torch.where(possible, student - teacher, 0.0)
     centred = torch.where(possible, gap - gap.sum(dim=-1, keepdim=True) / count, 0.0)
