@@ -1,6 +1,6 @@
 """Batches: which samples and views, in which order, read and normalised."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tutelage.data.sources import Source
 from tutelage.data.views import Identity, ViewPolicy
-from tutelage.errors import DataError
+from tutelage.errors import DataError, TutelageError
 from tutelage.types import Batch
 
 Request = tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]
@@ -121,14 +121,34 @@ def iterate(reader: Reader, requests: Iterator[Request], workers: int = 0) -> It
     if workers == 0 or reader.source.is_fast:
         return (reader[request] for request in requests)
     loader: Any = DataLoader(
-        reader,
+        _ErrorsAsValues(reader),
         sampler=list(requests),
         batch_size=None,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else it draws from the global one, which dropout uses
     )
-    return iter(loader)
+    return _raising(loader)
+
+
+class _ErrorsAsValues(Dataset[Batch | TutelageError]):
+    """Hands errors over as they are: raised in a worker, they come with its traceback as text."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def __getitem__(self, request: Request) -> Batch | TutelageError:
+        try:
+            return self.reader[request]
+        except TutelageError as error:
+            return error
+
+
+def _raising(results: Iterable[Batch | TutelageError]) -> Iterator[Batch]:
+    for result in results:
+        if isinstance(result, TutelageError):
+            raise result
+        yield result
 
 
 def _order_seed(seed: int, epoch: int) -> int:
