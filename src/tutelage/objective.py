@@ -148,7 +148,7 @@ class Objective(nn.Module):
 
     def describe(self) -> str:
         """The sum in words, as `0.1 * cross_entropy + 0.9 * kd(temperature=4.0)`."""
-        return " + ".join(f"{term.weight:g} * {describe_loss(term.loss)}" for term in self.terms)
+        return " + ".join(f"{term.weight} * {describe_loss(term.loss)}" for term in self.terms)
 
     def _loss(self, name: str) -> Loss:
         loss = self.losses[name]
