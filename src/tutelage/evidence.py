@@ -35,7 +35,8 @@ def paired_interval(
     Each entry's difference is one pair's effect on one sample. Seeds and samples are crossed
     random effects, so the variance of the mean is the seeds' share plus the samples' share, less
     what both count twice. The quantile is Student's t with Satterthwaite's degrees of freedom.
-    With one seed only the samples vary, and nothing is said of other seeds.
+    With one seed only the samples vary, and nothing is said of other seeds. One sample says
+    nothing at all: its interval is the whole range.
 
     Args:
         distilled: Whether each distilled student is right on each test sample.
@@ -49,6 +50,8 @@ def paired_interval(
     difference = distilled.double() - baseline.double()
     num_seeds, num_samples = difference.shape
     centre = float(difference.mean())
+    if num_samples < 2:
+        return Interval(centre, -1.0, 1.0)
     parts = [(_variance(difference.mean(dim=0)) / num_samples, num_samples - 1)]
     if num_seeds > 1:
         parts.append((_variance(difference.mean(dim=1)) / num_seeds, num_seeds - 1))
@@ -69,8 +72,6 @@ def _variance(values: Tensor) -> float:
 def _residual(difference: Tensor) -> float:
     """Variance of the mean from what neither the seed nor the sample explains."""
     num_seeds, num_samples = difference.shape
-    if num_samples < 2:
-        return 0.0
     rest = (
         difference
         - difference.mean(dim=0, keepdim=True)
