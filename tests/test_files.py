@@ -1,0 +1,118 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tutelage.errors import RunFolderError
+from tutelage.files import (
+    file_sha256,
+    fingerprint,
+    read_json,
+    write_json,
+    write_text,
+    write_whole,
+)
+
+
+def test_a_file_is_written_with_its_folders_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "a" / "b" / "note.txt"
+    write_text(path, "größer\n")
+    assert path.read_text(encoding="utf-8") == "größer\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "note.txt"
+    write_text(path, "before")
+
+    def fail(temporary: Path):
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RunFolderError, match=r"note.txt: cannot be written \(No space left on"):
+        write_whole(path, fail)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, MemoryError])
+def test_a_write_that_is_cut_short_leaves_nothing(tmp_path, error):
+    def fail(temporary: Path):
+        temporary.write_text("half")
+        raise error
+
+    with pytest.raises(error):
+        write_whole(tmp_path / "note.txt", fail)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    path = tmp_path / "note.txt"
+    write_text(path, "before")
+    seen = []
+
+    def write(temporary: Path):
+        temporary.write_text("af")
+        seen.append(path.read_text())
+        temporary.write_text("after")
+        seen.append(path.read_text())
+
+    write_whole(path, write)
+    assert seen == ["before", "before"]
+    assert path.read_text() == "after"
+
+
+def test_the_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(os, "fsync", lambda number: order.append("fsync"))
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda *a: (order.append("rename"), rename(*a))[1])
+    write_text(tmp_path / "note.txt", "text")
+    assert order == ["fsync", "rename"]
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunFolderError, match=r"cannot be written .* unchanged"):
+        write_text(tmp_path / "file" / "note.txt", "text")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        write_text(tmp_path / "folder", "text")
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_safetensors_file_that_cannot_be_written_is_one_clear_error(tmp_path):
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        write_whole(
+            tmp_path / "w.safetensors",
+            lambda temporary: save_file({"w": torch.ones(1)}, tmp_path / "no" / "such" / "folder"),
+        )
+
+
+def test_json_is_read_back_and_nan_is_refused(tmp_path):
+    path = tmp_path / "value.json"
+    write_json(path, {"a": [1, 2.5, None, "ü"]})
+    assert read_json(path) == {"a": [1, 2.5, None, "ü"]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, float("nan"))
+    assert json.loads(path.read_text()) == {"a": [1, 2.5, None, "ü"]}
+
+
+def test_the_checksum_is_sha256(tmp_path):
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    # The test vector of FIPS 180-2, appendix B.1.
+    assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_fingerprint_depends_on_content_and_not_on_order_of_keys():
+    assert fingerprint({"a": 1, "b": [2.0, None]}) == fingerprint({"b": [2.0, None], "a": 1})
+    values = [{}, [], "", None, 0, False, "0", 1.0, [1, 2], [2, 1], {"a": 1}, {"a": "1"}]
+    assert len({fingerprint(value) for value in values}) == len(values)
+
+
+def test_a_fingerprint_is_the_same_in_every_process():
+    assert fingerprint({"a": [1, "x"]}) == "bf5c117331004f32"
