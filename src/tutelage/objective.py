@@ -1,10 +1,10 @@
 """What a student minimises: a weighted sum of losses that reports its parts."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -14,19 +14,93 @@ from tutelage.errors import ConfigError, SignalError
 from tutelage.types import Batch, Outputs, Signal
 
 
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """A number that moves in a straight line while training goes on, and then stays.
+
+    Attributes:
+        start: Its value at first.
+        end: Its value from `until` on.
+        until: Share of the training, above 0 and at most 1, at which `end` is reached.
+    """
+
+    start: float | int
+    end: float | int
+    until: float | int = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        if not 0 < self.until <= 1:
+            raise ConfigError(f"ramp: until must lie above 0 and not above 1, got {self.until}.")
+
+    def at(self, progress: float) -> float:
+        """Its value when this share of the training is done."""
+        share = min(1.0, progress / self.until)
+        return self.start + share * (self.end - self.start)
+
+    def __str__(self) -> str:
+        """As `(0 to 8 until 0.1)`."""
+        return f"({self.start} to {self.end} until {self.until})"
+
+    def __mul__(self, loss: "Loss") -> "Objective":
+        """An objective of one term whose weight moves."""
+        return loss.__rmul__(self)
+
+
+Scheduled = float | int | Ramp
+
+
+def value_at(value: Scheduled, progress: float) -> float:
+    """A number, or where a ramp stands when this share of the training is done."""
+    return value.at(progress) if isinstance(value, Ramp) else float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What one trial call shows, for losses that need adapters of the right shapes.
+
+    Attributes:
+        student: Outputs of a copy of the student, without gradient.
+        teacher: Outputs for the same views; None without a teacher.
+        num_samples: Of the training data.
+        teacher_part: Gives a frozen copy of a part of the teacher's network by its name; None
+            where the teacher is no live network.
+    """
+
+    student: Outputs
+    teacher: Outputs | None = None
+    num_samples: int = 0
+    teacher_part: Callable[[str], nn.Module] | None = None
+
+
 class Loss(nn.Module, ABC):
     """A distance between a student and what it learns from.
 
     A number times a loss is a term, and terms add up to an objective:
-    `0.1 * CrossEntropy() + 0.9 * KD(temperature=4)`.
+    `0.1 * CrossEntropy() + 0.9 * KD(temperature=4)`. Each argument of a constructor is kept under
+    its own name.
 
     Attributes:
-        needs: What must be there besides the student's logits: labels, the teacher's logits.
+        needs: What must be there besides the student's logits: labels, the teacher's logits or
+            features.
         title: Short name in recipes, reports and logs.
+        student_layers: Parts of the student whose features it looks at.
+        teacher_layers: Parts of the teacher whose features it looks at.
+        progress: Share of the training that is done; the engine sets it before each step.
     """
 
-    needs: ClassVar[frozenset[Signal]]
-    title: ClassVar[str]
+    needs: frozenset[Signal]
+    title: str
+    student_layers: tuple[str, ...] = ()
+    teacher_layers: tuple[str, ...] = ()
+    progress: float = 0.0
+
+    def build(self, dry: DryRun) -> None:
+        """Make adapters, once, before the optimizer is made; most losses need none."""
+
+    def wrap(self, student: nn.Module, dry: DryRun) -> nn.Module:  # noqa: ARG002
+        """The network to train and deliver instead of the student; almost always itself."""
+        return student
 
     @abstractmethod
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
@@ -38,7 +112,7 @@ class Loss(nn.Module, ABC):
             batch: Labels and mask.
         """
 
-    def __rmul__(self, weight: float | int) -> "Objective":
+    def __rmul__(self, weight: Scheduled) -> "Objective":
         """An objective of this one term."""
         return Objective([Term(self, weight, self.title)])
 
@@ -48,8 +122,13 @@ class Term:
     """A loss with its weight, and a name of its own within the objective."""
 
     loss: Loss
-    weight: float | int
+    weight: Scheduled
     name: str
+
+    @property
+    def counts(self) -> bool:
+        """Whether its weight is ever above 0."""
+        return isinstance(self.weight, Ramp) or self.weight > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +161,8 @@ class Objective(nn.Module):
         if not named:
             raise ConfigError("objective: there is no term. Give a task_weight or a term.")
         for term in named:
-            if not (math.isfinite(term.weight) and term.weight >= 0):
-                raise ConfigError(
-                    f"objective: the weight of {term.name!r} must be 0 or more and finite, "
-                    f"got {term.weight}."
-                )
-        self.weights = {term.name: float(term.weight) for term in named}
+            _check_weight(term)
+        self.weights = {term.name: _plain(term.weight) for term in named}
         self.losses = nn.ModuleDict({term.name: term.loss for term in named})
 
     @property
@@ -97,27 +172,53 @@ class Objective(nn.Module):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        """What the terms of weight above 0 need, together."""
-        return frozenset().union(*(term.loss.needs for term in self.terms if term.weight > 0))
+        """What the terms that count need, together."""
+        return frozenset().union(*(term.loss.needs for term in self.counted))
+
+    @property
+    def counted(self) -> list[Term]:
+        """The terms whose weight is ever above 0."""
+        return [term for term in self.terms if term.counts]
+
+    @property
+    def student_layers(self) -> tuple[str, ...]:
+        """Parts of the student that the terms look at, each once."""
+        layers = (layer for term in self.counted for layer in term.loss.student_layers)
+        return tuple(dict.fromkeys(layers))
+
+    @property
+    def teacher_layers(self) -> tuple[str, ...]:
+        """Parts of the teacher that the terms look at, each once."""
+        layers = (layer for term in self.counted for layer in term.loss.teacher_layers)
+        return tuple(dict.fromkeys(layers))
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term of weight above 0 looks at the teacher."""
-        return Signal.LOGITS in self.needs
+        """Whether any term that counts looks at the teacher."""
+        return bool(self.needs & {Signal.LOGITS, Signal.FEATURES})
 
     def __add__(self, other: "Objective") -> "Objective":
         """All terms of both."""
         return Objective([*self.terms, *other.terms])
 
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done: what moving weights and settings go by."""
+        return next(term.loss.progress for term in self.terms)
+
+    @progress.setter
+    def progress(self, value: float) -> None:
+        for term in self.terms:
+            term.loss.progress = value
+
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossReport:
-        """The weighted sum and its parts; terms of weight 0 are not computed."""
+        """The weighted sum and its parts; terms that never count are not computed."""
         total = torch.zeros((), device=student.logits.device)
         parts = {}
-        for name, weight in self.weights.items():
-            if weight > 0:
-                value = self._loss(name)(student, teacher, batch)
-                parts[name] = value.detach()
-                total = total + weight * value
+        for term in self.counted:
+            value = term.loss(student, teacher, batch)
+            parts[term.name] = value.detach()
+            total = total + value_at(term.weight, term.loss.progress) * value
         return LossReport(total, parts)
 
     def check(self, gives: frozenset[Signal], giver: str) -> None:
@@ -130,21 +231,22 @@ class Objective(nn.Module):
         Raises:
             SignalError: A term needs something else.
         """
-        for term in self.terms:
+        for term in self.counted:
             missing = term.loss.needs - gives
-            if term.weight > 0 and missing:
+            if missing:
                 wanted = ", ".join(sorted(signal.value for signal in missing))
                 given = ", ".join(sorted(signal.value for signal in gives)) or "nothing"
                 raise SignalError(
-                    f"Loss {term.name!r} needs {wanted}, but {giver} gives only {given}. Give a "
-                    "teacher or labels, or set its weight to 0."
+                    f"Loss {term.name!r} needs {wanted}, but {giver} gives only {given}. "
+                    f"{_remedy(missing)}"
                 )
 
     @property
     def temperature(self) -> float:
         """Temperature of the first term that has one; 1 where none has."""
         temperatures = (getattr(term.loss, "temperature", None) for term in self.terms)
-        return float(next((value for value in temperatures if value is not None), 1.0))
+        found = next((value for value in temperatures if value is not None), 1.0)
+        return value_at(found, 1.0)
 
     def describe(self) -> str:
         """The sum in words, as `0.1 * cross_entropy + 0.9 * kd(temperature=4.0)`."""
@@ -158,13 +260,33 @@ class Objective(nn.Module):
 
 def describe_loss(loss: Loss) -> str:
     """A loss with its settings, as `kd(temperature=4.0)`."""
-    settings = {
-        name: value
-        for name, value in vars(loss).items()
-        if not name.startswith("_") and isinstance(value, int | float | str) and name != "training"
-    }
-    inside = ", ".join(f"{name}={value}" for name, value in sorted(settings.items()))
+    names = sorted(inspect.signature(type(loss)).parameters)
+    settings = {name: getattr(loss, name) for name in names if hasattr(loss, name)}
+    inside = ", ".join(f"{name}={_text(value)}" for name, value in settings.items())
     return f"{loss.title}({inside})" if inside else loss.title
+
+
+def _text(value: object) -> str:
+    return describe_loss(value) if isinstance(value, Loss) else str(value)
+
+
+def _plain(weight: Scheduled) -> Scheduled:
+    return weight if isinstance(weight, Ramp) else float(weight)
+
+
+def _check_weight(term: Term) -> None:
+    ends = (term.weight.start, term.weight.end) if isinstance(term.weight, Ramp) else (term.weight,)
+    if not all(math.isfinite(end) and end >= 0 for end in ends):
+        raise ConfigError(
+            f"objective: the weight of {term.name!r} must be 0 or more and finite, "
+            f"got {term.weight}."
+        )
+
+
+def _remedy(missing: frozenset[Signal]) -> str:
+    if missing == {Signal.FEATURES}:
+        return "Teach live (cache: null): a cache holds logits alone."
+    return "Give a teacher or labels, or set its weight to 0."
 
 
 def _with_distinct_names(terms: Iterable[Term]) -> list[Term]:

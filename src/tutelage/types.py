@@ -1,7 +1,8 @@
 """What flows between rooms while a run goes on: batches, outputs, signals."""
 
 import enum
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -19,6 +20,7 @@ class Signal(enum.Enum):
 
     LABELS = "labels"
     LOGITS = "logits"
+    FEATURES = "features"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,11 @@ class Outputs:
 
     Attributes:
         scores: Logits, dense or sparse.
+        features: Outputs of the layers that were asked for, by layer; one row a sample.
     """
 
     scores: Float[Tensor, "batch classes"] | SparseLogits
+    features: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def logits(self) -> Float[Tensor, "batch classes"]:

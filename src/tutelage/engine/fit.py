@@ -166,7 +166,7 @@ class _Loop:
         """Micro-steps that are left of the epoch under way."""
         self.trainee.train()
         for batch in self._batches():
-            self._set_learning_rate()
+            self._set_schedules()
             yield self.distiller.step(batch), len(batch)
 
     def _batches(self) -> Iterator[Batch]:
@@ -182,11 +182,13 @@ class _Loop:
             next(requests)
         return iterate(arm.train, requests, arm.settings.workers)
 
-    def _set_learning_rate(self) -> None:
+    def _set_schedules(self) -> None:
+        """Learning rate, and whatever in the objective moves with the training."""
         settings = self.arm.settings
         factor = settings.schedule.factor(self.progress.step, self.arm.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.optimizer.lr * factor
+        self.trainee.objective.progress = self.progress.step / self.arm.total_steps
 
     def _count(self, report: LossReport, rows: int) -> None:
         """Add one micro-step to the sums, and stop if the numbers go wrong."""
@@ -223,7 +225,7 @@ class _Loop:
         progress = self.progress
         self._tick()
         count, total, *parts = self.sums.tolist()
-        names = [term.name for term in self.arm.objective.terms if term.weight > 0]
+        names = [term.name for term in self.arm.objective.counted]
         point = MetricPoint(
             epoch=progress.epoch + 1,
             step=progress.step,

@@ -30,6 +30,7 @@ class Trainee(nn.Module):
         super().__init__()
         self.student = student
         self.objective = objective
+        self.layers = objective.student_layers
         self.task = task
         self.dtype = PRECISIONS[precision]
 
@@ -37,5 +38,5 @@ class Trainee(nn.Module):
         """The objective of one batch, given what the teacher says of it."""
         is_reduced = self.dtype != torch.float32
         with torch.autocast(batch.inputs.device.type, dtype=self.dtype, enabled=is_reduced):
-            student = self.task.run(self.student, batch)
+            student = self.task.run(self.student, batch, self.layers)
         return self.objective(student, teacher, batch)  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
 """Losses on logits: the task loss, knowledge distillation, and logit matching."""
 
-from typing import ClassVar, final
+from typing import final
 
 from jaxtyping import Float
 from torch import Tensor
@@ -25,8 +25,8 @@ class CrossEntropy(Loss):
         The hard term of Hinton, Vinyals & Dean 2015, arXiv:1503.02531, section 2.
     """
 
-    needs: ClassVar[frozenset[Signal]] = frozenset({Signal.LABELS})
-    title: ClassVar[str] = "cross_entropy"
+    needs = frozenset({Signal.LABELS})
+    title = "cross_entropy"
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """Mean negative log-probability of the labels, in nats."""
@@ -56,8 +56,8 @@ class KD(Loss):
         too, some leave out T squared, and some weights called alpha multiply the task loss.
     """
 
-    needs: ClassVar[frozenset[Signal]] = frozenset({Signal.LOGITS})
-    title: ClassVar[str] = "kd"
+    needs = frozenset({Signal.LOGITS})
+    title = "kd"
 
     def __init__(self, temperature: float | int = 4.0) -> None:
         """Hold the temperature."""
@@ -85,8 +85,8 @@ class LogitMSE(Loss):
         classes, not the sum, so that it equals KD's limit.
     """
 
-    needs: ClassVar[frozenset[Signal]] = frozenset({Signal.LOGITS})
-    title: ClassVar[str] = "logit_mse"
+    needs = frozenset({Signal.LOGITS})
+    title = "logit_mse"
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """The distance; 0 where the logits differ by a constant."""

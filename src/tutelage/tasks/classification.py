@@ -1,6 +1,6 @@
 """Classification: one class out of several for each sample."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import DataError, ModelError, ShapeError
 from tutelage.losses import CrossEntropy
+from tutelage.models.taps import tapped
 from tutelage.types import Batch, Outputs
 
 
@@ -22,15 +23,25 @@ class Classification:
 
     num_classes: int
 
-    def run(self, model: nn.Module, batch: Batch) -> Outputs:
+    def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:
         """Call a network on a batch.
 
+        Args:
+            model: The network.
+            batch: Its inputs.
+            layers: Parts whose features are wanted too.
+
         Raises:
-            ModelError: Its forward failed.
+            ModelError: Its forward failed, or a layer cannot be read.
             ShapeError: It did not give one row of logits a sample.
         """
+        with tapped(model, layers) as features:
+            given = self._call(model, batch)
+        return Outputs(self._checked(model, given, len(batch)), features)
+
+    def _call(self, model: nn.Module, batch: Batch) -> object:
         try:
-            logits = model(batch.inputs)
+            return model(batch.inputs)
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
@@ -38,10 +49,8 @@ class Classification:
                 f"{type(model).__name__} failed on inputs of shape {tuple(batch.inputs.shape)}: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        self._check(model, logits, len(batch))
-        return Outputs(logits)
 
-    def _check(self, model: nn.Module, logits: object, rows: int) -> None:
+    def _checked(self, model: nn.Module, logits: object, rows: int) -> Tensor:
         if not isinstance(logits, Tensor):
             raise ShapeError(
                 f"{type(model).__name__} returned a {type(logits).__name__}, not a tensor of "
@@ -53,6 +62,7 @@ class Classification:
                 f"{(rows, self.num_classes)} is needed, one logit a class. Mend its num_classes "
                 "or its last layer."
             )
+        return logits
 
     def task_loss(self) -> CrossEntropy:
         """The loss on labels."""

@@ -1,5 +1,6 @@
 """A live teacher: a network that is run on every batch."""
 
+import copy
 import hashlib
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tutelage.models.taps import find_layer
 from tutelage.tasks import Classification
 from tutelage.types import Batch, Outputs, Signal, tensor_bytes
 
@@ -23,9 +25,8 @@ class ModuleTeacher:
         task: How it is called.
         chunk: Rows of each forward.
         device: Where it runs; None leaves it.
+        layers: Parts whose features it gives beside the logits.
     """
-
-    gives: frozenset[Signal] = frozenset({Signal.LOGITS})
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class ModuleTeacher:
         *,
         chunk: int = 128,
         device: torch.device | None = None,
+        layers: Sequence[str] = (),
     ) -> None:
         """Freeze the network."""
         self.model = model.eval().requires_grad_(requires_grad=False)
@@ -41,21 +43,36 @@ class ModuleTeacher:
             self.model = self.model.to(device)
         self.task = task
         self.chunk = chunk
+        self.layers = tuple(layers)
+        gives = {Signal.LOGITS, Signal.FEATURES} if layers else {Signal.LOGITS}
+        self.gives: frozenset[Signal] = frozenset(gives)
         self.fingerprint = f"{state_fingerprint(model)} chunk={chunk}"
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Outputs:
-        """Logits of the batch's views."""
-        rows = [self._run(inputs) for inputs in batch.inputs.split(self.chunk)]
-        return Outputs(rows[0] if len(rows) == 1 else torch.cat(rows))
+        """Logits, and features if asked for, of the batch's views."""
+        chunks = [self._run(inputs) for inputs in batch.inputs.split(self.chunk)]
+        if len(chunks) == 1:
+            return chunks[0]
+        features = {
+            layer: torch.cat([chunk.features[layer] for chunk in chunks]) for layer in self.layers
+        }
+        return Outputs(torch.cat([chunk.logits for chunk in chunks]), features)
 
-    def _run(self, inputs: Tensor) -> Float[Tensor, "rows classes"]:
-        missing = self.chunk - len(inputs)
+    def part(self, layer: str) -> nn.Module:
+        """A frozen copy of a part of the network, such as its classifier."""
+        return copy.deepcopy(find_layer(self.model, layer)).requires_grad_(requires_grad=False)
+
+    def _run(self, inputs: Tensor) -> Outputs:
+        rows = len(inputs)
+        missing = self.chunk - rows
         if missing:
             inputs = torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])])
         ids = torch.zeros(self.chunk, dtype=torch.long)
         full = Batch(inputs, labels=None, sample_ids=ids, view_ids=ids)
-        return self.task.run(self.model, full).logits[: self.chunk - missing]
+        given = self.task.run(self.model, full, self.layers)
+        features = {layer: feature[:rows] for layer, feature in given.features.items()}
+        return Outputs(given.logits[:rows], features)
 
 
 def state_fingerprint(model: nn.Module) -> str:

@@ -1,0 +1,94 @@
+"""Reading layers of a network while it runs, without changing it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from tutelage.errors import ModelError, find
+
+INPUT = ":input"
+
+
+def find_layer(model: nn.Module, layer: str) -> nn.Module:
+    """The part of a network that a layer's name means.
+
+    Args:
+        model: The network.
+        layer: A module path such as `layer3` or `blocks.2`; with `:input` behind it, what the
+            part is called with rather than what it gives.
+
+    Raises:
+        UnknownNameError: There is no such part.
+    """
+    parts = dict(model.named_modules())
+    del parts[""]
+    found: nn.Module = find(f"layer of {type(model).__name__}", layer.removesuffix(INPUT), parts)
+    return found
+
+
+@contextmanager
+def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[Mapping[str, Tensor]]:
+    """Read layers during the forward calls within the context.
+
+    Args:
+        model: The network; it is left as it was.
+        layers: Module paths, each with `:input` behind it if its input is meant.
+
+    Yields:
+        Features by layer, there after a forward; of several calls of a part the last one counts.
+
+    Raises:
+        UnknownNameError: There is no such part.
+        ModelError: A part gives something else than a tensor, was not called, or its features
+            were overwritten in place by a later part.
+    """
+    taps = [_Tap(model, layer) for layer in layers]
+    features: dict[str, Tensor] = {}
+    try:
+        yield features
+        features.update({tap.layer: tap.read() for tap in taps})
+    finally:
+        for tap in taps:
+            tap.handle.remove()
+
+
+class _Tap:
+    """One layer that is read."""
+
+    def __init__(self, model: nn.Module, layer: str) -> None:
+        self.layer = layer
+        self.kept: object = None
+        self.version = 0
+        part = find_layer(model, layer)
+        if layer.endswith(INPUT):
+            self.handle = part.register_forward_pre_hook(lambda _, args: self._keep(args[0]))
+        else:
+            self.handle = part.register_forward_hook(lambda _, __, given: self._keep(given))
+
+    def _keep(self, value: object) -> None:
+        self.kept = value
+        self.version = _version(value)
+
+    def read(self) -> Tensor:
+        """The features, once they are known to be what the layer gave."""
+        if self.kept is None:
+            raise ModelError(
+                f"Layer {self.layer!r} was not called in the forward pass. Name one that is."
+            )
+        if not isinstance(self.kept, Tensor):
+            raise ModelError(
+                f"Layer {self.layer!r} gives a {type(self.kept).__name__}, not a tensor. Name a "
+                "part inside it that gives one."
+            )
+        if _version(self.kept) != self.version:
+            raise ModelError(
+                f"Layer {self.layer!r}: a later part overwrites its features in place (a ReLU with "
+                "inplace=True?). Name that later part, or set its inplace to False."
+            )
+        return self.kept
+
+
+def _version(value: object) -> int:
+    """How often a tensor was written to; 0 where that is not counted."""
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
