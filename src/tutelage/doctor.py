@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from tutelage.data.loading import in_order
+from tutelage.engine.prepare import prepare
+from tutelage.engine.trainee import Trainee
 from tutelage.errors import DataError, ModelError, RunFolderError, TutelageError
 from tutelage.files import write_text
 from tutelage.job import Job
@@ -16,8 +18,8 @@ from tutelage.models.cost import count_parameters
 from tutelage.objective import Objective
 from tutelage.tasks import Classification
 from tutelage.teachers.codecs import make_codec
-from tutelage.teachers.module import state_fingerprint
-from tutelage.types import Batch, Outputs
+from tutelage.teachers.module import ModuleTeacher, state_fingerprint
+from tutelage.types import Batch, Outputs, Signal
 
 PROBLEM, WARNING, FINE = "problem", "warning", "fine"
 SAMPLE = 512
@@ -52,6 +54,7 @@ def preflight(job: Job) -> None:
     batch = _first_batch(job, job.settings.batch_size)
     _try_network("student", lambda: job.new_student(0), job.task, batch)
     _try_network("teacher", job.new_teacher, job.task, batch)
+    _try_objective(job, batch)
     for source in (job.splits.train, job.splits.valid, job.splits.test):
         if source is not None:
             job.reader(source)[torch.tensor([0]), torch.tensor([0])]
@@ -66,6 +69,24 @@ def _try_network(
             task.run(_frozen(make()), batch)
     except TutelageError as error:
         raise type(error)(f"{role}: {error}") from error
+
+
+def _try_objective(job: Job, batch: Batch) -> None:
+    """One step's loss with a teacher that is not trained yet: what does not fit shows here."""
+    layers = job.objective.teacher_layers
+    rows = len(batch)
+    teacher = ModuleTeacher(_frozen(job.new_teacher()), job.task, chunk=rows, layers=layers)
+    gives = teacher.gives if job.codec is None else frozenset({Signal.LOGITS})
+    giver = "a live teacher" if job.codec is None else "a cached teacher"
+    if batch.labels is not None:
+        gives |= {Signal.LABELS}
+    job.objective.check(gives, f"{giver} with this data")
+    objective = copy.deepcopy(job.objective)
+    count = len(job.splits.train)
+    student = prepare(
+        job.new_student(0), objective, job.task, batch, teacher=teacher, num_samples=count
+    )
+    Trainee(student, objective, job.task)(batch, teacher(batch))
 
 
 def check(job: Job) -> list[Finding]:

@@ -41,7 +41,7 @@ def prepare(
     """
     dry = DryRun(
         student=task.run(copy.deepcopy(student).eval(), batch, objective.student_layers),
-        teacher=None if teacher is None else teacher(batch),
+        teacher=None if teacher is None else teacher(batch.to(teacher.device)),
         num_samples=num_samples,
         teacher_part=teacher.part if isinstance(teacher, ModuleTeacher) else None,
     )

@@ -83,7 +83,13 @@ def prepare_teacher(
     with clock.time("teacher"):
         teacher = teacher_stage(job, listener)
     device = Accelerator().device
-    live = ModuleTeacher(teacher.selected, job.task, chunk=job.settings.batch_size, device=device)
+    live = ModuleTeacher(
+        teacher.selected,
+        job.task,
+        chunk=job.settings.batch_size,
+        device=device,
+        layers=job.objective.teacher_layers,
+    )
     with clock.time("cache"):
         source = cache_stage(job, live, listener) if job.objective.needs_teacher else None
     return teacher, source

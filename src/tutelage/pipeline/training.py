@@ -14,6 +14,7 @@ from tutelage.engine import Arm, TrainSettings, fit
 from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
 from tutelage.engine.fit import CHECKPOINT
+from tutelage.engine.prepare import prepare
 from tutelage.files import fingerprint, write_whole
 from tutelage.job import Job
 from tutelage.models.load import load_weights
@@ -78,7 +79,7 @@ def cache_stage(job: Job, teacher: ModuleTeacher, listener: Listener) -> Teacher
             teacher,
             job.train_reader,
             codec,
-            device=next(teacher.model.parameters()).device,
+            device=teacher.device,
             workers=job.settings.workers,
             progress=lambda done, total: listener(Advanced(done, total)),
         )
@@ -91,10 +92,12 @@ def arm_stage(
     job: Job, name: str, seed: int, objective: Objective, teacher: Teacher | None, tell: Listener
 ) -> Trained:
     """Train one student, or load it if it was trained before."""
+    objective = copy.deepcopy(objective)
+    student = _prepared(job, job.new_student(seed), objective, teacher)
     arm = Arm(
         name=name,
         seed=seed,
-        objective=copy.deepcopy(objective),
+        objective=objective,
         task=job.task,
         settings=job.settings,
         train=job.train_reader,
@@ -103,7 +106,22 @@ def arm_stage(
         folder=job.out / "arms" / name / f"seed-{seed}",
         key="",
     )
-    return _train(arm, job.new_student(seed), tell)
+    return _train(arm, student, tell)
+
+
+def _prepared(
+    job: Job, student: nn.Module, objective: Objective, teacher: Teacher | None
+) -> nn.Module:
+    """The network to train, with the objective's adapters made for it."""
+    rows = torch.arange(min(job.settings.batch_size, len(job.train_reader)))
+    return prepare(
+        student,
+        objective,
+        job.task,
+        job.train_reader[rows, torch.zeros_like(rows)],
+        teacher=teacher,
+        num_samples=len(job.splits.train),
+    )
 
 
 def _train(arm: Arm, model: nn.Module, listener: Listener) -> Trained:

@@ -2,6 +2,8 @@
 
 from typing import Protocol, runtime_checkable
 
+import torch
+
 from tutelage.types import Batch, Outputs, Signal
 
 
@@ -12,10 +14,12 @@ class Teacher(Protocol):
     Attributes:
         gives: The signals that it offers.
         fingerprint: Changes when its outputs would change.
+        device: Where it wants its batches.
     """
 
     gives: frozenset[Signal]
     fingerprint: str
+    device: torch.device
 
     def __call__(self, batch: Batch) -> Outputs:
         """Outputs for the batch's views, without gradient, on the batch's device."""

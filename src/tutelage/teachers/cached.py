@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from tutelage.errors import CacheError
 from tutelage.teachers.codecs import make_codec
@@ -38,6 +39,7 @@ class CachedTeacher:
             check_fits(folder, self.manifest, wanted)
         verify(folder, self.manifest)
         self.folder = folder
+        self.device = torch.device("cpu")
         self.codec = make_codec(self.manifest.key.codec)
         self.fingerprint = self.manifest.key.text
         self._views = self.manifest.key.num_views

@@ -41,6 +41,8 @@ class ModuleTeacher:
         self.model = model.eval().requires_grad_(requires_grad=False)
         if device is not None:
             self.model = self.model.to(device)
+        own = next((value.device for value in model.state_dict().values()), None)
+        self.device = device or own or torch.device("cpu")
         self.task = task
         self.chunk = chunk
         self.layers = tuple(layers)
