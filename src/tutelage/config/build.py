@@ -2,9 +2,10 @@
 
 import importlib
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,12 +16,14 @@ from tutelage.data.builtin import BUILTIN
 from tutelage.data.images import load_image_folder
 from tutelage.data.sources import Splits
 from tutelage.data.views import VIEWS, ViewPolicy
-from tutelage.errors import ConfigError, find
+from tutelage.errors import ConfigError, TutelageError, find
 from tutelage.job import Job, MeasureSettings, TeacherPlan
 from tutelage.losses import LOSSES
 from tutelage.models.load import make_model
 from tutelage.objective import Loss, Objective, Term
 from tutelage.tasks import Classification
+
+Made = TypeVar("Made")
 
 
 def build_job(recipe: Recipe, *, folder: Path = Path(), command: str = "") -> Job:
@@ -62,19 +65,29 @@ def build_job(recipe: Recipe, *, folder: Path = Path(), command: str = "") -> Jo
         has_baseline=recipe.baseline,
         codec=None if recipe.cache is None else recipe.cache.codec,
         measure=None if recipe.measure is None else MeasureSettings(**recipe.measure.model_dump()),
-        recipe=recipe.model_dump(mode="json"),
+        recipe=_resolved(recipe, folder),
         command=command,
     )
+
+
+def _resolved(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """The recipe as plain data; own files are named from the run folder, where it is saved."""
+    content = recipe.model_dump(mode="json")
+    out = os.path.realpath(recipe.output)
+    for role in ("teacher", "student"):
+        library, _, name = content[role]["model"].rpartition(":")
+        if library.endswith(".py"):
+            file = os.path.relpath(os.path.realpath(folder / library), out)
+            content[role]["model"] = f"{file}:{name}"
+    return content
 
 
 def load_data(data: BuiltinData | ImageData) -> Splits:
     """The data that a recipe names."""
     settings = data.model_dump(exclude={"kind"}, exclude_none=True)
     if isinstance(data, ImageData):
-        return load_image_folder(**settings)
-    loader = BUILTIN[data.kind]
-    _check_settings(f"data kind {data.kind!r}", loader, settings)
-    return loader(**settings)
+        return _make("data", load_image_folder, settings)
+    return _make(f"data kind {data.kind!r}", BUILTIN[data.kind], settings)
 
 
 def data_facts(splits: Splits) -> dict[str, Any]:
@@ -99,10 +112,9 @@ def _maker(network: Network, folder: Path, facts: Mapping[str, Any]) -> Callable
 def _views(views: Views, facts: Mapping[str, Any]) -> ViewPolicy:
     factory = find("views", views.kind, VIEWS)
     settings = dict(views.model_extra or {})
-    _check_settings(f"views {views.kind!r}", factory, settings)
     if "image_size" in inspect.signature(factory).parameters:
         settings.setdefault("image_size", facts["image_size"])
-    policy: ViewPolicy = factory(**settings)
+    policy: ViewPolicy = _make(f"views {views.kind!r}", factory, settings)
     return policy
 
 
@@ -116,12 +128,7 @@ def _objective(recipe: Recipe) -> Objective:
 def _term(term: TermConfig, number: int) -> Term:
     place = f"objective.terms[{number}]"
     factory = _loss_class(term.loss, place)
-    settings = dict(term.model_extra or {})
-    _check_settings(f"{place}: loss {term.loss!r}", factory, settings)
-    try:
-        loss = factory(**settings)
-    except TypeError as error:
-        raise ConfigError(f"{place}: loss {term.loss!r}: {error}") from error
+    loss = _make(f"{place}: loss {term.loss!r}", factory, dict(term.model_extra or {}))
     return Term(loss, term.weight, loss.title)
 
 
@@ -131,11 +138,28 @@ def _loss_class(name: str, place: str) -> Callable[..., Loss]:
         return find("loss", name, LOSSES)
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{place}: loss {name!r} cannot be imported: {error}.") from error
+    except Exception as error:  # the module is the user's own: anything can happen
+        raise ConfigError(
+            f"{place}: loss {name!r} cannot be imported: {type(error).__name__}: {error}. Write "
+            "it as module:Class."
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Loss)):
         raise ConfigError(f"{place}: {name!r} is no subclass of tutelage.Loss.")
     return found
+
+
+def _make(what: str, factory: Callable[..., Made], settings: Mapping[str, Any]) -> Made:
+    """Call a factory with settings that its signature has."""
+    _check_settings(what, factory, settings)
+    try:
+        return factory(**settings)
+    except TutelageError:
+        raise
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in settings.items()) or "no settings"
+        raise ConfigError(
+            f"{what} cannot be made with {given}: {type(error).__name__}: {error}."
+        ) from error
 
 
 def _check_settings(what: str, factory: Callable[..., Any], settings: Mapping[str, Any]) -> None:

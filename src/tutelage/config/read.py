@@ -1,6 +1,9 @@
 """Reading a recipe: YAML, one level of `base`, overrides, and one clear error."""
 
 import difflib
+import math
+import os
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -10,12 +13,15 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from tutelage.config.schema import Recipe
 from tutelage.errors import ConfigError, find
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
+UNIONS = ("data",)  # pydantic puts the kind between such a key and the keys inside
+UNREADABLE = (yaml.YAMLError, RecursionError, ValueError)  # a date of month 13 is a ValueError
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -38,6 +44,7 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     content = _with_base(_read_yaml(path), path)
     for override in overrides:
         _override(content, override)
+    _check_finite(content, (), path)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
@@ -48,8 +55,8 @@ def recipe_path(name: str | Path) -> Path:
     """Where a recipe lies: a path as given, or the name of a shipped one."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise ConfigError(f"recipe: {path}: no such file.")
+        if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
+            raise ConfigError(f"recipe: {_short(str(path))}: no such file.")
         return path
     return find("recipe", str(name), shipped_recipes())
 
@@ -59,28 +66,49 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes: not a recipe.")
         text = path.read_text(encoding="utf-8")
-        _check_plain(text, path)
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        place = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{path}: not readable as YAML: {place}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}.") from error
+    content = _parse(text, str(path))
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{path}: a recipe is a mapping of keys; see a shipped one for its form.")
     return content
 
 
-def _check_plain(text: str, path: Path) -> None:
-    """Refuse what a recipe never needs and what can blow up: aliases, depth."""
+class _Loader(yaml.SafeLoader):
+    """YAML's plain data; a key that stands twice is an error, where YAML keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            line = node.start_mark.line + 1
+            raise yaml.YAMLError(f"the key {twice!r} stands twice in the mapping of line {line}")
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        _check_plain(text, where)
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except ConfigError:
+        raise
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{where}: not readable as YAML: {reason}.") from error
+
+
+def _check_plain(text: str, where: str) -> None:
+    """Refuse what a recipe never needs and what can blow up: aliases, tags, depth."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            raise ConfigError(f"{path}: the alias *{event.anchor} is not allowed; write it out.")
+            raise ConfigError(f"{where}: the alias *{event.anchor} is not allowed; write it out.")
+        if tag := getattr(event, "tag", None):
+            raise ConfigError(f"{where}: the tag {_short(tag)} is not allowed; write plain values.")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise ConfigError(f"{path}: nested deeper than {MAX_DEPTH} levels.")
+            raise ConfigError(f"{where}: nested deeper than {MAX_DEPTH} levels.")
 
 
 def _with_base(content: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -89,7 +117,7 @@ def _with_base(content: dict[str, Any], path: Path) -> dict[str, Any]:
     if name is None:
         return content
     beside = path.parent / str(name)
-    base = _read_yaml(beside if beside.is_file() else recipe_path(str(name)))
+    base = _read_yaml(beside if os.path.isfile(beside) else recipe_path(str(name)))
     if "base" in base:
         raise ConfigError(f"{path}: base: {name} has a base itself; one level is allowed.")
     return _merge(base, content)
@@ -107,10 +135,7 @@ def _override(content: dict[str, Any], text: str) -> None:
     dotted, sign, value = text.partition("=")
     if not sign or not dotted:
         raise ConfigError(f"override {text!r}: write it as key=value, for example train.epochs=5.")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {text!r}: the value is not readable as YAML.") from error
+    parsed = _parse(value, f"override {_short(text)}")
     place: Any = content
     *parents, last = dotted.split(".")
     for key in parents:
@@ -138,20 +163,68 @@ def _index(place: list[Any], key: str, text: str) -> int:
     return int(key)
 
 
+def _check_finite(value: Any, loc: tuple[int | str, ...], path: Path) -> None:
+    """Refuse .nan and .inf: no setting means anything then, and JSON could not hold it."""
+    match value:
+        case dict():
+            for key, inside in value.items():
+                _check_finite(inside, (*loc, key), path)
+        case list():
+            for number, inside in enumerate(value):
+                _check_finite(inside, (*loc, number), path)
+        case float() if not math.isfinite(value):
+            raise ConfigError(f"{path}: {_place(loc)} must be a finite number, got {value}.")
+
+
 def _explain(error: ValidationError, path: Path) -> str:
     """The first things that are wrong, each with place, value and what is allowed."""
     lines = []
-    for problem in error.errors(include_url=False)[:5]:
+    for problem in _innermost(error.errors(include_url=False))[:5]:
         place = _place(problem["loc"])
-        hint = _known_keys(problem["loc"]) if problem["type"] == "extra_forbidden" else ""
         shown = "" if problem["type"] == "missing" else f" (got {_short(problem['input'])})"
-        lines.append(f"{place}: {problem['msg']}{shown}.{hint}")
+        lines.append(f"{place}: {problem['msg']}{shown}.{_hint(problem)}")
     return f"{path}: " + " ".join(lines)
+
+
+def _innermost(problems: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without what only follows from a problem deeper inside."""
+    places = [problem["loc"] for problem in problems]
+    return [
+        problem
+        for problem, place in zip(problems, places, strict=True)
+        if not any(other != place and other[: len(place)] == place for other in places)
+    ]
+
+
+def _hint(problem: ErrorDetails) -> str:
+    """Did you mean, and what is allowed where pydantic does not say it."""
+    context = problem.get("ctx", {})
+    match problem["type"]:
+        case "extra_forbidden":
+            return _known_keys(problem["loc"])
+        case "union_tag_not_found":
+            return " Give its kind, as in {kind: digits}; see tutelage recipe."
+        case "union_tag_invalid":
+            return _nearest(context["tag"], _quoted(context["expected_tags"]))
+        case "literal_error":
+            return _nearest(problem["input"], _quoted(context["expected"]))
+        case _:
+            return ""
+
+
+def _quoted(text: str) -> list[str]:
+    return re.findall(r"'([^']*)'", text)
+
+
+def _nearest(name: Any, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _place(loc: Sequence[int | str]) -> str:
     text = ""
-    for part in loc:
+    steps = [part for i, part in enumerate(loc) if i == 0 or loc[i - 1] not in UNIONS]
+    for part in steps:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
 
@@ -167,9 +240,7 @@ def _known_keys(loc: Sequence[int | str]) -> str:
     if model is None:
         return ""
     known = sorted(model.model_fields)
-    near = difflib.get_close_matches(str(loc[-1]), known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{hint} Known: {', '.join(known)}."
+    return f"{_nearest(loc[-1], known)} Known: {', '.join(known)}."
 
 
 def _model_at(model: type[BaseModel], loc: Sequence[int | str]) -> type[BaseModel] | None:

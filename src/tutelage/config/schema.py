@@ -3,9 +3,21 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tutelage.engine.settings import OptimizerSettings, ScheduleSettings, TrainSettings
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("each seed may stand once: equal seeds train the same network again")
+    return seeds
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 
 
 class Strict(BaseModel):
@@ -43,7 +55,7 @@ class BuiltinData(Strict):
     kind: Literal["digits", "mnist", "fashion_mnist"]
     path: Path | None = None
     valid_fraction: float | None = Field(default=None, ge=0, lt=1)
-    seed: int = 0
+    seed: Seed = 0
 
 
 class ImageData(Strict):
@@ -68,8 +80,8 @@ class ImageData(Strict):
     valid_fraction: float = Field(default=0.1, gt=0, lt=1)
     test_fraction: float = Field(default=0.1, gt=0, lt=1)
     mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    seed: int = 0
+    std: tuple[Positive, ...] | None = None
+    seed: Seed = 0
 
 
 Data = Annotated[BuiltinData | ImageData, Field(discriminator="kind")]
@@ -93,12 +105,12 @@ class Network(Strict):
 class Train(Strict):
     """How a network is trained; see `TrainSettings` for the meaning of each."""
 
-    epochs: int = 20
-    batch_size: int = 128
-    accumulate: int = 1
+    epochs: Count = 20
+    batch_size: Count = 128
+    accumulate: Count = 1
     clip_norm: float | None = Field(default=None, gt=0)
     precision: Literal["float32", "bf16"] = "float32"
-    ema: float | None = None
+    ema: float | None = Field(default=None, gt=0, lt=1)
     workers: int = Field(default=0, ge=0)
     checkpoint_s: float = Field(default=30.0, ge=0)
     tensorboard: bool = False
@@ -130,7 +142,7 @@ class TeacherTraining(Strict):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     views: Views | None = None
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Teacher(Network):
@@ -145,7 +157,7 @@ class Teacher(Network):
 
     training: TeacherTraining | None = None
     mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
     image_size: int | None = Field(default=None, ge=1)
 
 
@@ -192,8 +204,8 @@ class Measure(Strict):
         seconds: Time for all of it.
     """
 
-    batch_sizes: tuple[int, ...] = (1, 32)
-    threads: int = Field(default=1, ge=1)
+    batch_sizes: tuple[Count, ...] = Field(default=(1, 32), min_length=1)
+    threads: Count = 1
     seconds: float = Field(default=10.0, gt=0)
 
 
@@ -226,7 +238,7 @@ class Recipe(Strict):
     train: Train = Train()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: Seeds = (0, 1, 2)
     baseline: bool = True
     cache: Cache | None = Cache()
     measure: Measure | None = Measure()

@@ -193,8 +193,8 @@ def _outside_random_state() -> Iterator[None]:
 
 
 def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise ConfigError(f"views: {name} must be 1 or more, got {value}.")
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"views: {name} must be 1 or more, got {value!r}. Write a whole number.")
     return value
 
 
