@@ -55,7 +55,7 @@ def test_a_built_in_network_takes_what_the_data_says(name):
 def test_settings_go_before_what_the_data_says():
     model = make_model("mlp", {"hidden": [5], "num_classes": 9}, **FACTS)
     assert logits(model).shape == (2, 9)
-    assert model[1].out_features == 5
+    assert model.hidden1[0].out_features == 5
 
 
 @pytest.mark.parametrize("name", ["nets_here.py:make", "nets_module_here:make"])

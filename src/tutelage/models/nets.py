@@ -1,5 +1,10 @@
-"""Built-in networks: an MLP, a small CNN and a small ResNet, sized by their arguments."""
+"""Built-in networks: an MLP, a small CNN and a small ResNet, sized by their arguments.
 
+Their layers have names: hidden1, hidden2, ... of an MLP, stage1, stage2, ... of the others, then
+pool (one vector a sample) and head (the classifier).
+"""
+
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -25,16 +30,17 @@ def mlp(
         dropout: Share of hidden units dropped while training.
         input_dropout: Share of pixels dropped while training.
     """
-    layers: list[nn.Module] = [nn.Flatten()]
+    layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     if input_dropout:
-        layers.append(nn.Dropout(input_dropout))
+        layers["input_dropout"] = nn.Dropout(input_dropout)
     width = in_channels * image_size**2
-    for units in hidden:
-        layers += [nn.Linear(width, units), nn.ReLU()]
+    for number, units in enumerate(hidden, start=1):
+        layers[f"hidden{number}"] = nn.Sequential(nn.Linear(width, units), nn.ReLU())
         if dropout:
-            layers.append(nn.Dropout(dropout))
+            layers[f"dropout{number}"] = nn.Dropout(dropout)
         width = units
-    return nn.Sequential(*layers, nn.Linear(width, num_classes))
+    layers["head"] = nn.Linear(width, num_classes)
+    return nn.Sequential(OrderedDict(layers))
 
 
 def cnn(
@@ -49,18 +55,24 @@ def cnn(
         stages: Each halves height and width.
         dropout: Share of pooled features dropped while training.
     """
-    layers: list[nn.Module] = []
+    layers: dict[str, nn.Module] = {}
     channels = in_channels
     for stage in range(stages):
-        layers += [
+        layers[f"stage{stage + 1}"] = nn.Sequential(
             nn.Conv2d(channels, width * 2**stage, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm2d(width * 2**stage),
             nn.ReLU(),
             nn.MaxPool2d(2),
-        ]
+        )
         channels = width * 2**stage
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout)]
-    return nn.Sequential(*layers, *head, nn.Linear(channels, num_classes))
+    layers |= _pool_and_head(channels, num_classes, dropout)
+    return nn.Sequential(OrderedDict(layers))
+
+
+def _pool_and_head(channels: int, num_classes: int, dropout: float) -> dict[str, nn.Module]:
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    dropped = {"dropout": nn.Dropout(dropout)} if dropout else {}
+    return {"pool": pool, **dropped, "head": nn.Linear(channels, num_classes)}
 
 
 class _Block(nn.Module):
@@ -99,17 +111,20 @@ def resnet(num_classes: int, in_channels: int = 1, width: int = 16, blocks: int 
         He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385,
         section 4.2, with projection shortcuts.
     """
-    layers: list[nn.Module] = [
-        nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-    ]
+    layers: dict[str, nn.Module] = {
+        "stem": nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        )
+    }
     channels = width
     for stage in range(3):
+        row = []
         for block in range(blocks):
             stride = 2 if stage > 0 and block == 0 else 1
-            layers.append(_Block(channels, width * 2**stage, stride))
+            row.append(_Block(channels, width * 2**stage, stride))
             channels = width * 2**stage
-    return nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)
-    )
+        layers[f"stage{stage + 1}"] = nn.Sequential(*row)
+    layers |= _pool_and_head(channels, num_classes, dropout=0.0)
+    return nn.Sequential(OrderedDict(layers))
