@@ -21,7 +21,7 @@ def check_temperature(temperature: float | int) -> float:
 
 
 def log_soften(
-    logits: Float[Tensor, "*batch classes"], temperature: float = 1.0
+    logits: Float[Tensor, "*batch classes"], temperature: float | int = 1.0
 ) -> Float[Tensor, "*batch classes"]:
     """Logarithm of the softened distribution, log softmax(logits / temperature).
 
@@ -38,7 +38,7 @@ def log_soften(
 
 
 def soften(
-    logits: Float[Tensor, "*batch classes"], temperature: float = 1.0
+    logits: Float[Tensor, "*batch classes"], temperature: float | int = 1.0
 ) -> Float[Tensor, "*batch classes"]:
     """The softened distribution, softmax(logits / temperature).
 
@@ -74,7 +74,7 @@ def mean_over_counted(
 def kl_divergence(
     student_logits: Float[Tensor, "*batch classes"],
     teacher_logits: Float[Tensor, "*batch classes"],
-    temperature: float = 1.0,
+    temperature: float | int = 1.0,
     mask: Bool[Tensor, "*batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """KL(teacher || student) of softened distributions, times temperature squared.
@@ -103,7 +103,7 @@ def kl_divergence(
 def kl_per_item(
     student_logits: Float[Tensor, "*batch classes"],
     teacher_logits: Float[Tensor, "*batch classes"],
-    temperature: float = 1.0,
+    temperature: float | int = 1.0,
 ) -> Float[Tensor, "*batch"]:
     """KL(teacher || student) of softened distributions for each item, without T squared.
 
@@ -141,7 +141,7 @@ def cross_entropy(
 def soft_cross_entropy(
     student_logits: Float[Tensor, "*batch classes"],
     teacher_probabilities: Float[Tensor, "*batch classes"],
-    temperature: float = 1.0,
+    temperature: float | int = 1.0,
     mask: Bool[Tensor, "*batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the softened student under given soft targets, without T squared.
