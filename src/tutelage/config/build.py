@@ -20,7 +20,7 @@ from tutelage.errors import ConfigError, TutelageError, find
 from tutelage.job import Job, MeasureSettings, TeacherPlan
 from tutelage.losses import LOSSES
 from tutelage.models.load import make_model
-from tutelage.objective import Loss, Objective, Term
+from tutelage.objective import Loss, Objective, Ramp, Term
 from tutelage.tasks import Classification
 
 Made = TypeVar("Made")
@@ -127,9 +127,27 @@ def _objective(recipe: Recipe) -> Objective:
 
 def _term(term: TermConfig, number: int) -> Term:
     place = f"objective.terms[{number}]"
-    factory = _loss_class(term.loss, place)
-    loss = _make(f"{place}: loss {term.loss!r}", factory, dict(term.model_extra or {}))
-    return Term(loss, term.weight, loss.title)
+    loss = _loss(term.loss, term.model_extra or {}, place)
+    weight = term.weight if isinstance(term.weight, float) else Ramp(**term.weight.model_dump())
+    return Term(loss, weight, loss.title)
+
+
+def _loss(name: str, settings: Mapping[str, Any], place: str) -> Loss:
+    values = {key: _setting(value, f"{place}.{key}") for key, value in settings.items()}
+    return _make(f"{place}: loss {name!r}", _loss_class(name, place), values)
+
+
+def _setting(value: Any, place: str) -> Any:
+    """A setting as a loss takes it: a loss within a loss, a ramp, a tuple, or the plain value."""
+    match value:
+        case {"loss": str(name)}:
+            return _loss(name, {key: v for key, v in value.items() if key != "loss"}, place)
+        case {"start": _, "end": _, **_rest}:
+            return _make(place, Ramp, value)
+        case list():
+            return tuple(_setting(item, f"{place}[{n}]") for n, item in enumerate(value))
+        case _:
+            return value
 
 
 def _loss_class(name: str, place: str) -> Callable[..., Loss]:

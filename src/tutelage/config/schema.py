@@ -161,16 +161,30 @@ class Teacher(Network):
     image_size: int | None = Field(default=None, ge=1)
 
 
+class Moving(Strict):
+    """A number that moves in a straight line while training goes on; see `Ramp`.
+
+    Attributes:
+        start: Its value at first.
+        end: Its value from `until` on.
+        until: Share of the training at which `end` is reached.
+    """
+
+    start: float
+    end: float
+    until: float = Field(default=1.0, gt=0, le=1)
+
+
 class Term(Open):
     """A distillation loss with its weight; other keys are the loss's settings.
 
     Attributes:
         loss: kd, logit_mse, cross_entropy, or "module:Class" of your own.
-        weight: Multiplier, 0 or more.
+        weight: Multiplier, 0 or more; {start: 0, end: 8, until: 0.1} moves it.
     """
 
     loss: str
-    weight: float = 1.0
+    weight: float | Moving = 1.0
 
 
 class ObjectiveConfig(Strict):
