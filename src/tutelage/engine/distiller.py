@@ -1,12 +1,20 @@
 """One training step. Read this file first."""
 
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
+from accelerate.optimizer import AcceleratedOptimizer
 from torch.optim import Optimizer
 
 from tutelage.engine.trainee import Trainee
 from tutelage.objective import LossReport
 from tutelage.teachers import Teacher
 from tutelage.types import Batch
+
+_UNWRAPPED = (
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+    DistributedType.FSDP,
+)
 
 
 class Distiller:
@@ -32,7 +40,8 @@ class Distiller:
     ) -> None:
         """Let Accelerate prepare what is trained."""
         self.accelerator = accelerator or Accelerator()
-        self.trainee, self.optimizer = self.accelerator.prepare(trainee, optimizer)
+        self.trainee, prepared = self.accelerator.prepare(trainee, optimizer)
+        self.optimizer = _unwrap(self.accelerator, prepared)
         self.teacher = teacher
         self.clip_norm = clip_norm
 
@@ -43,8 +52,22 @@ class Distiller:
             teacher = None if self.teacher is None else self.teacher(batch)
             report: LossReport = self.trainee(batch, teacher)
             self.accelerator.backward(report.total)
-            if self.clip_norm is not None and self.accelerator.sync_gradients:
-                self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.clip_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            if self.accelerator.sync_gradients:
+                self._update()
         return report
+
+    def _update(self) -> None:
+        if self.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def _unwrap(accelerator: Accelerator, prepared: AcceleratedOptimizer) -> Optimizer:
+    """The optimizer itself where Accelerate's wrapper would do nothing but call it.
+
+    The wrapper searches the whole import path twice a step, for a package that is not there.
+    """
+    is_plain = accelerator.scaler is None and accelerator.distributed_type in _UNWRAPPED
+    optimizer: Optimizer = prepared.optimizer if is_plain else prepared
+    return optimizer
