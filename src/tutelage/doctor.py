@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from tutelage.data.images import check_pictures, picture_folders
 from tutelage.data.loading import in_order
 from tutelage.engine.prepare import prepare
 from tutelage.engine.trainee import Trainee
@@ -50,7 +51,7 @@ def preflight(job: Job) -> None:
     """
     check_output(job)
     if job.codec is not None:
-        make_codec(job.codec)
+        _item_bytes(job.codec, job.task.num_classes)
     batch = _first_batch(job, job.settings.batch_size)
     _try_network("student", lambda: job.new_student(0), job.task, batch)
     _try_network("teacher", job.new_teacher, job.task, batch)
@@ -134,6 +135,7 @@ def _look_at_output(job: Job) -> Iterator[Finding]:
 
 def _look_at_data(job: Job) -> Iterator[Finding]:
     splits = job.splits
+    check_pictures(picture_folders(splits))
     num_classes = len(splits.class_names)
     for name, source in (("train", splits.train), ("valid", splits.valid), ("test", splits.test)):
         if source is None:

@@ -53,6 +53,10 @@ class RunFolderError(TutelageError):
     """A run folder cannot be written, or what lies in it cannot be used."""
 
 
+class WriteError(RunFolderError):
+    """A file cannot be written: the disk is full, or the place is closed to us."""
+
+
 class MissingExtraError(TutelageError, ImportError):
     """An optional package is not installed."""
 

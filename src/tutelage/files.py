@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from tutelage.errors import RunFolderError
+from tutelage.errors import RunFolderError, WriteError
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -21,7 +21,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         write: Called with the temporary path; writes the content there.
 
     Raises:
-        RunFolderError: The disk is full or the place cannot be written; nothing is left behind.
+        WriteError: The disk is full or the place cannot be written; nothing is left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,7 +32,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise RunFolderError(
+        raise WriteError(
             f"{path}: cannot be written ({reason}). What was there before is unchanged. Free "
             "space or choose another place, then run the same command again."
         ) from error

@@ -137,7 +137,8 @@ def guarded(command: Callable[..., Any]) -> int:
     except typer.Exit as done:
         return done.exit_code
     except (KeyboardInterrupt, typer.Abort) as error:
-        _tell(f"Interrupted{f': {error}' if str(error) else ''}. The same command goes on there.")
+        reason = str(error.__cause__ or error)  # click raises its own Abort from the interrupt
+        _tell(f"Interrupted{f': {reason}' if reason else ''}. The same command goes on there.")
         return INTERRUPTED
     except TutelageError as error:
         if _State.debug:
@@ -154,9 +155,9 @@ def guarded(command: Callable[..., Any]) -> int:
 
 def _went_wrong(error: TutelageError) -> bool:
     """Whether the run failed, rather than its input being wrong."""
-    from tutelage.errors import ExportError, TrainingError
+    from tutelage.errors import ExportError, TrainingError, WriteError
 
-    return isinstance(error, ExportError | TrainingError)
+    return isinstance(error, ExportError | TrainingError | WriteError)
 
 
 def _tell(text: str) -> None:

@@ -64,6 +64,7 @@ def build_teacher_cache(name: str, overrides: Sequence[str]) -> None:
     """Train or load the teacher and build the cache of a recipe."""
     console = Console()
     job = _job(name, overrides, "")
+    store.discard(job.out / "cache")
     with ProgressListener(console) as listener:
         prepare_teacher(job, listener)
     describe_cache(job.out)

@@ -41,6 +41,8 @@ PART_NAMES: Mapping[str, str] = MappingProxyType(
 _CLUTTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 _DEEP_GREYS = 65535
 
+MOST_NAMED = 5
+
 
 class ImageFolder:
     """Pictures in one folder with a subfolder for each class.
@@ -203,6 +205,29 @@ def load_image_folder(
     for source, part in ((rest, "training"), (test, "test")):
         _check_every_class(train, source, part)
     return Splits(rest, valid, test, train.class_names, mean=mean, std=std)
+
+
+def picture_folders(splits: Splits) -> list[ImageFolder]:
+    """The folders of pictures that the parts are taken from, each once."""
+    found: dict[Path, ImageFolder] = {}
+    for source in (splits.train, splits.valid, splits.test):
+        while isinstance(source, SubsetSource):
+            source = source.source
+        if isinstance(source, ImageFolder):
+            found[source.path] = source
+    return list(found.values())
+
+
+def check_pictures(folders: Sequence[ImageFolder]) -> None:
+    """Decode every picture once: a damaged one shall not end a training in its last hour.
+
+    Raises:
+        DataError: Names the first bad files and counts the others.
+    """
+    bad = [problem for folder in folders for problem in folder.check_all()]
+    if bad:
+        more = f" And {len(bad) - MOST_NAMED} more." if len(bad) > MOST_NAMED else ""
+        raise DataError(" ".join(bad[:MOST_NAMED]) + more)
 
 
 def decode(file: Path, image_size: int, channels: int) -> UInt8[Tensor, "channels height width"]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -132,6 +133,7 @@ class _Loop:
             self.modules["average"] = self.average
         path = arm.folder / CHECKPOINT
         self.progress = load_checkpoint(path, self.modules, self.optimizer, arm.key) or Progress()
+        self._set_schedules(max(0, self.progress.step - 1))  # as the last step left them
         self.sums = torch.tensor(self.progress.sums, dtype=torch.float64, device=self.device)
         self.saved_at = time.monotonic()
         self.clock = time.perf_counter()
@@ -152,6 +154,8 @@ class _Loop:
                 if log is not None:
                     log.add(point)
         self._save()
+        if interrupt.requested:  # during the last validation, when no step was left to notice
+            raise self._interrupted()
         last = copy.deepcopy(self.judged).cpu().eval()
         selected = self.selected.cpu().eval() if self.progress.best_epoch else last
         return Fitted(last, selected, self.progress)
@@ -166,7 +170,7 @@ class _Loop:
         """Micro-steps that are left of the epoch under way."""
         self.trainee.train()
         for batch in self._batches():
-            self._set_schedules()
+            self._set_schedules(self.progress.step)
             yield self.distiller.step(batch), len(batch)
 
     def _batches(self) -> Iterator[Batch]:
@@ -182,13 +186,13 @@ class _Loop:
             next(requests)
         return iterate(arm.train, requests, arm.settings.workers)
 
-    def _set_schedules(self) -> None:
+    def _set_schedules(self, step: int) -> None:
         """Learning rate, and whatever in the objective moves with the training."""
         settings = self.arm.settings
-        factor = settings.schedule.factor(self.progress.step, self.arm.total_steps)
+        factor = settings.schedule.factor(step, self.arm.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.optimizer.lr * factor
-        self.trainee.objective.progress = self.progress.step / self.arm.total_steps
+        self.trainee.objective.progress = step / self.arm.total_steps
 
     def _count(self, report: LossReport, rows: int) -> None:
         """Add one micro-step to the sums, and stop if the numbers go wrong."""
@@ -210,12 +214,21 @@ class _Loop:
         if bool(self.sums[1].isfinite()):
             return
         parts = ", ".join(f"{name} {float(value):g}" for name, value in report.parts.items())
+        self._stop(f"the loss is {float(self.sums[1])}", f" ({parts})" if parts else "")
+
+    def _check_weights(self) -> None:
+        """Stop rather than save or judge a network that is lost, though its last loss was fine."""
+        for name, weight in self.trainee.named_parameters():
+            if not bool(weight.isfinite().all()):
+                self._stop(f"{name} is not finite", "")
+
+    def _stop(self, what: str, details: str) -> NoReturn:
         checkpoint = self.arm.folder / CHECKPOINT
-        kept = f"The last good checkpoint is {checkpoint}" if checkpoint.is_file() else "Nothing"
+        kept = f"The last good checkpoint is {checkpoint}."
         raise TrainingError(
-            f"{self.arm.name}, seed {self.arm.seed}: the loss is {float(self.sums[1])} in epoch "
-            f"{self.progress.epoch + 1}, step {self.progress.step} ({parts}). "
-            f"{kept} {'' if checkpoint.is_file() else 'was saved yet'}. Try a smaller "
+            f"{self.arm.name}, seed {self.arm.seed}: {what} in epoch {self.progress.epoch + 1}, "
+            f"step {self.progress.step}{details}. "
+            f"{kept if checkpoint.is_file() else 'Nothing was saved yet.'} Try a smaller "
             "optimizer.lr, train.clip_norm: 1, or schedule.warmup_steps; look for NaN in the data."
         )
 
@@ -245,6 +258,7 @@ class _Loop:
     def _check_epoch_finite(self) -> None:
         zero = torch.zeros((), device=self.device)
         self._check_finite(LossReport(zero, {}))
+        self._check_weights()
 
     def _select(self, valid_metric: float | None, epoch: int) -> None:
         """Keep the network if it is the best so far; of equals the later one."""
@@ -271,10 +285,13 @@ class _Loop:
         self._check_epoch_finite()
         self._save()
         if interrupt.requested:
-            raise Interrupted(
-                f"{self.arm.name}, seed {self.arm.seed}: stopped in epoch "
-                f"{self.progress.epoch + 1}; the state is saved"
-            )
+            raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        epoch = min(self.progress.epoch + 1, self.arm.settings.epochs)
+        return Interrupted(
+            f"{self.arm.name}, seed {self.arm.seed}: stopped in epoch {epoch}; the state is saved"
+        )
 
     def _save(self) -> None:
         self._tick()

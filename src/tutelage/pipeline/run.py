@@ -14,13 +14,15 @@ import yaml
 from accelerate import Accelerator
 
 from tutelage import __version__
+from tutelage.data.images import check_pictures, picture_folders
 from tutelage.doctor import preflight
 from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
 from tutelage.errors import require
-from tutelage.files import write_json, write_text
+from tutelage.files import fingerprint, write_json, write_text
 from tutelage.job import Job
 from tutelage.pipeline.delivery import Costs, delivery_stage, pick_student
 from tutelage.pipeline.judging import Judged, judge_stage
+from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.pipeline.training import Trained, arm_stage, cache_stage, teacher_stage
 from tutelage.records import CacheRow, RunRecord, save_record
 from tutelage.report import write_report
@@ -79,6 +81,7 @@ def prepare_teacher(
     clock = clock or _Clock()
     _check_extras(job)
     preflight(job)
+    _pictures_stage(job, listener)
     _open_folder(job)
     with clock.time("teacher"):
         teacher = teacher_stage(job, listener)
@@ -93,6 +96,20 @@ def prepare_teacher(
     with clock.time("cache"):
         source = cache_stage(job, live, listener) if job.objective.needs_teacher else None
     return teacher, source
+
+
+def _pictures_stage(job: Job, listener: Listener) -> None:
+    """Look at every picture once, and not again while the files stay as they are."""
+    folders = picture_folders(job.splits)
+    if not folders:
+        return
+    listener(StageStarted("pictures", None))
+    place, key = job.out / "data", fingerprint([folder.fingerprint for folder in folders])
+    was_there = is_done(place, key)
+    if not was_there:
+        check_pictures(folders)
+        stamp(place, key, [])
+    listener(StageDone("pictures", was_there))
 
 
 def _arms(

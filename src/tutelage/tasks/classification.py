@@ -42,9 +42,9 @@ class Classification:
     def _call(self, model: nn.Module, batch: Batch) -> object:
         try:
             return model(batch.inputs)
-        except (ValueError, TypeError, RuntimeError, IndexError) as error:
-            if isinstance(error, torch.cuda.OutOfMemoryError):
-                raise
+        except (torch.cuda.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # the network is the user's own: anything can happen
             raise ModelError(
                 f"{type(model).__name__} failed on inputs of shape {tuple(batch.inputs.shape)}: "
                 f"{type(error).__name__}: {error}"
@@ -76,6 +76,7 @@ class Classification:
 
         Raises:
             DataError: There are no samples, or no labels.
+            ModelError: A logit is not a number; the message names the sample.
         """
         was_training = model.training
         model.eval()
@@ -86,8 +87,18 @@ class Classification:
                     "Evaluation needs labels, but the validation or test data has none."
                 )
             rows.append(self.run(model, batch.to(device)).logits.float().cpu())
+            _check_numbers(model, rows[-1], batch.sample_ids)
             labels.append(batch.labels)
         model.train(was_training)
         if not rows:
             raise DataError("Evaluation needs samples, but the data set is empty.")
         return torch.cat(rows), torch.cat(labels)
+
+
+def _check_numbers(model: nn.Module, logits: Tensor, sample_ids: Tensor) -> None:
+    wrong = logits.isnan().any(dim=-1).nonzero().squeeze(1)
+    if len(wrong):
+        raise ModelError(
+            f"{type(model).__name__} gives NaN for sample {int(sample_ids[wrong[0]])} of the "
+            "validation or test data. Look for NaN in that sample, and in the network's weights."
+        )

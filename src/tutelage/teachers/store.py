@@ -168,9 +168,23 @@ def verify(folder: Path, manifest: Manifest) -> None:
             raise CacheError(f"{path}: the shard is damaged (its checksum differs). {_REBUILD}")
 
 
-_REBUILD = (
-    "Remove it and build the cache again; whole shards are kept: tutelage cache build RECIPE."
-)
+def discard(folder: Path) -> None:
+    """Forget a cache, so that it is built anew; its unharmed shards stay for the build to use."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return
+    try:
+        shards = load_manifest(folder).shards
+    except CacheError:
+        shards = []
+    known = {shard_path(folder, number): shard for number, shard in enumerate(shards)}
+    for path in folder.glob("shard-*.safetensors"):
+        if path not in known or file_sha256(path) != known[path].sha256:
+            path.unlink()
+    manifest.unlink()
+
+
+_REBUILD = "Build the cache again, which keeps the whole shards: tutelage cache build RECIPE."
 
 
 def _check_ranges(folder: Path, manifest: Manifest) -> None:
