@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tutelage.errors import SignalError, UnknownNameError, find
 from tutelage.losses import LOSSES
-from tutelage.objective import Loss, describe_loss
+from tutelage.objective import DryRun, Loss, describe_loss
 from tutelage.types import Batch, Outputs, Signal
 
 ROWS, CLASSES = 8, 6
@@ -76,7 +76,11 @@ class Trial:
 
     def make(self) -> Loss:
         torch.manual_seed(5)
-        return LOSSES[self.name](**self.settings).double()
+        loss = LOSSES[self.name](**self.settings)
+        with torch.no_grad():
+            given = situation(loss, *(t.float() if t.is_floating_point() else t for t in numbers()))
+            loss.build(DryRun(given.student, given.teacher, num_samples=ROWS))
+        return loss.double()
 
     def __str__(self) -> str:
         return describe_loss(LOSSES[self.name](**self.settings))
@@ -96,16 +100,28 @@ def numbers() -> tuple[Tensor, Tensor, Tensor]:
     return student, teacher, torch.randint(0, CLASSES, (ROWS,), generator=generator)
 
 
+def features(logits: Tensor) -> Tensor:
+    """Maps (rows, 4, 3, 3) that follow from the logits, so that what moves one moves the other."""
+    generator = torch.Generator().manual_seed(9)
+    spread = torch.randn(CLASSES, 4 * 3 * 3, generator=generator, dtype=torch.float64)
+    return (logits @ spread.to(logits.dtype)).view(-1, 4, 3, 3)
+
+
+def outputs(logits: Tensor, layers: tuple[str, ...]) -> Outputs:
+    return Outputs(logits, {layer: features(logits) for layer in layers})
+
+
 def situation(
     loss: Loss, student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor | None = None
 ) -> Situation:
     """What the loss says it needs and nothing more, so that a need left unsaid shows."""
-    unknown = loss.needs - {Signal.LABELS, Signal.LOGITS}
+    unknown = loss.needs - {Signal.LABELS, Signal.LOGITS, Signal.FEATURES}
     assert not unknown, f"teach this test to make {unknown}"
     ids = torch.arange(len(student))
+    needs_teacher = loss.needs & {Signal.LOGITS, Signal.FEATURES}
     return Situation(
-        Outputs(student),
-        Outputs(teacher) if Signal.LOGITS in loss.needs else None,
+        outputs(student, loss.student_layers),
+        outputs(teacher, loss.teacher_layers) if needs_teacher else None,
         Batch(
             torch.zeros(len(student), 1),
             labels if Signal.LABELS in loss.needs else None,
@@ -282,6 +298,7 @@ def test_a_need_that_is_not_met_is_refused_by_name(trial):
     given = situation(loss, *numbers())
     without = {
         Signal.LOGITS: replace(given, teacher=None),
+        Signal.FEATURES: replace(given, teacher=None),
         Signal.LABELS: replace(given, batch=replace(given.batch, labels=None)),
     }
     for need in loss.needs:
