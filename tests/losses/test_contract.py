@@ -101,10 +101,13 @@ def numbers() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def features(logits: Tensor) -> Tensor:
-    """Maps (rows, 4, 3, 3) that follow from the logits, so that what moves one moves the other."""
+    """Finite maps (rows, 4, 3, 3) that follow from the logits: what moves one moves the other."""
     generator = torch.Generator().manual_seed(9)
     spread = torch.randn(CLASSES, 4 * 3 * 3, generator=generator, dtype=torch.float64)
-    return (logits @ spread.to(logits.dtype)).view(-1, 4, 3, 3)
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    finite = wide.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    with torch.autocast("cpu", enabled=False):
+        return (finite @ spread.to(wide.dtype)).view(-1, 4, 3, 3)
 
 
 def outputs(logits: Tensor, layers: tuple[str, ...]) -> Outputs:
