@@ -12,11 +12,11 @@ from tutelage.data.images import check_pictures, picture_folders
 from tutelage.data.loading import in_order
 from tutelage.engine.prepare import prepare
 from tutelage.engine.trainee import Trainee
-from tutelage.errors import DataError, ModelError, RunFolderError, TutelageError
+from tutelage.errors import ConfigError, DataError, ModelError, RunFolderError, TutelageError
 from tutelage.files import write_text
 from tutelage.job import Job
 from tutelage.models.cost import count_parameters
-from tutelage.objective import Objective
+from tutelage.objective import LossReport, Objective
 from tutelage.tasks import Classification
 from tutelage.teachers.codecs import make_codec
 from tutelage.teachers.module import ModuleTeacher, state_fingerprint
@@ -49,9 +49,9 @@ def preflight(job: Job) -> None:
     Raises:
         TutelageError: The first thing that would fail later.
     """
-    check_output(job)
     if job.codec is not None:
         _item_bytes(job.codec, job.task.num_classes)
+    check_output(job)
     batch = _first_batch(job, job.settings.batch_size)
     _try_network("student", lambda: job.new_student(0), job.task, batch)
     _try_network("teacher", job.new_teacher, job.task, batch)
@@ -87,7 +87,15 @@ def _try_objective(job: Job, batch: Batch) -> None:
     student = prepare(
         job.new_student(0), objective, job.task, batch, teacher=teacher, num_samples=count
     )
-    Trainee(student, objective, job.task)(batch, teacher(batch))
+    _check_trainable(Trainee(student, objective, job.task)(batch, teacher(batch)))
+
+
+def _check_trainable(report: LossReport) -> None:
+    if not report.total.requires_grad:
+        raise ConfigError(
+            "objective: no weight of the student can be trained by it. Give task_weight or a term "
+            "a weight above 0, and leave some parameters of the student unfrozen."
+        )
 
 
 def check(job: Job) -> list[Finding]:
@@ -303,7 +311,9 @@ def _time_steps(job: Job, batch: Batch) -> tuple[float, float]:
 
     def step() -> None:
         optimizer.zero_grad()
-        objective(job.task.run(student, batch), outputs, batch).total.backward()
+        report = objective(job.task.run(student, batch), outputs, batch)
+        _check_trainable(report)
+        report.total.backward()
         optimizer.step()
 
     @torch.no_grad()
