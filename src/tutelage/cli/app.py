@@ -133,12 +133,13 @@ def guarded(command: Callable[..., Any]) -> int:
     logging.basicConfig(level=logging.ERROR)
     try:
         result = command(standalone_mode=False)
+        if result == INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except typer.Exit as done:
         return done.exit_code
-    except (KeyboardInterrupt, typer.Abort) as error:
-        reason = str(error.__cause__ or error)  # click raises its own Abort from the interrupt
-        _tell(f"Interrupted{f': {reason}' if reason else ''}. The same command goes on there.")
+    except (KeyboardInterrupt, typer.Abort):
+        _tell("Interrupted. The same command goes on there.")
         return INTERRUPTED
     except TutelageError as error:
         if _State.debug:

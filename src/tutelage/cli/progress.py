@@ -64,8 +64,10 @@ class ProgressListener:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop drawing."""
+        """Stop drawing, and say where an interrupt came."""
         self.bar.stop()
+        if isinstance(error, KeyboardInterrupt) and str(error):
+            self.console.print(str(error), markup=False, soft_wrap=True)
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
