@@ -15,7 +15,7 @@ TEXTS = {name: path.read_text(encoding="utf-8") for name, path in shipped_recipe
 DIGITS = yaml.safe_load(TEXTS["digits"])
 
 quick = settings(
-    max_examples=40,
+    max_examples=30,
     deadline=None,
     derandomize=True,
     database=None,
