@@ -56,7 +56,7 @@ def recipe_path(name: str | Path) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
-            raise ConfigError(f"recipe: {_short(str(path))}: no such file.")
+            raise ConfigError(f"recipe: {str(path)[:200]}: no such file.")
         return path
     return find("recipe", str(name), shipped_recipes())
 
