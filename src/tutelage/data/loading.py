@@ -13,6 +13,8 @@ from tutelage.data.views import Identity, ViewPolicy
 from tutelage.errors import DataError, TutelageError
 from tutelage.types import Batch
 
+_BATCHES_AT_ONCE = 64  # views are chosen for so many: memory per sample is that of the order alone
+
 Request = tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]
 
 
@@ -94,8 +96,9 @@ def training_requests(
     """
     generator = torch.Generator().manual_seed(_order_seed(seed, epoch))
     order = torch.randperm(count, generator=generator)
-    chosen = views.choose(order, epoch, seed)
-    return zip(order.split(batch_size), chosen.split(batch_size), strict=True)
+    for block in order.split(_BATCHES_AT_ONCE * batch_size):
+        chosen = views.choose(block, epoch, seed)
+        yield from zip(block.split(batch_size), chosen.split(batch_size), strict=True)
 
 
 def in_order(count: int, *, batch_size: int, view_id: int = 0) -> Iterator[Request]:
