@@ -70,10 +70,10 @@ class Reader(Dataset[Batch]):
         return Batch(self._normalise(viewed), labels, sample_ids, view_ids)
 
     def _normalise(self, inputs: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "batch ..."]:
-        scaled = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
+        scaled = inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs
         if self.mean is None or self.std is None:
             return scaled
-        return (scaled - self.mean) / self.std
+        return (scaled - self.mean).div_(self.std)
 
     def pixels(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Normalised inputs back to 0..1."""

@@ -71,7 +71,8 @@ class TensorSource:
     def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
         """Rows with these numbers."""
         labels = None if self.labels is None else self.labels[ids]
-        return self.inputs[ids], labels
+        rows = ids.to(self.inputs.device)
+        return self.inputs.index_select(dim=0, index=rows), labels  # copies rows, not elements
 
 
 class DatasetSource:

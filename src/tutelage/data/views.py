@@ -205,12 +205,14 @@ def _window(inputs: Tensor, pixels: int, offsets: Tensor) -> Tensor:
             f"views: shifting needs images (batch, channels, height, width), got inputs of shape "
             f"{tuple(inputs.shape)}. Use identity views for data that is no image."
         )
-    height, width = inputs.shape[2:]
-    padded = F.pad(inputs, (pixels, pixels, pixels, pixels))
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    side = 2 * pixels + 1
-    rows = torch.arange(len(inputs), device=inputs.device)
-    return windows[rows, :, offsets // side, offsets % side]
+    count, channels, height, width = inputs.shape
+    padded = F.pad(inputs, (pixels, pixels, pixels, pixels)).contiguous()
+    of_image, of_channel, of_row, _ = padded.stride()
+    size, side = (channels, height, width), 2 * pixels + 1
+    starts = torch.arange(count) * of_image + offsets // side * of_row + offsets % side
+    last = padded.numel() - (channels - 1) * of_channel - (height - 1) * of_row - width
+    windows = padded.as_strided((last + 1, *size), (1, of_channel, of_row, 1))  # at every element
+    return windows.index_select(dim=0, index=starts.to(inputs.device))
 
 
 def standard_pipeline(
