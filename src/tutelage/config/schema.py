@@ -109,6 +109,7 @@ class Train(Strict):
     batch_size: Count = 128
     accumulate: Count = 1
     clip_norm: float | None = Field(default=None, gt=0)
+    max_norm: float | None = Field(default=None, gt=0)
     precision: Literal["float32", "bf16"] = "float32"
     ema: float | None = Field(default=None, gt=0, lt=1)
     workers: int = Field(default=0, ge=0)

@@ -200,6 +200,7 @@ class _Loop:
         progress.micro_step += 1
         if self.accelerator.sync_gradients:
             progress.step += 1
+            self._limit_norms()
             if self.average is not None:
                 self.average.update_parameters(self.trainee.student)
         values = torch.stack([report.total.detach(), *report.parts.values()]).double() * rows
@@ -209,6 +210,16 @@ class _Loop:
             self._check_finite(report)
         done = progress.epoch * self.arm.micro_steps + progress.micro_step
         self.listener(Advanced(done, self.arm.settings.epochs * self.arm.micro_steps))
+
+    @torch.no_grad()
+    def _limit_norms(self) -> None:
+        """Shrink the incoming weights of units that have grown beyond the limit."""
+        limit = self.arm.settings.max_norm
+        if limit is None:
+            return
+        for module in self.trainee.student.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.renorm_(p=2, dim=0, maxnorm=limit)
 
     def _check_finite(self, report: LossReport) -> None:
         if bool(self.sums[1].isfinite()):

@@ -89,6 +89,8 @@ class TrainSettings:
         batch_size: Samples a micro-step.
         accumulate: Micro-steps an optimizer update.
         clip_norm: Largest gradient norm; None clips nothing.
+        max_norm: Largest norm of the weights that come into a unit of a linear layer, restored
+            after each update; None sets no limit. Goes with dropout.
         precision: "float32", or "bf16" autocast.
         ema: Decay of an exponential moving average of the weights, which is then what is
             validated and kept; None keeps the weights themselves.
@@ -104,6 +106,7 @@ class TrainSettings:
     batch_size: int = 128
     accumulate: int = 1
     clip_norm: float | None = None
+    max_norm: float | None = None
     precision: str = "float32"
     ema: float | None = None
     workers: int = 0

@@ -61,26 +61,41 @@ def teacher_stage(job: Job, listener: Listener) -> Trained:
         folder=job.out / "teacher",
         key="",
     )
-    return _train(arm, model, listener)
+    return train_arm(arm, model, listener)
 
 
 def cache_stage(job: Job, teacher: ModuleTeacher, listener: Listener) -> Teacher:
     """Build the teacher cache, or open the one that is there; without a codec teach live."""
     if job.codec is None:
         return teacher
-    folder = job.out / "cache"
-    codec = make_codec(job.codec)
-    wanted = cache_key(teacher, job.train_reader, codec)
+    workers = job.settings.workers
+    return open_or_build(
+        job.out / "cache", teacher, job.train_reader, job.codec, listener, workers=workers
+    )
+
+
+def open_or_build(
+    folder: Path,
+    teacher: ModuleTeacher,
+    reader: Reader,
+    codec_name: str,
+    listener: Listener,
+    *,
+    workers: int = 0,
+) -> CachedTeacher:
+    """A teacher's cache for these data and views, built first if it is not there."""
+    codec = make_codec(codec_name)
+    wanted = cache_key(teacher, reader, codec)
     was_there = (folder / "manifest.json").is_file()
     listener(StageStarted("teacher cache", wanted.num_samples * wanted.num_views))
     if not was_there:
         build_cache(
             folder,
             teacher,
-            job.train_reader,
+            reader,
             codec,
             device=teacher.device,
-            workers=job.settings.workers,
+            workers=workers,
             progress=lambda done, total: listener(Advanced(done, total)),
         )
     cached = CachedTeacher(folder, wanted)
@@ -106,7 +121,7 @@ def arm_stage(
         folder=job.out / "arms" / name / f"seed-{seed}",
         key="",
     )
-    return _train(arm, student, tell)
+    return train_arm(arm, student, tell)
 
 
 def _prepared(
@@ -124,8 +139,11 @@ def _prepared(
     )
 
 
-def _train(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
-    """Train a network and leave its weights, or load what an earlier run left."""
+def train_arm(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
+    """Train a network and leave its weights, or load what an earlier run left.
+
+    The arm's key is filled in here.
+    """
     arm = replace(arm, key=_key(arm, model))
     label = arm.name if arm.name == "teacher" else f"{arm.name}, seed {arm.seed}"
     listener(StageStarted(label, arm.settings.epochs * arm.micro_steps))

@@ -1,0 +1,182 @@
+"""Many trainings on one data set under one teacher, each kept and never repeated."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from tutelage.data.loading import Reader, in_order
+from tutelage.data.sources import Source, Splits, SubsetSource
+from tutelage.data.views import Identity, ViewPolicy
+from tutelage.engine import Arm, TrainSettings
+from tutelage.engine.events import Listener, ignore
+from tutelage.objective import Objective
+from tutelage.pipeline.training import Trained, open_or_build, train_arm
+from tutelage.tasks import Classification
+from tutelage.teachers import ModuleTeacher, Teacher
+from tutelage.types import Batch, Outputs
+
+
+class OneView(ViewPolicy):
+    """Always the same view of another policy, under its number there.
+
+    Args:
+        policy: The other policy.
+        view_id: The view to show.
+    """
+
+    def __init__(self, policy: ViewPolicy, view_id: int) -> None:
+        """Keep the policy's numbering, so that its cache can be used."""
+        self.policy = policy
+        self.view_id = view_id
+        self.num_views = policy.num_views
+        self.fingerprint = f"{policy.fingerprint}[{view_id}]"
+
+    def apply(
+        self,
+        inputs: Shaped[Tensor, "batch ..."],
+        sample_ids: Int[Tensor, " batch"],
+        view_ids: Int[Tensor, " batch"],
+    ) -> Shaped[Tensor, "batch ..."]:
+        """The policy's view of each sample."""
+        return self.policy.apply(inputs, sample_ids, view_ids)
+
+    def choose(
+        self,
+        sample_ids: Int[Tensor, " batch"],
+        epoch: int,  # noqa: ARG002
+        seed: int,  # noqa: ARG002
+    ) -> Int[Tensor, " batch"]:
+        """The one view."""
+        return torch.full_like(sample_ids, self.view_id)
+
+
+class TeacherOfPart:
+    """A teacher of a whole data set, asked about a part that is numbered anew.
+
+    Args:
+        teacher: Of the whole.
+        ids: The part's numbers in the whole.
+    """
+
+    def __init__(self, teacher: Teacher, ids: Int[Tensor, " n"]) -> None:
+        """Hold both."""
+        self.teacher = teacher
+        self.ids = ids
+        self.gives = teacher.gives
+        self.fingerprint = teacher.fingerprint
+        self.device = teacher.device
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """What the teacher says of these samples of the part."""
+        return self.teacher(replace(batch, sample_ids=self.ids[batch.sample_ids]))
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A place where many networks are trained on one data set.
+
+    Attributes:
+        out: Each training has a folder below it.
+        splits: The data.
+        listener: Told of every stage and step.
+    """
+
+    out: Path
+    splits: Splits
+    listener: Listener = ignore
+
+    @property
+    def task(self) -> Classification:
+        """How networks are called."""
+        return Classification(num_classes=len(self.splits.class_names))
+
+    def reader(self, source: Source, views: ViewPolicy | None = None) -> Reader:
+        """A source as the networks see it."""
+        splits = self.splits
+        return Reader(source, views, mean=splits.mean, std=splits.std)
+
+    def train(
+        self,
+        name: str,
+        seed: int,
+        make: Callable[[], nn.Module],
+        objective: Objective,
+        settings: TrainSettings,
+        *,
+        views: ViewPolicy | None = None,
+        teacher: Teacher | None = None,
+        part: Int[Tensor, " n"] | None = None,
+    ) -> Trained:
+        """Train a network, or load it if this very training was done before.
+
+        Args:
+            name: Of the arm, and of its folder.
+            seed: Of initial weights, order and views.
+            make: Makes the network.
+            objective: What it minimises.
+            settings: How.
+            views: What it sees.
+            teacher: Of the whole training data.
+            part: Numbers of the training samples to use; None uses all.
+        """
+        source: Source = self.splits.train
+        if part is not None:
+            source = SubsetSource(source, part)
+            teacher = None if teacher is None else TeacherOfPart(teacher, part)
+        torch.manual_seed(seed)
+        arm = Arm(
+            name=name,
+            seed=seed,
+            objective=objective,
+            task=self.task,
+            settings=settings,
+            train=self.reader(source, views or Identity()),
+            valid=None if self.splits.valid is None else self.reader(self.splits.valid),
+            teacher=teacher,
+            folder=self.out / name / f"seed-{seed}",
+            key="",
+        )
+        return train_arm(arm, make(), self.listener)
+
+    def cached(self, teacher: Trained, views: ViewPolicy, codec: str, *, chunk: int) -> Teacher:
+        """A trained teacher with its outputs for every view on disk."""
+        live = ModuleTeacher(teacher.last, self.task, chunk=chunk)
+        reader = self.reader(self.splits.train, views)
+        return open_or_build(self.out / "cache", live, reader, codec, self.listener)
+
+    def test_logits(self, model: nn.Module) -> Float[Tensor, "n classes"]:
+        """A network's logits of the test data."""
+        reader = self.reader(self.splits.test)
+        batches = (reader[request] for request in in_order(len(reader), batch_size=500))
+        return self.task.predict(model, batches, torch.device("cpu"))[0]
+
+    @property
+    def test_labels(self) -> Int[Tensor, " n"]:
+        """Labels of the test data."""
+        return labels_of(self.splits.test)
+
+    @property
+    def train_labels(self) -> Int[Tensor, " n"]:
+        """Labels of the training data."""
+        return labels_of(self.splits.train)
+
+
+def labels_of(source: Source) -> Int[Tensor, " n"]:
+    """All labels of a source."""
+    _, labels = source.fetch(torch.arange(len(source)))
+    assert labels is not None
+    return labels
+
+
+def count_errors(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> int:
+    """How many samples are put into the wrong class."""
+    return int((logits.argmax(dim=-1) != labels).sum())
+
+
+def seconds_of(trainings: Sequence[Trained]) -> float:
+    """Training time together, as first measured."""
+    return sum(trained.progress.seconds for trained in trainings)
