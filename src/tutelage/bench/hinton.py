@@ -246,7 +246,7 @@ class _Study:
                 "the same, biases lowered without test labels",
                 "",
                 [self.matched(rows, both) for rows in logits],
-                "mean p(7) + p(8) on the test pictures made equal to their share of the training labels",
+                "mean p(7) + p(8) on the test pictures made equal to that of the training labels",
             ),
         ], trained
 
