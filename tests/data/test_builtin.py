@@ -125,9 +125,14 @@ def test_no_validation_part_is_made_for_a_share_of_zero():
 @pytest.mark.parametrize(
     ("valid", "test"), [(0.1, 0.0), (0.1, 1.0), (1.0, 0.3), (-0.2, 0.3), (0.1, -0.3)]
 )
-def test_a_share_that_leaves_a_part_empty_is_refused(valid: float, test: float):
-    with pytest.raises(DataError, match=r"A share of .* both parts need samples"):
+def test_what_is_no_share_is_refused(valid: float, test: float):
+    with pytest.raises(DataError, match=r"must be above 0 and below 1, got"):
         load_digits(valid_fraction=valid, test_fraction=test)
+
+
+def test_a_share_that_leaves_a_part_empty_is_refused():
+    with pytest.raises(DataError, match=r"A share of 0\.0001 of .* both parts need samples"):
+        load_digits(test_fraction=0.0001)
 
 
 def test_the_table_names_every_loader():
