@@ -189,7 +189,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=20_000, help="of MNIST, for reading")
     parser.add_argument("--only", choices=("reading", "rates", "memory"))
-    parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument(
+        "--counts", type=int, nargs="+", default=[10_000, 100_000, 400_000, 1_000_000]
+    )
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

@@ -139,10 +139,10 @@ def our_loop(reader: Reader, teacher: Teacher, out: Path, epochs: int, batch_siz
     return train
 
 
-def make_data(name: str, samples: int | None) -> tuple[Splits, Reader]:
+def make_data(name: str, samples: int) -> tuple[Splits, Reader]:
     """A built-in data set, or the first part of it, in memory."""
     splits = BUILTIN[name](valid_fraction=0)
-    images, labels = splits.train.fetch(torch.arange(samples or len(splits.train)))
+    images, labels = splits.train.fetch(torch.arange(min(samples, len(splits.train))))
     source = TensorSource(images, labels)
     reader = Reader(
         source, tutelage.Shift(PIXELS), mean=splits.mean, std=splits.std, num_classes=CLASSES
@@ -230,8 +230,8 @@ def main() -> None:
     """Train the three side by side and print how they compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=sorted(BUILTIN), default="mnist")
-    parser.add_argument("--samples", type=int, help="only the first ones")
-    parser.add_argument("--repeats", type=int, default=2, help="trainings of each side")
+    parser.add_argument("--samples", type=int, default=20_000, help="only the first ones")
+    parser.add_argument("--repeats", type=int, default=6, help="trainings of each side")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=5, help="steps in one turn")
