@@ -120,6 +120,21 @@ def cache_verify(folder: RunFolder) -> None:
     verify_cache(folder)
 
 
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help="Which table: hinton-mnist.", metavar="NAME")],
+    out: Annotated[Path | None, typer.Option(help="The folder; runs/NAME if not given.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Students a row.")] = 5,
+    effort: Annotated[
+        float, typer.Option(min=0.001, help="Multiplies every number of epochs; 0.1 for a trial.")
+    ] = 1.0,
+) -> None:
+    """Repeat a published table, ours beside the paper's; goes on where it was stopped."""
+    from tutelage.cli.commands import reproduce_table
+
+    reproduce_table(name, out or Path("runs") / name, num_seeds=seeds, effort=effort)
+
+
 app.command("explain")(explain_command)
 
 

@@ -1,0 +1,116 @@
+"""The reproduction goes through whole, small, and keeps what it has trained."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tutelage.bench import hinton
+from tutelage.bench.lab import Lab, OneView, TeacherOfPart, count_errors
+from tutelage.bench.records import Measured, Reproduction, Row, as_markdown
+from tutelage.data.sources import Splits, TensorSource
+from tutelage.data.views import Shift
+from tutelage.engine.events import StageDone
+from tutelage.records import load_record
+from tutelage.teachers import ModuleTeacher
+from tutelage.types import Batch
+
+
+@pytest.fixture
+def pictures() -> Splits:
+    """Ten classes that can be told apart, the size of MNIST's pictures."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(600) % 10
+    inputs = torch.randint(0, 60, (600, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    for label in range(10):
+        inputs[labels == label, :, 6 + 2 * (label // 5), 6 + 3 * (label % 5)] = 250
+    names = tuple("0123456789")
+    return Splits(
+        train=TensorSource(inputs[:500], labels[:500]),
+        valid=None,
+        test=TensorSource(inputs[500:], labels[500:]),
+        class_names=names,
+        mean=(0.1,),
+        std=(0.2,),
+    )
+
+
+@pytest.fixture
+def small(monkeypatch, pictures):
+    def tiny(num_classes, hidden, dropout=0.0, input_dropout=0.0):
+        return hinton_mlp(num_classes, hidden=tuple(min(width, 24) for width in hidden))
+
+    hinton_mlp = hinton.mlp
+    monkeypatch.setattr(hinton, "mlp", tiny)
+    monkeypatch.setattr(hinton, "load_mnist", lambda valid_fraction: pictures)
+    monkeypatch.setattr(hinton, "WIDE_TEMPERATURES", (1.0,))
+    monkeypatch.setattr(hinton, "NARROW_TEMPERATURES", (4.0,))
+    monkeypatch.setattr(hinton, "SMALL_WIDTHS", (8, 16))
+
+
+def test_every_row_is_measured_and_a_second_call_trains_nothing(small, tmp_path):
+    def measure(events):
+        return list(
+            hinton.reproduce_hinton_mnist(
+                tmp_path, num_seeds=2, effort=0.01, listener=events.append
+            )
+        )
+
+    found = measure([])[-1]
+    papers = {row.paper for row in found.rows}
+    assert {"67", "146", "74", "206", "133 on threes", "109", "47.3", "13.2"} <= papers
+    assert load_record(tmp_path / "results.json", Reproduction) == found
+    assert "| student 2×800, labels only | 146 |" in (tmp_path / "table.md").read_text()
+    events = []
+    assert measure(events)[-1].rows == found.rows
+    assert all(event.was_there for event in events if isinstance(event, StageDone))
+
+
+def test_the_biases_of_classes_that_were_never_seen_are_mended_both_ways(pictures):
+    labels = pictures.test.labels
+    logits = 4.0 * torch.nn.functional.one_hot(labels, 10)
+    biased = hinton.moved(logits, [3], -5.0)
+    study = hinton._Study(Lab(Path(), pictures), (0,), 1.0)
+    assert count_errors(biased, labels) == int((labels == 3).sum())
+    assert count_errors(study.oracle(biased, [3]), labels) == 0
+    matched = study.matched(biased, [3])
+    assert count_errors(matched, labels) == 0
+    share = float((pictures.train.labels == 3).double().mean())
+    assert float(matched.softmax(1)[:, 3].mean()) == pytest.approx(share, abs=1e-3)
+
+
+def test_one_view_is_the_middle_of_the_jitter(pictures):
+    inputs, _ = pictures.train.fetch(torch.arange(3))
+    ids = torch.arange(3)
+    chosen = hinton.PLAIN.choose(ids, epoch=5, seed=1)
+    assert torch.equal(hinton.PLAIN.apply(inputs, ids, chosen), inputs)
+    assert hinton.PLAIN.num_views == Shift(2).num_views == 25
+    assert OneView(Shift(2), 3).fingerprint != OneView(Shift(2), 4).fingerprint
+
+
+def test_a_teacher_of_a_part_is_asked_for_the_samples_of_the_whole(pictures):
+    asked = []
+
+    class Whole(ModuleTeacher):
+        def __call__(self, batch):
+            asked.append(batch.sample_ids.tolist())
+            return super().__call__(batch)
+
+    task = Lab(Path(), pictures).task
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    teacher = TeacherOfPart(Whole(net, task, chunk=2), torch.tensor([5, 9, 40]))
+    rows = torch.tensor([2, 0])
+    teacher(Batch(torch.zeros(2, 1, 28, 28), None, rows, torch.zeros_like(rows)))
+    assert asked == [[40, 5]]
+
+
+def test_an_interval_is_students_t_of_the_mean_over_seeds():
+    assert str(Measured([4.0])) == "4.0"
+    # mean 2, standard deviation 1, t(0.975; 2) = 4.3027
+    assert Measured([1.0, 2.0, 3.0]).reach == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
+
+
+def test_a_row_without_a_number_of_the_paper_shows_a_dash():
+    row = Row("beyond", "test errors", "", Measured([1.0, 1.0]))
+    page = as_markdown(Reproduction("t", "s", "c", "0", rows=[row]))
+    assert "| beyond | – | 1.0 ± 0.0 | test errors |  |" in page
