@@ -200,3 +200,9 @@ def test_gap_closed_means_nothing_beside_a_teacher_that_is_no_better():
 def test_correct_is_where_the_label_is_picked():
     logits = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
     assert correct(logits, torch.tensor([1, 1, 1])).tolist() == [True, False, True]
+
+
+def test_an_interval_stays_within_what_accuracies_can_differ():
+    rows = torch.tensor([[True, True, False], [False, False, True]])
+    found = paired_interval(rows, ~rows)
+    assert (found.low, found.high) == (-1.0, 1.0)

@@ -290,9 +290,14 @@ def _look_at_cost(job: Job) -> Iterator[Finding]:
         f"({1000 * step_s:.1f} ms each) and the {source} ({1000 * teacher_s:.1f} ms a batch), "
         "the teacher's own training not counted.",
     )
+    shown = job.settings.epochs * len(job.seeds)
+    if job.codec and job.views.num_views > shown:
+        text = f"The cache takes {job.views.num_views} views of each sample, the distilled"
+        text += f" students see {shown}: teaching live (cache: null) costs less for this run."
+        yield Finding(WARNING, "cache", text)
     parameters = count_parameters(job.new_student(0)) * BYTES_A_PARAMETER
     parameters += count_parameters(job.new_teacher()) * 4
-    text = f"At least {parameters / 1e6:.0f} MB for weights, gradients and optimizer"
+    text = f"At least {parameters / 1e6:.2g} MB for weights, gradients and optimizer"
     cache = ""
     if job.codec:
         items = len(job.splits.train) * job.views.num_views

@@ -62,7 +62,7 @@ def paired_interval(
         return Interval(centre, centre, centre)
     freedom = total**2 / sum(v**2 / df for v, df in parts if v > 0)
     reach = float(student_t.ppf(0.5 + level / 2, freedom)) * math.sqrt(variance)
-    return Interval(centre, centre - reach, centre + reach)
+    return Interval(centre, max(-1.0, centre - reach), min(1.0, centre + reach))
 
 
 def _variance(values: Tensor) -> float:

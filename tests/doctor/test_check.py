@@ -68,7 +68,7 @@ class Forward(nn.Module):
 
 
 def test_a_good_job_has_no_problem_and_no_warning(job):
-    found = check(job)
+    found = check(replace(job, codec=None))
     trouble = [finding.text for finding in found if finding.level != FINE]
     assert all("A linear classifier on the inputs" in text for text in trouble), trouble
     about = {finding.about for finding in found}
@@ -367,3 +367,10 @@ def test_every_trouble_is_told_and_not_only_the_first(job, tmp_path):
     about = {finding.about for finding in check(wrong) if finding.level == PROBLEM}
     assert {"output", "student"} <= about
     assert len(about) >= 3
+
+
+def test_a_cache_of_more_views_than_are_ever_seen_is_a_warning(job):
+    assert "9 views of each sample" in texts(job, WARNING, "cache")
+    long = replace(job, settings=replace(job.settings, epochs=5))
+    assert texts(long, WARNING, "cache") == ""
+    assert texts(replace(job, codec=None), WARNING, "cache") == ""
