@@ -88,7 +88,7 @@ def measure_rates(samples: int) -> None:
         checking, hashing = [], []
         for _ in range(10):
             begun = time.process_time()
-            verify(folder, load_manifest(folder))
+            verify(folder, manifest)
             middle = time.process_time()
             for number in range(len(manifest.shards)):
                 file_sha256(shard_path(folder, number))
