@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         Trainee,
         TrainSettings,
     )
-    from tutelage.losses import KD, CrossEntropy, LogitMSE
+    from tutelage.losses import KD, CrossEntropy, LogitMSE, MutualLearning, PastSelf
     from tutelage.objective import Loss, LossReport, Objective
     from tutelage.pipeline import Distilled, distill
     from tutelage.tasks import Classification
@@ -33,7 +33,7 @@ _HOMES = {
         "TrainSettings",
         "Trainee",
     ),
-    "tutelage.losses": ("KD", "CrossEntropy", "LogitMSE"),
+    "tutelage.losses": ("KD", "CrossEntropy", "LogitMSE", "MutualLearning", "PastSelf"),
     "tutelage.objective": ("Loss", "LossReport", "Objective"),
     "tutelage.pipeline": ("Distilled", "distill"),
     "tutelage.tasks": ("Classification",),
@@ -56,9 +56,11 @@ __all__ = [
     "Loss",
     "LossReport",
     "ModuleTeacher",
+    "MutualLearning",
     "Objective",
     "OptimizerSettings",
     "Outputs",
+    "PastSelf",
     "ScheduleSettings",
     "SeededViews",
     "Shift",

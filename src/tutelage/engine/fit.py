@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -135,6 +136,7 @@ class _Loop:
         self.progress = load_checkpoint(path, self.modules, self.optimizer, arm.key) or Progress()
         self._set_schedules(max(0, self.progress.step - 1))  # as the last step left them
         self.sums = torch.tensor(self.progress.sums, dtype=torch.float64, device=self.device)
+        self.one = torch.ones((), device=self.device)
         self.saved_at = time.monotonic()
         self.clock = time.perf_counter()
 
@@ -203,9 +205,10 @@ class _Loop:
             self._limit_norms()
             if self.average is not None:
                 self.average.update_parameters(self.trainee.student)
-        values = torch.stack([report.total.detach(), *report.parts.values()]).double() * rows
-        added = torch.cat([torch.tensor([rows], dtype=torch.float64, device=self.device), values])
-        self.sums = added if len(self.sums) == 0 else self.sums + added
+        values = torch.stack([self.one, report.total.detach(), *report.parts.values()])
+        if len(self.sums) == 0:
+            self.sums = torch.zeros(len(values), dtype=torch.float64, device=self.device)
+        self.sums.add_(values, alpha=rows)
         if self.device.type == "cpu" or progress.micro_step % CHECK_EVERY == 0:
             self._check_finite(report)
         done = progress.epoch * self.arm.micro_steps + progress.micro_step
@@ -222,7 +225,7 @@ class _Loop:
                 module.weight.renorm_(p=2, dim=0, maxnorm=limit)
 
     def _check_finite(self, report: LossReport) -> None:
-        if bool(self.sums[1].isfinite()):
+        if math.isfinite(self.sums[1].item()):
             return
         parts = ", ".join(f"{name} {float(value):g}" for name, value in report.parts.items())
         self._stop(f"the loss is {float(self.sums[1])}", f" ({parts})" if parts else "")

@@ -1,5 +1,6 @@
 """How a network is trained: optimizer, schedule, length, precision."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -73,7 +74,7 @@ class ScheduleSettings:
         done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
         match self.kind:
             case "cosine":
-                return 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
+                return 0.5 * (1 + math.cos(done * math.pi))
             case "step":
                 return float(self.gamma ** sum(step >= share * total for share in self.milestones))
             case _:
