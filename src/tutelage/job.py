@@ -1,6 +1,6 @@
 """A run as objects: what the recipe or the Python call asked for, with nothing left to parse."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tutelage.data.views import Identity, ViewPolicy
 from tutelage.engine import TrainSettings
 from tutelage.objective import Objective, Term
 from tutelage.tasks import Classification
+from tutelage.teachers.ensemble import Ensemble
 from tutelage.teachers.module import InputAdapter
 
 Norm = tuple[tuple[float, ...], tuple[float, ...]]
@@ -30,6 +31,7 @@ class TeacherPlan:
         seed: Of its initial weights and training.
         norm: Mean and std that it expects, if other than the data's.
         image_size: Height and width that it expects, if other than the data's.
+        weight: Among several teachers, of its probabilities in their mean.
     """
 
     make: Callable[[], nn.Module]
@@ -38,6 +40,7 @@ class TeacherPlan:
     seed: int = 0
     norm: Norm | None = None
     image_size: int | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,9 @@ class Job:
         out: The run folder.
         splits: The data.
         teacher: Where the teacher comes from.
+        co_teachers: More teachers, whose probabilities are averaged with the first one's.
+        assistants: Make networks that each learn from the one before, the first of them from the
+            teacher; the students learn from the last.
         make_student: Makes a student with its initial weights; called under each seed.
         objective: What the distilled arm minimises; the baseline minimises its task loss alone.
         settings: How students are trained.
@@ -85,6 +91,8 @@ class Job:
     make_student: Callable[[], nn.Module]
     objective: Objective
     settings: TrainSettings
+    co_teachers: tuple[TeacherPlan, ...] = ()
+    assistants: tuple[Callable[[], nn.Module], ...] = ()
     views: ViewPolicy = field(default_factory=Identity)
     seeds: tuple[int, ...] = (0, 1, 2)
     has_baseline: bool = True
@@ -136,16 +144,31 @@ class Job:
         torch.manual_seed(seed)
         return self.make_student()
 
+    @property
+    def teachers(self) -> tuple[TeacherPlan, ...]:
+        """All that teach, the first one first."""
+        return (self.teacher, *self.co_teachers)
+
     def new_teacher(self) -> nn.Module:
-        """The teacher before any training here, adapted to the data's inputs."""
-        torch.manual_seed(self.teacher.seed)
-        model = self.teacher.make()
-        if self.teacher.norm is None and self.teacher.image_size is None:
+        """The teacher, or all of them as one, before any training here."""
+        return self.together([self.new_member(plan) for plan in self.teachers])
+
+    def together(self, members: Sequence[nn.Module]) -> nn.Module:
+        """One network as it is, several as an ensemble."""
+        if len(members) == 1:
+            return members[0]
+        return Ensemble(members, [plan.weight for plan in self.teachers])
+
+    def new_member(self, plan: TeacherPlan) -> nn.Module:
+        """One teacher before any training here, adapted to the data's inputs."""
+        torch.manual_seed(plan.seed)
+        model = plan.make()
+        if plan.norm is None and plan.image_size is None:
             return model
         mean, std = self.splits.mean, self.splits.std
         return InputAdapter(
             model,
             data_norm=None if mean is None or std is None else (mean, std),
-            own_norm=self.teacher.norm,
-            image_size=self.teacher.image_size,
+            own_norm=plan.norm,
+            image_size=plan.image_size,
         )

@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from tutelage.config.schema import BuiltinData, ImageData, Network, Recipe, Views, train_settings
+from tutelage.config.schema import (
+    BuiltinData,
+    ImageData,
+    Network,
+    Recipe,
+    Teacher,
+    Views,
+    train_settings,
+)
 from tutelage.config.schema import Term as TermConfig
 from tutelage.data.builtin import BUILTIN
 from tutelage.data.images import load_image_folder
@@ -36,27 +44,16 @@ def build_job(recipe: Recipe, *, folder: Path = Path(), command: str = "") -> Jo
     """
     splits = load_data(recipe.data)
     facts = data_facts(splits)
-    image_size = recipe.teacher.image_size or facts["image_size"]
-    training = recipe.teacher.training
-    if training is None and recipe.teacher.weights is None and not recipe.teacher.settings:
-        raise ConfigError(
-            "teacher: it has neither weights nor training, so it would teach noise. Give weights: "
-            "FILE, or training: {train: {epochs: 20}}."
-        )
     return Job(
         name=recipe.output.name,
         out=recipe.output,
         splits=splits,
-        teacher=TeacherPlan(
-            make=_maker(recipe.teacher, folder, facts | {"image_size": image_size}),
-            train=None
-            if training is None
-            else train_settings(training.train, training.optimizer, training.schedule),
-            views=_views(training.views if training and training.views else recipe.views, facts),
-            seed=0 if training is None else training.seed,
-            norm=_norm(recipe),
-            image_size=recipe.teacher.image_size,
+        teacher=_teacher(recipe.teacher, "teacher", recipe.views, folder, facts),
+        co_teachers=tuple(
+            _teacher(teacher, f"co_teachers[{number}]", recipe.views, folder, facts)
+            for number, teacher in enumerate(recipe.co_teachers)
         ),
+        assistants=tuple(_maker(network, folder, facts) for network in recipe.assistants),
         make_student=_maker(recipe.student, folder, facts),
         objective=_objective(recipe),
         settings=train_settings(recipe.train, recipe.optimizer, recipe.schedule),
@@ -70,15 +67,39 @@ def build_job(recipe: Recipe, *, folder: Path = Path(), command: str = "") -> Jo
     )
 
 
+def _teacher(
+    teacher: Teacher, place: str, views: Views, folder: Path, facts: Mapping[str, Any]
+) -> TeacherPlan:
+    training = teacher.training
+    if training is None and teacher.weights is None and not teacher.settings:
+        raise ConfigError(
+            f"{place}: it has neither weights nor training, so it would teach noise. Give weights: "
+            "FILE, or training: {train: {epochs: 20}}."
+        )
+    image_size = teacher.image_size or facts["image_size"]
+    return TeacherPlan(
+        make=_maker(teacher, folder, {**facts, "image_size": image_size}),
+        train=None
+        if training is None
+        else train_settings(training.train, training.optimizer, training.schedule),
+        views=_views(training.views if training and training.views else views, facts),
+        seed=0 if training is None else training.seed,
+        norm=_norm(teacher, place),
+        image_size=teacher.image_size,
+        weight=teacher.weight,
+    )
+
+
 def _resolved(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """The recipe as plain data; own files are named from the run folder, where it is saved."""
     content = recipe.model_dump(mode="json")
     out = os.path.realpath(recipe.output)
-    for role in ("teacher", "student"):
-        library, _, name = content[role]["model"].rpartition(":")
+    networks = (content["teacher"], content["student"])
+    for network in (*networks, *content["co_teachers"], *content["assistants"]):
+        library, _, name = network["model"].rpartition(":")
         if library.endswith(".py"):
             file = os.path.relpath(os.path.realpath(folder / library), out)
-            content[role]["model"] = f"{file}:{name}"
+            network["model"] = f"{file}:{name}"
     return content
 
 
@@ -189,10 +210,10 @@ def _check_settings(what: str, factory: Callable[..., Any], settings: Mapping[st
         find(f"setting of {what}", key, known)
 
 
-def _norm(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    mean, std = recipe.teacher.mean, recipe.teacher.std
+def _norm(teacher: Teacher, place: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    mean, std = teacher.mean, teacher.std
     if mean is None and std is None:
         return None
     if mean is None or std is None:
-        raise ConfigError("teacher: mean and std belong together; give both or neither.")
+        raise ConfigError(f"{place}: mean and std belong together; give both or neither.")
     return mean, std

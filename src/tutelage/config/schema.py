@@ -151,12 +151,14 @@ class Teacher(Network):
 
     Attributes:
         training: How to train it here; null takes it with the weights given.
+        weight: Among several teachers, of its probabilities in their mean.
         mean: Normalisation that it expects, where it is not the data's.
         std: As mean.
         image_size: Size that it expects, where it is not the data's.
     """
 
     training: TeacherTraining | None = None
+    weight: float = Field(default=1.0, gt=0)
     mean: tuple[float, ...] | None = None
     std: tuple[Positive, ...] | None = None
     image_size: int | None = Field(default=None, ge=1)
@@ -232,6 +234,9 @@ class Recipe(Strict):
         data: What is learned.
         views: Augmentation that teacher and student share.
         teacher: The large network.
+        co_teachers: More of them; the students learn from the mean of all probabilities.
+        assistants: Networks between teacher and student: each learns from the one before, and the
+            students from the last. With the student's own network they are its generations.
         student: The small one.
         objective: What the student minimises.
         train: How students are trained.
@@ -248,6 +253,8 @@ class Recipe(Strict):
     data: Data
     views: Views = Views()
     teacher: Teacher
+    co_teachers: tuple[Teacher, ...] = ()
+    assistants: tuple[Network, ...] = ()
     student: Network
     objective: ObjectiveConfig = ObjectiveConfig()
     train: Train = Train()

@@ -23,7 +23,13 @@ from tutelage.job import Job
 from tutelage.pipeline.delivery import Costs, delivery_stage, pick_student
 from tutelage.pipeline.judging import Judged, judge_stage
 from tutelage.pipeline.stamps import is_done, stamp
-from tutelage.pipeline.training import Trained, arm_stage, cache_stage, teacher_stage
+from tutelage.pipeline.training import (
+    Trained,
+    arm_stage,
+    assistant_stage,
+    cache_stage,
+    teacher_stage,
+)
 from tutelage.records import CacheRow, RunRecord, save_record
 from tutelage.report import write_report
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
@@ -85,17 +91,27 @@ def prepare_teacher(
     _open_folder(job)
     with clock.time("teacher"):
         teacher = teacher_stage(job, listener)
-    device = Accelerator().device
+    if not job.objective.needs_teacher:
+        return teacher, None
+    with clock.time("cache"):
+        source = _source(job, teacher, "cache", listener)
+    with clock.time("assistants"):
+        for number in range(len(job.assistants)):
+            assistant = assistant_stage(job, number, source, listener)
+            source = _source(job, assistant, f"assistants/{number + 1}/cache", listener)
+    return teacher, source
+
+
+def _source(job: Job, trained: Trained, folder: str, listener: Listener) -> Teacher:
+    """A trained network as a teacher, live or cached."""
     live = ModuleTeacher(
-        teacher.selected,
+        trained.selected,
         job.task,
         chunk=job.settings.batch_size,
-        device=device,
+        device=Accelerator().device,
         layers=job.objective.teacher_layers,
     )
-    with clock.time("cache"):
-        source = cache_stage(job, live, listener) if job.objective.needs_teacher else None
-    return teacher, source
+    return cache_stage(job, live, listener, folder)
 
 
 def _pictures_stage(job: Job, listener: Listener) -> None:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tutelage.data.loading import Reader
+from tutelage.data.loading import Reader, in_order
 from tutelage.engine import Arm, TrainSettings, fit
 from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
@@ -43,14 +43,24 @@ class Trained:
 
 
 def teacher_stage(job: Job, listener: Listener) -> Trained:
-    """Train the teacher on the labels, or take it as it is."""
-    model = job.new_teacher()
-    plan = job.teacher
+    """Train the teachers on the labels, or take them as they are; several become one."""
+    members = [_teacher(job, number, listener) for number in range(len(job.teachers))]
+    if len(members) == 1:
+        return members[0]
+    last = job.together([member.last for member in members]).eval()
+    selected = job.together([member.selected for member in members]).eval()
+    progress = Progress(best_metric=_valid_accuracy(job, selected))
+    return Trained("teacher", 0, last, selected, progress, state_fingerprint(selected))
+
+
+def _teacher(job: Job, number: int, listener: Listener) -> Trained:
+    plan = job.teachers[number]
+    model = job.new_member(plan)
     if plan.train is None:
         model.eval()
         return Trained("teacher", plan.seed, model, model, Progress(), state_fingerprint(model))
     arm = Arm(
-        name="teacher",
+        name="teacher" if number == 0 else f"teacher {number + 1}",
         seed=plan.seed,
         objective=job.baseline_objective,
         task=job.task,
@@ -58,19 +68,39 @@ def teacher_stage(job: Job, listener: Listener) -> Trained:
         train=job.reader(job.splits.train, plan.views),
         valid=job.valid_reader,
         teacher=None,
-        folder=job.out / "teacher",
+        folder=job.out / ("teacher" if number == 0 else f"teacher-{number + 1}"),
         key="",
     )
     return train_arm(arm, model, listener)
 
 
-def cache_stage(job: Job, teacher: ModuleTeacher, listener: Listener) -> Teacher:
+def _valid_accuracy(job: Job, model: nn.Module) -> float | None:
+    reader = job.valid_reader
+    if reader is None:
+        return None
+    requests = in_order(len(reader), batch_size=job.settings.batch_size)
+    batches = (reader[request] for request in requests)
+    logits, labels = job.task.predict(model, batches, torch.device("cpu"))
+    return float((logits.argmax(dim=-1) == labels).double().mean())
+
+
+def assistant_stage(job: Job, number: int, teacher: Teacher, listener: Listener) -> Trained:
+    """Train an assistant by what comes before it in the chain."""
+    name = f"assistant {number + 1}"
+    torch.manual_seed(job.teacher.seed)
+    folder = job.out / "assistants" / str(number + 1)
+    return _taught(job, name, 0, job.assistants[number](), job.objective, teacher, folder, listener)
+
+
+def cache_stage(
+    job: Job, teacher: ModuleTeacher, listener: Listener, folder: str = "cache"
+) -> Teacher:
     """Build the teacher cache, or open the one that is there; without a codec teach live."""
     if job.codec is None:
         return teacher
     workers = job.settings.workers
     return open_or_build(
-        job.out / "cache", teacher, job.train_reader, job.codec, listener, workers=workers
+        job.out / folder, teacher, job.train_reader, job.codec, listener, workers=workers
     )
 
 
@@ -107,8 +137,22 @@ def arm_stage(
     job: Job, name: str, seed: int, objective: Objective, teacher: Teacher | None, tell: Listener
 ) -> Trained:
     """Train one student, or load it if it was trained before."""
+    folder = job.out / "arms" / name / f"seed-{seed}"
+    return _taught(job, name, seed, job.new_student(seed), objective, teacher, folder, tell)
+
+
+def _taught(
+    job: Job,
+    name: str,
+    seed: int,
+    network: nn.Module,
+    objective: Objective,
+    teacher: Teacher | None,
+    folder: Path,
+    tell: Listener,
+) -> Trained:
     objective = copy.deepcopy(objective)
-    student = _prepared(job, job.new_student(seed), objective, teacher)
+    student = _prepared(job, network, objective, teacher)
     arm = Arm(
         name=name,
         seed=seed,
@@ -118,7 +162,7 @@ def arm_stage(
         train=job.train_reader,
         valid=job.valid_reader,
         teacher=teacher,
-        folder=job.out / "arms" / name / f"seed-{seed}",
+        folder=folder,
         key="",
     )
     return train_arm(arm, student, tell)
@@ -145,7 +189,7 @@ def train_arm(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
     The arm's key is filled in here.
     """
     arm = replace(arm, key=_key(arm, model))
-    label = arm.name if arm.name == "teacher" else f"{arm.name}, seed {arm.seed}"
+    label = arm.name if arm.name.startswith("teacher") else f"{arm.name}, seed {arm.seed}"
     listener(StageStarted(label, arm.settings.epochs * arm.micro_steps))
     was_there = is_done(arm.folder, arm.key)
     if not was_there:
@@ -194,7 +238,7 @@ def _key(arm: Arm, model: nn.Module) -> str:
     """Fingerprint of all that decides how a training ends."""
     return fingerprint(
         [
-            arm.name == "teacher",
+            arm.name.startswith("teacher"),
             state_fingerprint(model),
             arm.objective.describe(),
             _telling(arm.settings),

@@ -1,0 +1,49 @@
+"""Several networks as one: the mean of what they hold likely."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from tutelage.errors import ConfigError
+from tutelage.losses.divergences import log_soften
+
+
+class Ensemble(nn.Module):
+    """Networks whose probabilities are averaged; the logarithms of the means are its logits.
+
+    Args:
+        members: Networks that give logits of the same classes.
+        weights: One a member, above 0; they are made to sum to 1. None weighs all alike.
+
+    Raises:
+        ConfigError: There is no member, or the weights do not fit.
+
+    Source:
+        The arithmetic mean: Hinton, Vinyals & Dean 2015, arXiv:1503.02531, section 2 ("the
+        arithmetic or geometric mean of their individual predictive distributions").
+    """
+
+    def __init__(
+        self, members: Sequence[nn.Module], weights: Sequence[float | int] | None = None
+    ) -> None:
+        """Hold the members and the logarithms of their weights."""
+        super().__init__()
+        chosen = [1.0] * len(members) if weights is None else list(weights)
+        if not members or len(chosen) != len(members) or min(chosen) <= 0:
+            raise ConfigError(
+                f"ensemble: {len(members)} networks with the weights {chosen}. Give at least one "
+                "network, and one weight above 0 for each."
+            )
+        self.members = nn.ModuleList(members)
+        self.log_weights = [math.log(weight / sum(chosen)) for weight in chosen]
+
+    def forward(self, inputs: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+        """Logarithm of the mean probability of each class."""
+        weighted = [
+            log_soften(member(inputs)) + log_weight
+            for member, log_weight in zip(self.members, self.log_weights, strict=True)
+        ]
+        return torch.logsumexp(torch.stack(weighted), dim=0)
