@@ -1,10 +1,15 @@
 """Distances between distributions: the only home of softmax and of temperature."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tutelage.errors import ConfigError, ShapeError
+from tutelage.objective import Ramp, Scheduled
+
+Temperature = float | int | Float[Tensor, ""]
 
 
 def check_temperature(temperature: float | int) -> float:
@@ -20,25 +25,39 @@ def check_temperature(temperature: float | int) -> float:
     return float(temperature)
 
 
+def check_scheduled_temperature(temperature: Scheduled) -> Scheduled:
+    """A temperature that may move, once all that it passes is known to be above 0.
+
+    Raises:
+        ConfigError: It is 0, negative, infinite or not a number at some time.
+    """
+    if not isinstance(temperature, Ramp):
+        return check_temperature(temperature)
+    check_temperature(temperature.start)
+    check_temperature(temperature.end)
+    return temperature
+
+
 def log_soften(
-    logits: Float[Tensor, "*batch classes"], temperature: float | int = 1.0
+    logits: Float[Tensor, "*batch classes"], temperature: Temperature = 1.0
 ) -> Float[Tensor, "*batch classes"]:
     """Logarithm of the softened distribution, log softmax(logits / temperature).
 
     Args:
         logits: Before softmax; `-inf` means an impossible class.
-        temperature: Above 0.
+        temperature: Above 0; a tensor where it is learned.
 
     Returns:
         Log-probabilities in nats, in float32 or better.
     """
     precise = logits if logits.dtype == torch.float64 else logits.float()
-    scaled = precise if temperature == 1.0 else precise / temperature
+    is_plain = not isinstance(temperature, Tensor) and temperature == 1.0
+    scaled = precise if is_plain else precise / temperature
     return torch.log_softmax(scaled, dim=-1)
 
 
 def soften(
-    logits: Float[Tensor, "*batch classes"], temperature: float | int = 1.0
+    logits: Float[Tensor, "*batch classes"], temperature: Temperature = 1.0
 ) -> Float[Tensor, "*batch classes"]:
     """The softened distribution, softmax(logits / temperature).
 
@@ -74,7 +93,7 @@ def mean_over_counted(
 def kl_divergence(
     student_logits: Float[Tensor, "*batch classes"],
     teacher_logits: Float[Tensor, "*batch classes"],
-    temperature: float | int = 1.0,
+    temperature: Temperature = 1.0,
     mask: Bool[Tensor, "*batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """KL(teacher || student) of softened distributions, times temperature squared.
@@ -103,14 +122,21 @@ def kl_divergence(
 def kl_per_item(
     student_logits: Float[Tensor, "*batch classes"],
     teacher_logits: Float[Tensor, "*batch classes"],
-    temperature: float | int = 1.0,
+    temperature: Temperature = 1.0,
 ) -> Float[Tensor, "*batch"]:
     """KL(teacher || student) of softened distributions for each item, without T squared.
 
     Classes that the teacher holds impossible add nothing, whatever the student says of them.
     """
-    teacher_log = log_soften(teacher_logits.detach(), temperature)
-    student_log = log_soften(student_logits, temperature)
+    return kl_of_logs(
+        log_soften(student_logits, temperature), log_soften(teacher_logits.detach(), temperature)
+    )
+
+
+def kl_of_logs(
+    student_log: Float[Tensor, "*batch classes"], teacher_log: Float[Tensor, "*batch classes"]
+) -> Float[Tensor, "*batch"]:
+    """KL(teacher || student) for each item, of distributions given by their logarithms."""
     teacher = teacher_log.exp()
     gap = torch.where(teacher > 0, teacher_log - student_log, torch.zeros_like(student_log))
     return (teacher * gap).sum(dim=-1)
@@ -134,8 +160,7 @@ def cross_entropy(
     log_probabilities = log_soften(logits)
     if mask is not None:
         labels = torch.where(mask, labels, 0)
-    picked = log_probabilities.gather(dim=-1, index=labels.unsqueeze(-1)).squeeze(-1)
-    return mean_over_counted(-picked, mask)
+    return mean_over_counted(-log_of_labels(log_probabilities, labels), mask)
 
 
 def soft_cross_entropy(
@@ -157,9 +182,75 @@ def soft_cross_entropy(
     Returns:
         In nats, summed over classes, mean over counted items.
     """
-    surprise = -log_soften(student_logits, temperature)
-    terms = torch.where(teacher_probabilities > 0, teacher_probabilities * surprise, 0.0)
-    return mean_over_counted(terms.sum(dim=-1), mask)
+    return mean_over_counted(
+        weighed_surprise(log_soften(student_logits, temperature), teacher_probabilities), mask
+    )
+
+
+def weighed_surprise(
+    student_log: Float[Tensor, "*batch classes"], weights: Float[Tensor, "*batch classes"]
+) -> Float[Tensor, "*batch"]:
+    """Minus the log-probabilities, weighed and summed for each item; classes of no weight are out.
+
+    Args:
+        student_log: Log-probabilities.
+        weights: Of each class, 0 or more; soft targets make it a cross-entropy.
+    """
+    return torch.where(weights > 0, -weights * student_log, 0.0).sum(dim=-1)
+
+
+def log_of_labels(
+    log_probabilities: Float[Tensor, "*batch classes"], labels: Int[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """The entry of each item's label."""
+    return log_probabilities.gather(dim=-1, index=labels.unsqueeze(dim=-1)).squeeze(dim=-1)
+
+
+def entropy_per_item(
+    logits: Float[Tensor, "*batch classes"], temperature: Temperature = 1.0
+) -> Float[Tensor, "*batch"]:
+    """Entropy of the softened distribution of each item, in nats."""
+    log_probabilities = log_soften(logits, temperature)
+    return weighed_surprise(log_probabilities, log_probabilities.exp())
+
+
+class LabelSplit(NamedTuple):
+    """Log-probabilities of a distribution, taken apart at the label.
+
+    Attributes:
+        label_or_not: Of the label, and of all other classes together.
+        others: Of each class, given that it is not the label; `-inf` at the label.
+    """
+
+    label_or_not: Float[Tensor, "*batch 2"]
+    others: Float[Tensor, "*batch classes"]
+
+
+def split_at_label(
+    logits: Float[Tensor, "*batch classes"],
+    labels: Int[Tensor, "*batch"],
+    temperature: Temperature = 1.0,
+) -> LabelSplit:
+    """Take a softened distribution apart at the label.
+
+    All in logarithms, so that a label that is nearly sure leaves the others finite.
+
+    Args:
+        logits: Before softmax.
+        labels: Class numbers from 0.
+        temperature: Above 0.
+    """
+    is_label = torch.zeros_like(logits, dtype=torch.bool)
+    is_label = is_label.scatter(dim=-1, index=labels.unsqueeze(dim=-1), value=True)
+    log_all = log_soften(logits, temperature)
+    rest = log_all.masked_fill(is_label, -torch.inf).logsumexp(dim=-1)
+    without = logits.masked_fill(is_label, -torch.inf)
+    is_empty = (without == -torch.inf).all(dim=-1, keepdim=True)
+    others = log_soften(without.masked_fill(is_empty, 0.0), temperature)
+    return LabelSplit(
+        torch.stack([log_of_labels(log_all, labels), rest], dim=-1),
+        others.masked_fill(is_empty, -torch.inf),
+    )
 
 
 def squared_logit_distance(

@@ -7,13 +7,15 @@ from torch import Tensor
 
 from tutelage.errors import SignalError
 from tutelage.losses.divergences import (
-    check_same_classes,
-    check_temperature,
+    check_scheduled_temperature,
     cross_entropy,
     kl_divergence,
+    kl_per_item,
     squared_logit_distance,
 )
-from tutelage.objective import Loss
+from tutelage.losses.rows import Rows
+from tutelage.losses.rows import teacher_logits as teacher_logits
+from tutelage.objective import Loss, Scheduled, value_at
 from tutelage.types import Batch, Outputs, Signal
 
 
@@ -46,6 +48,7 @@ class KD(Loss):
 
     Args:
         temperature: Above 0; 4 is usual for CIFAR-100, 20 for Hinton's MNIST nets, 1 for ImageNet.
+            A ramp moves it: `Ramp(8, 1, until=0.5)`.
 
     Source:
         Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network",
@@ -59,15 +62,21 @@ class KD(Loss):
     needs = frozenset({Signal.LOGITS})
     title = "kd"
 
-    def __init__(self, temperature: float | int = 4.0) -> None:
+    def __init__(self, temperature: Scheduled = 4.0) -> None:
         """Hold the temperature."""
         super().__init__()
-        self.temperature = check_temperature(temperature)
+        self.temperature = check_scheduled_temperature(temperature)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """The divergence, in nats times T squared."""
         wanted = teacher_logits(self, student, teacher)
-        return kl_divergence(student.logits, wanted, self.temperature, batch.mask)
+        temperature = value_at(self.temperature, self.progress)
+        return kl_divergence(student.logits, wanted, temperature, batch.mask)
+
+    def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
+        """The divergence of each row."""
+        temperature = value_at(self.temperature, self.progress)
+        return temperature**2 * kl_per_item(rows.student, rows.teacher, temperature)
 
 
 @final
@@ -92,18 +101,3 @@ class LogitMSE(Loss):
         """The distance; 0 where the logits differ by a constant."""
         wanted = teacher_logits(self, student, teacher)
         return squared_logit_distance(student.logits, wanted, batch.mask)
-
-
-def teacher_logits(
-    loss: Loss, student: Outputs, teacher: Outputs | None
-) -> Float[Tensor, "batch classes"]:
-    """The teacher's logits, once they are known to be there and to fit the student's.
-
-    Raises:
-        SignalError: There is no teacher.
-        ShapeError: The class counts differ.
-    """
-    if teacher is None:
-        raise SignalError(f"Loss {loss.title!r} needs a teacher's logits, but no teacher is given.")
-    check_same_classes(student.logits, teacher.logits)
-    return teacher.logits

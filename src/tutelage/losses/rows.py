@@ -1,0 +1,110 @@
+"""The rows of a batch that count, for losses that judge each sample by itself."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from tutelage.errors import SignalError
+from tutelage.losses.divergences import check_same_classes
+from tutelage.objective import Loss
+from tutelage.types import Batch, Outputs
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What losses on logits look at: the counted rows, in float32 or better.
+
+    Attributes:
+        loss: The one that looks, for messages.
+        student_outputs: With gradient.
+        teacher_outputs: None where there is no teacher.
+        batch: Its mask chooses the rows.
+    """
+
+    loss: Loss
+    student_outputs: Outputs
+    teacher_outputs: Outputs | None
+    batch: Batch
+
+    @cached_property
+    def student(self) -> Float[Tensor, "rows classes"]:
+        """The student's logits."""
+        return self._counted(_precise(self.student_outputs.logits))
+
+    @cached_property
+    def teacher(self) -> Float[Tensor, "rows classes"]:
+        """The teacher's logits, a constant.
+
+        Raises:
+            SignalError: There is no teacher.
+            ShapeError: The class counts differ.
+        """
+        return self._counted(
+            _precise(teacher_logits(self.loss, self.student_outputs, self.teacher_outputs))
+        )
+
+    @cached_property
+    def labels(self) -> Int[Tensor, " rows"]:
+        """The labels.
+
+        Raises:
+            SignalError: The data has none.
+        """
+        if self.batch.labels is None:
+            raise SignalError(
+                f"Loss {self.loss.title!r} needs labels, but this batch has none. Use "
+                "labelled data, or a loss that looks at the teacher's logits alone, as kd."
+            )
+        return self._counted(self.batch.labels)
+
+    @cached_property
+    def _index(self) -> Int[Tensor, " rows"] | None:
+        return None if self.batch.mask is None else self.batch.mask.nonzero().squeeze(dim=1)
+
+    def _counted(self, values: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "rows ..."]:
+        return values if self._index is None else values.index_select(dim=0, index=self._index)
+
+
+@runtime_checkable
+class PerRow(Protocol):
+    """A loss that is a mean of one number a sample."""
+
+    def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
+        """The loss of each counted row."""
+        ...
+
+
+def mean_per_row(
+    loss: Loss, student: Outputs, teacher: Outputs | None, batch: Batch
+) -> Float[Tensor, ""]:
+    """Mean over the counted rows of a loss that has `per_row`; 0 where none counts."""
+    assert isinstance(loss, PerRow)
+    return mean_of_rows(loss.per_row(Rows(loss, student, teacher, batch)))
+
+
+def mean_of_rows(values: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
+    """Their mean; 0 where there is none."""
+    return values.sum() / max(1, len(values))
+
+
+def teacher_logits(
+    loss: Loss, student: Outputs, teacher: Outputs | None
+) -> Float[Tensor, "batch classes"]:
+    """The teacher's logits, once they are known to be there and to fit the student's.
+
+    Raises:
+        SignalError: There is no teacher.
+        ShapeError: The class counts differ.
+    """
+    if teacher is None:
+        raise SignalError(f"Loss {loss.title!r} needs a teacher's logits, but no teacher is given.")
+    check_same_classes(student.logits, teacher.logits)
+    return teacher.logits.detach()
+
+
+def _precise(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
+    return logits if logits.dtype == torch.float64 else logits.float()
