@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from tutelage.errors import ConfigError, SignalError
 from tutelage.types import Batch, Outputs, Signal
 
+TEACHERS = frozenset({Signal.LOGITS, Signal.FEATURES})
+
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
@@ -138,10 +140,12 @@ class LossReport:
     Attributes:
         total: What is minimised, with gradient.
         parts: Each term, unweighted and without gradient.
+        task: Share of the total that looks at no teacher, with gradient.
     """
 
     total: Float[Tensor, ""]
     parts: Mapping[str, Float[Tensor, ""]]
+    task: Float[Tensor, ""]
 
 
 class Objective(nn.Module):
@@ -195,7 +199,7 @@ class Objective(nn.Module):
     @property
     def needs_teacher(self) -> bool:
         """Whether any term that counts looks at the teacher."""
-        return bool(self.needs & {Signal.LOGITS, Signal.FEATURES})
+        return bool(self.needs & TEACHERS)
 
     def __add__(self, other: "Objective") -> "Objective":
         """All terms of both."""
@@ -213,13 +217,16 @@ class Objective(nn.Module):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossReport:
         """The weighted sum and its parts; terms that never count are not computed."""
-        total = torch.zeros((), device=student.logits.device)
+        total = task = torch.zeros((), device=student.logits.device)
         parts = {}
         for term in self.counted:
             value = term.loss(student, teacher, batch)
             parts[term.name] = value.detach()
-            total = total + value_at(term.weight, term.loss.progress) * value
-        return LossReport(total, parts)
+            weighted = value_at(term.weight, term.loss.progress) * value
+            total = total + weighted
+            if not term.loss.needs & TEACHERS:
+                task = task + weighted
+        return LossReport(total, parts, task)
 
     def check(self, gives: frozenset[Signal], giver: str) -> None:
         """Refuse an objective that needs more than there is.

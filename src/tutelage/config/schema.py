@@ -120,11 +120,12 @@ class Train(Strict):
 class Optimizer(Strict):
     """The optimizer; see `OptimizerSettings`."""
 
-    kind: Literal["sgd", "adam", "adamw"] = "adamw"
+    kind: Literal["sgd", "adam", "adamw", "dot"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     nesterov: bool = False
+    delta: float = Field(default=0.075, ge=0, lt=1)
 
 
 class Schedule(Strict):

@@ -4,6 +4,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.optimizer import AcceleratedOptimizer
 from torch.optim import Optimizer
 
+from tutelage.engine.dot import DOT
 from tutelage.engine.trainee import Trainee
 from tutelage.objective import LossReport
 from tutelage.teachers import Teacher
@@ -51,6 +52,8 @@ class Distiller:
         with self.accelerator.accumulate(self.trainee):
             teacher = None if self.teacher is None else self.teacher(batch)
             report: LossReport = self.trainee(batch, teacher)
+            if isinstance(self.optimizer, DOT):
+                self.optimizer.take(report.task / self.accelerator.gradient_accumulation_steps)
             self.accelerator.backward(report.total)
             if self.accelerator.sync_gradients:
                 self._update()

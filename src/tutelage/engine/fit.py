@@ -271,7 +271,7 @@ class _Loop:
 
     def _check_epoch_finite(self) -> None:
         zero = torch.zeros((), device=self.device)
-        self._check_finite(LossReport(zero, {}))
+        self._check_finite(LossReport(zero, {}, zero))
         self._check_weights()
 
     def _select(self, valid_metric: float | None, epoch: int) -> None:

@@ -7,9 +7,15 @@ from dataclasses import dataclass, field
 import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from tutelage.engine.dot import DOT
 from tutelage.errors import ConfigError, find
 
-OPTIMIZERS: Mapping[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+OPTIMIZERS: Mapping[str, type[Optimizer]] = {
+    "sgd": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
+    "dot": DOT,
+}
 SCHEDULES = ("constant", "cosine", "step")
 PRECISIONS: Mapping[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
 
@@ -19,11 +25,12 @@ class OptimizerSettings:
     """Which optimizer, and its settings.
 
     Attributes:
-        kind: "sgd", "adam" or "adamw".
+        kind: "sgd", "adam", "adamw" or "dot" (SGD with two momenta; see `DOT`).
         lr: Peak learning rate, above 0.
-        momentum: For sgd alone.
+        momentum: For sgd and dot.
         weight_decay: 0 or more.
         nesterov: For sgd alone.
+        delta: For dot alone: how far the two momenta lie from `momentum`.
     """
 
     kind: str = "adamw"
@@ -31,6 +38,7 @@ class OptimizerSettings:
     momentum: float = 0.9
     weight_decay: float = 0.0
     nesterov: bool = False
+    delta: float = 0.075
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -43,6 +51,9 @@ class OptimizerSettings:
         settings: dict[str, float | bool] = {"lr": self.lr, "weight_decay": self.weight_decay}
         if self.kind == "sgd":
             settings |= {"momentum": self.momentum, "nesterov": self.nesterov}
+        if self.kind == "dot":
+            settings |= {"momentum": self.momentum, "delta": self.delta}
+            return DOT(parameters, **settings)
         factory: Callable[..., Optimizer] = OPTIMIZERS[self.kind]
         return factory(list(parameters), fused=True, **settings)
 
@@ -122,5 +133,10 @@ class TrainSettings:
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be 1 or more, got {getattr(self, name)}.")
+        if self.clip_norm is not None and self.optimizer.kind == "dot":
+            raise ConfigError(
+                "train.clip_norm: the optimizer 'dot' needs the gradients as they are. Leave "
+                "clip_norm out, or take sgd."
+            )
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"train.ema must lie between 0 and 1, got {self.ema}. Usual: 0.999.")
