@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load, save
 from torch import Tensor
-
 from tutelage.errors import SignalError, UnknownNameError, find
-from tutelage.losses import LOSSES
 from tutelage.objective import DryRun, Loss, describe_loss
 from tutelage.types import Batch, Outputs, Signal
+
+from tutelage.losses import DIST, DKD, KD, LOSSES
 
 ROWS, CLASSES = 8, 6
 
@@ -40,6 +40,15 @@ def sure_of_labels(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     return 60.0 * F.one_hot(labels, student.shape[-1]).to(student.dtype)
 
 
+def softened_teacher(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return teacher / 10
+
+
+def mostly_labels(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    made_up = torch.full_like(student, 0.01 / (student.shape[-1] - 1))
+    return made_up.scatter(1, labels[:, None], 0.99).log()
+
+
 @dataclass(frozen=True)
 class Special:
     """Where a loss differs from most; the defaults are what most promise.
@@ -50,6 +59,7 @@ class Special:
         claims_sign: Whether it is never negative.
         is_mean: Whether halving the batch and averaging gives the same.
         bf16: Relative tolerance when logits are rounded to bfloat16 (8 bits, so 0.4 %).
+        holds: Whether it takes something of the student as a constant.
     """
 
     settings: tuple[Mapping[str, Any], ...] = ({},)
@@ -57,11 +67,27 @@ class Special:
     claims_sign: bool = True
     is_mean: bool = True
     bf16: float = 0.01
+    holds: bool = False
 
 
 SPECIAL: Mapping[str, Special] = {
     "cross_entropy": Special(match=sure_of_labels),
     "kd": Special(settings=({}, {"temperature": 1}, {"temperature": 20.0})),
+    "dist": Special(settings=({}, {"temperature": 4, "intra_weight": 2}), is_mean=False),
+    "dkd": Special(settings=({}, {"other_weight": 0.5, "temperature": 1})),
+    "er_kd": Special(settings=({"inner": KD(2)}, {"inner": DKD(), "entropy_temperature": 1})),
+    "label_smoothing": Special(match=None),
+    "logit_standardisation": Special(
+        settings=({"inner": KD(2)}, {"inner": DIST()}),
+        is_mean=False,
+    ),
+    "mlkd": Special(settings=({}, {"temperatures": (1,), "batch_weight": 0}), is_mean=False),
+    "nkd": Special(settings=({}, {"other_weight": 3, "temperature": 3}), match=None),
+    "ofa_logit": Special(settings=({}, {"enhancement": 1.5, "temperature": 2}), match=None),
+    "teacher_free": Special(settings=({}, {"temperature": 1}), match=mostly_labels),
+    "ttm": Special(match=softened_teacher),
+    "wsld": Special(match=None, holds=True),
+    "wttm": Special(match=softened_teacher),
     "mutual_learning": Special(settings=()),  # no function of outputs alone: test_unaided.py
     "past_self": Special(match=sure_of_labels),
 }
@@ -201,6 +227,8 @@ def test_a_step_down_the_gradient_lowers_the_loss(trial):
 
 @every_loss
 def test_the_gradient_is_that_of_the_value(trial):
+    if trial.special.holds:
+        pytest.skip("the value moves with what the gradient holds")
     student, teacher, labels = numbers()
     loss = trial.make()
     student.requires_grad_()

@@ -92,6 +92,7 @@ class ERKD(Loss):
         of classes (4.6 for 100) and are not normalised: choose the term's weight anew.
     """
 
+    needs = frozenset({Signal.LOGITS})
     title = "er_kd"
 
     def __init__(self, inner: Loss, entropy_temperature: float | int = 4.0) -> None:

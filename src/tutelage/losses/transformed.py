@@ -185,6 +185,7 @@ class LogitStandardisation(Loss):
         impossible (`-inf`) stay so, and count in neither mean nor spread.
     """
 
+    needs = frozenset({Signal.LOGITS})
     title = "logit_standardisation"
 
     def __init__(self, inner: Loss) -> None:
