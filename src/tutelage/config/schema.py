@@ -138,7 +138,15 @@ class Schedule(Strict):
 
 
 class TeacherTraining(Strict):
-    """How the teacher is trained here, on labels."""
+    """How the teacher is trained here, on labels.
+
+    Attributes:
+        train: Length, batches, precision.
+        optimizer: Of the teacher.
+        schedule: Of the teacher.
+        views: Augmentation of this training; the recipe's views if not given.
+        seed: Of its initial weights, its order of data and its views.
+    """
 
     train: Train = Train()
     optimizer: Optimizer = Optimizer()
