@@ -2,11 +2,26 @@
 
 from collections.abc import Mapping
 
+from tutelage.losses.attention import CWD, FSP, NST, AttentionTransfer
+from tutelage.losses.contrastive import CRD, CRDMemory
 from tutelage.losses.correlation import DIST, MLKD
 from tutelage.losses.decoupled import DKD, NKD, OFALogit
+from tutelage.losses.factor import FactorTransfer
+from tutelage.losses.hint import VID, ActivationBoundaries, FitNets
 from tutelage.losses.labels import LabelSmoothing, TeacherFree
 from tutelage.losses.logit import KD, CrossEntropy, LogitMSE
+from tutelage.losses.projected import SRD, VkD
+from tutelage.losses.relational import (
+    PKT,
+    CorrelationCongruence,
+    RKDAngle,
+    RKDDistance,
+    SimilarityPreserving,
+)
+from tutelage.losses.reuse import SimKD
+from tutelage.losses.review import ReviewKD
 from tutelage.losses.reweighted import ERKD, WSLD
+from tutelage.losses.stages import OFA, AuxiliaryHeads
 from tutelage.losses.transformed import CTKD, TTM, WTTM, LogitStandardisation
 from tutelage.losses.unaided import MutualLearning, PastSelf
 from tutelage.objective import Loss
@@ -28,28 +43,70 @@ LOSSES: Mapping[str, type[Loss]] = {
     "ttm": TTM,
     "wsld": WSLD,
     "wttm": WTTM,
+    "activation_boundaries": ActivationBoundaries,
+    "attention_transfer": AttentionTransfer,
+    "auxiliary_heads": AuxiliaryHeads,
+    "correlation_congruence": CorrelationCongruence,
+    "crd": CRD,
+    "crd_memory": CRDMemory,
+    "cwd": CWD,
+    "factor_transfer": FactorTransfer,
+    "fitnets": FitNets,
+    "fsp": FSP,
+    "nst": NST,
+    "ofa": OFA,
+    "pkt": PKT,
+    "review_kd": ReviewKD,
+    "rkd_angle": RKDAngle,
+    "rkd_distance": RKDDistance,
+    "similarity_preserving": SimilarityPreserving,
+    "simkd": SimKD,
+    "srd": SRD,
+    "vid": VID,
+    "vkd": VkD,
     "mutual_learning": MutualLearning,
     "past_self": PastSelf,
 }
 
 __all__ = [
+    "CRD",
     "CTKD",
+    "CWD",
     "DIST",
     "DKD",
     "ERKD",
+    "FSP",
     "KD",
     "LOSSES",
     "MLKD",
     "NKD",
+    "NST",
+    "OFA",
+    "PKT",
+    "SRD",
     "TTM",
+    "VID",
     "WSLD",
     "WTTM",
+    "ActivationBoundaries",
+    "AttentionTransfer",
+    "AuxiliaryHeads",
+    "CRDMemory",
+    "CorrelationCongruence",
     "CrossEntropy",
+    "FactorTransfer",
+    "FitNets",
     "LabelSmoothing",
     "LogitMSE",
     "LogitStandardisation",
     "MutualLearning",
     "OFALogit",
     "PastSelf",
+    "RKDAngle",
+    "RKDDistance",
+    "ReviewKD",
+    "SimKD",
+    "SimilarityPreserving",
     "TeacherFree",
+    "VkD",
 ]

@@ -1,0 +1,235 @@
+"""What losses on features share: which rows count, and shapes that fit."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor, nn
+
+from tutelage.errors import ConfigError, ShapeError, SignalError
+from tutelage.objective import DryRun, Loss
+from tutelage.types import Batch, Outputs
+
+Layers = str | Sequence[str]
+Features = tuple[Tensor, ...]
+Distance = Callable[[Features, Features], Tensor]
+
+
+def layer_names(title: str, layers: Layers, same_as: Sequence[str] = ()) -> tuple[str, ...]:
+    """One or several names of layers as a tuple.
+
+    Args:
+        title: The loss, for the message.
+        layers: A name, or several.
+        same_as: The other network's layers, to each of which one of these belongs.
+
+    Raises:
+        ConfigError: There is none, or not as many as the other network has.
+    """
+    names = (layers,) if isinstance(layers, str) else tuple(layers)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(f"{title}: layers must be names of layers, at least one; got {layers!r}.")
+    if same_as and len(names) != len(same_as):
+        raise ConfigError(
+            f"{title}: student_layers and teacher_layers go in pairs, got {len(same_as)} "
+            f"({', '.join(same_as)}) and {len(names)} ({', '.join(names)})."
+        )
+    return names
+
+
+def over_counted(
+    loss: Loss,
+    student: Outputs,
+    teacher: Outputs | None,
+    batch: Batch,
+    distance: Distance,
+    *,
+    least: int = 1,
+) -> Float[Tensor, ""]:
+    """A distance between the counted rows of a loss's layers, in float32 or better.
+
+    Args:
+        loss: Names the layers of both networks.
+        student: With gradient.
+        teacher: A constant; None where the loss looks at no layer of a teacher.
+        batch: Its mask chooses the rows.
+        distance: Of the student's features and the teacher's, layer by layer.
+        least: Rows without which there is nothing to compare.
+
+    Returns:
+        The distance; 0 where fewer rows count.
+
+    Raises:
+        SignalError: A layer's features are not there.
+        ShapeError: A layer does not give one row a sample.
+    """
+    rows = len(batch)
+    ours = features_of(loss, student, loss.student_layers, "student", rows)
+    theirs = features_of(loss, teacher, loss.teacher_layers, "teacher", rows)
+    chosen = tuple(counted(feature, batch.mask) for feature in ours)
+    wanted = tuple(counted(feature.detach(), batch.mask) for feature in theirs)
+    if len(chosen[0]) < least:
+        return torch.stack([feature.sum() * 0.0 for feature in chosen]).sum()
+    with torch.autocast(chosen[0].device.type, enabled=False):
+        return distance(chosen, wanted)
+
+
+def features_of(
+    loss: Loss, outputs: Outputs | None, layers: Sequence[str], role: str, rows: int | None = None
+) -> Features:
+    """Features of layers, once they are known to be there with one row a sample.
+
+    Raises:
+        SignalError: They are not there.
+        ShapeError: A layer gives another number of rows.
+    """
+    there: Mapping[str, Tensor] = {} if outputs is None else outputs.features
+    missing = [layer for layer in layers if layer not in there]
+    if missing:
+        raise SignalError(
+            f"Loss {loss.title!r} needs features of the {role}'s layer {', '.join(missing)}, but "
+            f"the {role} gives only: {', '.join(there) or 'none'}. "
+            + ("Teach live: a cache holds logits alone." if role == "teacher" else "Tap it.")
+        )
+    for layer in layers:
+        found = there[layer]
+        if found.ndim < 2 or (rows is not None and len(found) != rows):
+            raise ShapeError(
+                f"{loss.title}: the {role}'s layer {layer} gives {tuple(found.shape)}, "
+                f"{'one row a sample' if rows is None else f'{rows} rows'} is needed. Name a layer "
+                "whose first axis is the batch."
+            )
+    return tuple(there[layer] for layer in layers)
+
+
+def counted(
+    feature: Shaped[Tensor, "batch ..."], mask: Bool[Tensor, " batch"] | None
+) -> Shaped[Tensor, "counted ..."]:
+    """The rows whose mask is True, in float32 or better."""
+    if feature.is_floating_point() and feature.dtype != torch.float64:
+        feature = feature.float()
+    return feature if mask is None else feature[mask]
+
+
+def pooled(feature: Float[Tensor, "batch ..."], title: str) -> Float[Tensor, "batch width"]:
+    """One vector a sample: the mean of a map over its places, of tokens over the tokens.
+
+    Raises:
+        ShapeError: It is neither vectors, tokens nor maps.
+    """
+    match feature.ndim:
+        case 2:
+            return feature
+        case 3:
+            return feature.mean(dim=1)
+        case 4:
+            return feature.mean(dim=(2, 3))
+    raise _unfit(feature, title, "vectors (batch, width), tokens or maps")
+
+
+def as_map(feature: Float[Tensor, "batch ..."], title: str) -> Float[Tensor, "batch c h w"]:
+    """Maps as they are; tokens (batch, tokens, width) as maps one place wide.
+
+    Raises:
+        ShapeError: It is neither.
+    """
+    match feature.ndim:
+        case 3:
+            return feature.transpose(1, 2).unsqueeze(dim=-1)
+        case 4:
+            return feature
+    raise _unfit(feature, title, "maps (batch, channels, height, width) or tokens")
+
+
+def maps_of_one_size(
+    student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."], title: str
+) -> tuple[Float[Tensor, "batch c h w"], Float[Tensor, "batch c2 h w"]]:
+    """Two maps; the larger is pooled to the smaller's height and width.
+
+    Raises:
+        ShapeError: One has places in a square, the other in a row, or they are no maps.
+    """
+    ours, theirs = as_map(student, title), as_map(teacher, title)
+    if student.ndim != teacher.ndim:
+        raise ShapeError(
+            f"{title}: the student's layer gives {tuple(student.shape)}, the teacher's "
+            f"{tuple(teacher.shape)}: tokens and maps have no places in common. Name layers of "
+            "one kind, or use a loss on pooled features."
+        )
+    height = min(ours.shape[2], theirs.shape[2])
+    width = min(ours.shape[3], theirs.shape[3])
+    return shrink(ours, height, width), shrink(theirs, height, width)
+
+
+def of_one_kind(
+    student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."], title: str
+) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch ..."]]:
+    """Vectors as they are, maps and tokens of one size.
+
+    Raises:
+        ShapeError: One gives vectors, the other maps or tokens.
+    """
+    if student.ndim == teacher.ndim == 2:
+        return student, teacher
+    if 2 in (student.ndim, teacher.ndim):
+        raise ShapeError(
+            f"{title}: the student's layer gives {tuple(student.shape)}, the teacher's "
+            f"{tuple(teacher.shape)}. Name two layers that give vectors, or two that give maps."
+        )
+    return maps_of_one_size(student, teacher, title)
+
+
+def shrink(
+    feature: Float[Tensor, "batch c h w"], height: int, width: int
+) -> Float[Tensor, "batch c height width"]:
+    """A map averaged to a size; itself where it has that size."""
+    if feature.shape[2:] == (height, width):
+        return feature
+    return F.adaptive_avg_pool2d(feature, (height, width))
+
+
+def width_of(feature: Float[Tensor, "batch ..."]) -> int:
+    """Channels of a map, width of tokens and of vectors."""
+    return feature.shape[1] if feature.ndim == 4 else feature.shape[-1]
+
+
+def built(adapter: nn.Module | None, title: str) -> nn.Module:
+    """An adapter, once it is known to be made.
+
+    Raises:
+        ConfigError: The loss was not built.
+    """
+    if adapter is None:
+        raise ConfigError(
+            f"Loss {title!r} has no adapters yet. Call its build with a dry run first, as "
+            "tutelage.engine.prepare does."
+        )
+    return adapter
+
+
+def dry_features(loss: Loss, dry: DryRun) -> tuple[Features, Features]:
+    """Features of student and teacher in a dry run."""
+    return (
+        features_of(loss, dry.student, loss.student_layers, "student"),
+        features_of(loss, dry.teacher, loss.teacher_layers, "teacher"),
+    )
+
+
+def check_several(loss: Loss, dry: DryRun) -> None:
+    """Refuse batches in which a sample has no other to be related to.
+
+    Raises:
+        ConfigError: Batches hold one sample.
+    """
+    if len(dry.student.logits) < 2:
+        raise ConfigError(
+            f"Loss {loss.title!r} relates the samples of a batch, but a batch holds 1. Set "
+            "train.batch_size to 2 or more; 32 to 256 is usual."
+        )
+
+
+def _unfit(feature: Tensor, title: str, allowed: str) -> ShapeError:
+    return ShapeError(
+        f"{title}: a layer gives {tuple(feature.shape)}, but it takes {allowed}. Name another."
+    )

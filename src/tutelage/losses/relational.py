@@ -1,0 +1,331 @@
+"""Losses on how the samples of a batch lie to one another; widths may differ, no parameters."""
+
+import math
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from tutelage.errors import ConfigError
+from tutelage.losses.features import (
+    Features,
+    check_several,
+    layer_names,
+    over_counted,
+    pooled,
+)
+from tutelage.objective import DryRun, Loss
+from tutelage.types import Batch, Outputs, Signal
+
+TINY = 1e-12
+PKT_FLOOR = 1e-7
+
+
+def similarity_distance(
+    student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."]
+) -> Float[Tensor, ""]:
+    """Mean squared difference of two batches' similarities, each row at unit length.
+
+    Args:
+        student: One row a sample; whatever a row holds is taken as one vector.
+        teacher: As many rows.
+
+    Returns:
+        The sum over pairs of samples, divided by their number.
+    """
+    return F.mse_loss(_similarities(student), _similarities(teacher))
+
+
+def _similarities(feature: Tensor) -> Tensor:
+    flat = feature.flatten(start_dim=1)
+    return F.normalize(flat @ flat.T, dim=1)
+
+
+@final
+class SimilarityPreserving(Loss):
+    """Samples that are alike to the teacher shall be alike to the student.
+
+    Args:
+        student_layer: Any; usually the last map before pooling.
+        teacher_layer: Any; None takes the student's name.
+
+    Usual weight: 3000.
+
+    Source:
+        Tung & Mori 2019, "Similarity-Preserving Knowledge Distillation", arXiv:1907.09682,
+        equations 1 to 4.
+
+    Differs from other libraries:
+        torchdistill's version scales rows by the sum of absolute values.
+    """
+
+    needs = frozenset({Signal.FEATURES})
+    title = "similarity_preserving"
+
+    def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
+        """Keep the layers."""
+        super().__init__()
+        self.student_layer = student_layer
+        self.teacher_layer = teacher_layer or student_layer
+        self.student_layers = layer_names(self.title, self.student_layer)
+        self.teacher_layers = layer_names(self.title, self.teacher_layer)
+
+    def build(self, dry: DryRun) -> None:
+        """Refuse batches of one."""
+        check_several(self, dry)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+        """The distance; 0 for one sample."""
+        return over_counted(self, student, teacher, batch, self._distance, least=2)
+
+    def _distance(self, student: Features, teacher: Features) -> Tensor:
+        return similarity_distance(student[0], teacher[0])
+
+
+def correlations(
+    embedding: Float[Tensor, "batch width"], gamma: float = 0.4, order: int = 2
+) -> Float[Tensor, "batch batch"]:
+    """A Gaussian kernel between samples at unit length, by its Taylor series.
+
+    exp(-gamma |a - b|^2) = exp(-2 gamma) exp(2 gamma a.b), the second factor cut at an order.
+
+    Args:
+        embedding: One vector a sample.
+        gamma: Above 0; 0.4 in the paper.
+        order: Highest power of the series; 2 in the paper.
+    """
+    unit = F.normalize(embedding, dim=1)
+    inner = unit @ unit.T
+    powers = [(2 * gamma) ** p / math.factorial(p) * inner**p for p in range(order + 1)]
+    return math.exp(-2 * gamma) * torch.stack(powers).sum(dim=0)
+
+
+@final
+class CorrelationCongruence(Loss):
+    """Correlations between samples, by a Gaussian kernel, shall be those of the teacher.
+
+    Args:
+        student_layer: Any; maps and tokens are pooled.
+        teacher_layer: Any; None takes the student's name.
+        gamma: Of the kernel, above 0; 0.4 in the paper.
+        order: Of its Taylor series, 1 or more; 2 in the paper.
+
+    Usual weight: 100 beside KD.
+
+    Source:
+        Peng et al. 2019, "Correlation Congruence for Knowledge Distillation", arXiv:1904.01802,
+        equations 5, 10 and 11.
+
+    Differs from other libraries:
+        The form in RepDistiller and torchdistill's ancestors multiplies differences of samples
+        that stand next to one another, so that it depends on their order; this is the paper's.
+    """
+
+    needs = frozenset({Signal.FEATURES})
+    title = "correlation_congruence"
+
+    def __init__(
+        self,
+        student_layer: str,
+        teacher_layer: str | None = None,
+        gamma: float | int = 0.4,
+        order: int = 2,
+    ) -> None:
+        """Keep the settings."""
+        super().__init__()
+        if not 0 < gamma < math.inf or order < 1:
+            raise ConfigError(
+                "correlation_congruence: gamma must be above 0 and order 1 or more, got "
+                f"{gamma} and {order}."
+            )
+        self.student_layer = student_layer
+        self.teacher_layer = teacher_layer or student_layer
+        self.student_layers = layer_names(self.title, self.student_layer)
+        self.teacher_layers = layer_names(self.title, self.teacher_layer)
+        self.gamma, self.order = float(gamma), order
+
+    def build(self, dry: DryRun) -> None:
+        """Refuse batches of one."""
+        check_several(self, dry)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+        """The mean squared difference over pairs of samples; 0 for one sample."""
+        return over_counted(self, student, teacher, batch, self._distance, least=2)
+
+    def _distance(self, student: Features, teacher: Features) -> Tensor:
+        ours, theirs = [
+            correlations(pooled(feature, self.title), self.gamma, self.order)
+            for feature in (student[0], teacher[0])
+        ]
+        return F.mse_loss(ours, theirs)
+
+
+def relative_distances(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
+    """Distances between samples, divided by the mean of those above 0."""
+    centred = embedding - embedding.mean(dim=0)
+    squares = centred.square().sum(dim=1)
+    sums = squares[:, None] + squares[None, :]
+    gap = sums - 2 * centred @ centred.T
+    # What rounding leaves of equal rows is no distance, and the square root has no slope at 0.
+    is_apart = (gap > 16 * torch.finfo(gap.dtype).eps * sums).fill_diagonal_(False)
+    distance = torch.where(is_apart, torch.where(is_apart, gap, 1.0).sqrt(), 0.0)
+    return distance / (distance.sum() / is_apart.sum().clamp(min=1)).clamp(min=TINY)
+
+
+def angles(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch batch"]:
+    """Cosines of the angles at each sample between every two others."""
+    sides = F.normalize(embedding[None] - embedding[:, None], dim=2)
+    return sides @ sides.transpose(1, 2)
+
+
+@final
+class RKDDistance(Loss):
+    """Relational distillation: distances between samples, relative to their mean.
+
+    Args:
+        student_layer: Any; maps and tokens are pooled.
+        teacher_layer: Any; None takes the student's name.
+
+    Usual weight: 25.
+
+    Source:
+        Park et al. 2019, "Relational Knowledge Distillation", arXiv:1904.05068, equations 4 to 6.
+
+    Differs from the paper:
+        The mean over all batch x batch pairs (a sample with itself adds 0), as in the authors'
+        code, instead of the sum.
+    """
+
+    needs = frozenset({Signal.FEATURES})
+    title = "rkd_distance"
+
+    def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
+        """Keep the layers."""
+        super().__init__()
+        self.student_layer = student_layer
+        self.teacher_layer = teacher_layer or student_layer
+        self.student_layers = layer_names(self.title, self.student_layer)
+        self.teacher_layers = layer_names(self.title, self.teacher_layer)
+
+    def build(self, dry: DryRun) -> None:
+        """Refuse batches of one."""
+        check_several(self, dry)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+        """The mean Huber distance of relative distances; 0 for one sample."""
+        return over_counted(self, student, teacher, batch, self._distance, least=2)
+
+    def _distance(self, student: Features, teacher: Features) -> Tensor:
+        ours, theirs = pooled(student[0], self.title), pooled(teacher[0], self.title)
+        return F.smooth_l1_loss(relative_distances(ours), relative_distances(theirs))
+
+
+@final
+class RKDAngle(Loss):
+    """Relational distillation: angles between every three samples.
+
+    Memory grows with the cube of the batch: 64 samples make 0.26 million angles, 512 make 134.
+
+    Args:
+        student_layer: Any; maps and tokens are pooled.
+        teacher_layer: Any; None takes the student's name.
+
+    Usual weight: 50.
+
+    Source:
+        Park et al. 2019, "Relational Knowledge Distillation", arXiv:1904.05068, equations 7 and 8.
+
+    Differs from the paper:
+        The mean over all batch x batch x batch triples, as in the authors' code, instead of the
+        sum.
+    """
+
+    needs = frozenset({Signal.FEATURES})
+    title = "rkd_angle"
+
+    def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
+        """Keep the layers."""
+        super().__init__()
+        self.student_layer = student_layer
+        self.teacher_layer = teacher_layer or student_layer
+        self.student_layers = layer_names(self.title, self.student_layer)
+        self.teacher_layers = layer_names(self.title, self.teacher_layer)
+
+    def build(self, dry: DryRun) -> None:
+        """Refuse batches of one."""
+        check_several(self, dry)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+        """The mean Huber distance of cosines; 0 for one sample."""
+        return over_counted(self, student, teacher, batch, self._distance, least=2)
+
+    def _distance(self, student: Features, teacher: Features) -> Tensor:
+        ours, theirs = pooled(student[0], self.title), pooled(teacher[0], self.title)
+        return F.smooth_l1_loss(angles(ours), angles(theirs))
+
+
+def neighbour_divergence(
+    student: Float[Tensor, "batch width"], teacher: Float[Tensor, "batch width2"]
+) -> Float[Tensor, ""]:
+    """KL divergence of the chances that samples are neighbours, by their cosines.
+
+    Args:
+        student: One vector a sample.
+        teacher: As many.
+
+    Returns:
+        In nats, summed over a sample's neighbours (itself among them), mean over samples.
+    """
+    ours, theirs = _chances(student), _chances(teacher)
+    ratio = (theirs + PKT_FLOOR) / (ours + PKT_FLOOR)
+    return (theirs * ratio.log()).sum(dim=1).mean()
+
+
+def _chances(embedding: Tensor) -> Tensor:
+    unit = F.normalize(embedding, dim=1)
+    likeness = (unit @ unit.T + 1) / 2
+    return likeness / likeness.sum(dim=1, keepdim=True)
+
+
+@final
+class PKT(Loss):
+    """Probabilistic knowledge transfer: who is whose neighbour, as a distribution.
+
+    Args:
+        student_layer: Any; maps and tokens are pooled.
+        teacher_layer: Any; None takes the student's name.
+
+    Usual weight: 30000 divided by the batch size.
+
+    Source:
+        Passalis & Tefas 2018, "Learning Deep Representations with Probabilistic Knowledge
+        Transfer", arXiv:1803.10837, equations 4 to 6.
+
+    Differs from the paper:
+        Cosines of a sample with itself take part, as in the authors' code. That code takes the
+        mean over all pairs, which makes it smaller by the batch size; here it is a divergence.
+    """
+
+    needs = frozenset({Signal.FEATURES})
+    title = "pkt"
+
+    def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
+        """Keep the layers."""
+        super().__init__()
+        self.student_layer = student_layer
+        self.teacher_layer = teacher_layer or student_layer
+        self.student_layers = layer_names(self.title, self.student_layer)
+        self.teacher_layers = layer_names(self.title, self.teacher_layer)
+
+    def build(self, dry: DryRun) -> None:
+        """Refuse batches of one."""
+        check_several(self, dry)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+        """The divergence in nats; 0 for one sample."""
+        return over_counted(self, student, teacher, batch, self._distance, least=2)
+
+    def _distance(self, student: Features, teacher: Features) -> Tensor:
+        return neighbour_divergence(pooled(student[0], self.title), pooled(teacher[0], self.title))

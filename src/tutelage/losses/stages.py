@@ -1,0 +1,192 @@
+"""Classifiers on the student's own layers: for unlike architectures, and without a teacher."""
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tutelage.errors import ConfigError, SignalError
+from tutelage.losses.adapters import Head
+from tutelage.losses.divergences import (
+    check_temperature,
+    cross_entropy,
+    kl_divergence,
+    soft_cross_entropy,
+    soften,
+)
+from tutelage.losses.features import (
+    Features,
+    Layers,
+    built,
+    counted,
+    features_of,
+    layer_names,
+    over_counted,
+    width_of,
+)
+from tutelage.losses.logit import teacher_logits
+from tutelage.objective import DryRun, Loss
+from tutelage.types import Batch, Outputs, Signal
+
+
+def enhanced_targets(
+    teacher_logits: Float[Tensor, "batch classes"],
+    is_label: Float[Tensor, "batch classes"],
+    epsilon: float | int,
+    temperature: float | int = 1.0,
+) -> Float[Tensor, "batch classes"]:
+    """Soft targets whose true class is raised: (p + 1)^epsilon - 1 there, p^epsilon elsewhere.
+
+    Args:
+        teacher_logits: Before softmax.
+        is_label: 1 at the true class, 0 elsewhere.
+        epsilon: At 1 these are the soft targets themselves; above 1 the true class counts more.
+        temperature: Above 0.
+    """
+    soft = soften(teacher_logits.detach(), temperature)
+    marks = is_label.to(soft.dtype)
+    return (soft + marks).pow(epsilon) - marks
+
+
+@final
+class OFA(Loss):
+    """One for all: every stage of the student, through a small classifier, learns the logits.
+
+    For unlike architectures (CNN, ViT, MLP), whose features have no places in common: they meet
+    in the space of logits.
+
+    Args:
+        student_layers: One layer or several, of any kind.
+        epsilon: Above 0; 1 to 1.5 in the paper, above 1 the true class counts more.
+        temperature: Of both networks, above 0; 1 in the paper.
+
+    Usual weight: 1.
+
+    Source:
+        Hao et al. 2023, "One-for-All: Bridge the Gap Between Heterogeneous Architectures in
+        Knowledge Distillation", arXiv:2310.19444, equations 5 to 8.
+
+    Differs from the paper:
+        The classifiers are a linear map of each place, a ReLU, pooling and a linear layer,
+        instead of separable convolutions or attention. Not below the cross-entropy of the
+        targets with themselves, as in the paper; so it is not 0 at its best.
+    """
+
+    needs = frozenset({Signal.LOGITS, Signal.LABELS})
+    title = "ofa"
+
+    def __init__(
+        self,
+        student_layers: Layers,
+        epsilon: float | int = 1.0,
+        temperature: float | int = 1.0,
+    ) -> None:
+        """Keep the settings."""
+        super().__init__()
+        if not 0 < epsilon < float("inf"):
+            raise ConfigError(f"ofa: epsilon must be above 0, got {epsilon}. 1 to 1.5 is usual.")
+        self.student_layers = layer_names(self.title, student_layers)
+        self.epsilon = float(epsilon)
+        self.temperature = check_temperature(temperature)
+        self.heads: nn.ModuleList | None = None
+
+    def build(self, dry: DryRun) -> None:
+        """Make a classifier for each layer."""
+        self.heads = _heads(self, dry)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+        """The sum, over the stages and the student's own logits, of the cross-entropies."""
+        wanted = counted(teacher_logits(self, student, teacher), batch.mask)
+        final_logits = counted(student.logits, batch.mask)
+        labels = counted(_labels(self, batch), batch.mask)
+        is_label = nn.functional.one_hot(labels, wanted.shape[-1])
+        targets = enhanced_targets(wanted, is_label.float(), self.epsilon, self.temperature)
+
+        def distance(features: Features, _: Features) -> Tensor:
+            every = [*_run(self.heads, features, self.title), final_logits]
+            return torch.stack(
+                [soft_cross_entropy(logits, targets, self.temperature) for logits in every]
+            ).sum()
+
+        return over_counted(self, student, None, batch, distance)
+
+
+@final
+class AuxiliaryHeads(Loss):
+    """Be your own teacher: classifiers on earlier layers learn from labels and the last logits.
+
+    No teacher is needed. The earlier layers get a signal of their own; the classifiers are not
+    delivered.
+
+    Args:
+        student_layers: One layer or several before the last.
+        temperature: Above 0; 3 in the authors' code.
+        soft_weight: Share of the student's own logits in what the classifiers learn, 0 to 1; 0.3
+            in the authors' code. The rest is the labels'.
+
+    Usual weight: 1.
+
+    Source:
+        Zhang et al. 2019, "Be Your Own Teacher: Improve the Performance of Convolutional Neural
+        Networks via Self Distillation", arXiv:1905.08094, equation 6.
+
+    Differs from the paper:
+        No hint on features (their third term); the divergence is multiplied by the temperature
+        squared; classifiers are small (see `ofa`).
+    """
+
+    needs = frozenset({Signal.LABELS})
+    title = "auxiliary_heads"
+
+    def __init__(
+        self,
+        student_layers: Layers,
+        temperature: float | int = 3.0,
+        soft_weight: float | int = 0.3,
+    ) -> None:
+        """Keep the settings."""
+        super().__init__()
+        if not 0 <= soft_weight <= 1:
+            raise ConfigError(f"auxiliary_heads: soft_weight must be 0 to 1, got {soft_weight}.")
+        self.student_layers = layer_names(self.title, student_layers)
+        self.temperature = check_temperature(temperature)
+        self.soft_weight = float(soft_weight)
+        self.heads: nn.ModuleList | None = None
+
+    def build(self, dry: DryRun) -> None:
+        """Make a classifier for each layer."""
+        self.heads = _heads(self, dry)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+        """The sum over the classifiers; the student's own logits are constants in it."""
+        labels = counted(_labels(self, batch), batch.mask)
+        deepest = counted(student.logits.detach(), batch.mask)
+
+        def distance(features: Features, _: Features) -> Tensor:
+            parts = [
+                (1 - self.soft_weight) * cross_entropy(logits, labels)
+                + self.soft_weight * kl_divergence(logits, deepest, self.temperature)
+                for logits in _run(self.heads, features, self.title)
+            ]
+            return torch.stack(parts).sum()
+
+        return over_counted(self, student, None, batch, distance)
+
+
+def _heads(loss: Loss, dry: DryRun) -> nn.ModuleList:
+    num_classes = dry.student.logits.shape[-1]
+    features = features_of(loss, dry.student, loss.student_layers, "student")
+    return nn.ModuleList(Head(width_of(feature), num_classes) for feature in features)
+
+
+def _run(heads: nn.ModuleList | None, features: Features, title: str) -> list[Tensor]:
+    made = built(heads, title)
+    assert isinstance(made, nn.ModuleList)
+    return [head(feature) for head, feature in zip(made, features, strict=True)]
+
+
+def _labels(loss: Loss, batch: Batch) -> Tensor:
+    if batch.labels is None:
+        raise SignalError(f"Loss {loss.title!r} needs labels, but this batch has none.")
+    return batch.labels
