@@ -12,15 +12,19 @@ from tutelage.objective import Ramp, Scheduled
 Temperature = float | int | Float[Tensor, ""]
 
 
-def check_temperature(temperature: float | int) -> float:
+def check_temperature(temperature: float | int, name: str = "temperature") -> float:
     """The temperature itself, once it is known to be above 0.
+
+    Args:
+        temperature: To be checked.
+        name: Of the setting, for the message.
 
     Raises:
         ConfigError: It is 0, negative, infinite or not a number.
     """
     if not 0 < temperature < float("inf"):
         raise ConfigError(
-            f"temperature must be above 0 and finite, got {temperature}. Usual values: 1 to 10."
+            f"{name} must be above 0 and finite, got {temperature}. Usual values: 1 to 10."
         )
     return float(temperature)
 

@@ -105,7 +105,7 @@ class ERKD(Loss):
             )
         self.inner = inner
         self.needs = inner.needs
-        self.entropy_temperature = check_temperature(entropy_temperature)
+        self.entropy_temperature = check_temperature(entropy_temperature, "entropy_temperature")
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """The inner loss, each row times the teacher's entropy in nats."""

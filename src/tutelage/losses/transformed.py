@@ -134,8 +134,8 @@ class CTKD(Loss):
     ) -> None:
         """Hold the settings and the parameter, 1 at first as in the paper."""
         super().__init__()
-        self.lowest = check_temperature(lowest)
-        self.span = check_temperature(span)
+        self.lowest = check_temperature(lowest, "lowest")
+        self.span = check_temperature(span, "span")
         if not 0 < until <= 1:
             raise ConfigError(f"until must lie above 0 and not above 1, got {until}. Usual: 0.04.")
         self.until = float(until)
