@@ -22,6 +22,37 @@ def array(folder: Path, reference: str) -> tuple[str, np.ndarray]:
     return name, np.load(folder / file, allow_pickle=False)[name]
 
 
+def params(folder: Path, reference: str) -> dict[str, np.ndarray]:
+    """The arrays of `FILE:METHOD/...`: all that the method has."""
+    file, _, key = reference.partition(":")
+    method = key.partition("/")[0] + "/"
+    every = np.load(folder / file, allow_pickle=False)
+    wanted = {name: every[name] for name in every if name.startswith(method)}
+    return {name: values for name, values in wanted.items() if not name.endswith("f32")}
+
+
+def take_features(folder: Path, names: list[str]) -> None:
+    """Cases of losses on features: several inputs and gradients each, and weights of adapters."""
+    cases_path, arrays_path = HERE / "features.json", HERE / "features.npz"
+    cases, arrays, known = {}, {}, records(folder)
+    for name in names:
+        case = known[name] | {"issue": known[name].get("observed_issue")}
+        inputs = {}
+        for role, where in case["inputs"].items():
+            if where.startswith("params"):
+                found = params(folder, where)
+                arrays |= {f"params/{key}": values for key, values in found.items()}
+            else:
+                key, values = array(folder, where)
+                arrays[f"input/{key}"], inputs[role] = values, f"input/{key}"
+        for role, gradient in case["grad"].items():
+            arrays[f"gradient/{name}/{role}"] = array(folder, gradient["array"])[1]
+        case["inputs"] = inputs
+        cases[name] = {key: case[key] for key in KEPT if case.get(key) is not None}
+    cases_path.write_text(json.dumps(dict(sorted(cases.items())), indent=1) + "\n")
+    np.savez_compressed(arrays_path, **dict(sorted(arrays.items())))
+
+
 def take(folder: Path, names: list[str]) -> None:
     cases_path, arrays_path = HERE / "cases.json", HERE / "arrays.npz"
     cases = json.loads(cases_path.read_text()) if cases_path.is_file() else {}
@@ -42,4 +73,7 @@ def take(folder: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    take(Path(sys.argv[1]), sys.argv[2:])
+    if sys.argv[2] == "--features":
+        take_features(Path(sys.argv[1]), sys.argv[3:])
+    else:
+        take(Path(sys.argv[1]), sys.argv[2:])

@@ -76,7 +76,7 @@ def pick_out(
 def noise_contrast(
     positive: Float[Tensor, " batch"],
     negative: Float[Tensor, "batch negatives"],
-    num_samples: int,
+    num_samples: float | int,
     counts: Bool[Tensor, "batch negatives"] | None = None,
 ) -> Float[Tensor, ""]:
     """Noise contrastive estimation: tell a true pair from pairs drawn at random.

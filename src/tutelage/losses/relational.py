@@ -284,7 +284,7 @@ def neighbour_divergence(
 
 
 def _chances(embedding: Tensor) -> Tensor:
-    unit = F.normalize(embedding, dim=1)
+    unit = embedding / (embedding.norm(dim=1, keepdim=True) + PKT_FLOOR)
     likeness = (unit @ unit.T + 1) / 2
     return likeness / likeness.sum(dim=1, keepdim=True)
 

@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, SignalError
 from tutelage.losses.adapters import Head
+from tutelage.losses.decoupled import enhanced_cross_entropy
 from tutelage.losses.divergences import (
     check_temperature,
     cross_entropy,
     kl_divergence,
-    soft_cross_entropy,
-    soften,
 )
 from tutelage.losses.features import (
     Features,
@@ -25,28 +24,9 @@ from tutelage.losses.features import (
     over_counted,
     width_of,
 )
-from tutelage.losses.logit import teacher_logits
+from tutelage.losses.rows import teacher_logits
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
-
-
-def enhanced_targets(
-    teacher_logits: Float[Tensor, "batch classes"],
-    is_label: Float[Tensor, "batch classes"],
-    epsilon: float | int,
-    temperature: float | int = 1.0,
-) -> Float[Tensor, "batch classes"]:
-    """Soft targets whose true class is raised: (p + 1)^epsilon - 1 there, p^epsilon elsewhere.
-
-    Args:
-        teacher_logits: Before softmax.
-        is_label: 1 at the true class, 0 elsewhere.
-        epsilon: At 1 these are the soft targets themselves; above 1 the true class counts more.
-        temperature: Above 0.
-    """
-    soft = soften(teacher_logits.detach(), temperature)
-    marks = is_label.to(soft.dtype)
-    return (soft + marks).pow(epsilon) - marks
 
 
 @final
@@ -58,7 +38,7 @@ class OFA(Loss):
 
     Args:
         student_layers: One layer or several, of any kind.
-        epsilon: Above 0; 1 to 1.5 in the paper, above 1 the true class counts more.
+        enhancement: 1 or more; 1 to 1.5 in the paper, above 1 the true class counts more.
         temperature: Of both networks, above 0; 1 in the paper.
 
     Usual weight: 1.
@@ -69,8 +49,8 @@ class OFA(Loss):
 
     Differs from the paper:
         The classifiers are a linear map of each place, a ReLU, pooling and a linear layer,
-        instead of separable convolutions or attention. Not below the cross-entropy of the
-        targets with themselves, as in the paper; so it is not 0 at its best.
+        instead of separable convolutions or attention. The last of the terms, on the student's
+        own logits, is `ofa_logit`. A cross-entropy, as in the paper, so it is not 0 at its best.
     """
 
     needs = frozenset({Signal.LOGITS, Signal.LABELS})
@@ -79,15 +59,18 @@ class OFA(Loss):
     def __init__(
         self,
         student_layers: Layers,
-        epsilon: float | int = 1.0,
+        enhancement: float | int = 1.0,
         temperature: float | int = 1.0,
     ) -> None:
         """Keep the settings."""
         super().__init__()
-        if not 0 < epsilon < float("inf"):
-            raise ConfigError(f"ofa: epsilon must be above 0, got {epsilon}. 1 to 1.5 is usual.")
+        if not 1 <= enhancement < float("inf"):
+            raise ConfigError(
+                f"ofa: enhancement must be 1 or more and finite, got {enhancement}. 1 to 1.5 is "
+                "usual."
+            )
         self.student_layers = layer_names(self.title, student_layers)
-        self.epsilon = float(epsilon)
+        self.enhancement = float(enhancement)
         self.temperature = check_temperature(temperature)
         self.heads: nn.ModuleList | None = None
 
@@ -100,16 +83,17 @@ class OFA(Loss):
         wanted = counted(teacher_logits(self, student, teacher), batch.mask)
         final_logits = counted(student.logits, batch.mask)
         labels = counted(_labels(self, batch), batch.mask)
-        is_label = nn.functional.one_hot(labels, wanted.shape[-1])
-        targets = enhanced_targets(wanted, is_label.float(), self.epsilon, self.temperature)
 
         def distance(features: Features, _: Features) -> Tensor:
             every = [*_run(self.heads, features, self.title), final_logits]
-            return torch.stack(
-                [soft_cross_entropy(logits, targets, self.temperature) for logits in every]
-            ).sum()
+            return torch.stack([self._surprise(logits, wanted, labels) for logits in every]).sum()
 
         return over_counted(self, student, None, batch, distance)
+
+    def _surprise(self, logits: Tensor, wanted: Tensor, labels: Tensor) -> Tensor:
+        return enhanced_cross_entropy(
+            logits, wanted, labels, enhancement=self.enhancement, temperature=self.temperature
+        ).mean()
 
 
 @final
