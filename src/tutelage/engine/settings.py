@@ -107,8 +107,8 @@ class TrainSettings:
         ema: Decay of an exponential moving average of the weights, which is then what is
             validated and kept; None keeps the weights themselves.
         workers: Processes that read data; 0 reads in this one.
-        checkpoint_s: Seconds between checkpoints; one is written at the end of an epoch, and
-            at once when the run is interrupted.
+        checkpoint_s: Seconds between checkpoints; one more is written at once when the run is
+            interrupted, and one at the end of the training.
         tensorboard: Whether to write TensorBoard logs beside the curve.
         optimizer: Which optimizer.
         schedule: Of the learning rate.
