@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tutelage.engine.inversion import InversionSettings
+
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 TRAINERS = ("train", "distil")
 
@@ -41,6 +43,10 @@ def run(path, is_cut):
         for name in TRAINERS:
             if name in main.__globals__:
                 main.__globals__[name] = cut(main.__globals__[name])
+        if "InversionSettings" in main.__globals__:
+            main.__globals__["InversionSettings"] = lambda steps: InversionSettings(
+                steps=steps // 20
+            )
     main()
 
 
