@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tutelage.config import build_job, read_recipe
 from tutelage.errors import ConfigError, ShapeError, SignalError
 from tutelage.losses import (
     CTKD,
@@ -439,3 +440,19 @@ def test_a_moving_temperature_must_stay_above_0(ends):
 def test_wrong_settings_are_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_a_recipe_says_all_of_it():
+    terms = (
+        "objective.terms=["
+        "{loss: logit_standardisation, weight: 9, inner: {loss: kd, temperature: 2}},"
+        "{loss: dkd, weight: {start: 0, end: 1, until: 0.1}, temperature: {start: 8, end: 4}},"
+        "{loss: er_kd, inner: {loss: nkd}}, {loss: mlkd, temperatures: [2, 4]}, {loss: ctkd}]"
+    )
+    said = build_job(read_recipe("digits", [terms])).objective.describe()
+    assert "9.0 * logit_standardisation(inner=kd(temperature=2.0))" in said
+    assert "(0.0 to 1.0 until 0.1) * dkd(" in said
+    assert "temperature=(8 to 4 until 1.0)" in said
+    assert "er_kd(entropy_temperature=4.0, inner=nkd(" in said
+    assert "mlkd(" in said
+    assert "temperatures=(2.0, 4.0)" in said
