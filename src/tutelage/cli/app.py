@@ -121,6 +121,18 @@ def cache_verify(folder: RunFolder) -> None:
 
 
 @app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One loss; all if not given.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print them for programs.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print them as a page.")] = False,
+) -> None:
+    """Every loss: what it needs, its settings, its paper, when to use it."""
+    from tutelage.cli.methods import print_methods
+
+    print_methods(name, as_json=json, as_page=markdown)
+
+
+@app.command()
 def reproduce(
     name: Annotated[str, typer.Argument(help="Which table: hinton-mnist.", metavar="NAME")],
     out: Annotated[Path | None, typer.Option(help="The folder; runs/NAME if not given.")] = None,
