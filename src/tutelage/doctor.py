@@ -16,7 +16,7 @@ from tutelage.errors import ConfigError, DataError, ModelError, RunFolderError, 
 from tutelage.files import write_text
 from tutelage.job import Job
 from tutelage.models.cost import count_parameters
-from tutelage.objective import LossReport, Objective
+from tutelage.objective import LossReport
 from tutelage.tasks import Classification
 from tutelage.teachers.codecs import make_codec
 from tutelage.teachers.module import ModuleTeacher, state_fingerprint
@@ -74,20 +74,26 @@ def _try_network(
 
 def _try_objective(job: Job, batch: Batch) -> None:
     """One step's loss with a teacher that is not trained yet: what does not fit shows here."""
-    layers = job.objective.teacher_layers
-    rows = len(batch)
-    teacher = ModuleTeacher(_frozen(job.new_teacher()), job.task, chunk=rows, layers=layers)
-    gives = teacher.gives if job.codec is None else frozenset({Signal.LOGITS})
+    gives = frozenset({Signal.LOGITS} if job.codec else {Signal.LOGITS, Signal.FEATURES})
     giver = "a live teacher" if job.codec is None else "a cached teacher"
     if batch.labels is not None:
         gives |= {Signal.LABELS}
     job.objective.check(gives, f"{giver} with this data")
+    trainee, teacher = _try_out(job, batch)
+    _check_trainable(trainee(batch, teacher(batch)))
+
+
+def _try_out(job: Job, batch: Batch) -> tuple[Trainee, ModuleTeacher]:
+    """What is trained, with its adapters, and an untrained teacher that gives what is needed."""
+    layers = job.objective.teacher_layers
+    network = _frozen(job.new_teacher())
+    teacher = ModuleTeacher(network, job.task, chunk=len(batch), layers=layers)
     objective = copy.deepcopy(job.objective)
     count = len(job.splits.train)
     student = prepare(
         job.new_student(0), objective, job.task, batch, teacher=teacher, num_samples=count
     )
-    _check_trainable(Trainee(student, objective, job.task)(batch, teacher(batch)))
+    return Trainee(student, objective, job.task), teacher
 
 
 def _check_trainable(report: LossReport) -> None:
@@ -308,22 +314,19 @@ def _look_at_cost(job: Job) -> Iterator[Finding]:
 
 def _time_steps(job: Job, batch: Batch) -> tuple[float, float]:
     """Seconds of a training step and of a teacher's forward, the best of a few."""
-    student, teacher = job.new_student(0), _frozen(job.new_teacher())
-    objective: Objective = copy.deepcopy(job.objective)
-    with torch.no_grad():
-        outputs = job.task.run(teacher, batch)
-    optimizer = job.settings.optimizer.build(student.parameters())
+    trainee, teacher = _try_out(job, batch)
+    outputs = teacher(batch)
+    optimizer = job.settings.optimizer.build(trainee.parameters())
 
     def step() -> None:
         optimizer.zero_grad()
-        report = objective(job.task.run(student, batch), outputs, batch)
+        report = trainee(batch, outputs)
         _check_trainable(report)
         report.total.backward()
         optimizer.step()
 
-    @torch.no_grad()
     def teach() -> Outputs:
-        return job.task.run(teacher, batch)
+        return teacher(batch)
 
     return _best_time(step), _best_time(teach)
 

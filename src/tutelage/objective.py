@@ -250,8 +250,9 @@ class Objective(nn.Module):
 
     @property
     def temperature(self) -> float:
-        """Temperature of the first term that has one; 1 where none has."""
-        temperatures = (getattr(term.loss, "temperature", None) for term in self.terms)
+        """Temperature of the first term on logits that has one; 1 where none has."""
+        on_logits = [term.loss for term in self.terms if Signal.LOGITS in term.loss.needs]
+        temperatures = (getattr(loss, "temperature", None) for loss in on_logits)
         found = next((value for value in temperatures if value is not None), 1.0)
         return value_at(found, 1.0)
 

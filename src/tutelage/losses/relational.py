@@ -284,9 +284,10 @@ def neighbour_divergence(
 
 
 def _chances(embedding: Tensor) -> Tensor:
-    unit = embedding / (embedding.norm(dim=1, keepdim=True) + PKT_FLOOR)
+    unit: Tensor = embedding / (embedding.norm(dim=1, keepdim=True) + PKT_FLOOR)
     likeness = (unit @ unit.T + 1) / 2
-    return likeness / likeness.sum(dim=1, keepdim=True)
+    chances: Tensor = likeness / likeness.sum(dim=1, keepdim=True)
+    return chances
 
 
 @final

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tutelage.errors import ShapeError, SignalError, find
+from tutelage.errors import ConfigError, ShapeError, SignalError, find
 from tutelage.losses.features import (
     Features,
     Layers,
@@ -101,7 +101,9 @@ class SimKD(Loss):
         self.teacher_parts = layer_names(
             self.title, teacher_parts or self.student_parts, self.student_parts
         )
-        self.shrink_by = max(1, shrink_by)
+        if shrink_by < 1:
+            raise ConfigError(f"simkd: shrink_by must be 1 or more, got {shrink_by}.")
+        self.shrink_by = shrink_by
         self.student_layers = (self.student_parts[0] + INPUT,)
         self.teacher_layers = (self.teacher_parts[0] + INPUT,)
 

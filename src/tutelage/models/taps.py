@@ -43,7 +43,8 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[Mapping[str, Ten
         ModelError: A part gives something else than a tensor, was not called, or its features
             were overwritten in place by a later part.
     """
-    taps = [_Tap(model, layer) for layer in layers]
+    parts = {layer: find_layer(model, layer) for layer in layers}
+    taps = [_Tap(part, layer) for layer, part in parts.items()]
     features: dict[str, Tensor] = {}
     try:
         yield features
@@ -56,13 +57,15 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[Mapping[str, Ten
 class _Tap:
     """One layer that is read."""
 
-    def __init__(self, model: nn.Module, layer: str) -> None:
+    def __init__(self, part: nn.Module, layer: str) -> None:
         self.layer = layer
         self.kept: object = None
         self.version = 0
-        part = find_layer(model, layer)
         if layer.endswith(INPUT):
-            self.handle = part.register_forward_pre_hook(lambda _, args: self._keep(args[0]))
+            self.handle = part.register_forward_pre_hook(
+                lambda _, args, named: self._keep(next(iter([*args, *named.values()]), None)),
+                with_kwargs=True,
+            )
         else:
             self.handle = part.register_forward_hook(lambda _, __, given: self._keep(given))
 

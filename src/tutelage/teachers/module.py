@@ -25,7 +25,8 @@ class ModuleTeacher:
         task: How it is called.
         chunk: Rows of each forward.
         device: Where it runs; None leaves it.
-        layers: Parts whose features it gives beside the logits.
+        layers: Parts whose features it gives beside the logits; of the network itself, also where
+            it stands in an `InputAdapter`.
     """
 
     def __init__(
@@ -46,6 +47,10 @@ class ModuleTeacher:
         self.task = task
         self.chunk = chunk
         self.layers = tuple(layers)
+        self.network = model.model if isinstance(model, InputAdapter) else model
+        self._inside = "model." if isinstance(model, InputAdapter) else ""
+        for layer in self.layers:
+            find_layer(self.network, layer)
         gives = {Signal.LOGITS, Signal.FEATURES} if layers else {Signal.LOGITS}
         self.gives: frozenset[Signal] = frozenset(gives)
         self.fingerprint = f"{state_fingerprint(model)} chunk={chunk}"
@@ -63,7 +68,7 @@ class ModuleTeacher:
 
     def part(self, layer: str) -> nn.Module:
         """A frozen copy of a part of the network, such as its classifier."""
-        return copy.deepcopy(find_layer(self.model, layer)).requires_grad_(requires_grad=False)
+        return copy.deepcopy(find_layer(self.network, layer)).requires_grad_(requires_grad=False)
 
     def _run(self, inputs: Tensor) -> Outputs:
         rows = len(inputs)
@@ -72,8 +77,9 @@ class ModuleTeacher:
             inputs = torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])])
         ids = torch.zeros(self.chunk, dtype=torch.long)
         full = Batch(inputs, labels=None, sample_ids=ids, view_ids=ids)
-        given = self.task.run(self.model, full, self.layers)
-        features = {layer: feature[:rows] for layer, feature in given.features.items()}
+        paths = {self._inside + layer: layer for layer in self.layers}
+        given = self.task.run(self.model, full, tuple(paths))
+        features = {paths[path]: feature[:rows] for path, feature in given.features.items()}
         return Outputs(given.logits[:rows], features)
 
 
