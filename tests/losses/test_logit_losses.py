@@ -43,9 +43,9 @@ def draw(rows=ROWS, classes=CLASSES, seed=0):
     return student, teacher, torch.randint(0, classes, (rows,), generator=generator)
 
 
-def value(loss, student, teacher=None, labels=None):
+def value(loss, student, teacher=None, labels=None, mask=None):
     ids = torch.arange(len(student))
-    batch = Batch(torch.zeros(len(student), 1), labels, ids, ids)
+    batch = Batch(torch.zeros(len(student), 1), labels, ids, ids, mask)
     return loss(Outputs(student), None if teacher is None else Outputs(teacher), batch)
 
 
@@ -440,6 +440,14 @@ def test_a_moving_temperature_must_stay_above_0(ends):
 def test_wrong_settings_are_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize("loss", [DKD(), DIST(), MLKD(), WTTM(), ERKD(NKD()), WSLD()])
+def test_rows_that_do_not_count_are_as_if_not_there(loss):
+    tensors = draw()
+    mask = torch.tensor([True, True, False, True, False, True])
+    wanted = value(loss, *(tensor[mask] for tensor in tensors))
+    torch.testing.assert_close(value(loss, *tensors, mask), wanted)
 
 
 def test_a_recipe_says_all_of_it():
