@@ -98,7 +98,7 @@ class Loss(nn.Module, ABC):
     progress: float = 0.0
 
     def build(self, dry: DryRun) -> None:
-        """Make adapters, once, before the optimizer is made; most losses need none."""
+        """Make adapters, once, after `wrap` and before the optimizer is made; most need none."""
 
     def wrap(self, student: nn.Module, dry: DryRun) -> nn.Module:  # noqa: ARG002
         """The network to train and deliver instead of the student; almost always itself."""

@@ -347,3 +347,14 @@ def test_unlike_architectures_meet_on_vectors_and_logits(reader, batch):
     trainee(batch, wise(batch)).total.backward()
     assert net.flatten is not None
     assert all(p.grad is not None for p in trainee.parameters())
+
+
+def test_adapters_fit_the_network_that_is_trained_whatever_the_order(batch):
+    # SimKD replaces the pool, so that it gives the teacher's width.
+    for terms in (
+        (SimKD(("pool", "head")), FitNets("pool")),
+        (FitNets("pool"), SimKD(("pool", "head"))),
+    ):
+        objective = 1.0 * terms[0] + 1.0 * terms[1] + 1.0 * CRDMemory("pool", negatives=5)
+        trainee, wise = prepared(objective, batch)
+        assert trainee(batch, wise(batch)).total.isfinite()

@@ -221,7 +221,7 @@ class _Loop:
         if limit is None:
             return
         for module in self.trainee.student.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module.weight.requires_grad:
                 module.weight.renorm_(p=2, dim=0, maxnorm=limit)
 
     def _check_finite(self, report: LossReport) -> None:

@@ -23,7 +23,8 @@ def prepare(
 ) -> nn.Module:
     """Let an objective make its adapters, drawn from torch's own random numbers.
 
-    Objectives of logit losses need none of it; calling it does no harm.
+    Objectives of logit losses need none of it; calling it does no harm. First the network to be
+    trained is settled, then adapters are made for what its layers give.
 
     Args:
         student: The network to be trained; it is not changed.
@@ -39,13 +40,18 @@ def prepare(
     Raises:
         TutelageError: A layer is unknown, or what it gives does not fit its loss.
     """
-    dry = DryRun(
-        student=task.run(copy.deepcopy(student).eval(), batch, objective.student_layers),
-        teacher=None if teacher is None else teacher(batch.to(teacher.device)),
-        num_samples=num_samples,
-        teacher_part=teacher.part if isinstance(teacher, ModuleTeacher) else None,
-    )
-    for term in objective.counted:
-        term.loss.build(dry)
-        student = term.loss.wrap(student, dry)
+    given = None if teacher is None else teacher(batch.to(teacher.device))
+    part = teacher.part if isinstance(teacher, ModuleTeacher) else None
+
+    def dry_run() -> DryRun:
+        layers = objective.student_layers
+        outputs = task.run(copy.deepcopy(student).eval(), batch, layers)
+        return DryRun(outputs, given, num_samples=num_samples, teacher_part=part)
+
+    losses = [term.loss for term in objective.counted]
+    for loss in losses:
+        student = loss.wrap(student, dry_run())
+    dry = dry_run()
+    for loss in losses:
+        loss.build(dry)
     return student

@@ -130,13 +130,14 @@ class SimKD(Loss):
             )
         adapter = projector(width_of(ours), width_of(theirs), self.shrink_by, is_map=ours.ndim == 4)
         wrapped = copy.deepcopy(student)
+        device = next((weight.device for weight in student.parameters()), None)
         for number, (own, other) in enumerate(
             zip(self.student_parts, self.teacher_parts, strict=True)
         ):
             part: nn.Module = _Still(dry.teacher_part(other))
             if number == 0:
                 part = nn.Sequential(OrderedDict([(PROJECTOR, adapter), ("classifier", part)]))
-            _replace(wrapped, own, part)
+            _replace(wrapped, own, part.to(device))
         self.student_layers = (f"{self.student_parts[0]}.{PROJECTOR}",)
         return wrapped
 
