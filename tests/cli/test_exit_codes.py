@@ -191,8 +191,7 @@ def test_a_real_interrupt_of_a_real_process_is_130_and_loses_nothing(tmp_path):
         "output=out",
     ]
     command = [*COMMAND, "run", "digits", *changes]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     checkpoint = tmp_path / "out/arms/baseline/seed-0/checkpoint.safetensors"
     until = time.monotonic() + 60
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < until:
