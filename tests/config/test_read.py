@@ -129,7 +129,10 @@ def test_a_huge_file_is_refused_unread(tmp_path, monkeypatch):
         ("data.kind=mnits", r"data: .*'mnits'.* 'digits', 'mnist', .*Did you mean 'mnist'\?"),
         ("data={}", r"data: .*\(got \{\}\)\. Give its kind"),
         ("data=null", r"data: .*\(got None\)"),
-        ("optimizer.kind=sdg", r"optimizer\.kind: .*'sgd', 'adam' or 'adamw' \(got 'sdg'\).*'sgd'"),
+        (
+            "optimizer.kind=sdg",
+            r"optimizer\.kind: .*'sgd', 'adam', 'adamw' or 'dot' \(got 'sdg'\).*'sgd'",
+        ),
         ("task=detection", r"task: Input should be 'classification' \(got 'detection'\)"),
         ("train.epochs=0", r"train\.epochs: .*greater than or equal to 1 \(got 0\)"),
         ("train.epochs=1.5", r"train\.epochs: .*integer.*\(got 1\.5\)"),
