@@ -119,7 +119,9 @@ class _Loop:
         torch.manual_seed(arm.seed)
         trainee = Trainee(student, arm.objective, arm.task, settings.precision)
         self.optimizer = settings.optimizer.build(trainee.parameters())
-        self.accelerator = Accelerator(gradient_accumulation_steps=settings.accumulate)
+        self.accelerator = Accelerator(
+            gradient_accumulation_steps=settings.accumulate, mixed_precision="no"
+        )
         self.distiller = Distiller(
             trainee, arm.teacher, self.optimizer, self.accelerator, settings.clip_norm
         )
