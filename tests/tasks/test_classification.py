@@ -90,3 +90,13 @@ def test_predicting_without_samples_or_labels_is_refused():
         TASK.predict(Oracle(), [], CPU)
     with pytest.raises(DataError, match="Evaluation needs labels"):
         TASK.predict(Oracle(), [batch_of(labels=False)], CPU)
+
+
+def test_prediction_leaves_every_part_in_its_mode_even_when_it_fails():
+    model = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3)).train()
+    model[0].eval()
+    TASK.predict(model, [batch_of()], CPU)
+    assert [part.training for part in model] == [False, True]
+    with pytest.raises(DataError):
+        TASK.predict(model, [batch_of(labels=False)], CPU)
+    assert [part.training for part in model] == [False, True]

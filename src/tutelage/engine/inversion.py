@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from tutelage.data.sources import TensorSource
 from tutelage.errors import ConfigError, ModelError
 from tutelage.losses.divergences import cross_entropy
+from tutelage.models.modes import left_as_it_was
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +161,6 @@ def _ready(teacher: nn.Module) -> Iterator[None]:
             f"{type(teacher).__name__} has no batch norm with running statistics, so nothing in "
             "it tells what its data were like. Give some unlabelled data instead."
         )
-    modes = {module: module.training for module in teacher.modules()}
-    needed = {parameter: parameter.requires_grad for parameter in teacher.parameters()}
-    teacher.eval().requires_grad_(requires_grad=False)
-    try:
+    with left_as_it_was(teacher):
+        teacher.eval().requires_grad_(requires_grad=False)
         yield
-    finally:
-        for module, was_training in modes.items():
-            module.training = was_training
-        for parameter, required in needed.items():
-            parameter.requires_grad_(required)

@@ -2,8 +2,7 @@
 
 import copy
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tutelage.engine.events import Listener, ignore
 from tutelage.errors import DataError, ModelError
 from tutelage.job import Job, TeacherPlan
 from tutelage.losses import KD, CrossEntropy
+from tutelage.models.modes import left_as_it_was
 from tutelage.objective import Objective
 from tutelage.pipeline.delivery import deliverable
 from tutelage.pipeline.run import run_job
@@ -135,7 +135,7 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
     """
     notes: list[str] = []
     splits = _splits(train_data, valid_data, test_data, notes)
-    with _left_as_it_was(teacher):
+    with left_as_it_was(teacher):
         count = _count_classes(teacher, splits.train)
         job = Job(
             name="distill",
@@ -160,17 +160,6 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
         )
         finished = run_job(job, listener)
     return Distilled(finished.student.selected.cpu(), finished.record, job.out, job)
-
-
-@contextmanager
-def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Put a network back into the modes that it had."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, was_training in modes.items():
-            module.training = was_training
 
 
 def as_source(data: Any, name: str) -> Source:

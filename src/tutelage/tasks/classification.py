@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import DataError, ModelError, ShapeError
 from tutelage.losses import CrossEntropy
+from tutelage.models.modes import left_as_it_was
 from tutelage.models.taps import tapped
 from tutelage.types import Batch, Outputs
 
@@ -78,18 +79,17 @@ class Classification:
             DataError: There are no samples, or no labels.
             ModelError: A logit is not a number; the message names the sample.
         """
-        was_training = model.training
-        model.eval()
         rows, labels = [], []
-        for batch in batches:
-            if batch.labels is None:
-                raise DataError(
-                    "Evaluation needs labels, but the validation or test data has none."
-                )
-            rows.append(self.run(model, batch.to(device)).logits.float().cpu())
-            _check_numbers(model, rows[-1], batch.sample_ids)
-            labels.append(batch.labels)
-        model.train(was_training)
+        with left_as_it_was(model):
+            model.eval()
+            for batch in batches:
+                if batch.labels is None:
+                    raise DataError(
+                        "Evaluation needs labels, but the validation or test data has none."
+                    )
+                rows.append(self.run(model, batch.to(device)).logits.float().cpu())
+                _check_numbers(model, rows[-1], batch.sample_ids)
+                labels.append(batch.labels)
         if not rows:
             raise DataError("Evaluation needs samples, but the data set is empty.")
         return torch.cat(rows), torch.cat(labels)

@@ -1,0 +1,20 @@
+"""Using a network without leaving it changed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Put every part back into the mode and the need of gradients that it had, whatever happens."""
+    modes = {module: module.training for module in model.modules()}
+    needs = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        yield
+    finally:
+        for module, was_training in modes.items():
+            module.training = was_training
+        for parameter, needed in needs.items():
+            parameter.requires_grad_(needed)
