@@ -4,6 +4,7 @@ The public names load on first use, so that `import tutelage` costs nothing.
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ if TYPE_CHECKING:
     from tutelage.types import Batch, Outputs, Signal
 
 __version__ = "0.1.0"
+
+# MKL reads this at its first product: a row of a matrix product then has the same bits wherever in
+# the batch it stands, which is what makes a teacher cache exact (docs/decisions, 6).
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 _HOMES = {
     "tutelage.data.views": ("CropFlip", "Identity", "SeededViews", "Shift"),
