@@ -119,13 +119,14 @@ def check(job: Job) -> list[Finding]:
         _look_at_inputs,
         _look_at_cost,
     ]
-    findings = []
+    findings: list[Finding] = []
     for look in looks:
         try:
             findings += list(look(job))
         except TutelageError as error:
             about = look.__name__.removeprefix("_look_at_")
-            findings.append(Finding(PROBLEM, about, str(error)))
+            if str(error) not in {finding.text for finding in findings}:
+                findings.append(Finding(PROBLEM, about, str(error)))
     return findings
 
 
