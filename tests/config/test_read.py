@@ -292,6 +292,25 @@ def test_a_recipe_is_laid_over_its_base(tmp_path):
     assert recipe.teacher == base.teacher
 
 
+def test_another_model_or_kind_leaves_behind_what_belonged_to_the_first(tmp_path):
+    lower = (
+        "data: {kind: images, path: pictures, image_size: 32}\n"
+        "teacher: {model: resnet, settings: {width: 32}, weights: big.safetensors, image_size: 64}\n"
+        "student: {model: cnn, settings: {width: 8, stages: 3}}\noutput: out\n"
+    )
+    write(tmp_path, lower, "lower.yaml")
+    upper = (
+        "base: lower.yaml\ndata: {kind: digits}\nteacher: {model: mlp}\n"
+        "student: {model: cnn, settings: {width: 4}}\n"
+    )
+    recipe = read_recipe(write(tmp_path, upper))
+    assert recipe.data.kind == "digits"
+    assert recipe.teacher.settings == {}
+    assert recipe.teacher.weights is None
+    assert recipe.teacher.image_size == 64
+    assert recipe.student.settings == {"width": 4, "stages": 3}
+
+
 def test_a_base_beside_the_recipe_goes_before_a_shipped_one(tmp_path):
     write(tmp_path, DIGITS.replace("seeds: [0, 1, 2, 3, 4]", "seeds: [11]"), "lower.yaml")
     path = write(tmp_path, "base: lower.yaml\n")

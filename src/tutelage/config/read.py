@@ -21,6 +21,7 @@ from tutelage.errors import ConfigError, find
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 UNIONS = ("data",)  # pydantic puts the kind between such a key and the keys inside
+OF_ITS_MODEL = ("settings", "weights")
 UNREADABLE = (yaml.YAMLError, RecursionError, ValueError)  # a date of month 13 is a ValueError
 
 
@@ -124,11 +125,19 @@ def _with_base(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
+    """Key by key; what belonged to another kind, or to another model, is left behind."""
+    merged = {key: value for key, value in below.items() if not _is_of_another(key, below, above)}
     for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(below.get(key), dict)
-        merged[key] = _merge(below[key], value) if both else value
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
     return merged
+
+
+def _is_of_another(key: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    def differs(name: str) -> bool:
+        return name in above and name in below and above[name] != below[name]
+
+    return differs("kind") or (key in OF_ITS_MODEL and differs("model"))
 
 
 def _override(content: dict[str, Any], text: str) -> None:
