@@ -295,7 +295,7 @@ def test_a_recipe_is_laid_over_its_base(tmp_path):
 def test_another_model_or_kind_leaves_behind_what_belonged_to_the_first(tmp_path):
     lower = (
         "data: {kind: images, path: pictures, image_size: 32}\n"
-        "teacher: {model: resnet, settings: {width: 32}, weights: big.safetensors, image_size: 64}\n"
+        "teacher: {model: resnet, settings: {width: 32}, weights: a.pt, image_size: 64}\n"
         "student: {model: cnn, settings: {width: 8, stages: 3}}\noutput: out\n"
     )
     write(tmp_path, lower, "lower.yaml")
