@@ -1,7 +1,9 @@
 """What a student minimises: a weighted sum of losses that reports its parts."""
 
+import functools
 import inspect
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -217,16 +219,15 @@ class Objective(nn.Module):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossReport:
         """The weighted sum and its parts; terms that never count are not computed."""
-        total = task = torch.zeros((), device=student.logits.device)
-        parts = {}
+        parts, weighted, of_task = {}, [], []
         for term in self.counted:
             value = term.loss(student, teacher, batch)
             parts[term.name] = value.detach()
-            weighted = value_at(term.weight, term.loss.progress) * value
-            total = total + weighted
+            weighted.append(value_at(term.weight, term.loss.progress) * value)
             if not term.loss.needs & TEACHERS:
-                task = task + weighted
-        return LossReport(total, parts, task)
+                of_task.append(weighted[-1])
+        nothing = torch.zeros((), device=student.logits.device)
+        return LossReport(_sum(weighted, nothing), parts, _sum(of_task, nothing))
 
     def check(self, gives: frozenset[Signal], giver: str) -> None:
         """Refuse an objective that needs more than there is.
@@ -264,6 +265,11 @@ class Objective(nn.Module):
         loss = self.losses[name]
         assert isinstance(loss, Loss)
         return loss
+
+
+def _sum(values: list[Tensor], nothing: Tensor) -> Tensor:
+    """All of them together, with no step of the graph more than it takes."""
+    return functools.reduce(operator.add, values) if values else nothing
 
 
 def describe_loss(loss: Loss) -> str:

@@ -76,7 +76,7 @@ class CachedTeacher:
             name: np.empty((len(items), *array.shape[1:]), dtype=array.dtype)
             for name, array in self._arrays[0].items()
         }
-        for shard in np.unique(shards):
+        for shard in np.flatnonzero(np.bincount(shards)):
             rows = np.nonzero(shards == shard)[0]
             for name, array in self._arrays[shard].items():
                 gathered[name][rows] = array[items[rows]]
