@@ -7,7 +7,7 @@ from torch import nn
 
 from tutelage.objective import DryRun, Objective
 from tutelage.tasks import Classification
-from tutelage.teachers import ModuleTeacher, Teacher
+from tutelage.teachers import HasParts, Teacher
 from tutelage.types import Batch
 
 
@@ -41,7 +41,7 @@ def prepare(
         TutelageError: A layer is unknown, or what it gives does not fit its loss.
     """
     given = None if teacher is None else teacher(batch.to(teacher.device))
-    part = teacher.part if isinstance(teacher, ModuleTeacher) else None
+    part = teacher.part if isinstance(teacher, HasParts) else None
 
     def dry_run() -> DryRun:
         layers = objective.student_layers

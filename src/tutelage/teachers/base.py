@@ -3,6 +3,7 @@
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import nn
 
 from tutelage.types import Batch, Outputs, Signal
 
@@ -23,4 +24,13 @@ class Teacher(Protocol):
 
     def __call__(self, batch: Batch) -> Outputs:
         """Outputs for the batch's views, without gradient, on the batch's device."""
+        ...
+
+
+@runtime_checkable
+class HasParts(Protocol):
+    """A teacher whose network is at hand, so that a student can be given a part of it."""
+
+    def part(self, layer: str) -> nn.Module:
+        """A frozen copy of a part of the network, such as its classifier."""
         ...
