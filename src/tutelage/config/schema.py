@@ -91,7 +91,7 @@ class Network(Strict):
     """A network.
 
     Attributes:
-        model: mlp, cnn, resnet, timm:NAME, torchvision:NAME, file.py:make or module:make.
+        model: mlp, cnn, resnet, vit, timm:NAME, torchvision:NAME, file.py:make or module:make.
         settings: Arguments of its constructor; num_classes, in_channels and image_size come from
             the data where it has such arguments.
         weights: Start from these: safetensors, or a state dict without code.

@@ -19,9 +19,14 @@ from tutelage.models import nets
 
 Factory = Callable[..., Any]
 
-BUILTIN: Mapping[str, Factory] = {"mlp": nets.mlp, "cnn": nets.cnn, "resnet": nets.resnet}
+BUILTIN: Mapping[str, Factory] = {
+    "mlp": nets.mlp,
+    "cnn": nets.cnn,
+    "resnet": nets.resnet,
+    "vit": nets.vit,
+}
 
-WAYS = "mlp, cnn, resnet, timm:NAME, torchvision:NAME, path/to/file.py:make, module:make"
+WAYS = f"{', '.join(BUILTIN)}, timm:NAME, torchvision:NAME, path/to/file.py:make, module:make"
 
 
 def make_model(

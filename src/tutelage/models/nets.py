@@ -1,15 +1,19 @@
-"""Built-in networks: an MLP, a small CNN and a small ResNet, sized by their arguments.
+"""Built-in networks: an MLP, a small CNN, ResNet and vision transformer, sized by their arguments.
 
-Their layers have names: hidden1, hidden2, ... of an MLP, stage1, stage2, ... of the others, then
-pool (one vector a sample) and head (the classifier).
+Their layers have names: hidden1, hidden2, ... of an MLP, block1, block2, ... of a transformer,
+stage1, stage2, ... of the others, then pool (one vector a sample; an MLP has none) and head (the
+classifier).
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from tutelage.errors import ConfigError
 
 
 def mlp(
@@ -127,4 +131,74 @@ def resnet(num_classes: int, in_channels: int = 1, width: int = 16, blocks: int 
             channels = width * 2**stage
         layers[f"stage{stage + 1}"] = nn.Sequential(*row)
     layers |= _pool_and_head(channels, num_classes, dropout=0.0)
+    return nn.Sequential(OrderedDict(layers))
+
+
+class _Patches(nn.Module):
+    """One token a patch, with its place."""
+
+    def __init__(self, in_channels: int, width: int, patch: int, count: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(in_channels, width, kernel_size=patch, stride=patch)
+        self.places = nn.Parameter(0.02 * torch.randn(1, count, width))
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch tokens dim"]:
+        tokens: Tensor = self.embed(images).flatten(2).transpose(1, 2)
+        return tokens + self.places
+
+
+class _MeanOfTokens(nn.Module):
+    def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch dim"]:
+        return tokens.mean(dim=1)
+
+
+def vit(
+    num_classes: int,
+    image_size: int = 28,
+    in_channels: int = 1,
+    width: int = 64,
+    depth: int = 4,
+    heads: int = 4,
+    patch: int | None = None,
+) -> nn.Module:
+    """A small vision transformer: patches, blocks of attention, mean over tokens, linear layer.
+
+    Args:
+        num_classes: Width of the output.
+        image_size: Height and width of the images, a multiple of `patch`.
+        in_channels: Channels of the images.
+        width: Of each token; the blocks' inner width is twice as much.
+        depth: Number of blocks.
+        heads: Of attention; they share the width evenly.
+        patch: Height and width of a patch; None takes a quarter of the image's.
+
+    Raises:
+        ConfigError: The patches do not cover the image, or the heads do not share the width.
+
+    Source:
+        Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words", arXiv:2010.11929, with the mean
+        of the tokens in place of a class token.
+    """
+    patch = patch or max(1, image_size // 4)
+    for name, whole, part in (("patch", image_size, patch), ("heads", width, heads)):
+        if part < 1 or whole % part:
+            raise ConfigError(f"vit: {name} must divide {whole}, got {part}.")
+    layers: dict[str, nn.Module] = {
+        "patches": _Patches(in_channels, width, patch, (image_size // patch) ** 2)
+    }
+    for number in range(1, depth + 1):
+        layers[f"block{number}"] = nn.TransformerEncoderLayer(
+            width,
+            heads,
+            2 * width,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+    layers["norm"] = nn.LayerNorm(width)
+    layers["pool"] = _MeanOfTokens()
+    layers["head"] = nn.Linear(width, num_classes)
     return nn.Sequential(OrderedDict(layers))
