@@ -1,7 +1,8 @@
 """Many trainings on one data set under one teacher, each kept and never repeated."""
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,11 +14,14 @@ from tutelage.data.sources import Source, Splits, SubsetSource
 from tutelage.data.views import Identity, ViewPolicy
 from tutelage.engine import Arm, TrainSettings
 from tutelage.engine.events import Listener, ignore
+from tutelage.engine.prepare import prepare
 from tutelage.objective import Objective
 from tutelage.pipeline.training import Trained, open_or_build, train_arm
 from tutelage.tasks import Classification
 from tutelage.teachers import ModuleTeacher, Teacher
 from tutelage.types import Batch, Outputs
+
+ROWS_TO_TRY = 64
 
 
 class OneView(ViewPolicy):
@@ -83,11 +87,13 @@ class Lab:
         out: Each training has a folder below it.
         splits: The data.
         listener: Told of every stage and step.
+        device: Where teachers run and networks are judged; students train where Accelerate says.
     """
 
     out: Path
     splits: Splits
     listener: Listener = ignore
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def task(self) -> Classification:
@@ -128,23 +134,41 @@ class Lab:
             source = SubsetSource(source, part)
             teacher = None if teacher is None else TeacherOfPart(teacher, part)
         torch.manual_seed(seed)
+        train = self.reader(source, views or Identity())
+        objective = copy.deepcopy(objective)
+        network = self._prepared(make(), objective, train, teacher)
         arm = Arm(
             name=name,
             seed=seed,
             objective=objective,
             task=self.task,
             settings=settings,
-            train=self.reader(source, views or Identity()),
+            train=train,
             valid=None if self.splits.valid is None else self.reader(self.splits.valid),
             teacher=teacher,
             folder=self.out / name / f"seed-{seed}",
             key="",
         )
-        return train_arm(arm, make(), self.listener)
+        return train_arm(arm, network, self.listener)
+
+    def _prepared(
+        self, network: nn.Module, objective: Objective, train: Reader, teacher: Teacher | None
+    ) -> nn.Module:
+        rows = torch.arange(min(ROWS_TO_TRY, len(train)))
+        batch = train[rows, torch.zeros_like(rows)]
+        return prepare(
+            network, objective, self.task, batch, teacher=teacher, num_samples=len(train)
+        )
+
+    def live(self, teacher: Trained, *, chunk: int, layers: Sequence[str] = ()) -> ModuleTeacher:
+        """A trained teacher that is asked about every batch."""
+        return ModuleTeacher(
+            teacher.selected, self.task, chunk=chunk, device=self.device, layers=layers
+        )
 
     def cached(self, teacher: Trained, views: ViewPolicy, codec: str, *, chunk: int) -> Teacher:
         """A trained teacher with its outputs for every view on disk."""
-        live = ModuleTeacher(teacher.last, self.task, chunk=chunk)
+        live = self.live(teacher, chunk=chunk)
         reader = self.reader(self.splits.train, views)
         return open_or_build(self.out / "cache", live, reader, codec, self.listener)
 
@@ -152,7 +176,7 @@ class Lab:
         """A network's logits of the test data."""
         reader = self.reader(self.splits.test)
         batches = (reader[request] for request in in_order(len(reader), batch_size=500))
-        return self.task.predict(model, batches, torch.device("cpu"))[0]
+        return self.task.predict(model.to(self.device), batches, self.device)[0]
 
     @property
     def test_labels(self) -> Int[Tensor, " n"]:

@@ -90,7 +90,7 @@ def as_markdown(found: Reproduction) -> str:
         f"Repeat it: `{found.command}` (Tutelage {found.version}). Mean over seeds ± half the 95 % "
         "interval of that mean.",
         "",
-        *_table(("row", "paper", "ours", "unit", "note"), [_cells(row) for row in found.rows]),
+        *table(("row", "paper", "ours", "unit", "note"), [_cells(row) for row in found.rows]),
         "",
         "Training time of each part, in minutes on one thread: "
         + ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in found.seconds.items())
@@ -104,6 +104,7 @@ def _cells(row: Row) -> Sequence[str]:
     return row.name, row.paper or "–", str(row.ours), row.unit, row.note
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
     ruled = [headings, ["---"] * len(headings), *rows]
     return [f"| {' | '.join(cells)} |" for cells in ruled]

@@ -142,9 +142,29 @@ def reproduce(
     ] = 1.0,
 ) -> None:
     """Repeat a published table, ours beside the paper's; goes on where it was stopped."""
-    from tutelage.cli.commands import reproduce_table
+    from tutelage.cli.tables import reproduce_table
 
     reproduce_table(name, out or Path("runs") / name, num_seeds=seeds, effort=effort)
+
+
+@app.command()
+def bench(
+    suite: Annotated[
+        str, typer.Argument(help="fashion_mnist, cnn_to_mlp or vit_to_cnn.", metavar="SUITE")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder of all suites.")] = Path("runs/bench"),
+    length: Annotated[str, typer.Option(help="short, for two cores, or full.")] = "short",
+    seeds: Annotated[int, typer.Option(min=1, help="Students of each method.")] = 3,
+    methods: Annotated[
+        str, typer.Option(help="Only these, with commas between; all if not given.")
+    ] = "",
+    data: Annotated[Path | None, typer.Option(help="Where the data lie.")] = None,
+) -> None:
+    """Compare all methods under one protocol; goes on where it was stopped."""
+    from tutelage.cli.tables import compare_methods
+
+    chosen = [name.strip() for name in methods.split(",") if name.strip()]
+    compare_methods(suite, out, length=length, num_seeds=seeds, methods=chosen, data=data)
 
 
 app.command("explain")(explain_command)

@@ -7,13 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tutelage import doctor
-from tutelage.bench import REPRODUCTIONS
-from tutelage.bench.records import Reproduction, Row
 from tutelage.cli.progress import ProgressListener
 from tutelage.cli.results import print_results
 from tutelage.config import build_job, read_recipe, shipped_recipes
 from tutelage.config.read import recipe_path
-from tutelage.errors import find
 from tutelage.job import Job
 from tutelage.pipeline import run_job
 from tutelage.pipeline.run import prepare_teacher
@@ -102,36 +99,6 @@ def verify_cache(folder: Path) -> None:
     manifest = store.load_manifest(place)
     store.verify(place, manifest)
     Console().print(f"{place}: {len(manifest.shards)} shard(s) are whole and unchanged.")
-
-
-def reproduce_table(name: str, out: Path, *, num_seeds: int, effort: float) -> None:
-    """Measure a published table and print it as it grows."""
-    console = Console()
-    reproduction = find("reproduction", name, REPRODUCTIONS)
-    shown = 0
-    found = None
-    with ProgressListener(console) as listener:
-        for found in reproduction(out, num_seeds=num_seeds, effort=effort, listener=listener):
-            for row in found.rows[shown:]:
-                listener.bar.print(f"  {row.name}: [bold]{row.ours}[/] {row.unit} {_paper(row)}")
-            shown = len(found.rows)
-    if found is not None:
-        console.print()
-        console.print(_reproduction_table(found))
-        console.print(f"Table: {out / 'table.md'}", soft_wrap=True)
-
-
-def _paper(row: Row) -> str:
-    return f"[dim](paper: {row.paper})[/]" if row.paper else ""
-
-
-def _reproduction_table(found: Reproduction) -> Table:
-    table = Table(title=found.title, box=None, pad_edge=False)
-    for heading, side in (("row", "left"), ("paper", "right"), ("ours", "right"), ("", "left")):
-        table.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
-    for row in found.rows:
-        table.add_row(row.name, row.paper or "–", str(row.ours), row.unit)
-    return table
 
 
 def _cache_folder(folder: Path) -> Path:

@@ -1,0 +1,99 @@
+"""Long comparisons in the terminal: published tables, and all methods side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tutelage.bench import REPRODUCTIONS, Leaderboard, Reproduction, compare
+from tutelage.bench.leaderboard import Standing, as_points, ranked
+from tutelage.bench.records import Row
+from tutelage.cli.progress import ProgressListener
+from tutelage.errors import find
+
+
+def reproduce_table(name: str, out: Path, *, num_seeds: int, effort: float) -> None:
+    """Measure a published table and print it as it grows."""
+    console = Console()
+    reproduction = find("reproduction", name, REPRODUCTIONS)
+    shown = 0
+    found = None
+    with ProgressListener(console) as listener:
+        for found in reproduction(out, num_seeds=num_seeds, effort=effort, listener=listener):
+            for row in found.rows[shown:]:
+                listener.bar.print(f"  {row.name}: [bold]{row.ours}[/] {row.unit} {_paper(row)}")
+            shown = len(found.rows)
+    if found is not None:
+        console.print()
+        console.print(_reproduction_table(found))
+        console.print(f"Table: {out / 'table.md'}", soft_wrap=True)
+
+
+def _paper(row: Row) -> str:
+    return f"[dim](paper: {row.paper})[/]" if row.paper else ""
+
+
+def _reproduction_table(found: Reproduction) -> Table:
+    table = Table(title=found.title, box=None, pad_edge=False)
+    for heading, side in (("row", "left"), ("paper", "right"), ("ours", "right"), ("", "left")):
+        table.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for row in found.rows:
+        table.add_row(row.name, row.paper or "–", str(row.ours), row.unit)
+    return table
+
+
+def compare_methods(
+    suite: str,
+    out: Path,
+    *,
+    length: str,
+    num_seeds: int,
+    methods: Sequence[str],
+    data: Path | None,
+) -> None:
+    """Compare methods and print where each stands as it is measured."""
+    console = Console()
+    board = None
+    with ProgressListener(console) as listener:
+        for board in compare(
+            suite,
+            out,
+            length=length,
+            num_seeds=num_seeds,
+            methods=methods,
+            data=data,
+            listener=listener,
+        ):
+            if not board.costs:
+                listener.bar.print(f"  {_standing(board.standings[-1])}")
+    if board is not None:
+        console.print()
+        console.print(_leaderboard(board))
+        page = out / suite / length / "leaderboard.md"
+        console.print(f"Leaderboard: {page}", soft_wrap=True)
+
+
+def _standing(standing: Standing) -> str:
+    accuracy = standing.mean("accuracy")
+    return (
+        f"[bold]{standing.method}[/]: {accuracy.mean:.2f} %, over the baseline "
+        f"{as_points(standing.over_baseline)}"
+    )
+
+
+def _leaderboard(board: Leaderboard) -> Table:
+    table = Table(title=board.title, box=None, pad_edge=False)
+    table.add_column("method")
+    for heading in ("accuracy %", "over the baseline", "over KD", "step / KD's"):
+        table.add_column(heading, justify="right")
+    for standing in ranked(board.standings):
+        cost = board.costs.get(standing.method)
+        table.add_row(
+            standing.method,
+            f"{standing.mean('accuracy').mean:.2f}",
+            as_points(standing.over_baseline),
+            as_points(standing.over_kd),
+            "" if cost is None else f"{cost.ratio:.2f}",
+        )
+    return table
