@@ -22,6 +22,7 @@ def test_every_loss_is_listed_once():
 def test_a_method_has_all_that_a_reader_needs(name):
     method = describe_method(name)
     assert method.summary.endswith(".")
+    assert method.advice.endswith(".")
     assert method.needs
     assert any(year in method.source for year in map(str, range(1990, 2027)))
     assert all(setting.meaning for setting in method.settings)

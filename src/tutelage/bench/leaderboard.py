@@ -194,8 +194,8 @@ def _protocol(board: Leaderboard) -> list[str]:
         f"data, ECE {teacher.ece:.2%}) teaches students of {board.student_parameters:,} "
         f"parameters: every student gets the same {board.num_train:,} training samples, "
         f"{board.epochs} epochs of batches of {board.batch_size}, views `{board.views}`, "
-        f"and {board.optimizer}; under one seed all methods have the same initial weights and order "
-        f"of data. Of each method {board.grid_size} settings are tried on {board.num_valid:,} "
+        f"and {board.optimizer}; under one seed all methods have the same initial weights and order"
+        f" of data. Of each method {board.grid_size} settings are tried on {board.num_valid:,} "
         "validation samples, plain KD no less and no more than any other; the best is trained with "
         f"{board.num_seeds} seeds and judged on {board.num_test:,} test samples. The baseline, "
         f"`{BASELINE}`, has no settings.",

@@ -23,6 +23,9 @@ from tutelage.types import Batch, Outputs, Signal
 class CrossEntropy(Loss):
     """The task loss: cross-entropy against the labels at temperature 1.
 
+    The baseline of every comparison, and one part of most objectives. Leave it out (task_weight
+    0) where labels are missing or poor and the teacher is good.
+
     Source:
         The hard term of Hinton, Vinyals & Dean 2015, arXiv:1503.02531, section 2.
     """

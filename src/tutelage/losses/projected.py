@@ -55,6 +55,10 @@ def _standardised(embedding: Tensor) -> Tensor:
 class SRD(Loss):
     """Simple recipe distillation: linear projector, batch norm on both sides, log of the distance.
 
+    Use it on the last features, also across architectures and widths, since only vectors are
+    compared; batches should be large enough for batch norm (32 or more). It does not teach the
+    classifier: add KD.
+
     Args:
         student_layer: Any; maps and tokens are pooled. Usually the last before the classifier.
         teacher_layer: Any; None takes the student's name.

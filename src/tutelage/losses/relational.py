@@ -47,6 +47,9 @@ def _similarities(feature: Tensor) -> Tensor:
 class SimilarityPreserving(Loss):
     """Samples that are alike to the teacher shall be alike to the student.
 
+    Cheap, without parameters, and free of widths and architectures. It sees who resembles whom in
+    one batch alone, so it wants batches of 64 or more; beside KD it adds little.
+
     Args:
         student_layer: Any; usually the last map before pooling.
         teacher_layer: Any; None takes the student's name.
@@ -105,6 +108,9 @@ def correlations(
 @final
 class CorrelationCongruence(Loss):
     """Correlations between samples, by a Gaussian kernel, shall be those of the teacher.
+
+    Widths and architectures may differ. On its own it moves little; it is meant beside KD, and
+    wants batches that hold several samples of a class.
 
     Args:
         student_layer: Any; maps and tokens are pooled.
@@ -183,6 +189,10 @@ def angles(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batc
 @final
 class RKDDistance(Loss):
     """Relational distillation: distances between samples, relative to their mean.
+
+    Use it for embeddings and metric learning, most often together with `rkd_angle`. For
+    classification it rarely beats KD: the scale and place of features are free, and the
+    classifier learns nothing of the teacher.
 
     Args:
         student_layer: Any; maps and tokens are pooled.
@@ -293,6 +303,10 @@ def _chances(embedding: Tensor) -> Tensor:
 @final
 class PKT(Loss):
     """Probabilistic knowledge transfer: who is whose neighbour, as a distribution.
+
+    Use it where features shall be searched or compared (embeddings), or beside KD; widths and
+    architectures may differ and nothing has to be tuned but the weight. Batches should hold
+    neighbours: small ones say little.
 
     Args:
         student_layer: Any; maps and tokens are pooled.

@@ -77,6 +77,10 @@ class _Fusion(nn.Module):
 class ReviewKD(Loss):
     """Each layer of the teacher is learned from the student's layer and all later ones.
 
+    Use it for convolutional networks whose maps shrink from stage to stage; it is among the best
+    where maps can be compared, and the dearest of the losses here: its fusing layers can cost more
+    than a small student. Across unlike architectures a loss on logits does as well for less.
+
     Args:
         student_layers: Two layers or more that give maps (vectors count as maps of one place),
             from bottom to top.
