@@ -2,6 +2,7 @@ import contextlib
 import gzip
 import hashlib
 import os
+import socket
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 
 from tutelage.data import builtin
 from tutelage.data.builtin import BUILTIN, FILES, load_digits, load_fashion_mnist, load_mnist
+from tutelage.data.cifar import load_cifar100
 from tutelage.data.idx import read_idx
+from tutelage.data.places import socket_timeout
 from tutelage.data.sources import Source, Splits
 from tutelage.errors import DataError
 
@@ -140,6 +143,7 @@ def test_the_table_names_every_loader():
         "digits": load_digits,
         "mnist": load_mnist,
         "fashion_mnist": load_fashion_mnist,
+        "cifar100": load_cifar100,
     }
 
 
@@ -215,7 +219,7 @@ def test_torchvision_downloads_under_a_timeout(tmp_path: Path, monkeypatch: pyte
     class Downloader:
         def __init__(self, root: Path, train: bool, download: bool) -> None:
             assert download
-            assert builtin.socket.getdefaulttimeout() == 30
+            assert socket.getdefaulttimeout() == 30
             self.raw_folder = str(root / "MNIST" / "raw")
 
     monkeypatch.setattr("torchvision.datasets.MNIST", Downloader)
@@ -283,10 +287,10 @@ def test_one_set_under_the_name_of_the_other_is_refused(
 
 
 def test_the_socket_timeout_is_put_back():
-    before = builtin.socket.getdefaulttimeout()
-    with builtin._socket_timeout(1.5):
-        assert builtin.socket.getdefaulttimeout() == 1.5
-    assert builtin.socket.getdefaulttimeout() == before
+    before = socket.getdefaulttimeout()
+    with socket_timeout(1.5):
+        assert socket.getdefaulttimeout() == 1.5
+    assert socket.getdefaulttimeout() == before
 
 
 def test_a_relative_cache_variable_is_not_believed(monkeypatch: pytest.MonkeyPatch):

@@ -46,13 +46,13 @@ class BuiltinData(Strict):
     """A data set by name.
 
     Attributes:
-        kind: digits, mnist or fashion_mnist.
-        path: Where to look first (mnist, fashion_mnist).
+        kind: digits, mnist, fashion_mnist or cifar100.
+        path: Where to look first (all but digits).
         valid_fraction: Share of the training data held out for model selection.
         seed: Of the splits.
     """
 
-    kind: Literal["digits", "mnist", "fashion_mnist"]
+    kind: Literal["digits", "mnist", "fashion_mnist", "cifar100"]
     path: Path | None = None
     valid_fraction: float | None = Field(default=None, ge=0, lt=1)
     seed: Seed = 0
@@ -91,7 +91,8 @@ class Network(Strict):
     """A network.
 
     Attributes:
-        model: mlp, cnn, resnet, vit, timm:NAME, torchvision:NAME, file.py:make or module:make.
+        model: mlp, cnn, resnet, vit, wide_resnet, vgg, timm:NAME, torchvision:NAME, file.py:make
+            or module:make.
         settings: Arguments of its constructor; num_classes, in_channels and image_size come from
             the data where it has such arguments.
         weights: Start from these: safetensors, or a state dict without code.

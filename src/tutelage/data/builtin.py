@@ -1,11 +1,9 @@
-"""Data sets that Tutelage knows by name: digits, MNIST, Fashion-MNIST."""
+"""Data sets that Tutelage knows by name: digits, MNIST, Fashion-MNIST, CIFAR-100."""
 
 import hashlib
 import os
-import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +12,9 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from tutelage.data.cifar import load_cifar100
 from tutelage.data.idx import read_idx
+from tutelage.data.places import cache_dir, socket_timeout
 from tutelage.data.sources import Source, Splits, TensorSource, split_off
 from tutelage.errors import DataError
 
@@ -29,8 +29,6 @@ SYSTEM_DIRS: Mapping[str, list[Path]] = MappingProxyType(
     {"fashion_mnist": [Path("/usr/share/datasets/fashion-mnist")]}
 )
 DIGITS_MEAN, DIGITS_STD = 0.3053, 0.3759  # of all 1,797 pictures, scaled to 0..1
-
-_DOWNLOAD_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,19 +192,9 @@ BUILTIN: Mapping[str, Callable[..., Splits]] = MappingProxyType(
         "digits": load_digits,
         "mnist": load_mnist,
         "fashion_mnist": load_fashion_mnist,
+        "cifar100": load_cifar100,
     }
 )
-
-
-def cache_dir(name: str) -> Path:
-    """Where a data set lies in the user's cache (scripts/get-data writes to the same place).
-
-    Args:
-        name: Of the data set, as in `BUILTIN`.
-    """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    return root / "tutelage" / "datasets" / name
 
 
 def _load(
@@ -367,17 +355,6 @@ def _download_with_torchvision(class_name: str, root: Path) -> Path:
     """Download and verify with torchvision; returns the folder of the unpacked files."""
     import torchvision.datasets
 
-    with _socket_timeout(_DOWNLOAD_TIMEOUT_S):
+    with socket_timeout():
         dataset = getattr(torchvision.datasets, class_name)(root, train=False, download=True)
     return Path(dataset.raw_folder)
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    """A silent network shall end in an error; torchvision has no setting for it."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

@@ -1,0 +1,31 @@
+"""Where data sets lie that are looked for by name, and how long a download may be silent."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+DOWNLOAD_TIMEOUT_S = 30.0
+
+
+def cache_dir(name: str) -> Path:
+    """Where a data set lies in the user's cache (scripts/get-data writes to the same place).
+
+    Args:
+        name: Of the data set, as in a recipe.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    return root / "tutelage" / "datasets" / name
+
+
+@contextmanager
+def socket_timeout(seconds: float = DOWNLOAD_TIMEOUT_S) -> Iterator[None]:
+    """A silent network shall end in an error; torchvision has no setting for it."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
