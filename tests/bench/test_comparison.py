@@ -240,3 +240,33 @@ def test_an_mlp_and_a_transformer_take_part():
             assert suite.teacher().eval()(images).shape == (2, 10)
             assert suite.student().eval()(images).shape == (2, 10)
     assert isinstance(SUITES["cnn_to_mlp"].student().hidden2, torch.nn.Sequential)
+
+
+def test_cifar100_goes_through_from_a_path(tmp_path, monkeypatch):
+    folder = tmp_path / "cifar-100-binary"
+    folder.mkdir()
+    pictures = torch.randint(0, 256, (400, 3074), dtype=torch.uint8)
+    pictures[:, 1] = torch.arange(400) % 100
+    (folder / "train.bin").write_bytes(pictures.numpy().tobytes())
+    (folder / "test.bin").write_bytes(pictures[:100].numpy().tobytes())
+    suite = SUITES["cifar100-resnet56-resnet20"]
+    published = suite.lengths["full"]
+    assert (published.epochs, published.samples, published.views.num_views) == (240, None, 162)
+    assert suite.settings.optimizer == OptimizerSettings(
+        kind="sgd", lr=0.05, momentum=0.9, weight_decay=5e-4
+    )
+    drops = [suite.settings.schedule.factor(step, 240) for step in (149, 150, 180, 210)]
+    assert drops == pytest.approx([1, 0.1, 0.01, 0.001])
+    small = replace(
+        suite,
+        teacher=partial(resnet, 100, 3, width=4),
+        student=partial(resnet, 100, 3, width=2),
+        teacher_settings=replace(suite.teacher_settings, epochs=1),
+        lengths={"full": replace(published, epochs=1, samples=64)},
+    )
+    monkeypatch.setitem(SUITES, "standin", small)
+    boards = list(
+        compare("standin", tmp_path, length="full", num_seeds=1, methods=["kd"], data=tmp_path)
+    )
+    assert boards[-1].num_train == 64
+    assert boards[-1].views == "crop_flip(4)"

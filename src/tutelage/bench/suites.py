@@ -8,9 +8,11 @@ from pathlib import Path
 from torch import nn
 
 from tutelage.data.builtin import load_fashion_mnist
+from tutelage.data.cifar import load_cifar100
 from tutelage.data.sources import Splits
-from tutelage.data.views import Identity, Shift, ViewPolicy
+from tutelage.data.views import CropFlip, Identity, Shift, ViewPolicy
 from tutelage.engine import OptimizerSettings, ScheduleSettings, TrainSettings
+from tutelage.models.cifar_nets import vgg, wide_resnet
 from tutelage.models.nets import cnn, mlp, resnet, vit
 
 Loader = Callable[[Path | None], Splits]
@@ -135,8 +137,76 @@ VIT_TO_CNN = replace(
         "full": Length(epochs=30, samples=None, views=Shift(1)),
     },
 )
+
+
+def _cifar100(path: Path | None) -> Splits:
+    return load_cifar100(path)
+
+
+PUBLISHED = TrainSettings(
+    epochs=240,
+    batch_size=64,
+    optimizer=OptimizerSettings(kind="sgd", lr=0.05, momentum=0.9, weight_decay=5e-4),
+    schedule=ScheduleSettings(kind="step", milestones=(0.625, 0.75, 0.875), gamma=0.1),
+)
+CIFAR_NETS: Mapping[str, Callable[[], nn.Module]] = {
+    "resnet20": partial(resnet, 100, 3, blocks=3),
+    "resnet32": partial(resnet, 100, 3, blocks=5),
+    "resnet56": partial(resnet, 100, 3, blocks=9),
+    "resnet110": partial(resnet, 100, 3, blocks=18),
+    "resnet8x4": partial(resnet, 100, 3, width=64, blocks=1, stem=32),
+    "resnet32x4": partial(resnet, 100, 3, width=64, blocks=5, stem=32),
+    "wrn16x2": partial(wide_resnet, 100, depth=16, widen=2),
+    "wrn40x1": partial(wide_resnet, 100, depth=40, widen=1),
+    "wrn40x2": partial(wide_resnet, 100, depth=40, widen=2),
+    "vgg8": partial(vgg, 100, depth=8),
+    "vgg13": partial(vgg, 100, depth=13),
+}
+CIFAR_PAIRS = (
+    ("wrn40x2", "wrn16x2"),
+    ("wrn40x2", "wrn40x1"),
+    ("resnet56", "resnet20"),
+    ("resnet110", "resnet20"),
+    ("resnet110", "resnet32"),
+    ("resnet32x4", "resnet8x4"),
+    ("vgg13", "vgg8"),
+)
+
+
+def _published_pair(teacher: str, student: str) -> Suite:
+    """A pair of the published tables under their protocol.
+
+    Every tenth training picture is held out, to choose settings and epochs on; the published
+    trainings have it, and choose on the test data.
+    """
+    stages = tuple(f"stage{number}" for number in range(1, 6 if teacher.startswith("vgg") else 4))
+    return Suite(
+        title=f"CIFAR-100, {teacher} teaches {student}",
+        load=_cifar100,
+        teacher_name=f"cifar100-{teacher}",
+        teacher=CIFAR_NETS[teacher],
+        teacher_settings=PUBLISHED,
+        teacher_views=CropFlip(4),
+        student=CIFAR_NETS[student],
+        settings=PUBLISHED,
+        layers=Layers(
+            stages,
+            stages,
+            "pool",
+            "pool",
+            have_maps=True,
+            have_equal_widths=student != "wrn40x1",
+        ),
+        lengths={
+            "short": Length(epochs=4, samples=8000, views=Identity()),
+            "full": Length(epochs=240, samples=None, views=CropFlip(4)),
+        },
+    )
+
+
 SUITES: Mapping[str, Suite] = {
     "fashion_mnist": FASHION_MNIST,
     "cnn_to_mlp": CNN_TO_MLP,
     "vit_to_cnn": VIT_TO_CNN,
+    **{f"cifar100-{pair[0]}-{pair[1]}": _published_pair(*pair) for pair in CIFAR_PAIRS},
 }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError, find, require
 from tutelage.files import fingerprint
-from tutelage.models import nets
+from tutelage.models import cifar_nets, nets
 
 Factory = Callable[..., Any]
 
@@ -24,6 +24,8 @@ BUILTIN: Mapping[str, Factory] = {
     "cnn": nets.cnn,
     "resnet": nets.resnet,
     "vit": nets.vit,
+    "wide_resnet": cifar_nets.wide_resnet,
+    "vgg": cifar_nets.vgg,
 }
 
 WAYS = f"{', '.join(BUILTIN)}, timm:NAME, torchvision:NAME, path/to/file.py:make, module:make"

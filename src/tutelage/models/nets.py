@@ -102,7 +102,13 @@ class _Block(nn.Module):
         return F.relu(self.bn2(self.conv2(hidden)) + self.shortcut(images))
 
 
-def resnet(num_classes: int, in_channels: int = 1, width: int = 16, blocks: int = 1) -> nn.Module:
+def resnet(
+    num_classes: int,
+    in_channels: int = 1,
+    width: int = 16,
+    blocks: int = 1,
+    stem: int | None = None,
+) -> nn.Module:
     """A small ResNet for small images, in the CIFAR layout: three stages, global pooling.
 
     Args:
@@ -110,19 +116,20 @@ def resnet(num_classes: int, in_channels: int = 1, width: int = 16, blocks: int 
         in_channels: Channels of the images.
         width: Channels of the first stage; the later ones have 2 and 4 times as many.
         blocks: Blocks a stage; depth is 6 blocks + 2.
+        stem: Channels before the first stage; None takes `width`.
 
     Source:
         He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385,
         section 4.2, with projection shortcuts.
     """
+    channels = stem or width
     layers: dict[str, nn.Module] = {
         "stem": nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
+            nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
             nn.ReLU(),
         )
     }
-    channels = width
     for stage in range(3):
         row = []
         for block in range(blocks):
