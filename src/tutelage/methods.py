@@ -1,9 +1,13 @@
 """The catalogue of methods as data: what each needs, its settings, its paper, when to use it."""
 
 import inspect
+import json
 import re
 import textwrap
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
 from tutelage.losses import FAMILIES, LOSSES
 from tutelage.objective import Loss
@@ -41,6 +45,7 @@ class Method:
         usual_weight: Multiplier that papers or trials found good; empty where 1 or so will do.
         source: The paper.
         differs: Where it parts from the paper or from other libraries; empty where it does not.
+        measured: What `tutelage bench` found of it, a line a suite.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Method:
     usual_weight: str
     source: str
     differs: str
+    measured: tuple[str, ...] = ()
 
 
 def list_methods() -> list[Method]:
@@ -77,7 +83,32 @@ def describe_method(name: str) -> Method:
         usual_weight="" if weight is None else _line(weight.group(1)),
         source=_line(sections.get("Source", "")),
         differs=_line(" ".join(differs)),
+        measured=tuple(
+            _found(board, standing)
+            for board in _leaderboards()
+            for standing in board["standings"]
+            if standing["method"] == name
+        ),
     )
+
+
+@cache
+def _leaderboards() -> list[dict[str, Any]]:
+    """The shipped results of `tutelage bench`, by name."""
+    folder = files("tutelage") / "leaderboards"
+    pages = sorted((p for p in folder.iterdir() if p.name.endswith(".json")), key=lambda p: p.name)
+    return [json.loads(page.read_text(encoding="utf-8")) for page in pages]
+
+
+def _found(board: dict[str, Any], standing: dict[str, Any]) -> str:
+    """Accuracy and differences, in a line."""
+    accuracies = [100 * score["accuracy"] for score in standing["last"]]
+    text = f"{board['title']}: {sum(accuracies) / len(accuracies):.2f} %"
+    for other, interval in (("labels alone", "over_baseline"), ("KD", "over_kd")):
+        if standing[interval] is not None:
+            mean, low, high = (100 * value for value in standing[interval])
+            text += f", {mean:+.2f} [{low:+.2f}, {high:+.2f}] over {other}"
+    return f"{text} ({board['num_train']:,} samples, {board['epochs']} epochs)"
 
 
 def as_markdown(methods: list[Method]) -> str:
@@ -118,6 +149,9 @@ def _entry(method: Method) -> list[str]:
     lines += ["", f"Source: {method.source}"]
     if method.differs:
         lines += ["", f"Differs: {method.differs}"]
+    if method.measured:
+        lines += ["", "Measured (accuracy, points with 95 % interval):", ""]
+        lines += [f"- {line}" for line in method.measured]
     return lines
 
 

@@ -55,3 +55,5 @@ def _print_one(console: Console, method: Method) -> None:
     console.print(f"Source: {method.source}")
     if method.differs:
         console.print(f"Differs: {method.differs}")
+    for line in method.measured:
+        console.print(f"Measured: {line}")

@@ -1,0 +1,96 @@
+"""Inputs at the edge: two classes, one sample, a class never seen, samples all alike.
+
+Equal networks, impossible classes and batches in which nothing counts are in test_contract.py.
+"""
+
+import pytest
+import test_contract as contract
+import torch
+from test_contract import ROWS, every_loss, numbers, value
+from torch import Tensor
+
+from tutelage.errors import ShapeError, TutelageError
+from tutelage.losses import DKD, KD
+
+NOTHING_IN_ONE = {  # what relates samples, or normalises over them, has nothing to say of one
+    "correlation_congruence",
+    "crd",
+    "pkt",
+    "review_kd",
+    "rkd_angle",
+    "rkd_distance",
+    "similarity_preserving",
+    "srd",
+}
+TOO_FEW_CLASSES = {"dist", "logit_standardisation"}
+RELATES_CLASSES = {"mlkd"}  # sums over samples, so that its value goes with the batch
+
+
+def found(trial, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and gradient."""
+    student, *others = tensors
+    student = student.clone().requires_grad_()
+    loss = value(trial.make(), student, *others)
+    (gradient,) = torch.autograd.grad(loss, student)
+    return loss.detach(), gradient
+
+
+@every_loss
+def test_one_sample(trial):
+    alone = [tensor[:1] for tensor in numbers()]
+    loss, gradient = found(trial, *alone)
+    assert gradient.isfinite().all()
+    if trial.name in NOTHING_IN_ONE:
+        assert float(loss) == 0
+        assert (gradient == 0).all()
+    else:
+        assert 0 < float(loss) < float("inf")
+
+
+@every_loss
+def test_samples_that_are_all_alike_count_as_one_of_them(trial):
+    alone = [tensor[:1] for tensor in numbers()]
+    alike = [tensor.expand(ROWS, *tensor.shape[1:]) for tensor in alone]
+    loss, gradient = found(trial, *alike)
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+    draws_samples = trial.special.remembers or trial.name in {"crd", "review_kd", "srd"}
+    if not draws_samples and trial.name not in RELATES_CLASSES:
+        torch.testing.assert_close(loss, found(trial, *alone)[0])
+
+
+@every_loss
+def test_labels_of_one_class_only(trial):
+    student, teacher, labels = numbers()
+    loss, gradient = found(trial, student, teacher, torch.zeros_like(labels))
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+    assert (gradient.abs().sum(dim=-1) > 0).all()
+
+
+@every_loss
+def test_two_classes(trial, monkeypatch):
+    monkeypatch.setattr(contract, "CLASSES", 2)
+    if trial.name in TOO_FEW_CLASSES:
+        with pytest.raises(TutelageError, match=f"{trial.name}: the networks have 2 classes"):
+            found(trial, *numbers())
+        return
+    loss, gradient = found(trial, *numbers())
+    assert 0 < float(loss) < float("inf")
+    assert gradient.isfinite().all()
+
+
+def test_with_two_classes_decoupled_distillation_is_plain_distillation(monkeypatch):
+    monkeypatch.setattr(contract, "CLASSES", 2)
+    student, teacher, labels = numbers()
+    torch.testing.assert_close(
+        value(DKD(other_weight=8.0, temperature=3.0), student, teacher, labels),
+        value(KD(temperature=3.0), student, teacher, labels),
+    )
+
+
+def test_too_few_classes_is_an_error_of_shape(monkeypatch):
+    monkeypatch.setattr(contract, "CLASSES", 2)
+    trial = next(trial for trial in contract.TRIALS if trial.name == "dist")
+    with pytest.raises(ShapeError, match=r"dist: the networks have 2 classes.*Use kd"):
+        found(trial, *numbers())
