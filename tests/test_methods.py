@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tutelage import methods
 from tutelage.cli.app import app
 from tutelage.losses import FAMILIES, LOSSES
 from tutelage.methods import as_markdown, describe_method, list_methods
@@ -38,6 +39,27 @@ def test_sections_of_a_docstring_end_up_in_their_fields():
     assert method.usual_weight == "100."
     assert method.source.startswith("Romero et al. 2014")
     assert method.differs.startswith("The mean over all elements")
+
+
+def test_what_was_measured_stands_beside_the_method(monkeypatch):
+    board = {
+        "title": "Suite",
+        "num_train": 8000,
+        "epochs": 4,
+        "standings": [
+            {
+                "method": "dkd",
+                "last": [{"accuracy": 0.8}, {"accuracy": 0.82}],
+                "over_baseline": [0.01, 0.005, 0.015],
+                "over_kd": None,
+            }
+        ],
+    }
+    monkeypatch.setattr(methods, "_leaderboards", lambda: [board])
+    assert describe_method("dkd").measured == (
+        "Suite: 81.00 %, +1.00 [+0.50, +1.50] over labels alone (8,000 samples, 4 epochs)",
+    )
+    assert describe_method("kd").measured == ()
 
 
 def test_the_page_is_what_the_losses_say():

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tutelage.bench.comparison import TUNING_SEED, compare
 from tutelage.bench.cost import costs_against
 from tutelage.bench.leaderboard import Leaderboard, Score, Standing, as_page, verdict
 from tutelage.bench.suites import SUITES, Layers, Length, Suite
+from tutelage.cli.app import app, guarded
 from tutelage.data.sources import Splits, TensorSource
 from tutelage.data.views import Identity, Shift
 from tutelage.engine import OptimizerSettings, TrainSettings
@@ -24,6 +26,8 @@ from tutelage.tasks import Classification
 from tutelage.teachers import ModuleTeacher
 from tutelage.types import Batch
 
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "src/tutelage/leaderboards"
 STAGES = ("stage1", "stage2", "stage3")
 SETTINGS = TrainSettings(epochs=1, batch_size=16, optimizer=OptimizerSettings(lr=0.003))
 
@@ -270,3 +274,27 @@ def test_cifar100_goes_through_from_a_path(tmp_path, monkeypatch):
     )
     assert boards[-1].num_train == 64
     assert boards[-1].views == "crop_flip(4)"
+
+
+def test_the_command_prints_where_each_method_stands(suite, tmp_path, capsys):
+    arguments = ["bench", "tiny", "--out", str(tmp_path), "--seeds", "2", "--methods", "dkd"]
+    assert guarded(lambda **settings: app(arguments, **settings)) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("cross_entropy", "kd", "dkd", "over the baseline"))
+    assert (tmp_path / "tiny/short/leaderboard.md").is_file()
+
+
+def test_the_command_names_the_suites_for_one_that_is_not_there(capsys):
+    assert guarded(lambda **settings: app(["bench", "fashion"], **settings)) == 2
+    assert "fashion_mnist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.json")), ids=lambda file: file.stem)
+def test_a_shipped_leaderboard_is_the_page_in_the_docs(file):
+    board = load_record(file, Leaderboard)
+    assert board.suite == file.stem
+    page = ROOT / "docs/leaderboards" / f"{file.stem}.md"
+    assert page.read_text() == as_page(board), (
+        f"{page} is stale: copy leaderboard.md and results.json of the same run"
+    )
+    assert {standing.method for standing in board.standings} == board.costs.keys()
