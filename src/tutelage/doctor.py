@@ -172,13 +172,21 @@ def _look_at_data(job: Job) -> Iterator[Finding]:
 def _look_at_student(job: Job) -> Iterator[Finding]:
     student = _frozen(job.new_student(0))
     job.task.run(student, _first_batch(job, 4))
-    count = count_parameters(student)
+    count = _count_delivered(job, student)
     teacher = count_parameters(job.new_teacher())
     text = f"{count:,} parameters, the teacher has {teacher:,} ({teacher / max(1, count):.1f} x)."
     level = FINE if count < teacher else WARNING
     yield Finding(level, "student", text if level == FINE else f"{text} It is no smaller.")
     if not any(parameter.requires_grad for parameter in job.new_student(0).parameters()):
         yield Finding(PROBLEM, "student", "It has no parameter that can be trained.")
+
+
+def _count_delivered(job: Job, student: nn.Module) -> int:
+    """Parameters of what is delivered: the student with what a loss leaves on it, as SimKD does."""
+    try:
+        return count_parameters(_try_out(job, _first_batch(job, 4))[0].student)
+    except TutelageError:  # told where the objective is tried
+        return count_parameters(student)
 
 
 def _look_at_teacher(job: Job) -> Iterator[Finding]:

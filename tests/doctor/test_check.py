@@ -14,7 +14,8 @@ from tutelage.doctor import FINE, PROBLEM, WARNING, check, preflight
 from tutelage.engine.settings import TrainSettings
 from tutelage.errors import ConfigError, RunFolderError, ShapeError, TutelageError
 from tutelage.job import TeacherPlan
-from tutelage.losses import KD, CrossEntropy
+from tutelage.losses import KD, CrossEntropy, SimKD
+from tutelage.losses.reuse import projector
 from tutelage.models.nets import cnn, mlp
 from tutelage.pipeline import run_job
 
@@ -374,3 +375,15 @@ def test_a_cache_of_more_views_than_are_ever_seen_is_a_warning(job):
     long = replace(job, settings=replace(job.settings, epochs=5))
     assert texts(long, WARNING, "cache") == ""
     assert texts(replace(job, codec=None), WARNING, "cache") == ""
+
+
+def test_a_layer_that_a_loss_leaves_on_the_student_is_counted(job):
+    def parameters(objective):
+        (text,) = [t for _, t in findings(replace(job, objective=objective), "student")]
+        return int(text.split()[0].replace(",", ""))
+
+    job = replace(job, codec=None)
+    bare = parameters(1.0 * CrossEntropy())
+    between = sum(weight.numel() for weight in projector(4, 24, 2, is_map=False).parameters())
+    own_head, teachers_head = 4 * 3 + 3, 24 * 3 + 3
+    assert parameters(1.0 * SimKD()) == bare - own_head + between + teachers_head

@@ -17,8 +17,9 @@ def print_results(console: Console, record: RunRecord, out: Path) -> None:
     """Print the comparison, the costs, the verdict and where everything lies."""
     console.print()
     console.print(_comparison(record))
-    console.print()
-    console.print(_costs(record))
+    if record.sizes:
+        console.print()
+        console.print(_costs(record))
     for note in record.notes:
         console.print(f"[yellow]Note:[/] {note}")
     verdict = record.verdicts.get("selected")
