@@ -8,10 +8,11 @@ from tutelage.bench.suites import Layers
 from tutelage.losses import KD, CrossEntropy
 from tutelage.objective import Loss, Objective
 
-GRID_SIZE = 4
-SCALES = (0.1, 0.3, 1.0, 3.0)
+GRID_SIZE = 6
+SCALES = (0.1, 0.3, 1.0, 3.0, 0.01, 0.001)
 WEIGHTS = (1.0, 9.0)
 TEMPERATURES = (2.0, 4.0)
+GENTLER = ((1.0, 1.0), (2.0, 0.3))
 MEMORY = 1024
 
 Make = Callable[[], Loss]
@@ -22,8 +23,9 @@ def candidates(layers: Layers) -> Mapping[str, Grid]:
     """Objectives to try, by method; the baseline has one, for it has no settings.
 
     Every loss with a teacher is added to the plain task loss of weight 1. A loss with a
-    temperature is tried at two temperatures with two weights; a loss on features with its usual
-    weight times 0.1, 0.3, 1 and 3.
+    temperature, or a setting like it, is tried at two of them with two weights and at two gentler
+    pairs; a loss on features with its usual weight times 3, 1, 0.3, 0.1, 0.01 and 0.001, for usual
+    weights come from trainings fifty times as long as a short suite's.
 
     Args:
         layers: Where the two networks are looked at.
@@ -36,33 +38,42 @@ def candidates(layers: Layers) -> Mapping[str, Grid]:
 
 
 def _on_labels(layers: Layers) -> dict[str, Grid]:
-    shares = (0.05, 0.1, 0.2, 0.4)
+    shares = (0.05, 0.1, 0.2, 0.4, 0.01, 0.02)
+    past = (0.2, 0.4, 0.6, 0.8, 0.05, 0.1)
     return {
         "label_smoothing": tuple(1.0 * losses.LabelSmoothing(share) for share in shares),
-        "teacher_free": _product(partial(losses.TeacherFree, 0.9), (4.0, 20.0), (0.1, 1.0)),
+        "teacher_free": _product(
+            partial(losses.TeacherFree, 0.9), (4.0, 20.0), (0.1, 1.0), (4.0, 0.03), (1.0, 0.1)
+        ),
         "auxiliary_heads": _scaled(partial(losses.AuxiliaryHeads, layers.student[:-1]), 1.0),
-        "mutual_learning": _product(losses.MutualLearning, (1.0, 2.0), (0.3, 1.0)),
-        "past_self": tuple(1.0 * losses.PastSelf(share) for share in (0.2, 0.4, 0.6, 0.8)),
+        "mutual_learning": _product(
+            losses.MutualLearning, (1.0, 2.0), (0.3, 1.0), (1.0, 0.1), (2.0, 0.1)
+        ),
+        "past_self": tuple(1.0 * losses.PastSelf(share) for share in past),
     }
 
 
 def _on_logits() -> dict[str, Grid]:
     return {
-        "kd": _product(KD, TEMPERATURES, WEIGHTS),
+        "kd": _product(KD, TEMPERATURES, WEIGHTS, *GENTLER),
         "logit_mse": _scaled(losses.LogitMSE, 1.0),
-        "ctkd": _product(partial(losses.CTKD, 1.0), (4.0, 20.0), WEIGHTS),
-        "dist": _product(partial(losses.DIST, 1.0, 1.0), (1.0, 4.0), (2.0, 8.0)),
-        "dkd": _product(lambda t: losses.DKD(1.0, 8.0, t), TEMPERATURES, (0.3, 1.0)),
-        "er_kd": _product(lambda t: losses.ERKD(KD(t)), TEMPERATURES, WEIGHTS),
+        "ctkd": _product(partial(losses.CTKD, 1.0), (4.0, 20.0), WEIGHTS, (1.0, 1.0), (4.0, 0.3)),
+        "dist": _product(
+            partial(losses.DIST, 1.0, 1.0), (1.0, 4.0), (2.0, 8.0), (1.0, 0.5), (2.0, 2.0)
+        ),
+        "dkd": _product(
+            lambda t: losses.DKD(1.0, 8.0, t), TEMPERATURES, (0.3, 1.0), (1.0, 0.1), (2.0, 0.03)
+        ),
+        "er_kd": _product(lambda t: losses.ERKD(KD(t)), TEMPERATURES, WEIGHTS, *GENTLER),
         "logit_standardisation": _product(
-            lambda t: losses.LogitStandardisation(KD(t)), TEMPERATURES, WEIGHTS
+            lambda t: losses.LogitStandardisation(KD(t)), TEMPERATURES, WEIGHTS, *GENTLER
         ),
         "mlkd": _scaled(losses.MLKD, 1.0),
-        "nkd": _product(partial(losses.NKD, 1.5), (1.0, 2.0), (1.0, 3.0)),
-        "ofa_logit": _product(losses.OFALogit, (1.0, 1.4), WEIGHTS),
-        "ttm": _product(losses.TTM, (4.0, 10.0), (4.0, 40.0)),
-        "wsld": _product(losses.WSLD, TEMPERATURES, WEIGHTS),
-        "wttm": _product(losses.WTTM, (4.0, 10.0), (4.0, 40.0)),
+        "nkd": _product(partial(losses.NKD, 1.5), (1.0, 2.0), (1.0, 3.0), (1.0, 0.3), (1.0, 0.1)),
+        "ofa_logit": _product(losses.OFALogit, (1.0, 1.4), WEIGHTS, (1.0, 0.3), (1.4, 0.3)),
+        "ttm": _product(losses.TTM, (4.0, 10.0), (4.0, 40.0), (2.0, 4.0), (4.0, 0.4)),
+        "wsld": _product(losses.WSLD, TEMPERATURES, WEIGHTS, *GENTLER),
+        "wttm": _product(losses.WTTM, (4.0, 10.0), (4.0, 40.0), (2.0, 4.0), (4.0, 0.4)),
     }
 
 
@@ -85,8 +96,7 @@ def _on_vectors(layers: Layers) -> dict[str, Grid]:
     return grids | {
         "simkd": tuple(
             task * CrossEntropy() + weight * losses.SimKD()
-            for task in (0.0, 1.0)
-            for weight in (1.0, 10.0)
+            for task, weight in ((0, 1), (0, 10), (1, 1), (1, 10), (1, 0.3), (1, 0.1))
         )
     }
 
@@ -117,8 +127,10 @@ def _scaled(make: Make, usual_weight: float) -> Grid:
 
 
 def _product(
-    make: Callable[[float], Loss], settings: Sequence[float], weights: Sequence[float]
+    make: Callable[[float], Loss],
+    settings: Sequence[float],
+    weights: Sequence[float],
+    *gentler: tuple[float, float],
 ) -> Grid:
-    return tuple(
-        1.0 * CrossEntropy() + weight * make(setting) for setting in settings for weight in weights
-    )
+    pairs = [*((setting, weight) for setting in settings for weight in weights), *gentler]
+    return tuple(1.0 * CrossEntropy() + weight * make(setting) for setting, weight in pairs)
