@@ -51,11 +51,14 @@ class MeasureSettings:
         batch_sizes: Latency is measured at each.
         threads: Of the runtime.
         seconds: Time for all latencies together.
+        int8: How an eight-bit file of the student is made: "minmax", "percentile" or "dynamic";
+            None makes none.
     """
 
     batch_sizes: tuple[int, ...] = (1, 32)
     threads: int = 1
     seconds: float = 10.0
+    int8: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

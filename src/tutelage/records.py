@@ -204,6 +204,36 @@ class ParityRow:
 
 
 @dataclass(frozen=True, slots=True)
+class QuantisedRow:
+    """A file of eight bits against the float file that it was made from, on the test data.
+
+    Attributes:
+        name: In the run's tables.
+        file: Its name.
+        way: How its activations are scaled.
+        calibration: Training samples that they were scaled on.
+        accuracy: Share of test samples that it puts right.
+        float_accuracy: The float file's.
+        low, high: 95% interval of the difference, over other test samples.
+        agreement: Share of samples that both put into the same class.
+        max_abs_difference: Of two logits.
+        count: Test samples.
+    """
+
+    name: str
+    file: str
+    way: str
+    calibration: int
+    accuracy: float
+    float_accuracy: float
+    low: float
+    high: float
+    agreement: float
+    max_abs_difference: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class SoftTargetSample:
     """One test sample with every network's logits, for the report's temperature slider.
 
@@ -250,6 +280,7 @@ class RunRecord:
         summaries: Per arm and choice.
         verdicts: Choice ("selected", "last") to verdict; empty without a baseline.
         sizes, latencies, parity: Costs and checks of the exported files.
+        quantised: Files of eight bits against the float ones.
         samples: Test samples for the picture of soft targets.
         cache: The teacher cache, None for a live teacher.
         notes: Sentences that a reader must know (a teacher no better than the baseline, ...).
@@ -270,6 +301,7 @@ class RunRecord:
     sizes: list[SizeRow] = field(default_factory=list)
     latencies: list[LatencyRow] = field(default_factory=list)
     parity: list[ParityRow] = field(default_factory=list)
+    quantised: list[QuantisedRow] = field(default_factory=list)
     samples: list[SoftTargetSample] = field(default_factory=list)
     cache: CacheRow | None = None
     notes: list[str] = field(default_factory=list)

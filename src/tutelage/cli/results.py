@@ -20,6 +20,12 @@ def print_results(console: Console, record: RunRecord, out: Path) -> None:
     if record.sizes:
         console.print()
         console.print(_costs(record))
+    for row in record.quantised:
+        console.print(
+            f"{row.file} ({row.way}): {row.accuracy:.2%} on the test data, "
+            f"{_points(row.accuracy - row.float_accuracy)} points of float ({_points(row.low)} to "
+            f"{_points(row.high)}), agrees on {row.agreement:.2%}."
+        )
     for note in record.notes:
         console.print(f"[yellow]Note:[/] {note}")
     verdict = record.verdicts.get("selected")
@@ -76,9 +82,9 @@ def _costs(record: RunRecord) -> Table:
     first = {row.name: row for row in reversed(record.latencies)}
     for size in record.sizes:
         table.add_row(size.name, *_cost_cells(size, first.get(size.name)))
-    if len(record.sizes) == 2:
-        teacher, student = record.sizes
-        speed = [first[row.name].p50_ms for row in record.sizes if row.name in first]
+    if len(record.sizes) > 1:
+        teacher, student = record.sizes[:2]
+        speed = [first[row.name].p50_ms for row in (teacher, student) if row.name in first]
         table.add_row(
             "[bold]teacher / student[/]",
             f"{teacher.parameters / student.parameters:.1f} x",

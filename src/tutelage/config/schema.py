@@ -229,11 +229,13 @@ class Measure(Strict):
         batch_sizes: Latency is measured at each.
         threads: Of the runtime.
         seconds: Time for all of it.
+        int8: An eight-bit file of the student too, measured against the float one; null for none.
     """
 
     batch_sizes: tuple[Count, ...] = Field(default=(1, 32), min_length=1)
     threads: Count = 1
     seconds: float = Field(default=10.0, gt=0)
+    int8: Literal["minmax", "percentile", "dynamic"] | None = None
 
 
 class Recipe(Strict):

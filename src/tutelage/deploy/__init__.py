@@ -2,6 +2,7 @@
 
 from tutelage.deploy.export import check_parity, export_checked, export_onnx
 from tutelage.deploy.latency import measure_latency
+from tutelage.deploy.quantise import quantise_onnx
 from tutelage.deploy.runtime import open_session, run_session
 
 __all__ = [
@@ -10,5 +11,6 @@ __all__ = [
     "export_onnx",
     "measure_latency",
     "open_session",
+    "quantise_onnx",
     "run_session",
 ]

@@ -37,7 +37,7 @@ def export_onnx(model: nn.Module, example: Shaped[Tensor, "batch ..."], path: Pa
         RunFolderError: The place cannot be written.
     """
     content = _onnx_bytes(frozen_copy(model), example)
-    write_whole(path, lambda temporary: _write_bytes(temporary, content))
+    write_whole(path, lambda temporary: write_bytes(temporary, content))
 
 
 def export_checked(
@@ -70,7 +70,7 @@ def export_checked(
     row = _compare(
         network, content, itertools.chain([first], rest), name, path.name, tolerance=tolerance
     )
-    write_whole(path, lambda temporary: _write_bytes(temporary, content))
+    write_whole(path, lambda temporary: write_bytes(temporary, content))
     return row
 
 
@@ -100,7 +100,8 @@ def check_parity(
     return _compare(frozen_copy(model), path, batches, name, path.name, tolerance=tolerance)
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file."""
     path.write_bytes(content)
 
 
@@ -114,7 +115,7 @@ def _onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
     _logits(network, pair)
     proto = _trace(network, pair)
     _check_batch_is_dynamic(type(network).__name__, proto.graph)
-    _strip(proto)
+    strip(proto)
     try:
         content: bytes = proto.SerializeToString(deterministic=True)
     except Exception as error:
@@ -123,7 +124,7 @@ def _onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
 
 
 def _trace(network: nn.Module, pair: Tensor) -> Any:
-    with _quiet():
+    with quiet():
         for module in ("onnx", "onnxscript"):
             require(module, "onnx", "Exporting to ONNX")
         try:
@@ -143,7 +144,8 @@ def _trace(network: nn.Module, pair: Tensor) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Let no library print, log or warn."""
     # The exporter prints, logs and warns about its own inside; what matters comes as an error.
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -179,7 +181,8 @@ def _check_batch_is_dynamic(name: str, graph: Any) -> None:
             )
 
 
-def _strip(message: Any) -> None:
+def strip(message: Any) -> None:
+    """Take out of an ONNX message what is for debugging alone."""
     # Stack traces hold paths of this machine; the rest is for debugging the exporter.
     fields = message.DESCRIPTOR.fields_by_name
     for name in ("metadata_props", "doc_string"):
@@ -190,7 +193,7 @@ def _strip(message: Any) -> None:
     for field, value in message.ListFields():
         if field.message_type is not None:
             for part in value if hasattr(value, "__len__") else [value]:
-                _strip(part)
+                strip(part)
 
 
 def _logits(network: nn.Module, inputs: Tensor) -> Float[Tensor, "batch ..."]:

@@ -1,23 +1,41 @@
 """The stages that deliver: export, parity, size and latency."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tutelage.data.loading import in_order
-from tutelage.deploy import export_checked, measure_latency
+from tutelage.deploy import (
+    export_checked,
+    measure_latency,
+    open_session,
+    quantise_onnx,
+    run_session,
+)
 from tutelage.engine.events import Listener, StageDone, StageStarted
+from tutelage.errors import ExportError
+from tutelage.evidence import correct, paired_interval
 from tutelage.files import fingerprint
 from tutelage.job import Job
 from tutelage.models.cost import size_row
 from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.pipeline.training import Trained, save_weights
-from tutelage.records import LatencyRow, ParityRow, SizeRow, load_record, save_record
+from tutelage.records import (
+    LatencyRow,
+    ParityRow,
+    QuantisedRow,
+    SizeRow,
+    load_record,
+    save_record,
+)
+from tutelage.types import Batch
 
-NUM_PARITY = 512
+NUM_PARITY, NUM_CALIBRATION = 512, 512
+LEAST_AGREEMENT = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +45,7 @@ class Costs:
     sizes: list[SizeRow] = field(default_factory=list)
     latencies: list[LatencyRow] = field(default_factory=list)
     parity: list[ParityRow] = field(default_factory=list)
+    quantised: list[QuantisedRow] = field(default_factory=list)
 
 
 class PixelNetwork(nn.Module):
@@ -94,6 +113,12 @@ def _deliver(job: Job, teacher: Trained, student: Trained, key: str) -> None:
         batches = list(_pixels(job, NUM_PARITY))
         parity.append(export_checked(network, batches, files[name], name=name))
         sizes.append(size_row(name, network, example[:1], files[name]))
+    quantised = []
+    if job.measure.int8 is not None:
+        row = _quantise(job, files["distilled"], job.measure.int8)
+        files[row.name] = folder / row.file
+        sizes.append(replace(sizes[-1], name=row.name, size_bytes=files[row.name].stat().st_size))
+        quantised.append(row)
     latencies = measure_latency(
         files,
         example[:1],
@@ -104,8 +129,66 @@ def _deliver(job: Job, teacher: Trained, student: Trained, key: str) -> None:
     weights = folder / "student.safetensors"
     save_weights(student.selected, weights)
     costs = folder / "costs.json"
-    save_record(costs, Costs(sizes=sizes, latencies=latencies, parity=parity))
+    save_record(costs, Costs(sizes, latencies, parity, quantised))
     stamp(folder, key, [*files.values(), weights, costs])
+
+
+def _quantise(job: Job, source: Path, way: str) -> QuantisedRow:
+    """Make the student's file of eight bits, and judge both files on the test data.
+
+    Raises:
+        ExportError: The two disagree on too many samples; no file is left.
+    """
+    target = source.with_suffix(f".int8{source.suffix}")
+    calibration = [] if way == "dynamic" else _calibration(job)
+    quantise_onnx(source, target, calibration, way)
+    expected, given = _run_file(job, source), _run_file(job, target)
+    agreement = float((expected.argmax(dim=1) == given.argmax(dim=1)).double().mean())
+    if agreement < LEAST_AGREEMENT:
+        target.unlink()
+        raise ExportError(
+            f"{target}: agrees with the float file on {agreement:.1%} of the test samples, "
+            f"{LEAST_AGREEMENT:.0%} is the least. Try measure.int8: percentile, or null for none."
+        )
+    labels = torch.cat([batch.labels for batch in _test_batches(job) if batch.labels is not None])
+    right, float_right = correct(given, labels), correct(expected, labels)
+    found = paired_interval(right[None], float_right[None])
+    return QuantisedRow(
+        name="distilled int8",
+        file=target.name,
+        way=way,
+        calibration=sum(len(batch) for batch in calibration),
+        accuracy=float(right.double().mean()),
+        float_accuracy=float(float_right.double().mean()),
+        low=found.low,
+        high=found.high,
+        agreement=agreement,
+        max_abs_difference=float((expected - given).abs().max()),
+        count=len(labels),
+    )
+
+
+def _calibration(job: Job) -> list[Tensor]:
+    """Training samples from all over the data, as the exported network takes them."""
+    reader = job.reader(job.splits.train)
+    ids = torch.linspace(0, len(reader) - 1, min(NUM_CALIBRATION, len(reader))).long()
+    return [reader.pixels(reader[part, torch.zeros_like(part)].inputs) for part in ids.split(64)]
+
+
+def _run_file(job: Job, path: Path) -> Tensor:
+    """An exported file's logits of the test data."""
+    session = open_session(path, threads=torch.get_num_threads())
+    reader = job.test_reader
+    rows = [
+        torch.from_numpy(run_session(session, reader.pixels(batch.inputs).numpy()))
+        for batch in _test_batches(job)
+    ]
+    return torch.cat(rows).float()
+
+
+def _test_batches(job: Job) -> Iterator[Batch]:
+    reader = job.test_reader
+    return (reader[request] for request in in_order(len(reader), batch_size=256))
 
 
 def _pixels(job: Job, count: int) -> Iterator[Tensor]:

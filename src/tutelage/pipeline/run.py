@@ -192,6 +192,7 @@ def _record(
         sizes=costs.sizes,
         latencies=costs.latencies,
         parity=costs.parity,
+        quantised=costs.quantised,
         samples=judged.samples,
         cache=cache,
         notes=[*job.notes, *notes],

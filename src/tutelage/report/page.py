@@ -78,6 +78,7 @@ def _tables(record: RunRecord, choice: str) -> dict[str, Any]:
         "seed_table": tables.seed_table(record),
         "epoch_table": tables.epoch_table(record),
         "parity_table": tables.parity_table(record),
+        "quantised_table": tables.quantised_table(record),
         "cache_facts": tables.cache_facts(record),
     }
 

@@ -242,6 +242,40 @@ def parity_table(record: RunRecord) -> Table:
     return Table(title="Exported files against PyTorch", columns=columns, rows=rows)
 
 
+def quantised_table(record: RunRecord) -> Table:
+    """Files of eight bits against the float files that they were made from."""
+    columns = [
+        "how",
+        "accuracy, %",
+        "float, %",
+        "difference, points (95 % interval)",
+        "equal predictions, %",
+        "largest difference of logits",
+        "calibration samples",
+        "test samples",
+    ]
+    rows = [
+        Row(
+            row.file,
+            [
+                Cell(row.way),
+                Cell(percent(row.accuracy)),
+                Cell(percent(row.float_accuracy)),
+                Cell(
+                    f"{100 * (row.accuracy - row.float_accuracy):+.2f} "
+                    f"[{100 * row.low:+.2f}, {100 * row.high:+.2f}]"
+                ),
+                Cell(percent(row.agreement)),
+                Cell(formatting.significant(row.max_abs_difference)),
+                Cell(count(row.calibration)),
+                Cell(count(row.count)),
+            ],
+        )
+        for row in record.quantised
+    ]
+    return Table(title="Eight bits against float", columns=columns, rows=rows)
+
+
 def cache_facts(record: RunRecord) -> list[tuple[str, str]]:
     """What there is to know of the teacher cache; empty for a live teacher."""
     cache = record.cache
