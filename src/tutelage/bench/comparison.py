@@ -1,5 +1,6 @@
 """All methods under one protocol: same teacher, initial weights, order of data and budget."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +21,7 @@ from tutelage.bench.suites import SUITES, Length, Suite
 from tutelage.data.sources import Source, SubsetSource
 from tutelage.data.views import Identity
 from tutelage.engine import TrainSettings
+from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import Listener, ignore
 from tutelage.errors import ConfigError, TrainingError, find
 from tutelage.evidence import correct, paired_interval
@@ -28,8 +30,8 @@ from tutelage.losses import CrossEntropy
 from tutelage.metrics import evaluate
 from tutelage.objective import Objective
 from tutelage.pipeline.run import environment
-from tutelage.pipeline.training import Trained
-from tutelage.records import save_record
+from tutelage.pipeline.training import PROGRESS, Trained
+from tutelage.records import load_record, save_record
 from tutelage.teachers import RememberedTeacher, Teacher
 from tutelage.teachers.remembered import remember
 from tutelage.types import Signal
@@ -211,7 +213,15 @@ class _Study:
             selected=[self.score(selected) for _, selected in logits],
             over_baseline=None if method == BASELINE else self.over(right, BASELINE),
             over_kd=None if method in (BASELINE, KD) else self.over(right, KD),
+            seconds=round(self.seconds(method, number, grid), 1),
         )
+
+    def seconds(self, method: str, number: int, grid: Grid) -> float:
+        """Training time of the settings that were tried and of the seeds that are reported."""
+        tried = range(len(grid)) if len(grid) > 1 else ()
+        wanted = [*((n, TUNING_SEED) for n in tried), *((number, seed) for seed in self.seeds)]
+        paths = [self.folder / method / str(n + 1) / f"seed-{s}" / PROGRESS for n, s in wanted]
+        return sum(load_record(path, Progress).seconds for path in paths if path.is_file())
 
     def right(self, method: str, number: int, grid: Grid) -> Tensor:
         """Whether each seed's student of the last epoch is right, by test sample."""
@@ -265,6 +275,7 @@ class _Study:
             command=f"tutelage bench {self.name} --length {self.length} --seeds {len(self.seeds)}",
             version=__version__,
             environment=environment(),
+            date=time.strftime("%Y-%m-%d"),
             num_seeds=len(self.seeds),
             num_train=len(self.lab.splits.train),
             num_valid=0 if self.lab.splits.valid is None else len(self.lab.splits.valid),

@@ -53,6 +53,7 @@ class Standing:
         selected: Students that the validation data selects, one a seed.
         over_baseline: Difference of accuracy to the baseline with its interval; None for itself.
         over_kd: The same to plain KD; None for the baseline and for KD.
+        seconds: Training time of all its settings and seeds, as first measured.
     """
 
     method: str
@@ -62,6 +63,7 @@ class Standing:
     selected: Sequence[Score]
     over_baseline: Interval | None
     over_kd: Interval | None
+    seconds: float = 0.0
 
     def mean(self, metric: str, choice: str = "last") -> Measured:
         """A metric over seeds, in percent."""
@@ -79,6 +81,7 @@ class Leaderboard:
         command: What repeats it.
         version: Of Tutelage.
         environment: Versions and machine.
+        date: When the last of it was measured.
         num_seeds: Trainings of each method with its best settings.
         num_train: Samples that students learn from.
         num_valid: Samples that settings are chosen on.
@@ -101,6 +104,7 @@ class Leaderboard:
     command: str
     version: str
     environment: Mapping[str, object]
+    date: str
     num_seeds: int
     num_train: int
     num_valid: int
@@ -188,7 +192,9 @@ def as_page(board: Leaderboard) -> str:
 def _protocol(board: Leaderboard) -> list[str]:
     teacher = board.teacher
     return [
-        f"Repeat it: `{board.command}` (Tutelage {board.version}).",
+        f"Repeat it: `{board.command}` (Tutelage {board.version}). Measured until {board.date} on "
+        f"{_machine(board.environment)}; the students' trainings took "
+        f"{sum(standing.seconds for standing in board.standings) / 3600:.1f} hours.",
         "",
         f"One teacher ({board.teacher_parameters:,} parameters, {teacher.accuracy:.2%} on test "
         f"data, ECE {teacher.ece:.2%}) teaches students of {board.student_parameters:,} "
@@ -200,6 +206,15 @@ def _protocol(board: Leaderboard) -> list[str]:
         f"{board.num_seeds} seeds and judged on {board.num_test:,} test samples. The baseline, "
         f"`{BASELINE}`, has no settings.",
     ]
+
+
+def _machine(environment: Mapping[str, object]) -> str:
+    packages = environment.get("packages")
+    torch = packages.get("torch") if isinstance(packages, Mapping) else None
+    place = environment.get("gpu") or (
+        f"{environment.get('cores')} shared cores, {environment.get('threads')} PyTorch thread(s)"
+    )
+    return f"{place}, torch {torch}"
 
 
 def _cells(standing: Standing, board: Leaderboard) -> Sequence[str]:
