@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tutelage.errors import ModelError, RunFolderError
@@ -66,14 +67,15 @@ def count_macs(model: nn.Module, example: Shaped[Tensor, "batch ..."]) -> int:
 
 @contextmanager
 def _plain_kernels() -> Iterator[None]:
-    # The counter does not know the fused kernels of attention and of recurrent layers.
+    # The counter does not know all fused kernels of attention and of recurrent layers.
     fast_attention = torch.backends.mha.get_fastpath_enabled()
     onednn: Any = torch.backends.mkldnn  # typed without its setter
     fast_recurrence = onednn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
     onednn.enabled = False
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         onednn.enabled = fast_recurrence
         torch.backends.mha.set_fastpath_enabled(fast_attention)
