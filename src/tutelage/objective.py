@@ -106,6 +106,9 @@ class Loss(nn.Module, ABC):
         """The network to train and deliver instead of the student; almost always itself."""
         return student
 
+    def observe(self, value: Float[Tensor, ""]) -> None:
+        """Told of its own value after each batch of a training; most need none."""
+
     @abstractmethod
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """The loss of one batch, a mean over its counted items.
@@ -223,6 +226,8 @@ class Objective(nn.Module):
         for term in self.counted:
             value = term.loss(student, teacher, batch)
             parts[term.name] = value.detach()
+            if self.training:
+                term.loss.observe(parts[term.name])
             weighted.append(value_at(term.weight, term.loss.progress) * value)
             if not term.loss.needs & TEACHERS:
                 of_task.append(weighted[-1])

@@ -1,6 +1,7 @@
 """What flows between rooms while a run goes on: batches, outputs, signals."""
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -69,12 +70,21 @@ class SparseLogits:
         indices: Their classes.
         filler: The logit that every other class gets.
         num_classes: Width of the dense logits.
+        is_pooled: Whether losses shall compare the rest as one class, by its mass alone, rather
+            than spread evenly; right for vocabularies, where an even spread is far from any
+            network's. A kept class of value `-inf` is none: it repeats another to fill the row.
     """
 
     values: Float[Tensor, "batch k"]
     indices: Int[Tensor, "batch k"]
     filler: Float[Tensor, " batch"]
     num_classes: int
+    is_pooled: bool = False
+
+    @property
+    def rest(self) -> Float[Tensor, " batch"]:
+        """The logit of all other classes together."""
+        return self.filler + math.log(self.num_classes - self.values.shape[-1])
 
     def dense(self) -> Float[Tensor, "batch classes"]:
         """Logits over all classes."""

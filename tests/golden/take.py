@@ -62,6 +62,9 @@ def take(folder: Path, names: list[str]) -> None:
         case = known[name] | {"issue": known[name].get("observed_issue")}
         wanted = {role: where for role, where in case["inputs"].items() if "hidden" not in role}
         inputs = {role: array(folder, where) for role, where in wanted.items()}
+        if f"{case['method']}/*" in case["convention"]:
+            where = f"params_{case['family']}.npz:{case['method']}/counts"
+            inputs["counts"] = array(folder, where)
         arrays |= {f"input/{key}": values for key, values in inputs.values()}
         case["inputs"] = {role: f"input/{key}" for role, (key, _) in inputs.items()}
         for role, gradient in case["grad"].items():

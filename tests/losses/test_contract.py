@@ -110,6 +110,21 @@ SPECIAL: Mapping[str, Special] = {
     "ttm": Special(match=softened_teacher),
     "wsld": Special(match=None, holds=True),
     "wttm": Special(match=softened_teacher),
+    "reverse_kl": Special(settings=({}, {"temperature": 2}), bf16=0.05),
+    "jensen_shannon": Special(
+        settings=({}, {"teacher_share": 0.1, "temperature": 2}, {"teacher_share": 1}), bf16=0.05
+    ),
+    "skew_kl": Special(settings=({}, {"skew": 0.5, "temperature": 2})),
+    "skew_reverse_kl": Special(settings=({}, {"skew": 0.5, "temperature": 2})),
+    "adaptive_kl": Special(settings=({}, {"head_mass": 0.9, "temperature": 2}), holds=True),
+    "alpha_beta": Special(
+        settings=({}, *({"teacher_power": a, "student_power": b} for a, b in ((1, 0), (0, 2))))
+    ),
+    "total_variation": Special(settings=({}, {"temperature": 2})),
+    "taid": Special(
+        settings=({"start": 0.9}, {"start": 0.7, "rate": 0.1, "momentum": 0}), holds=True
+    ),
+    "sampled_reverse_kl": Special(settings=()),  # an estimate: tests/losses/test_language.py
     "mutual_learning": Special(settings=()),  # no function of outputs alone: test_unaided.py
     "past_self": Special(match=sure_of_labels),
     # Layers are named by what they give: FEATURES below.

@@ -9,6 +9,17 @@ from tutelage.losses.decoupled import DKD, NKD, OFALogit
 from tutelage.losses.factor import FactorTransfer
 from tutelage.losses.hint import VID, ActivationBoundaries, FitNets
 from tutelage.losses.labels import LabelSmoothing, TeacherFree
+from tutelage.losses.language import (
+    TAID,
+    AdaptiveKL,
+    AlphaBeta,
+    JensenShannon,
+    ReverseKL,
+    SampledReverseKL,
+    SkewKL,
+    SkewReverseKL,
+    TotalVariation,
+)
 from tutelage.losses.logit import KD, CrossEntropy, LogitMSE
 from tutelage.losses.projected import SRD, VkD
 from tutelage.losses.relational import (
@@ -71,6 +82,17 @@ FAMILIES: Mapping[str, Mapping[str, type[Loss]]] = {
         "rkd_distance": RKDDistance,
         "similarity_preserving": SimilarityPreserving,
     },
+    "language": {
+        "adaptive_kl": AdaptiveKL,
+        "alpha_beta": AlphaBeta,
+        "jensen_shannon": JensenShannon,
+        "reverse_kl": ReverseKL,
+        "sampled_reverse_kl": SampledReverseKL,
+        "skew_kl": SkewKL,
+        "skew_reverse_kl": SkewReverseKL,
+        "taid": TAID,
+        "total_variation": TotalVariation,
+    },
     "unaided": {
         "auxiliary_heads": AuxiliaryHeads,
         "mutual_learning": MutualLearning,
@@ -98,11 +120,14 @@ __all__ = [
     "OFA",
     "PKT",
     "SRD",
+    "TAID",
     "TTM",
     "VID",
     "WSLD",
     "WTTM",
     "ActivationBoundaries",
+    "AdaptiveKL",
+    "AlphaBeta",
     "AttentionTransfer",
     "AuxiliaryHeads",
     "CRDMemory",
@@ -110,6 +135,7 @@ __all__ = [
     "CrossEntropy",
     "FactorTransfer",
     "FitNets",
+    "JensenShannon",
     "LabelSmoothing",
     "LogitMSE",
     "LogitStandardisation",
@@ -118,9 +144,14 @@ __all__ = [
     "PastSelf",
     "RKDAngle",
     "RKDDistance",
+    "ReverseKL",
     "ReviewKD",
+    "SampledReverseKL",
     "SimKD",
     "SimilarityPreserving",
+    "SkewKL",
+    "SkewReverseKL",
     "TeacherFree",
+    "TotalVariation",
     "VkD",
 ]

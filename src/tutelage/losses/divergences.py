@@ -1,5 +1,6 @@
 """Distances between distributions: the only home of softmax and of temperature."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -295,9 +296,18 @@ def check_same_classes(
     Raises:
         ShapeError: The shapes differ.
     """
-    if student_logits.shape != teacher_logits.shape:
+    check_same_shape(student_logits.shape, teacher_logits.shape)
+
+
+def check_same_shape(student: Sequence[int], teacher: Sequence[int]) -> None:
+    """As `check_same_classes`, of shapes.
+
+    Raises:
+        ShapeError: They differ.
+    """
+    if tuple(student) != tuple(teacher):
         raise ShapeError(
-            f"Student logits are {tuple(student_logits.shape)}, teacher logits are "
-            f"{tuple(teacher_logits.shape)}. Both networks must score the same samples and the "
-            "same classes; give the student the teacher's number of classes."
+            f"Student logits are {tuple(student)}, teacher logits are {tuple(teacher)}. Both "
+            "networks must score the same samples and the same classes; give the student the "
+            "teacher's number of classes."
         )

@@ -9,11 +9,12 @@ from tutelage.errors import SignalError
 from tutelage.losses.divergences import (
     check_scheduled_temperature,
     cross_entropy,
-    kl_divergence,
     kl_per_item,
+    log_of_labels,
+    log_soften,
     squared_logit_distance,
 )
-from tutelage.losses.rows import Rows
+from tutelage.losses.rows import Rows, mean_per_row
 from tutelage.losses.rows import teacher_logits as teacher_logits
 from tutelage.objective import Loss, Scheduled, value_at
 from tutelage.types import Batch, Outputs, Signal
@@ -41,6 +42,10 @@ class CrossEntropy(Loss):
                 "for unlabelled data."
             )
         return cross_entropy(student.logits, batch.labels, batch.mask)
+
+    def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
+        """Negative log-probability of each row's label."""
+        return -log_of_labels(log_soften(rows.student), rows.labels)
 
 
 @final
@@ -72,14 +77,12 @@ class KD(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """The divergence, in nats times T squared."""
-        wanted = teacher_logits(self, student, teacher)
-        temperature = value_at(self.temperature, self.progress)
-        return kl_divergence(student.logits, wanted, temperature, batch.mask)
+        return mean_per_row(self, student, teacher, batch)
 
     def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
         """The divergence of each row."""
         temperature = value_at(self.temperature, self.progress)
-        return temperature**2 * kl_per_item(rows.student, rows.teacher, temperature)
+        return temperature**2 * kl_per_item(*rows.pair, temperature)
 
 
 @final

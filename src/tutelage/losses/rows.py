@@ -9,9 +9,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from tutelage.errors import SignalError
-from tutelage.losses.divergences import check_same_classes
+from tutelage.losses.divergences import check_same_classes, check_same_shape
 from tutelage.objective import Loss
-from tutelage.types import Batch, Outputs
+from tutelage.types import Batch, Outputs, SparseLogits
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,32 @@ class Rows:
         return self._counted(
             _precise(teacher_logits(self.loss, self.student_outputs, self.teacher_outputs))
         )
+
+    @cached_property
+    def pair(self) -> tuple[Float[Tensor, "rows classes"], Float[Tensor, "rows classes"]]:
+        """The student's and the teacher's logits of the classes that the teacher tells apart.
+
+        Of a teacher that pools its rest (`SparseLogits.is_pooled`) these are the kept classes and
+        one for all others; of any other teacher all classes.
+
+        Raises:
+            SignalError: There is no teacher.
+            ShapeError: The class counts differ.
+        """
+        scores = None if self.teacher_outputs is None else self.teacher_outputs.scores
+        if not (isinstance(scores, SparseLogits) and scores.is_pooled):
+            return self.student, self.teacher
+        check_same_shape(
+            self.student_outputs.logits.shape, (len(scores.filler), scores.num_classes)
+        )
+        indices, values = self._counted(scores.indices), self._counted(scores.values)
+        kept = self.student.gather(dim=-1, index=indices).masked_fill(
+            values == -torch.inf, -torch.inf
+        )
+        rest = self.student.scatter(dim=-1, index=indices, value=-torch.inf).logsumexp(dim=-1)
+        student = torch.cat([kept, rest.unsqueeze(dim=-1)], dim=-1)
+        teacher = torch.cat([values, self._counted(scores.rest).unsqueeze(dim=-1)], dim=-1)
+        return student, teacher.to(student.dtype)
 
     @cached_property
     def labels(self) -> Int[Tensor, " rows"]:
