@@ -8,24 +8,27 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from tutelage.errors import RunFolderError
-from tutelage.files import read_json, write_json
+from tutelage.sealed import read_sealed, write_sealed
 
 Record = TypeVar("Record")
 
 
 def save_record(path: Path, record: Any) -> None:
-    """Write a record as JSON, whole or not at all."""
-    write_json(path, asdict(record))
+    """Write a record as JSON with a checksum of itself, whole or not at all."""
+    write_sealed(path, asdict(record))
 
 
 def load_record(path: Path, kind: type[Record]) -> Record:
-    """Read a record and check every field.
+    """Read a record, compare its checksum and check every field.
 
     Raises:
-        RunFolderError: The file is missing, is not JSON, or does not hold such a record.
+        RunFolderError: The file is missing, damaged, or does not hold such a record.
     """
+    found = read_sealed(path)
+    if found and next(iter(found)) not in kind.__dataclass_fields__:  # type: ignore[attr-defined]
+        raise RunFolderError(f"{path}: damaged: it begins with {next(iter(found))[:40]!r}.")
     try:
-        return TypeAdapter(kind).validate_python(read_json(path))
+        return TypeAdapter(kind).validate_python(found)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -1,6 +1,7 @@
 """The `tutelage` command: what each subcommand is called with, and how errors come out."""
 
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -172,6 +173,7 @@ app.command("explain")(explain_command)
 
 def main() -> None:
     """Run the command line: exit 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end, as by Ctrl-C
     sys.exit(guarded(app))
 
 
@@ -203,9 +205,9 @@ def guarded(command: Callable[..., Any]) -> int:
 
 def _went_wrong(error: TutelageError) -> bool:
     """Whether the run failed, rather than its input being wrong."""
-    from tutelage.errors import ExportError, TrainingError, WriteError
+    from tutelage.errors import ExportError, LockedError, TrainingError, WriteError
 
-    return isinstance(error, ExportError | TrainingError | WriteError)
+    return isinstance(error, ExportError | LockedError | TrainingError | WriteError)
 
 
 def _tell(text: str) -> None:

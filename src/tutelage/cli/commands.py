@@ -12,8 +12,9 @@ from tutelage.cli.results import print_results
 from tutelage.config import build_job, read_recipe, shipped_recipes
 from tutelage.config.read import recipe_path
 from tutelage.job import Job
+from tutelage.locks import locked
 from tutelage.pipeline import run_job
-from tutelage.pipeline.run import prepare_teacher
+from tutelage.pipeline.run import rebuild_cache
 from tutelage.records import RunRecord, load_record
 from tutelage.report import write_report
 from tutelage.teachers import store
@@ -56,7 +57,9 @@ def print_recipe(name: str | None) -> None:
 
 def rewrite_report(folder: Path) -> None:
     """Write report.html from results.json."""
-    write_report(load_record(folder / "results.json", RunRecord), folder / "report.html")
+    record = load_record(folder / "results.json", RunRecord)
+    with locked(folder, "report"):
+        write_report(record, folder / "report.html")
     Console().print(f"Report: {folder / 'report.html'}")
 
 
@@ -64,9 +67,8 @@ def build_teacher_cache(name: str, overrides: Sequence[str]) -> None:
     """Train or load the teacher and build the cache of a recipe."""
     console = Console()
     job = _job(name, overrides, "")
-    store.discard(job.out / "cache")
     with ProgressListener(console) as listener:
-        prepare_teacher(job, listener)
+        rebuild_cache(job, listener)
     describe_cache(job.out)
 
 

@@ -11,6 +11,7 @@ from tutelage.bench.leaderboard import Standing, as_points, ranked
 from tutelage.bench.records import Row
 from tutelage.cli.progress import ProgressListener
 from tutelage.errors import find
+from tutelage.locks import locked
 
 
 def reproduce_table(name: str, out: Path, *, num_seeds: int, effort: float) -> None:
@@ -19,7 +20,7 @@ def reproduce_table(name: str, out: Path, *, num_seeds: int, effort: float) -> N
     reproduction = find("reproduction", name, REPRODUCTIONS)
     shown = 0
     found = None
-    with ProgressListener(console) as listener:
+    with locked(out, "reproduce"), ProgressListener(console) as listener:
         for found in reproduction(out, num_seeds=num_seeds, effort=effort, listener=listener):
             for row in found.rows[shown:]:
                 listener.bar.print(f"  {row.name}: [bold]{row.ours}[/] {row.unit} {_paper(row)}")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tutelage.errors import ConfigError, ModelError, find, require
 from tutelage.files import fingerprint
 from tutelage.models import cifar_nets, nets
+from tutelage.sealed import is_sealed, read_facts
 
 Factory = Callable[..., Any]
 
@@ -111,6 +112,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"weights: {path}: no such file.")
     try:
         if path.suffix == ".safetensors":
+            if is_sealed(path):
+                read_facts(path)
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, Exception) as error:

@@ -20,6 +20,7 @@ from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
 from tutelage.errors import require
 from tutelage.files import fingerprint, write_json, write_text
 from tutelage.job import Job
+from tutelage.locks import locked
 from tutelage.pipeline.delivery import Costs, delivery_stage, pick_student
 from tutelage.pipeline.judging import Judged, judge_stage
 from tutelage.pipeline.stamps import is_done, stamp
@@ -33,6 +34,7 @@ from tutelage.pipeline.training import (
 from tutelage.records import CacheRow, RunRecord, save_record
 from tutelage.report import write_report
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
+from tutelage.teachers.store import discard
 
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "safetensors")
 
@@ -56,7 +58,35 @@ def run_job(job: Job, listener: Listener = ignore) -> Finished:
 
     Returns:
         The record that lies in results.json, and the trained networks.
+
+    Raises:
+        LockedError: Another process writes into the run folder.
     """
+    with _at_work(job, "run"):
+        return _run(job, listener)
+
+
+def rebuild_cache(job: Job, listener: Listener = ignore) -> None:
+    """Train or load the teacher and build its cache anew, keeping whole shards of the same one.
+
+    Raises:
+        LockedError: Another process writes into the run folder.
+    """
+    with _at_work(job, "cache build"):
+        discard(job.out / "cache")
+        prepare_teacher(job, listener)
+
+
+@contextmanager
+def _at_work(job: Job, what: str) -> Iterator[None]:
+    """The job is checked, and then its folder is ours."""
+    _check_extras(job)
+    preflight(job)
+    with locked(job.out, what):
+        yield
+
+
+def _run(job: Job, listener: Listener) -> Finished:
     clock = _Clock()
     teacher, source = prepare_teacher(job, listener, clock)
     device = Accelerator().device
@@ -79,14 +109,12 @@ def run_job(job: Job, listener: Listener = ignore) -> Finished:
 def prepare_teacher(
     job: Job, listener: Listener, clock: "_Clock | None" = None
 ) -> tuple[Trained, Teacher | None]:
-    """The first stages: check the job, train or load the teacher, build the cache.
+    """The first stages: train or load the teacher, build the cache.
 
     Returns:
         The teacher's training, and what the students learn from (None if nothing needs it).
     """
     clock = clock or _Clock()
-    _check_extras(job)
-    preflight(job)
     _pictures_stage(job, listener)
     _open_folder(job)
     with clock.time("teacher"):

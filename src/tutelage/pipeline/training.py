@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from tutelage.data.loading import Reader, in_order
@@ -15,12 +14,14 @@ from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
 from tutelage.engine.fit import CHECKPOINT
 from tutelage.engine.prepare import prepare
-from tutelage.files import fingerprint, write_whole
+from tutelage.files import fingerprint
 from tutelage.job import Job
+from tutelage.locks import locked
 from tutelage.models.load import load_weights
 from tutelage.objective import Objective
 from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.records import load_record, save_record
+from tutelage.sealed import write_tensors
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.build import build_cache, cache_key
 from tutelage.teachers.codecs import make_codec
@@ -119,15 +120,16 @@ def open_or_build(
     was_there = (folder / "manifest.json").is_file()
     listener(StageStarted("teacher cache", wanted.num_samples * wanted.num_views))
     if not was_there:
-        build_cache(
-            folder,
-            teacher,
-            reader,
-            codec,
-            device=teacher.device,
-            workers=workers,
-            progress=lambda done, total: listener(Advanced(done, total)),
-        )
+        with locked(folder, "cache build"):
+            build_cache(
+                folder,
+                teacher,
+                reader,
+                codec,
+                device=teacher.device,
+                workers=workers,
+                progress=lambda done, total: listener(Advanced(done, total)),
+            )
     cached = CachedTeacher(folder, wanted)
     listener(StageDone("teacher cache", was_there, f"{cached.manifest.size_bytes / 1e6:.1f} MB"))
     return cached
@@ -224,9 +226,9 @@ def _note(progress: Progress) -> str:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a network's weights and buffers as safetensors, whole or not at all."""
+    """Write a network's weights and buffers as safetensors with a checksum of itself."""
     state = {name: value.detach().contiguous().clone() for name, value in _owned(model).items()}
-    write_whole(path, lambda temporary: save_file(state, temporary))
+    write_tensors(path, state, {})
 
 
 def _owned(model: nn.Module) -> Mapping[str, torch.Tensor]:
