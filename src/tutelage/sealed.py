@@ -48,8 +48,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """
     text = _read_text(path)
     if text.startswith(_SEAL):
-        digest, body = text[len(_SEAL) :][:64], text[len(_SEAL) + 66 :]
-        if hashlib.sha256(body.encode()).hexdigest() != digest:
+        digest, body = text[len(_SEAL) :][:66], text[len(_SEAL) + 66 :]
+        if hashlib.sha256(body.encode()).hexdigest() + '",' != digest:
             raise RunFolderError(f"{path}: damaged (its checksum differs). {_AGAIN}")
         text = "{" + body
     try:
