@@ -69,12 +69,14 @@ class DryRun:
         num_samples: Of the training data.
         teacher_part: Gives a frozen copy of a part of the teacher's network by its name; None
             where the teacher is no live network.
+        run: Calls another network as the student is called, for losses that bring one.
     """
 
     student: Outputs
     teacher: Outputs | None = None
     num_samples: int = 0
     teacher_part: Callable[[str], nn.Module] | None = None
+    run: Callable[[nn.Module, Batch], Outputs] | None = None
 
 
 class Loss(nn.Module, ABC):

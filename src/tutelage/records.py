@@ -39,6 +39,50 @@ def load_record(path: Path, kind: type[Record]) -> Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Metric:
+    """The one number that a task's networks are compared by.
+
+    Attributes:
+        name: Of its value in an `Evaluation` and in a `Summary`.
+        title: In sentences and above tables.
+        is_share: Whether it runs from 0 to 1 and is printed in percent.
+        is_higher_better: Whether more of it is better.
+        unit: Of a difference of two arms' scores, as "points of accuracy"; such a difference is
+            multiplied by 100 where the metric is a share.
+        meaning: What it is, in one sentence for the report.
+    """
+
+    name: str
+    title: str
+    is_share: bool
+    is_higher_better: bool
+    unit: str
+    meaning: str
+
+    def rank(self, value: float) -> float:
+        """The value, turned round where less is better: the highest rank is the best."""
+        return value if self.is_higher_better else -value
+
+    def text(self, value: float) -> str:
+        """The value as a person reads it."""
+        return f"{value:.2%}" if self.is_share else f"{value:.4g}"
+
+    def difference(self, value: float) -> str:
+        """A difference of scores with its sign, without the unit."""
+        return f"{100 * value:+.2f}" if self.is_share else f"{value:+.4f}"
+
+
+ACCURACY = Metric(
+    name="accuracy",
+    title="accuracy",
+    is_share=True,
+    is_higher_better=True,
+    unit="points of accuracy",
+    meaning="Share of samples whose label is picked.",
+)
+
+
+@dataclass(frozen=True, slots=True)
 class MetricPoint:
     """One epoch of a training.
 
@@ -47,7 +91,7 @@ class MetricPoint:
         step: Optimizer updates done so far.
         train_loss: Mean of the objective over the epoch's samples.
         train_parts: Mean of each term, unweighted.
-        valid_metric: The task's metric on the validation data (accuracy, share 0 to 1).
+        valid_metric: The task's metric on the validation data (`RunRecord.metric`).
         valid_loss: The task loss on the validation data, in nats.
         learning_rate: At the epoch's last step.
         seconds: Time of the epoch, validation included.
@@ -72,12 +116,17 @@ class CalibrationBin:
     count: int
 
 
+MEASURED = ("accuracy", "nll", "ece", "agreement", "kl_to_teacher")
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """How one network does on the test data. Shares are 0 to 1, losses in nats.
 
+    What means nothing for a task is None or empty.
+
     Attributes:
-        accuracy: Share of samples whose label is picked.
+        accuracy: Share of items whose label is picked.
         nll: Mean negative log-likelihood of the label.
         ece: Expected calibration error over the bins.
         agreement: Share of samples where teacher and student pick the same class; None for the
@@ -85,17 +134,26 @@ class Evaluation:
         kl_to_teacher: Mean KL(teacher || student) at temperature 1; None as above.
         per_class_accuracy: One value a class; None for a class without test samples.
         calibration: Reliability bins, lowest confidence first; empty bins left out.
-        count: Test samples.
+        count: Items: test samples, or tokens where the task counts tokens.
+        others: What else the task measures, by name.
     """
 
-    accuracy: float
-    nll: float
-    ece: float
+    accuracy: float | None
+    nll: float | None
+    ece: float | None
     agreement: float | None
     kl_to_teacher: float | None
     per_class_accuracy: list[float | None]
     calibration: list[CalibrationBin]
     count: int
+    others: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """All its numbers by name, without those that mean nothing."""
+        named = {name: getattr(self, name) for name in MEASURED}
+        known = {name: value for name, value in named.items() if value is not None}
+        return {**known, **self.others}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +187,8 @@ class Verdict:
 
     Attributes:
         word: "helped", "no evidence" or "hurt".
-        difference: Mean difference of accuracy, as a share (0.012 is 1.2 points).
+        difference: Mean difference of the task's score, higher being better: of accuracy a share
+            (0.012 is 1.2 points).
         low: Lower end of the interval.
         high: Upper end of the interval.
         level: Confidence level of the interval, 0.95 as a rule.
@@ -155,9 +214,11 @@ class Summary:
     Attributes:
         arm: "teacher", "baseline" or "distilled".
         choice: "last" (last epoch) or "selected" (best on validation data).
-        mean: Metric name to mean over seeds: accuracy, nll, ece, agreement, kl_to_teacher.
+        mean: Metric name to mean over seeds: accuracy, nll, ece, agreement, kl_to_teacher, and
+            what else the task measures.
         spread: Metric name to standard deviation over seeds.
-        retention: Accuracy as a share of the teacher's.
+        retention: The metric as a share of the teacher's; the teacher's as a share of it where
+            less is better.
         gap_closed: (student - baseline) / (teacher - baseline); None where it means nothing.
         per_class_retention: Class accuracy as a share of the teacher's; None where undefined.
     """
@@ -288,6 +349,7 @@ class RunRecord:
         cache: The teacher cache, None for a live teacher.
         notes: Sentences that a reader must know (a teacher no better than the baseline, ...).
         seconds: Stage name to seconds.
+        metric: What the networks are compared by.
     """
 
     name: str
@@ -309,6 +371,7 @@ class RunRecord:
     cache: CacheRow | None = None
     notes: list[str] = field(default_factory=list)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    metric: Metric = ACCURACY
 
     def summary(self, arm: str, choice: str) -> Summary | None:
         """The summary of one arm, or None where the arm was not trained."""

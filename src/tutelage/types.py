@@ -2,12 +2,14 @@
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+UNLABELLED = -100
 
 
 def tensor_bytes(tensor: Shaped[Tensor, "..."]) -> memoryview:
@@ -24,35 +26,66 @@ class Signal(enum.Enum):
     FEATURES = "features"
 
 
+Inputs = Tensor | Mapping[str, Tensor]
+
+
+def each(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    """Inputs with every tensor of theirs changed."""
+    if isinstance(inputs, Tensor):
+        return change(inputs)
+    return {name: change(value) for name, value in inputs.items()}
+
+
+def first_tensor(inputs: Inputs) -> Tensor:
+    """The inputs' first tensor: it tells their number and their device."""
+    return inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
+
+
+def describe_inputs(inputs: Inputs) -> str:
+    """The shapes of inputs in words, for messages."""
+    if isinstance(inputs, Tensor):
+        return f"shape {tuple(inputs.shape)}"
+    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Samples as the networks take them.
 
+    An item is what a loss takes its mean over. It is a sample for most tasks and a token for some:
+    those turn a batch of samples into one of items (`Task.items`) before a loss sees it.
+
     Attributes:
-        inputs: What the networks are called with, one row a sample.
+        inputs: What the networks are called with, one row a sample: a tensor, or tensors by the
+            name of the argument that they are passed as.
         labels: Ground truth, or None for unlabelled data.
         sample_ids: Position of each sample in its data set; stable from run to run.
         view_ids: Which view of its sample each row shows.
         mask: True where a row counts in means; None counts all.
     """
 
-    inputs: Shaped[Tensor, "batch ..."]
-    labels: Int[Tensor, " batch"] | None
-    sample_ids: Int[Tensor, " batch"]
-    view_ids: Int[Tensor, " batch"]
-    mask: Bool[Tensor, " batch"] | None = None
+    inputs: Inputs
+    labels: Shaped[Tensor, "items ..."] | None
+    sample_ids: Int[Tensor, " items"]
+    view_ids: Int[Tensor, " items"]
+    mask: Bool[Tensor, " items"] | None = None
 
     def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.inputs)
+        """Number of samples."""
+        return len(first_tensor(self.inputs))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs lie."""
+        return first_tensor(self.inputs).device
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device; itself when it is there already."""
-        if self.inputs.device == device:
+        if self.device == device:
             return self
         return replace(
             self,
-            inputs=self.inputs.to(device, non_blocking=True),
+            inputs=each(self.inputs, lambda tensor: tensor.to(device, non_blocking=True)),
             labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
             mask=None if self.mask is None else self.mask.to(device, non_blocking=True),
         )
@@ -97,7 +130,7 @@ class Outputs:
     """What one network gives for one batch.
 
     Attributes:
-        scores: Logits, dense or sparse.
+        scores: Logits, dense or sparse; one row an item.
         features: Outputs of the layers that were asked for, by layer; one row a sample.
     """
 

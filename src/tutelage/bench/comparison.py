@@ -242,8 +242,8 @@ class _Study:
 
     def score(self, logits: Tensor) -> Score:
         found = evaluate(logits, self.labels, self.teacher_logits)
-        assert found.agreement is not None
-        return Score(found.accuracy, found.agreement, found.ece, found.nll)
+        values = found.values
+        return Score(values["accuracy"], values["agreement"], values["ece"], values["nll"])
 
     @cached_property
     def teacher_logits(self) -> Tensor:

@@ -31,7 +31,7 @@ from tutelage.pipeline.training import (
     cache_stage,
     teacher_stage,
 )
-from tutelage.records import CacheRow, RunRecord, save_record
+from tutelage.records import CacheRow, Metric, RunRecord, save_record
 from tutelage.report import write_report
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.store import discard
@@ -96,7 +96,7 @@ def _run(job: Job, listener: Listener) -> Finished:
     with clock.time("evaluation"):
         judged = judge_stage(job, teacher, arms, device)
     listener(StageDone("evaluation", was_there=False))
-    student = pick_student(arms)
+    student = pick_student(arms, job.task.metric)
     with clock.time("export and measure"):
         costs = delivery_stage(job, teacher, student, listener)
     record = _record(job, judged, costs, _cache_row(source), notes, clock.seconds)
@@ -166,7 +166,7 @@ def _arms(
             arms.append(  # noqa: PERF401
                 arm_stage(job, "baseline", seed, job.baseline_objective, None, listener)
             )
-    notes = _capacity_note(teacher, arms, listener)
+    notes = _capacity_note(job.task.metric, teacher, arms, listener)
     for seed in job.seeds:
         arms.append(  # noqa: PERF401
             arm_stage(job, "distilled", seed, job.objective, source, listener)
@@ -174,19 +174,21 @@ def _arms(
     return arms, notes
 
 
-def _capacity_note(teacher: Trained, baselines: list[Trained], listener: Listener) -> list[str]:
+def _capacity_note(
+    metric: Metric, teacher: Trained, baselines: list[Trained], listener: Listener
+) -> list[str]:
     """A teacher that is no better than the baseline is said so before it teaches."""
     scores = [b.progress.best_metric for b in baselines if b.progress.best_metric is not None]
     best = teacher.progress.best_metric
     if best is None or not scores:
         return []
     baseline = sum(scores) / len(scores)
-    if best > baseline:
+    if metric.rank(best) > metric.rank(baseline):
         return []
     note = (
-        f"The teacher is no better than the baseline on the validation data ({best:.2%} against "
-        f"{baseline:.2%}): there is little to learn from it. Train it longer, make it larger, or "
-        "load a better one."
+        "The teacher is no better than the baseline on the validation data "
+        f"({metric.text(best)} against {metric.text(baseline)}): there is little to learn from it. "
+        "Train it longer, make it larger, or load a better one."
     )
     listener(StageDone("teacher check", was_there=False, note=note))
     return [note]
@@ -225,6 +227,7 @@ def _record(
         cache=cache,
         notes=[*job.notes, *notes],
         seconds=seconds,
+        metric=job.task.metric,
     )
 
 

@@ -20,7 +20,7 @@ from tutelage.locks import locked
 from tutelage.models.load import load_weights
 from tutelage.objective import Objective
 from tutelage.pipeline.stamps import is_done, stamp
-from tutelage.records import load_record, save_record
+from tutelage.records import Metric, load_record, save_record
 from tutelage.sealed import write_tensors
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.build import build_cache, cache_key
@@ -50,7 +50,7 @@ def teacher_stage(job: Job, listener: Listener) -> Trained:
         return members[0]
     last = job.together([member.last for member in members]).eval()
     selected = job.together([member.selected for member in members]).eval()
-    progress = Progress(best_metric=_valid_accuracy(job, selected))
+    progress = Progress(best_metric=_valid_metric(job, selected))
     return Trained("teacher", 0, last, selected, progress, state_fingerprint(selected))
 
 
@@ -75,14 +75,13 @@ def _teacher(job: Job, number: int, listener: Listener) -> Trained:
     return train_arm(arm, model, listener)
 
 
-def _valid_accuracy(job: Job, model: nn.Module) -> float | None:
+def _valid_metric(job: Job, model: nn.Module) -> float | None:
     reader = job.valid_reader
     if reader is None:
         return None
     requests = in_order(len(reader), batch_size=job.settings.batch_size)
     batches = (reader[request] for request in requests)
-    logits, labels = job.task.predict(model, batches, torch.device("cpu"))
-    return float((logits.argmax(dim=-1) == labels).double().mean())
+    return job.task.validate(job.task.predict(model, batches, torch.device("cpu")))[0]
 
 
 def assistant_stage(job: Job, number: int, teacher: Teacher, listener: Listener) -> Trained:
@@ -197,7 +196,7 @@ def train_arm(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
     if not was_there:
         _fit_and_leave(arm, model, listener)
     trained = _load(arm, model)
-    listener(StageDone(label, was_there, _note(trained.progress)))
+    listener(StageDone(label, was_there, _note(trained.progress, arm.task.metric)))
     return trained
 
 
@@ -219,10 +218,10 @@ def _load(arm: Arm, model: nn.Module) -> Trained:
     return Trained(arm.name, arm.seed, last.eval(), selected.eval(), progress, arm.key)
 
 
-def _note(progress: Progress) -> str:
+def _note(progress: Progress, metric: Metric) -> str:
     if not progress.curve or progress.curve[-1].valid_metric is None:
         return ""
-    return f"validation accuracy {progress.curve[-1].valid_metric:.2%}"
+    return f"validation {metric.title} {metric.text(progress.curve[-1].valid_metric)}"
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
