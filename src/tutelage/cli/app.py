@@ -141,11 +141,24 @@ def reproduce(
     effort: Annotated[
         float, typer.Option(min=0.001, help="Multiplies every number of epochs; 0.1 for a trial.")
     ] = 1.0,
+    precision: Annotated[
+        str, typer.Option(help="float32, or bf16 where the processor is faster with it.")
+    ] = "float32",
+    only: Annotated[
+        str, typer.Option(help="Only these parts, with commas between; all if not given.")
+    ] = "",
 ) -> None:
     """Repeat a published table, ours beside the paper's; goes on where it was stopped."""
     from tutelage.cli.tables import reproduce_table
 
-    reproduce_table(name, out or Path("runs") / name, num_seeds=seeds, effort=effort)
+    reproduce_table(
+        name,
+        out or Path("runs") / name,
+        num_seeds=seeds,
+        effort=effort,
+        precision=precision,
+        only=_names(only),
+    )
 
 
 @app.command()
@@ -164,8 +177,12 @@ def bench(
     """Compare all methods under one protocol; goes on where it was stopped."""
     from tutelage.cli.tables import compare_methods
 
-    chosen = [name.strip() for name in methods.split(",") if name.strip()]
-    compare_methods(suite, out, length=length, num_seeds=seeds, methods=chosen, data=data)
+    compare_methods(suite, out, length=length, num_seeds=seeds, methods=_names(methods), data=data)
+
+
+def _names(text: str) -> list[str]:
+    """Names with commas between."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 app.command("explain")(explain_command)
