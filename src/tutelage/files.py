@@ -5,9 +5,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         WriteError: The disk is full or the place cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{_HERE}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -39,14 +40,54 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
         _keep_name(path.parent)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise WriteError(
-            f"{path}: cannot be written ({reason}). What was there before is unchanged. Free "
-            "space or choose another place, then run the same command again."
-        ) from error
+        raise _cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staged(
+    path: Path, files: Callable[[Path], Sequence[Path]] = lambda path: [path]
+) -> Iterator[Path]:
+    """A place beside a file's to write it and try it; it moves there only if nothing is raised.
+
+    Args:
+        path: Where it shall lie; its folder is made.
+        files: All that belongs to such a file, in the order in which they are moved.
+
+    Raises:
+        WriteError: The disk is full or the place cannot be written.
+    """
+    folder = _temporary(path)
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        yield folder / path.name
+        try:
+            for made, place in zip(files(folder / path.name), files(path), strict=True):
+                with made.open("rb+") as file:
+                    os.fsync(file.fileno())
+                made.replace(place)
+            _keep_name(path.parent)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{_HERE}.{os.getpid()}.tmp")
+
+
+def _cannot_write(path: Path, error: Exception) -> WriteError:
+    reason = getattr(error, "strerror", None) or error
+    return WriteError(
+        f"{path}: cannot be written ({reason}). What was there before is unchanged. Free "
+        "space or choose another place, then run the same command again."
+    )
 
 
 def _keep_name(folder: Path) -> None:
@@ -72,7 +113,7 @@ def sweep(folder: Path) -> None:
         with contextlib.suppress(OSError):
             is_old = time.time() - path.stat().st_mtime > FORGOTTEN_S
             if is_old or (found[1] == _HERE and not is_running(int(found[2]))):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def is_running(number: int) -> bool:
@@ -84,6 +125,15 @@ def is_running(number: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    write_whole(path, lambda temporary: _write_bytes(temporary, content))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -258,13 +258,29 @@ class LatencyRow:
 
 @dataclass(frozen=True, slots=True)
 class ParityRow:
-    """Exported file against the PyTorch network on real samples."""
+    """Exported file in its own runtime against the PyTorch network, on real samples.
+
+    Attributes:
+        name: Of the network.
+        file: Its name.
+        max_abs_difference: Of two logits.
+        agreement: Share of samples that both put into the same class.
+        count: Samples compared.
+        target: What kind of file it is.
+        runtime: What ran it, with its version.
+        accuracy: Share of these samples that the file puts right; None without labels.
+        expected_accuracy: The same of the PyTorch network.
+    """
 
     name: str
     file: str
     max_abs_difference: float
     agreement: float
     count: int
+    target: str = "onnx"
+    runtime: str = ""
+    accuracy: float | None = None
+    expected_accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
