@@ -125,7 +125,7 @@ def check_equal(found: dict[str, dict[str, float]], name: str) -> None:
 
 def table(dense_tokens: int, turns: int, keep: Path) -> None:
     """Every case: all sides at `dense_tokens`, ours at 8,192 tokens too."""
-    print(machine())
+    print(machine(torch.get_num_threads()))
     print(
         "\n| vocabulary | objective | side | tokens | extra MB | of dense | ms a token | of dense |"
     )
