@@ -3,32 +3,34 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from tutelage.errors import RunFolderError
-from tutelage.sealed import read_sealed, write_sealed
+from tutelage.files import read_json, write_json
 
 Record = TypeVar("Record")
 
+Line = Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Measured = Annotated[float, Field(gt=0, lt=1e15, allow_inf_nan=False)]
+Number = Annotated[int, Field(ge=1, le=10**12)]
+
 
 def save_record(path: Path, record: Any) -> None:
-    """Write a record as JSON with a checksum of itself, whole or not at all."""
-    write_sealed(path, asdict(record))
+    """Write a record as JSON, whole or not at all."""
+    write_json(path, asdict(record))
 
 
 def load_record(path: Path, kind: type[Record]) -> Record:
-    """Read a record, compare its checksum and check every field.
+    """Read a record and check every field.
 
     Raises:
-        RunFolderError: The file is missing, damaged, or does not hold such a record.
+        RunFolderError: The file is missing, is not JSON, or does not hold such a record.
     """
-    found = read_sealed(path)
-    if found and next(iter(found)) not in kind.__dataclass_fields__:  # type: ignore[attr-defined]
-        raise RunFolderError(f"{path}: damaged: it begins with {next(iter(found))[:40]!r}.")
     try:
-        return TypeAdapter(kind).validate_python(found)
+        return TypeAdapter(kind).validate_python(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -36,50 +38,6 @@ def load_record(path: Path, kind: type[Record]) -> Record:
             f"{path}: {place}: {first['msg']}. The file was damaged or written by another "
             "version; remove it and run the same command again."
         ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """The one number that a task's networks are compared by.
-
-    Attributes:
-        name: Of its value in an `Evaluation` and in a `Summary`.
-        title: In sentences and above tables.
-        is_share: Whether it runs from 0 to 1 and is printed in percent.
-        is_higher_better: Whether more of it is better.
-        unit: Of a difference of two arms' scores, as "points of accuracy"; such a difference is
-            multiplied by 100 where the metric is a share.
-        meaning: What it is, in one sentence for the report.
-    """
-
-    name: str
-    title: str
-    is_share: bool
-    is_higher_better: bool
-    unit: str
-    meaning: str
-
-    def rank(self, value: float) -> float:
-        """The value, turned round where less is better: the highest rank is the best."""
-        return value if self.is_higher_better else -value
-
-    def text(self, value: float) -> str:
-        """The value as a person reads it."""
-        return f"{value:.2%}" if self.is_share else f"{value:.4g}"
-
-    def difference(self, value: float) -> str:
-        """A difference of scores with its sign, without the unit."""
-        return f"{100 * value:+.2f}" if self.is_share else f"{value:+.4f}"
-
-
-ACCURACY = Metric(
-    name="accuracy",
-    title="accuracy",
-    is_share=True,
-    is_higher_better=True,
-    unit="points of accuracy",
-    meaning="Share of samples whose label is picked.",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +49,7 @@ class MetricPoint:
         step: Optimizer updates done so far.
         train_loss: Mean of the objective over the epoch's samples.
         train_parts: Mean of each term, unweighted.
-        valid_metric: The task's metric on the validation data (`RunRecord.metric`).
+        valid_metric: The task's metric on the validation data (accuracy, share 0 to 1).
         valid_loss: The task loss on the validation data, in nats.
         learning_rate: At the epoch's last step.
         seconds: Time of the epoch, validation included.
@@ -116,17 +74,12 @@ class CalibrationBin:
     count: int
 
 
-MEASURED = ("accuracy", "nll", "ece", "agreement", "kl_to_teacher")
-
-
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """How one network does on the test data. Shares are 0 to 1, losses in nats.
 
-    What means nothing for a task is None or empty.
-
     Attributes:
-        accuracy: Share of items whose label is picked.
+        accuracy: Share of samples whose label is picked.
         nll: Mean negative log-likelihood of the label.
         ece: Expected calibration error over the bins.
         agreement: Share of samples where teacher and student pick the same class; None for the
@@ -134,26 +87,17 @@ class Evaluation:
         kl_to_teacher: Mean KL(teacher || student) at temperature 1; None as above.
         per_class_accuracy: One value a class; None for a class without test samples.
         calibration: Reliability bins, lowest confidence first; empty bins left out.
-        count: Items: test samples, or tokens where the task counts tokens.
-        others: What else the task measures, by name.
+        count: Test samples.
     """
 
-    accuracy: float | None
-    nll: float | None
-    ece: float | None
+    accuracy: float
+    nll: float
+    ece: float
     agreement: float | None
     kl_to_teacher: float | None
     per_class_accuracy: list[float | None]
     calibration: list[CalibrationBin]
     count: int
-    others: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def values(self) -> dict[str, float]:
-        """All its numbers by name, without those that mean nothing."""
-        named = {name: getattr(self, name) for name in MEASURED}
-        known = {name: value for name, value in named.items() if value is not None}
-        return {**known, **self.others}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +131,7 @@ class Verdict:
 
     Attributes:
         word: "helped", "no evidence" or "hurt".
-        difference: Mean difference of the task's score, higher being better: of accuracy a share
-            (0.012 is 1.2 points).
+        difference: Mean difference of accuracy, as a share (0.012 is 1.2 points).
         low: Lower end of the interval.
         high: Upper end of the interval.
         level: Confidence level of the interval, 0.95 as a rule.
@@ -214,11 +157,9 @@ class Summary:
     Attributes:
         arm: "teacher", "baseline" or "distilled".
         choice: "last" (last epoch) or "selected" (best on validation data).
-        mean: Metric name to mean over seeds: accuracy, nll, ece, agreement, kl_to_teacher, and
-            what else the task measures.
+        mean: Metric name to mean over seeds: accuracy, nll, ece, agreement, kl_to_teacher.
         spread: Metric name to standard deviation over seeds.
-        retention: The metric as a share of the teacher's; the teacher's as a share of it where
-            less is better.
+        retention: Accuracy as a share of the teacher's.
         gap_closed: (student - baseline) / (teacher - baseline); None where it means nothing.
         per_class_retention: Class accuracy as a share of the teacher's; None where undefined.
     """
@@ -258,29 +199,13 @@ class LatencyRow:
 
 @dataclass(frozen=True, slots=True)
 class ParityRow:
-    """Exported file in its own runtime against the PyTorch network, on real samples.
-
-    Attributes:
-        name: Of the network.
-        file: Its name.
-        max_abs_difference: Of two logits.
-        agreement: Share of samples that both put into the same class.
-        count: Samples compared.
-        target: What kind of file it is.
-        runtime: What ran it, with its version.
-        accuracy: Share of these samples that the file puts right; None without labels.
-        expected_accuracy: The same of the PyTorch network.
-    """
+    """Exported file against the PyTorch network on real samples."""
 
     name: str
     file: str
     max_abs_difference: float
     agreement: float
     count: int
-    target: str = "onnx"
-    runtime: str = ""
-    accuracy: float | None = None
-    expected_accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +236,92 @@ class QuantisedRow:
     agreement: float
     max_abs_difference: float
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What was measured on."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: Name
+    processor: Line
+    cores: Number
+    system: Line
+    python: Line
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredFile:
+    """One exported file on one machine.
+
+    Attributes:
+        name: Of the network.
+        file: Its name.
+        sha256: Of its content; empty where it was not there.
+        size_bytes: Of the file.
+        memory_bytes: Peak resident set of a process that runs it, over the empty runtime; None
+            where the machine does not tell.
+        problem: Why it could not be run there; None if it could.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: Name
+    file: Name
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+    size_bytes: Annotated[int, Field(ge=0, le=10**15)]
+    memory_bytes: Annotated[int, Field(ge=0, le=10**15)] | None
+    problem: Line | None
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRow:
+    """One network at one batch size and thread count; the networks took turns.
+
+    Attributes:
+        name: Of the network.
+        runtime: With its version.
+        batch_size: Samples in one call.
+        threads: Of the runtime.
+        p50_ms, p95_ms: Half of the calls, and 95 % of them, took at most this long.
+        throughput_per_s: Samples a second.
+        calls: That were timed.
+        energy_mj: Of the whole processor package, millijoules a sample; None where not told.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: Name
+    runtime: Line
+    batch_size: Number
+    threads: Number
+    p50_ms: Measured
+    p95_ms: Measured
+    throughput_per_s: Measured
+    calls: Number
+    energy_mj: Measured | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """All exported files on one machine, as the script measure.py prints it.
+
+    Attributes:
+        format: Of this record; 1.
+        machine: What was measured on.
+        when: UTC, as in 2026-01-31T12:00:00Z.
+        files: Size and memory of each.
+        rows: Latency, throughput and energy.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    format: Annotated[int, Field(ge=1, le=1)]
+    machine: Machine
+    when: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    files: Annotated[list[MeasuredFile], Field(max_length=200)]
+    rows: Annotated[list[MeasuredRow], Field(max_length=5000)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,11 +372,11 @@ class RunRecord:
         verdicts: Choice ("selected", "last") to verdict; empty without a baseline.
         sizes, latencies, parity: Costs and checks of the exported files.
         quantised: Files of eight bits against the float ones.
+        measurements: The exported files on this machine and on others.
         samples: Test samples for the picture of soft targets.
         cache: The teacher cache, None for a live teacher.
         notes: Sentences that a reader must know (a teacher no better than the baseline, ...).
         seconds: Stage name to seconds.
-        metric: What the networks are compared by.
     """
 
     name: str
@@ -383,11 +394,11 @@ class RunRecord:
     latencies: list[LatencyRow] = field(default_factory=list)
     parity: list[ParityRow] = field(default_factory=list)
     quantised: list[QuantisedRow] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
     samples: list[SoftTargetSample] = field(default_factory=list)
     cache: CacheRow | None = None
     notes: list[str] = field(default_factory=list)
     seconds: Mapping[str, float] = field(default_factory=dict)
-    metric: Metric = ACCURACY
 
     def summary(self, arm: str, choice: str) -> Summary | None:
         """The summary of one arm, or None where the arm was not trained."""

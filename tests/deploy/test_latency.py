@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 import torch
 
-from tutelage.deploy import latency, measure_latency, open_session, run_session
+from tutelage.deploy import latency, measure_latency, open_session, run_session, standalone
 from tutelage.errors import ConfigError, ExportError, MissingExtraError
 
 
@@ -43,13 +43,13 @@ def test_networks_take_turns(pretend, tmp_path):
     measure_latency(files, torch.zeros(1, 4), batch_sizes=(3,), calls=4)
     assert set(pretend[::2]) == {("0", 3)}
     assert set(pretend[1::2]) == {("0.1", 3)}
-    assert len(pretend) == 2 * (latency.WARM_UP_CALLS + 4)
+    assert len(pretend) == 2 * (standalone.WARM_UP_CALLS + 4)
 
 
 def test_a_slow_network_gets_few_calls(pretend, tmp_path):
     files = {"teacher": tmp_path / "20", "student": tmp_path / "0"}
     rows = measure_latency(files, torch.zeros(1, 4), batch_sizes=(1,), seconds=0.01)
-    assert [row.calls for row in rows] == [latency.MIN_CALLS] * 2
+    assert [row.calls for row in rows] == [standalone.MIN_CALLS] * 2
     assert rows[0].p50_ms >= 20
 
 

@@ -1,9 +1,8 @@
 """How long exported networks take, measured so that they can be compared."""
 
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +10,10 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tutelage.deploy import standalone
 from tutelage.deploy.runtime import open_session, run_session
 from tutelage.errors import ConfigError, require
 from tutelage.records import LatencyRow
-
-MIN_CALLS = 5
-WARM_UP_CALLS = 10
-WARM_UP_SHARE = 0.2
 
 
 def measure_latency(
@@ -54,7 +50,8 @@ def measure_latency(
     rows: list[LatencyRow] = []
     for size in batch_sizes:
         inputs = sample[torch.arange(size) % len(sample)].detach().cpu().numpy()
-        times = _take_turns(sessions, inputs, calls, seconds / len(batch_sizes))
+        turns = [partial(run_session, session, inputs) for session in sessions.values()]
+        times = standalone.take_turns(turns, calls, seconds / len(batch_sizes))
         rows += [
             _row(name, f"ONNX Runtime {version}, CPU", size, threads, times[:, turn])
             for turn, name in enumerate(sessions)
@@ -81,44 +78,13 @@ def _check(
             raise ConfigError(f"{name} must be at least 1, got {number}.")
 
 
-def _take_turns(
-    sessions: Mapping[str, Any], inputs: NDArray[Any], calls: int, seconds: float
-) -> NDArray[np.float64]:
-    """Seconds of each call: a row a round, a column a network."""
-    start = time.perf_counter()
-    for _ in range(WARM_UP_CALLS):
-        _round(sessions, inputs)
-        if time.perf_counter() - start > WARM_UP_SHARE * seconds:
-            break
-    rounds: list[list[float]] = []
-    while len(rounds) < calls:
-        if len(rounds) >= MIN_CALLS and time.perf_counter() - start > seconds:
-            break
-        rounds.append(_round(sessions, inputs))
-    return np.array(rounds)
-
-
-def _round(sessions: Mapping[str, Any], inputs: NDArray[Any]) -> list[float]:
-    return [_time_call(session, inputs) for session in sessions.values()]
-
-
-def _time_call(session: Any, inputs: NDArray[Any]) -> float:
-    start = time.perf_counter()
-    run_session(session, inputs)
-    return time.perf_counter() - start
-
-
 def _row(
     name: str, runtime: str, size: int, threads: int, times: NDArray[np.float64]
 ) -> LatencyRow:
-    p50, p95 = np.percentile(times, [50, 95])
     return LatencyRow(
         name=name,
         runtime=runtime,
         batch_size=size,
         threads=threads,
-        p50_ms=float(p50) * 1e3,
-        p95_ms=float(p95) * 1e3,
-        throughput_per_s=size * len(times) / float(times.sum()),
-        calls=len(times),
+        **standalone.latency(times, size),
     )
