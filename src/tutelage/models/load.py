@@ -16,9 +16,40 @@ from torch import Tensor, nn
 from tutelage.errors import ConfigError, ModelError, find, require
 from tutelage.files import fingerprint
 from tutelage.models import cifar_nets, nets
-from tutelage.sealed import is_sealed, read_facts
+from tutelage.models.slices import initialise, slice_network
 
 Factory = Callable[..., Any]
+
+
+def sliced(
+    of: str,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int = 32,
+    settings: Mapping[str, Any] | None = None,
+    width: float = 1.0,
+    depth: float = 1.0,
+) -> nn.Module:
+    """A slice of another network, with initial weights of its own; see `slice_network`.
+
+    Args:
+        of: The other network, named as in a recipe.
+        num_classes: Width of the output.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images.
+        settings: Of the other network.
+        width: Share of each layer's channels that is kept.
+        depth: Share of each row of blocks that is kept.
+    """
+    facts: dict[str, Any] = {
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+        "image_size": image_size,
+    }
+    original = make_model(of, settings, **facts)
+    example = torch.zeros(2, in_channels, image_size, image_size)
+    return initialise(slice_network(original, example, width=width, depth=depth)).train()
+
 
 BUILTIN: Mapping[str, Factory] = {
     "mlp": nets.mlp,
@@ -27,6 +58,7 @@ BUILTIN: Mapping[str, Factory] = {
     "vit": nets.vit,
     "wide_resnet": cifar_nets.wide_resnet,
     "vgg": cifar_nets.vgg,
+    "slice": sliced,
 }
 
 WAYS = f"{', '.join(BUILTIN)}, timm:NAME, torchvision:NAME, path/to/file.py:make, module:make"
@@ -112,8 +144,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"weights: {path}: no such file.")
     try:
         if path.suffix == ".safetensors":
-            if is_sealed(path):
-                read_facts(path)
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, Exception) as error:
