@@ -11,9 +11,10 @@ from torch import nn
 from tutelage.data.loading import Reader
 from tutelage.data.sources import Source, Splits
 from tutelage.data.views import Identity, ViewPolicy
+from tutelage.deploy.budgets import Budget
 from tutelage.engine import TrainSettings
 from tutelage.objective import Objective, Term
-from tutelage.tasks import Classification, Task
+from tutelage.tasks import Classification
 from tutelage.teachers.ensemble import Ensemble
 from tutelage.teachers.module import InputAdapter
 
@@ -81,11 +82,11 @@ class Job:
         has_baseline: Whether the baseline is trained.
         codec: Of the teacher cache; None teaches live.
         measure: Export and timing; None leaves both out.
+        budget: What the student may need; None allows anything.
         has_report: Whether report.html is written at the end.
         recipe: As resolved, for the record.
         command: What repeats the run.
         notes: What a reader of the report must know of the set-up.
-        make_task: Makes the task for a number of classes.
     """
 
     name: str
@@ -102,16 +103,16 @@ class Job:
     has_baseline: bool = True
     codec: str | None = "float32"
     measure: MeasureSettings | None = field(default_factory=MeasureSettings)
+    budget: Budget | None = None
     has_report: bool = True
     recipe: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     notes: tuple[str, ...] = ()
-    make_task: Callable[[int], Task] = Classification
 
     @property
-    def task(self) -> Task:
+    def task(self) -> Classification:
         """How networks are called and judged."""
-        return self.make_task(len(self.splits.class_names))
+        return Classification(num_classes=len(self.splits.class_names))
 
     @property
     def train_reader(self) -> Reader:
@@ -135,7 +136,7 @@ class Job:
             views,
             mean=self.splits.mean,
             std=self.splits.std,
-            num_classes=self.task.num_classes,
+            num_classes=len(self.splits.class_names),
         )
 
     @property

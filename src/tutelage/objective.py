@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tutelage.chunks import sum_of_chunks
-from tutelage.errors import ConfigError, ShapeError, SignalError
-from tutelage.types import Batch, HiddenStates, Outputs, Signal
+from tutelage.errors import ConfigError, SignalError
+from tutelage.types import Batch, Outputs, Signal
 
 TEACHERS = frozenset({Signal.LOGITS, Signal.FEATURES})
 
@@ -70,14 +69,12 @@ class DryRun:
         num_samples: Of the training data.
         teacher_part: Gives a frozen copy of a part of the teacher's network by its name; None
             where the teacher is no live network.
-        run: Calls another network as the student is called, for losses that bring one.
     """
 
     student: Outputs
     teacher: Outputs | None = None
     num_samples: int = 0
     teacher_part: Callable[[str], nn.Module] | None = None
-    run: Callable[[nn.Module, Batch], Outputs] | None = None
 
 
 class Loss(nn.Module, ABC):
@@ -101,13 +98,6 @@ class Loss(nn.Module, ABC):
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
     progress: float = 0.0
-
-    @property
-    def is_by_item(self) -> bool:
-        """Whether it is a plain mean over items, so that it can be computed in chunks of them."""
-        has_parts = bool(self.student_layers or self.teacher_layers)
-        learns = next(self.parameters(), None) is not None
-        return hasattr(self, "per_row") and not has_parts and not learns
 
     def build(self, dry: DryRun) -> None:
         """Make adapters, once, after `wrap` and before the optimizer is made; most need none."""
@@ -146,16 +136,6 @@ class Term:
     def counts(self) -> bool:
         """Whether its weight is ever above 0."""
         return isinstance(self.weight, Ramp) or self.weight > 0
-
-    @property
-    def weight_now(self) -> float:
-        """Its weight where the training stands."""
-        return value_at(self.weight, self.loss.progress)
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether it looks at a teacher."""
-        return bool(self.loss.needs & TEACHERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,37 +221,18 @@ class Objective(nn.Module):
             term.loss.progress = value
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossReport:
-        """The weighted sum and its parts; terms that never count are not computed.
-
-        Of a student that gives hidden states, losses that judge each item by itself are computed
-        together in chunks of items; `LossReport.task` then has no gradient of theirs.
-        """
-        parts: dict[str, Tensor] = {}
-        weighted, of_task = [], []
-        chunked = self._chunked(student)
-        if chunked:
-            total, parts = _in_chunks(chunked, student, teacher, batch)
-            weighted.append(total)
-            of_task = [t.weight_now * parts[t.name] for t in chunked if not t.needs_teacher]
+        """The weighted sum and its parts; terms that never count are not computed."""
+        parts, weighted, of_task = {}, [], []
         for term in self.counted:
-            if term in chunked:
-                continue
             value = term.loss(student, teacher, batch)
             parts[term.name] = value.detach()
-            weighted.append(term.weight_now * value)
-            if not term.needs_teacher:
-                of_task.append(weighted[-1])
-        parts = {term.name: parts[term.name] for term in self.counted}
-        if self.training:
-            for term in self.counted:
+            if self.training:
                 term.loss.observe(parts[term.name])
-        nothing = torch.zeros((), device=student.device)
+            weighted.append(value_at(term.weight, term.loss.progress) * value)
+            if not term.loss.needs & TEACHERS:
+                of_task.append(weighted[-1])
+        nothing = torch.zeros((), device=student.logits.device)
         return LossReport(_sum(weighted, nothing), parts, _sum(of_task, nothing))
-
-    def _chunked(self, student: Outputs) -> list[Term]:
-        if not isinstance(student.scores, HiddenStates):
-            return []
-        return [term for term in self.counted if term.loss.is_by_item]
 
     def check(self, gives: frozenset[Signal], giver: str) -> None:
         """Refuse an objective that needs more than there is.
@@ -309,36 +270,6 @@ class Objective(nn.Module):
         loss = self.losses[name]
         assert isinstance(loss, Loss)
         return loss
-
-
-def _in_chunks(
-    terms: list[Term], student: Outputs, teacher: Outputs | None, batch: Batch
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of terms, with gradient, and each term, from chunks of the counted items."""
-    hidden = student.scores
-    assert isinstance(hidden, HiddenStates)
-    if batch.mask is not None:
-        counted = batch.mask.nonzero().squeeze(dim=1)
-        hidden, batch = hidden.pick(counted), batch.pick(counted)
-        teacher = None if teacher is None else teacher.pick(counted)
-    if teacher is not None and teacher.shape[0] != len(hidden):
-        raise ShapeError(
-            f"The student speaks of {len(hidden)} items, the teacher of {teacher.shape[0]}. Both "
-            "must see the same samples, cut into the same items."
-        )
-
-    def value_of(logits: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        rows = slice(start, stop)
-        said = None if teacher is None else teacher.pick(rows)
-        part = batch.pick(rows)
-        values = [term.loss(Outputs(logits), said, part) for term in terms]
-        share = (stop - start) / max(1, len(hidden))
-        weighted = [t.weight_now * v for t, v in zip(terms, values, strict=True)]
-        total = _sum(weighted, logits.new_zeros(()))
-        return share * total, share * torch.stack([value.detach() for value in values])
-
-    total, told = sum_of_chunks(hidden, value_of)
-    return total, {term.name: value for term, value in zip(terms, told.unbind(), strict=True)}
 
 
 def _sum(values: list[Tensor], nothing: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """The `tutelage` command: what each subcommand is called with, and how errors come out."""
 
 import logging
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -141,24 +140,11 @@ def reproduce(
     effort: Annotated[
         float, typer.Option(min=0.001, help="Multiplies every number of epochs; 0.1 for a trial.")
     ] = 1.0,
-    precision: Annotated[
-        str, typer.Option(help="float32, or bf16 where the processor is faster with it.")
-    ] = "float32",
-    only: Annotated[
-        str, typer.Option(help="Only these parts, with commas between; all if not given.")
-    ] = "",
 ) -> None:
     """Repeat a published table, ours beside the paper's; goes on where it was stopped."""
     from tutelage.cli.tables import reproduce_table
 
-    reproduce_table(
-        name,
-        out or Path("runs") / name,
-        num_seeds=seeds,
-        effort=effort,
-        precision=precision,
-        only=_names(only),
-    )
+    reproduce_table(name, out or Path("runs") / name, num_seeds=seeds, effort=effort)
 
 
 @app.command()
@@ -177,12 +163,39 @@ def bench(
     """Compare all methods under one protocol; goes on where it was stopped."""
     from tutelage.cli.tables import compare_methods
 
-    compare_methods(suite, out, length=length, num_seeds=seeds, methods=_names(methods), data=data)
+    chosen = [name.strip() for name in methods.split(",") if name.strip()]
+    compare_methods(suite, out, length=length, num_seeds=seeds, methods=chosen, data=data)
 
 
-def _names(text: str) -> list[str]:
-    """Names with commas between."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+@app.command()
+def propose(
+    model: Annotated[
+        str,
+        typer.Argument(help="A run folder, or a network named as in a recipe.", metavar="MODEL"),
+    ],
+    budget: Annotated[str, typer.Option(help='As in "1 MB, 2 ms, 8 MB ram".')],
+    recipe: Annotated[str | None, typer.Option(help="Data and settings of the proposals.")] = None,
+    write: Annotated[Path | None, typer.Option(help="Folder for recipes that run.")] = None,
+    settings: Annotated[str, typer.Option(help="Of the network, as in '{width: 32}'.")] = "",
+    weights: Annotated[Path | None, typer.Option(help="Of the teacher.")] = None,
+    pictures: Annotated[
+        str, typer.Option(help="Classes x channels x height, as in 1000x3x224.")
+    ] = "",
+    count: Annotated[int, typer.Option(min=1, max=50, help="How many.")] = 5,
+) -> None:
+    """Students of a teacher that fit a size, a latency, a memory: predicted, then measured."""
+    from tutelage.cli.propose import propose_students
+
+    propose_students(
+        model,
+        budget,
+        settings=settings,
+        weights=weights,
+        recipe=recipe,
+        pictures=pictures,
+        count=count,
+        write=write,
+    )
 
 
 app.command("explain")(explain_command)
@@ -190,7 +203,6 @@ app.command("explain")(explain_command)
 
 def main() -> None:
     """Run the command line: exit 0 done, 1 failed, 2 wrong input, 130 interrupted."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end, as by Ctrl-C
     sys.exit(guarded(app))
 
 
@@ -222,9 +234,9 @@ def guarded(command: Callable[..., Any]) -> int:
 
 def _went_wrong(error: TutelageError) -> bool:
     """Whether the run failed, rather than its input being wrong."""
-    from tutelage.errors import ExportError, LockedError, TrainingError, WriteError
+    from tutelage.errors import ExportError, TrainingError, WriteError
 
-    return isinstance(error, ExportError | LockedError | TrainingError | WriteError)
+    return isinstance(error, ExportError | TrainingError | WriteError)
 
 
 def _tell(text: str) -> None:

@@ -11,10 +11,12 @@ from tutelage.cli.progress import ProgressListener
 from tutelage.cli.results import print_results
 from tutelage.config import build_job, read_recipe, shipped_recipes
 from tutelage.config.read import recipe_path
+from tutelage.errors import TutelageError
 from tutelage.job import Job
-from tutelage.locks import locked
 from tutelage.pipeline import run_job
-from tutelage.pipeline.run import rebuild_cache
+from tutelage.pipeline.delivery import deliverable
+from tutelage.pipeline.proposals import check_budget
+from tutelage.pipeline.run import prepare_teacher
 from tutelage.records import RunRecord, load_record
 from tutelage.report import write_report
 from tutelage.teachers import store
@@ -33,7 +35,8 @@ def run_recipe(name: str, overrides: Sequence[str], *, command: str) -> None:
 
 def check_recipe(name: str, overrides: Sequence[str]) -> int:
     """Print what the doctor finds; 2 if there is a problem."""
-    findings = doctor.check(_job(name, overrides, ""))
+    job = _job(name, overrides, "")
+    findings = [*doctor.check(job), *_look_at_budget(job)]
     table = Table(box=None, pad_edge=False)
     for heading in ("", "about", "finding"):
         table.add_column(heading, overflow="fold")
@@ -42,6 +45,16 @@ def check_recipe(name: str, overrides: Sequence[str]) -> int:
         table.add_row(f"[{style}]{finding.level}[/]", finding.about, finding.text)
     Console().print(table)
     return 2 if any(finding.level == doctor.PROBLEM for finding in findings) else 0
+
+
+def _look_at_budget(job: Job) -> list[doctor.Finding]:
+    if job.budget is None:
+        return []
+    try:
+        text = check_budget(job, deliverable(job, job.new_student(0)))
+    except TutelageError as error:
+        return [doctor.Finding(doctor.PROBLEM, "budget", str(error))]
+    return [doctor.Finding(doctor.FINE, "budget", text)]
 
 
 def print_recipe(name: str | None) -> None:
@@ -57,9 +70,7 @@ def print_recipe(name: str | None) -> None:
 
 def rewrite_report(folder: Path) -> None:
     """Write report.html from results.json."""
-    record = load_record(folder / "results.json", RunRecord)
-    with locked(folder, "report"):
-        write_report(record, folder / "report.html")
+    write_report(load_record(folder / "results.json", RunRecord), folder / "report.html")
     Console().print(f"Report: {folder / 'report.html'}")
 
 
@@ -67,8 +78,9 @@ def build_teacher_cache(name: str, overrides: Sequence[str]) -> None:
     """Train or load the teacher and build the cache of a recipe."""
     console = Console()
     job = _job(name, overrides, "")
+    store.discard(job.out / "cache")
     with ProgressListener(console) as listener:
-        rebuild_cache(job, listener)
+        prepare_teacher(job, listener)
     describe_cache(job.out)
 
 

@@ -24,12 +24,13 @@ from tutelage.data.builtin import BUILTIN
 from tutelage.data.images import load_image_folder
 from tutelage.data.sources import Splits
 from tutelage.data.views import VIEWS, ViewPolicy
+from tutelage.deploy.budgets import parse_budget
 from tutelage.errors import ConfigError, TutelageError, find
 from tutelage.job import Job, MeasureSettings, TeacherPlan
 from tutelage.losses import LOSSES
 from tutelage.models.load import make_model
 from tutelage.objective import Loss, Objective, Ramp, Term
-from tutelage.tasks import TASKS
+from tutelage.tasks import Classification
 
 Made = TypeVar("Made")
 
@@ -62,9 +63,9 @@ def build_job(recipe: Recipe, *, folder: Path = Path(), command: str = "") -> Jo
         has_baseline=recipe.baseline,
         codec=None if recipe.cache is None else recipe.cache.codec,
         measure=None if recipe.measure is None else MeasureSettings(**recipe.measure.model_dump()),
+        budget=None if recipe.budget is None else parse_budget(recipe.budget),
         recipe=_resolved(recipe, folder),
         command=command,
-        make_task=TASKS[recipe.task],
     )
 
 
@@ -77,10 +78,9 @@ def _teacher(
             f"{place}: it has neither weights nor training, so it would teach noise. Give weights: "
             "FILE, or training: {train: {epochs: 20}}."
         )
-    if teacher.image_size is not None:
-        facts = {**facts, "image_size": teacher.image_size}
+    image_size = teacher.image_size or facts["image_size"]
     return TeacherPlan(
-        make=_maker(teacher, folder, facts),
+        make=_maker(teacher, folder, {**facts, "image_size": image_size}),
         train=None
         if training is None
         else train_settings(training.train, training.optimizer, training.schedule),
@@ -116,10 +116,11 @@ def load_data(data: BuiltinData | ImageData) -> Splits:
 def data_facts(splits: Splits) -> dict[str, Any]:
     """What networks may want to know of the data."""
     inputs, _ = splits.train.fetch(torch.tensor([0]))
-    facts = {"num_classes": len(splits.class_names)}
-    if not isinstance(inputs, torch.Tensor):
-        return facts
-    return {**facts, "in_channels": inputs.shape[1], "image_size": inputs.shape[-1]}
+    return {
+        "num_classes": len(splits.class_names),
+        "in_channels": inputs.shape[1],
+        "image_size": inputs.shape[-1],
+    }
 
 
 def _maker(network: Network, folder: Path, facts: Mapping[str, Any]) -> Callable[[], nn.Module]:
@@ -135,13 +136,13 @@ def _views(views: Views, facts: Mapping[str, Any]) -> ViewPolicy:
     factory = find("views", views.kind, VIEWS)
     settings = dict(views.model_extra or {})
     if "image_size" in inspect.signature(factory).parameters:
-        settings.setdefault("image_size", facts.get("image_size"))
+        settings.setdefault("image_size", facts["image_size"])
     policy: ViewPolicy = _make(f"views {views.kind!r}", factory, settings)
     return policy
 
 
 def _objective(recipe: Recipe) -> Objective:
-    task = TASKS[recipe.task](1).task_loss()
+    task = Classification(num_classes=1).task_loss()
     terms = [Term(task, recipe.objective.task_weight, task.title)]
     terms += [_term(term, number) for number, term in enumerate(recipe.objective.terms)]
     return Objective(terms)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from tutelage.deploy.budgets import parse_budget
 from tutelage.engine.settings import OptimizerSettings, ScheduleSettings, TrainSettings
 
 
@@ -12,6 +13,11 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise ValueError("each seed may stand once: equal seeds train the same network again")
     return seeds
+
+
+def _budget(text: str) -> str:
+    parse_budget(text)
+    return text
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -242,7 +248,7 @@ class Recipe(Strict):
     """A whole run.
 
     Attributes:
-        task: classification, or token_classification.
+        task: classification.
         data: What is learned.
         views: Augmentation that teacher and student share.
         teacher: The large network.
@@ -258,10 +264,12 @@ class Recipe(Strict):
         baseline: Whether the baseline is trained.
         cache: The teacher cache; null teaches live.
         measure: Export and latency; null leaves them out.
+        budget: What the student may need, as in "1 MB, 2 ms, 8 MB ram"; one that needs more is an
+            error before training.
         output: The run folder.
     """
 
-    task: Literal["classification", "token_classification"] = "classification"
+    task: Literal["classification"] = "classification"
     data: Data
     views: Views = Views()
     teacher: Teacher
@@ -276,6 +284,7 @@ class Recipe(Strict):
     baseline: bool = True
     cache: Cache | None = Cache()
     measure: Measure | None = Measure()
+    budget: Annotated[str, AfterValidator(_budget)] | None = None
     output: Path
 
 

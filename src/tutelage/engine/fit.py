@@ -22,9 +22,10 @@ from tutelage.engine.interrupt import DeferredInterrupt, Interrupted
 from tutelage.engine.settings import TrainSettings
 from tutelage.engine.trainee import Trainee
 from tutelage.errors import TrainingError
+from tutelage.losses.divergences import cross_entropy
 from tutelage.objective import LossReport, Objective
 from tutelage.records import MetricPoint
-from tutelage.tasks import Task
+from tutelage.tasks import Classification
 from tutelage.teachers import Teacher
 from tutelage.types import Batch, Signal
 
@@ -52,7 +53,7 @@ class Arm:
     name: str
     seed: int
     objective: Objective
-    task: Task
+    task: Classification
     settings: TrainSettings
     train: Reader
     valid: Reader | None
@@ -167,8 +168,7 @@ class _Loop:
         if not self.arm.settings.tensorboard:
             return None
         folder = self.arm.folder / "tensorboard"
-        metric = self.arm.task.metric.name
-        return stack.enter_context(TensorBoardLog(folder, self.progress.step, metric))
+        return stack.enter_context(TensorBoardLog(folder, self.progress.step))
 
     def _steps(self) -> Iterator[tuple[LossReport, int]]:
         """Micro-steps that are left of the epoch under way."""
@@ -278,8 +278,8 @@ class _Loop:
 
     def _select(self, valid_metric: float | None, epoch: int) -> None:
         """Keep the network if it is the best so far; of equals the later one."""
-        best, rank = self.progress.best_metric, self.arm.task.metric.rank
-        if valid_metric is None or (best is not None and rank(valid_metric) < rank(best)):
+        best = self.progress.best_metric
+        if valid_metric is None or (best is not None and valid_metric < best):
             return
         self.progress.best_metric, self.progress.best_epoch = valid_metric, epoch
         self.selected.load_state_dict(self.judged.state_dict())
@@ -289,7 +289,9 @@ class _Loop:
             return None, None
         requests = in_order(len(self.arm.valid), batch_size=self.arm.settings.batch_size)
         batches = iterate(self.arm.valid, requests, self.arm.settings.workers)
-        return self.arm.task.validate(self.arm.task.predict(self.judged, batches, self.device))
+        logits, labels = self.arm.task.predict(self.judged, batches, self.device)
+        accuracy = float((logits.argmax(dim=-1) == labels).double().mean())
+        return accuracy, float(cross_entropy(logits, labels))
 
     def _save_if_due(self, interrupt: DeferredInterrupt) -> None:
         """Save at a full update, when it is time or when the run is asked to stop."""

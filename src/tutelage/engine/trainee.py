@@ -5,7 +5,7 @@ from torch import nn
 
 from tutelage.engine.settings import PRECISIONS
 from tutelage.objective import LossReport, Objective
-from tutelage.tasks import Task
+from tutelage.tasks import Classification
 from tutelage.types import Batch, Outputs
 
 
@@ -23,7 +23,7 @@ class Trainee(nn.Module):
         self,
         student: nn.Module,
         objective: Objective,
-        task: Task,
+        task: Classification,
         precision: str = "float32",
     ) -> None:
         """Join the two."""
@@ -37,7 +37,6 @@ class Trainee(nn.Module):
     def forward(self, batch: Batch, teacher: Outputs | None) -> LossReport:
         """The objective of one batch, given what the teacher says of it."""
         is_reduced = self.dtype != torch.float32
-        with torch.autocast(batch.device.type, dtype=self.dtype, enabled=is_reduced):
+        with torch.autocast(batch.inputs.device.type, dtype=self.dtype, enabled=is_reduced):
             student = self.task.run(self.student, batch, self.layers)
-        items = self.task.items(batch)
-        return self.objective(student, teacher, items)  # type: ignore[no-any-return]
+        return self.objective(student, teacher, batch)  # type: ignore[no-any-return]

@@ -1,7 +1,6 @@
 """Losses that need no teacher: the student learns from a peer, or from its own past."""
 
 import copy
-from collections.abc import Callable
 from typing import final
 
 import torch
@@ -48,11 +47,10 @@ class MutualLearning(Loss):
         super().__init__()
         self.temperature = check_temperature(temperature)
         self.peer: nn.Module | None = None
-        self.run: Callable[[nn.Module, Batch], Outputs] | None = None
 
     def wrap(self, student: nn.Module, dry: DryRun) -> nn.Module:
         """Make the peer: the student's architecture with fresh weights."""
-        self.peer, self.run = copy.deepcopy(student), dry.run
+        self.peer = copy.deepcopy(student)
         drawn = [_draw_anew(module) for module in self.peer.modules()]
         if not any(drawn):
             raise ModelError(
@@ -63,14 +61,14 @@ class MutualLearning(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """What each learns from the other, and the peer from the labels."""
-        if self.peer is None or self.run is None:
+        if self.peer is None:
             raise SignalError(
                 "Loss 'mutual_learning' has no peer yet. Call tutelage.engine.prepare.prepare "
                 "before the optimizer is made."
             )
         if batch.labels is None:
             raise SignalError("Loss 'mutual_learning' needs labels, but this batch has none.")
-        peer = self.run(self.peer, batch).logits
+        peer = self.peer(batch.inputs)
         mine = student.logits
         from_peer = kl_divergence(mine, peer, self.temperature, batch.mask)
         from_student = kl_divergence(peer, mine, self.temperature, batch.mask)

@@ -20,9 +20,9 @@ from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
 from tutelage.errors import require
 from tutelage.files import fingerprint, write_json, write_text
 from tutelage.job import Job
-from tutelage.locks import locked
-from tutelage.pipeline.delivery import Costs, delivery_stage, pick_student
+from tutelage.pipeline.delivery import Costs, deliverable, delivery_stage, pick_student
 from tutelage.pipeline.judging import Judged, judge_stage
+from tutelage.pipeline.proposals import check_budget
 from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.pipeline.training import (
     Trained,
@@ -31,10 +31,9 @@ from tutelage.pipeline.training import (
     cache_stage,
     teacher_stage,
 )
-from tutelage.records import CacheRow, Metric, RunRecord, save_record
+from tutelage.records import CacheRow, RunRecord, save_record
 from tutelage.report import write_report
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
-from tutelage.teachers.store import discard
 
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "safetensors")
 
@@ -58,35 +57,7 @@ def run_job(job: Job, listener: Listener = ignore) -> Finished:
 
     Returns:
         The record that lies in results.json, and the trained networks.
-
-    Raises:
-        LockedError: Another process writes into the run folder.
     """
-    with _at_work(job, "run"):
-        return _run(job, listener)
-
-
-def rebuild_cache(job: Job, listener: Listener = ignore) -> None:
-    """Train or load the teacher and build its cache anew, keeping whole shards of the same one.
-
-    Raises:
-        LockedError: Another process writes into the run folder.
-    """
-    with _at_work(job, "cache build"):
-        discard(job.out / "cache")
-        prepare_teacher(job, listener)
-
-
-@contextmanager
-def _at_work(job: Job, what: str) -> Iterator[None]:
-    """The job is checked, and then its folder is ours."""
-    _check_extras(job)
-    preflight(job)
-    with locked(job.out, what):
-        yield
-
-
-def _run(job: Job, listener: Listener) -> Finished:
     clock = _Clock()
     teacher, source = prepare_teacher(job, listener, clock)
     device = Accelerator().device
@@ -96,7 +67,7 @@ def _run(job: Job, listener: Listener) -> Finished:
     with clock.time("evaluation"):
         judged = judge_stage(job, teacher, arms, device)
     listener(StageDone("evaluation", was_there=False))
-    student = pick_student(arms, job.task.metric)
+    student = pick_student(arms)
     with clock.time("export and measure"):
         costs = delivery_stage(job, teacher, student, listener)
     record = _record(job, judged, costs, _cache_row(source), notes, clock.seconds)
@@ -109,12 +80,16 @@ def _run(job: Job, listener: Listener) -> Finished:
 def prepare_teacher(
     job: Job, listener: Listener, clock: "_Clock | None" = None
 ) -> tuple[Trained, Teacher | None]:
-    """The first stages: train or load the teacher, build the cache.
+    """The first stages: check the job, train or load the teacher, build the cache.
 
     Returns:
         The teacher's training, and what the students learn from (None if nothing needs it).
     """
     clock = clock or _Clock()
+    _check_extras(job)
+    preflight(job)
+    if job.budget is not None:
+        check_budget(job, deliverable(job, job.new_student(0)))
     _pictures_stage(job, listener)
     _open_folder(job)
     with clock.time("teacher"):
@@ -166,7 +141,7 @@ def _arms(
             arms.append(  # noqa: PERF401
                 arm_stage(job, "baseline", seed, job.baseline_objective, None, listener)
             )
-    notes = _capacity_note(job.task.metric, teacher, arms, listener)
+    notes = _capacity_note(teacher, arms, listener)
     for seed in job.seeds:
         arms.append(  # noqa: PERF401
             arm_stage(job, "distilled", seed, job.objective, source, listener)
@@ -174,21 +149,19 @@ def _arms(
     return arms, notes
 
 
-def _capacity_note(
-    metric: Metric, teacher: Trained, baselines: list[Trained], listener: Listener
-) -> list[str]:
+def _capacity_note(teacher: Trained, baselines: list[Trained], listener: Listener) -> list[str]:
     """A teacher that is no better than the baseline is said so before it teaches."""
     scores = [b.progress.best_metric for b in baselines if b.progress.best_metric is not None]
     best = teacher.progress.best_metric
     if best is None or not scores:
         return []
     baseline = sum(scores) / len(scores)
-    if metric.rank(best) > metric.rank(baseline):
+    if best > baseline:
         return []
     note = (
-        "The teacher is no better than the baseline on the validation data "
-        f"({metric.text(best)} against {metric.text(baseline)}): there is little to learn from it. "
-        "Train it longer, make it larger, or load a better one."
+        f"The teacher is no better than the baseline on the validation data ({best:.2%} against "
+        f"{baseline:.2%}): there is little to learn from it. Train it longer, make it larger, or "
+        "load a better one."
     )
     listener(StageDone("teacher check", was_there=False, note=note))
     return [note]
@@ -227,7 +200,6 @@ def _record(
         cache=cache,
         notes=[*job.notes, *notes],
         seconds=seconds,
-        metric=job.task.metric,
     )
 
 

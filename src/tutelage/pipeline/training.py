@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from tutelage.data.loading import Reader, in_order
@@ -14,14 +15,12 @@ from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
 from tutelage.engine.fit import CHECKPOINT
 from tutelage.engine.prepare import prepare
-from tutelage.files import fingerprint
+from tutelage.files import fingerprint, write_whole
 from tutelage.job import Job
-from tutelage.locks import locked
 from tutelage.models.load import load_weights
 from tutelage.objective import Objective
 from tutelage.pipeline.stamps import is_done, stamp
-from tutelage.records import Metric, load_record, save_record
-from tutelage.sealed import write_tensors
+from tutelage.records import load_record, save_record
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.build import build_cache, cache_key
 from tutelage.teachers.codecs import make_codec
@@ -50,7 +49,7 @@ def teacher_stage(job: Job, listener: Listener) -> Trained:
         return members[0]
     last = job.together([member.last for member in members]).eval()
     selected = job.together([member.selected for member in members]).eval()
-    progress = Progress(best_metric=_valid_metric(job, selected))
+    progress = Progress(best_metric=_valid_accuracy(job, selected))
     return Trained("teacher", 0, last, selected, progress, state_fingerprint(selected))
 
 
@@ -75,13 +74,14 @@ def _teacher(job: Job, number: int, listener: Listener) -> Trained:
     return train_arm(arm, model, listener)
 
 
-def _valid_metric(job: Job, model: nn.Module) -> float | None:
+def _valid_accuracy(job: Job, model: nn.Module) -> float | None:
     reader = job.valid_reader
     if reader is None:
         return None
     requests = in_order(len(reader), batch_size=job.settings.batch_size)
     batches = (reader[request] for request in requests)
-    return job.task.validate(job.task.predict(model, batches, torch.device("cpu")))[0]
+    logits, labels = job.task.predict(model, batches, torch.device("cpu"))
+    return float((logits.argmax(dim=-1) == labels).double().mean())
 
 
 def assistant_stage(job: Job, number: int, teacher: Teacher, listener: Listener) -> Trained:
@@ -119,16 +119,15 @@ def open_or_build(
     was_there = (folder / "manifest.json").is_file()
     listener(StageStarted("teacher cache", wanted.num_samples * wanted.num_views))
     if not was_there:
-        with locked(folder, "cache build"):
-            build_cache(
-                folder,
-                teacher,
-                reader,
-                codec,
-                device=teacher.device,
-                workers=workers,
-                progress=lambda done, total: listener(Advanced(done, total)),
-            )
+        build_cache(
+            folder,
+            teacher,
+            reader,
+            codec,
+            device=teacher.device,
+            workers=workers,
+            progress=lambda done, total: listener(Advanced(done, total)),
+        )
     cached = CachedTeacher(folder, wanted)
     listener(StageDone("teacher cache", was_there, f"{cached.manifest.size_bytes / 1e6:.1f} MB"))
     return cached
@@ -196,7 +195,7 @@ def train_arm(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
     if not was_there:
         _fit_and_leave(arm, model, listener)
     trained = _load(arm, model)
-    listener(StageDone(label, was_there, _note(trained.progress, arm.task.metric)))
+    listener(StageDone(label, was_there, _note(trained.progress)))
     return trained
 
 
@@ -218,16 +217,16 @@ def _load(arm: Arm, model: nn.Module) -> Trained:
     return Trained(arm.name, arm.seed, last.eval(), selected.eval(), progress, arm.key)
 
 
-def _note(progress: Progress, metric: Metric) -> str:
+def _note(progress: Progress) -> str:
     if not progress.curve or progress.curve[-1].valid_metric is None:
         return ""
-    return f"validation {metric.title} {metric.text(progress.curve[-1].valid_metric)}"
+    return f"validation accuracy {progress.curve[-1].valid_metric:.2%}"
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a network's weights and buffers as safetensors with a checksum of itself."""
+    """Write a network's weights and buffers as safetensors, whole or not at all."""
     state = {name: value.detach().contiguous().clone() for name, value in _owned(model).items()}
-    write_tensors(path, state, {})
+    write_whole(path, lambda temporary: save_file(state, temporary))
 
 
 def _owned(model: nn.Module) -> Mapping[str, torch.Tensor]:

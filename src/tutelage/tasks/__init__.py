@@ -1,14 +1,5 @@
 """Tasks: one for each kind of label."""
 
-from collections.abc import Callable, Mapping
-
-from tutelage.tasks.base import Predictions, Task
 from tutelage.tasks.classification import Classification
-from tutelage.tasks.token_classification import TokenClassification
 
-TASKS: Mapping[str, Callable[[int], Task]] = {
-    "classification": Classification,
-    "token_classification": TokenClassification,
-}
-
-__all__ = ["TASKS", "Classification", "Predictions", "Task", "TokenClassification"]
+__all__ = ["Classification"]

@@ -1,0 +1,98 @@
+"""`tutelage propose`: students that fit a budget, as a table and as recipes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from tutelage.deploy.budgets import Needs, bytes_text, parse_budget
+from tutelage.deploy.proposing import Proposal, propose
+from tutelage.errors import ConfigError
+from tutelage.models.propose import Facts
+from tutelage.pipeline.proposals import ask, write_proposals
+
+
+def propose_students(
+    model: str,
+    budget_text: str,
+    *,
+    settings: str,
+    weights: Path | None,
+    recipe: str | None,
+    pictures: str,
+    count: int,
+    write: Path | None,
+) -> None:
+    """Print what fits, and write it where that is asked for."""
+    console = Console()
+    budget = parse_budget(budget_text)
+    question = ask(
+        model,
+        settings=_mapping(settings),
+        weights=weights,
+        base=recipe,
+        facts=_facts(pictures) if pictures else None,
+    )
+    proposals = propose(question.original, question.facts, budget, count=count)
+    console.print(_table(proposals, f"Students of {model} within {budget}"))
+    if not any(proposal.fits for proposal in proposals):
+        console.print("[yellow]None fits; these come nearest.[/]")
+    for path in write_proposals(question, budget_text, proposals, write) if write else []:
+        console.print(f"Recipe: {path}", soft_wrap=True)
+
+
+def _table(proposals: Sequence[Proposal], title: str) -> Table:
+    table = Table(title=title, box=None, pad_edge=False)
+    table.add_column("student", no_wrap=True)
+    table.add_column("starts from")
+    for heading in ("parameters", "MACs", "size", "p50 ms", "ram", "of budget"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for proposal in proposals:
+        candidate = proposal.candidate
+        table.add_row(
+            candidate.name,
+            "teacher" if candidate.from_teacher else "random",
+            f"{candidate.parameters:,}",
+            f"{candidate.macs:,}",
+            *_cells(proposal.predicted, proposal.measured),
+            f"[{'green' if proposal.fits else 'red'}]{proposal.excess:.0%}[/]",
+        )
+    table.caption = (
+        "Predicted, and below it measured in ONNX Runtime: batch 1, one thread, by turns."
+    )
+    return table
+
+
+def _cells(predicted: Needs, measured: Needs | None) -> list[str]:
+    def both(attribute: str, text: Any) -> str:
+        values = [getattr(needs, attribute) for needs in (predicted, measured) if needs]
+        shown = ["?" if value is None else text(value) for value in values]
+        return "\n".join([f"[dim]{shown[0]}[/]", *shown[1:]])
+
+    return [
+        both("size_bytes", bytes_text),
+        both("latency_ms", lambda ms: f"{ms:.3g}"),
+        both("memory_bytes", bytes_text),
+    ]
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(text) if text else {}
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(f"--settings {text!r}: write a mapping, as in '{{width: 32}}'.")
+    return found
+
+
+def _facts(text: str) -> Facts:
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise ConfigError(
+            f"--pictures {text!r}: write classes x channels x height, as in 1000x3x224."
+        )
+    return Facts(*map(int, parts))

@@ -1,0 +1,221 @@
+"""Students for a device as recipes: what is proposed, and what a recipe's budget refuses."""
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import save_file
+from torch import nn
+
+from tutelage.config.build import data_facts, load_data
+from tutelage.config.read import read_recipe
+from tutelage.config.schema import Recipe
+from tutelage.deploy.budgets import needs_text
+from tutelage.deploy.proposing import Proposal, measure_needs, propose
+from tutelage.errors import ConfigError, RunFolderError
+from tutelage.files import write_text, write_whole
+from tutelage.job import Job
+from tutelage.models.load import load_weights, make_model
+from tutelage.models.propose import Facts, Original, describe
+
+SELECTED = Path("teacher") / "selected.safetensors"
+FACTS_OF_LIBRARIES = Facts(num_classes=1000, in_channels=3, image_size=224)
+FACTS_OF_BUILTIN = Facts(num_classes=10, in_channels=1, image_size=28)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A teacher to find students for.
+
+    Attributes:
+        original: The teacher.
+        facts: Of the data.
+        recipe: What a proposal's recipe shares with others; None if there is none to write.
+        teacher: The teacher's part of such a recipe.
+    """
+
+    original: Original
+    facts: Facts
+    recipe: Recipe | None
+    teacher: Mapping[str, Any]
+
+
+def ask(
+    model: str,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    weights: Path | None = None,
+    base: str | None = None,
+    facts: Facts | None = None,
+) -> Question:
+    """Make the teacher that a person names.
+
+    Args:
+        model: As in a recipe, or the folder of a run, whose teacher and recipe are then taken.
+        settings: Of the network's constructor.
+        weights: Of the teacher, where they are worth keeping.
+        base: A recipe for all but the networks.
+        facts: Of the data, where no recipe tells.
+
+    Raises:
+        ConfigError: Name, settings and recipe do not go together.
+        ModelError: The network cannot be made, or the weights do not fit.
+    """
+    if os.path.isdir(model):
+        if settings or weights or base or facts:
+            raise ConfigError(
+                f"{model}: a run folder brings its own teacher, weights, recipe and data. Leave "
+                "out the other options, or name the network instead of the folder."
+            )
+        return _of_run(Path(model))
+    recipe = None if base is None else read_recipe(base)
+    if recipe is not None:
+        facts = facts_of(recipe)
+    is_library = ":" in model
+    facts = facts or (FACTS_OF_LIBRARIES if is_library else FACTS_OF_BUILTIN)
+    teacher = _teacher_part(model, settings or {}, weights, recipe)
+    network = make_model(model, settings, weights=weights, **facts.as_arguments()).eval()
+    original = Original(_whole_name(model, Path()), settings or {}, network, weights is not None)
+    return Question(original, facts, recipe, teacher)
+
+
+def _of_run(folder: Path) -> Question:
+    file = folder / "recipe.yaml"
+    if not file.is_file():
+        raise RunFolderError(f"{folder}: no recipe.yaml in it, so it is no run. Name a run folder.")
+    recipe = read_recipe(file)
+    facts = facts_of(recipe)
+    weights = folder / SELECTED if (folder / SELECTED).is_file() else recipe.teacher.weights
+    network = make_model(
+        recipe.teacher.model, recipe.teacher.settings, folder=folder, **facts.as_arguments()
+    )
+    if weights is not None:
+        load_weights(network, weights)
+    name = _whole_name(recipe.teacher.model, folder)
+    original = Original(name, recipe.teacher.settings, network.eval(), weights is not None)
+    teacher = recipe.teacher.model_dump(mode="json", exclude_defaults=True) | {"model": name}
+    if weights is not None:
+        teacher.pop("training", None)
+        teacher["weights"] = str(weights.resolve())
+    return Question(original, facts, recipe, teacher)
+
+
+def facts_of(recipe: Recipe) -> Facts:
+    """What a recipe's data say of their pictures."""
+    return Facts(**data_facts(load_data(recipe.data)))
+
+
+def _teacher_part(
+    model: str, settings: Mapping[str, Any], weights: Path | None, recipe: Recipe | None
+) -> dict[str, Any]:
+    part: dict[str, Any] = {"model": _whole_name(model, Path())}
+    if settings:
+        part["settings"] = dict(settings)
+    if weights is not None:
+        part["weights"] = str(weights.resolve())
+    elif recipe is not None and recipe.teacher.training is not None:
+        part["training"] = recipe.teacher.training.model_dump(mode="json", exclude_defaults=True)
+    elif recipe is not None:
+        raise ConfigError(
+            f"model {model!r}: the recipe's teacher is loaded and not trained, so this one needs "
+            "--weights FILE, or a recipe whose teacher has `training`."
+        )
+    return part
+
+
+def _whole_name(model: str, folder: Path) -> str:
+    """A model's name that means the same from any folder."""
+    library, _, name = model.rpartition(":")
+    return f"{(folder / library).resolve()}:{name}" if library.endswith(".py") else model
+
+
+def write_proposals(
+    question: Question, budget_text: str, proposals: Sequence[Proposal], folder: Path
+) -> list[Path]:
+    """Write each proposal as a recipe that runs, with its weights where it starts from them.
+
+    Raises:
+        ConfigError: There is no recipe to build on.
+        RunFolderError: The folder cannot be written.
+    """
+    if question.recipe is None:
+        raise ConfigError(
+            "--write: a recipe needs data and settings. Name one to build on with --recipe, or a "
+            "run folder as MODEL."
+        )
+    return [_write(question, budget_text, proposal, folder) for proposal in proposals]
+
+
+def _write(question: Question, budget_text: str, proposal: Proposal, folder: Path) -> Path:
+    assert question.recipe is not None
+    candidate = proposal.candidate
+    student: dict[str, Any] = {"model": candidate.model, "settings": dict(candidate.settings)}
+    if candidate.from_teacher:
+        file = folder / f"{candidate.name}.safetensors"
+        state = {
+            k: v.detach().contiguous().clone() for k, v in candidate.network.state_dict().items()
+        }
+        write_whole(file, lambda temporary: save_file(state, temporary))
+        student["weights"] = str(file.resolve())
+    content = question.recipe.model_dump(mode="json", exclude_defaults=True)
+    content |= {"teacher": dict(question.teacher), "student": student}
+    if proposal.fits:
+        content["budget"] = budget_text
+    output = question.recipe.output
+    content["output"] = str(output.with_name(f"{output.name}-{candidate.name}"))
+    content = Recipe.model_validate(content).model_dump(mode="json", exclude_defaults=True)
+    path = folder / f"{candidate.name}.yaml"
+    needs = needs_text(proposal.measured or proposal.predicted)
+    head = f"# {candidate.name}: {candidate.parameters:,} parameters, {needs}.\n"
+    write_text(path, head + yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def check_budget(job: Job, deliverable: nn.Module) -> str:
+    """Refuse a student that lies outside the recipe's budget, before anything is trained.
+
+    Args:
+        job: With a budget.
+        deliverable: The untrained student as it would be exported.
+
+    Returns:
+        What it needs, in words.
+
+    Raises:
+        ConfigError: It needs more; the message names students that come nearest.
+    """
+    assert job.budget is not None
+    facts = Facts(**data_facts(job.splits))
+    student = describe(Original("student", {}, deliverable.eval(), False), facts)
+    needs = measure_needs([student], facts, seconds=1.0)[student.name]
+    if job.budget.excess(needs) <= 1:
+        return f"{needs_text(needs)}: within the budget of {job.budget}."
+    over = ", ".join(f"{name} {share:.2f} times" for name, share in job.budget.shares(needs))
+    raise ConfigError(
+        f"budget: the student needs {needs_text(needs)}, allowed are {job.budget} ({over}). "
+        f"{_nearest(job, facts)}"
+    )
+
+
+def _nearest(job: Job, facts: Facts) -> str:
+    teacher = job.recipe.get("teacher", {})
+    model = teacher.get("model", "")
+    hint = f"More: tutelage propose RECIPE_OR_MODEL --budget '{job.budget}'."
+    try:
+        network = copy.deepcopy(job.teacher.make()).eval()
+        original = Original(model, teacher.get("settings", {}), network, is_trained=False)
+        assert job.budget is not None
+        found = propose(original, facts, job.budget, count=3)
+    except ConfigError:
+        return hint
+    return f"Nearest proposals: {'; '.join(map(_as_student, found))}. {hint}"
+
+
+def _as_student(proposal: Proposal) -> str:
+    candidate = proposal.candidate
+    student = f"{{model: {candidate.model}, settings: {dict(candidate.settings)}}}"
+    return f"{student} ({needs_text(proposal.measured or proposal.predicted)})"

@@ -1,0 +1,114 @@
+import pytest
+import torch
+
+from tutelage.deploy import proposing
+from tutelage.deploy.budgets import Budget, Needs
+from tutelage.deploy.proposing import Predictor, propose
+from tutelage.errors import ConfigError
+from tutelage.models import propose as candidates
+from tutelage.models.load import make_model
+from tutelage.models.propose import Facts, Original, find_candidates
+
+FACTS = Facts(num_classes=3, in_channels=1, image_size=8)
+
+
+@pytest.fixture(autouse=True)
+def few_candidates(monkeypatch):
+    monkeypatch.setattr(candidates, "WIDTHS", (1.0, 0.5, 0.25, 0.1))
+
+
+def original(name="cnn", *, is_trained=False, **settings):
+    torch.manual_seed(0)
+    network = make_model(name, settings, **FACTS.as_arguments()).eval()
+    return Original(name, settings, network, is_trained)
+
+
+def true_needs(candidate):
+    """Files of 4 bytes a weight and 100 a layer; times of 1 us a layer and 1 ns a MAC."""
+    layers = proposing.num_layers(candidate)
+    size = float(candidate.weight_bytes + 100 * layers)
+    return Needs(size, 1e-3 * layers + 1e-6 * candidate.macs, candidate.memory_bytes + 5e5)
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Measures without exporting; notes what was measured."""
+    asked = []
+
+    def measure(candidates, facts, *, seconds):
+        asked.append([candidate.name for candidate in candidates])
+        return {candidate.name: true_needs(candidate) for candidate in candidates}
+
+    monkeypatch.setattr(proposing, "measure_needs", measure)
+    return asked
+
+
+def test_two_measurements_predict_a_third(pretend):
+    candidates = find_candidates(original(width=32), FACTS)
+    first, middle, last = candidates[0], candidates[len(candidates) // 2], candidates[-1]
+    needs = {candidate.name: true_needs(candidate) for candidate in (first, last)}
+    predicted = Predictor.fit(first, last, needs).predict(middle)
+    wanted = true_needs(middle)
+    assert predicted.size_bytes == pytest.approx(wanted.size_bytes, rel=0.01)
+    assert predicted.latency_ms == pytest.approx(wanted.latency_ms, rel=0.01)
+    assert predicted.memory_bytes == pytest.approx(wanted.memory_bytes, rel=0.01)
+
+
+def test_candidates_are_smaller_and_no_two_are_equal():
+    whole = original(width=8)
+    found = find_candidates(whole, FACTS)
+    limit = sum(p.numel() for p in whole.network.parameters())
+    assert all(candidate.parameters < limit for candidate in found)
+    assert len({(c.macs, c.parameters) for c in found}) == len(found)
+    assert {c.model for c in found} == {"cnn", "slice"}
+    assert [c.macs for c in found] == sorted((c.macs for c in found), reverse=True)
+
+
+def test_candidates_can_be_made_again_from_what_a_recipe_says():
+    for candidate in find_candidates(original("vit", width=8, heads=2), FACTS):
+        again = make_model(candidate.model, candidate.settings, **FACTS.as_arguments())
+        again.load_state_dict(candidate.network.state_dict())
+
+
+def test_slices_of_a_trained_teacher_start_from_it():
+    whole = original("vit", is_trained=True, width=8, heads=2)
+    found = find_candidates(whole, FACTS)
+    half = next(c for c in found if c.name == "slice-w100-d50")
+    assert half.from_teacher
+    assert torch.equal(half.network.head.weight, whole.network.head.weight)
+    assert not any(c.from_teacher for c in found if c.model != "slice")
+
+
+def test_all_proposals_fit_and_the_largest_comes_first(pretend):
+    budget = Budget(size_bytes=4000.0, latency_ms=0.05)
+    found = propose(original(width=16), FACTS, budget, count=3)
+    assert len(found) == 3
+    assert all(p.fits and budget.excess(p.measured) == p.excess <= 1 for p in found)
+    assert [p.candidate.macs for p in found] == sorted(
+        (p.candidate.macs for p in found), reverse=True
+    )
+    names = [p.candidate.name for p in found]
+    assert set(names) <= set(pretend[1])
+    missed = [c for c in find_candidates(original(width=16), FACTS) if c.name not in pretend[1]]
+    larger = [c for c in missed if c.macs > found[0].candidate.macs]
+    assert not any(budget.excess(true_needs(c)) <= 1 for c in larger)
+
+
+def test_where_nothing_fits_the_nearest_come(pretend):
+    found = propose(original(width=16), FACTS, Budget(size_bytes=10.0), count=2)
+    assert [p.fits for p in found] == [False, False]
+    smallest = min(true_needs(c).size_bytes for c in find_candidates(original(width=16), FACTS))
+    assert found[0].measured.size_bytes == smallest
+
+
+def test_a_teacher_that_nothing_is_smaller_than_is_refused():
+    with pytest.raises(ConfigError, match=r"no known network is smaller\. Name a larger teacher"):
+        propose(original("cnn", width=1, stages=1), FACTS, Budget(1e6))
+
+
+def test_real_files_are_measured():
+    candidates = find_candidates(original(width=8), FACTS)[-1:]
+    needs = proposing.measure_needs(candidates, FACTS, seconds=0.2)[candidates[0].name]
+    assert needs.size_bytes > candidates[0].weight_bytes
+    assert 0 < needs.latency_ms < 100
+    assert 0 < needs.memory_bytes < 1e8
