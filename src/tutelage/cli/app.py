@@ -96,6 +96,28 @@ def report(folder: RunFolder) -> None:
     rewrite_report(folder)
 
 
+@app.command()
+def playground(
+    folder: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option(help="Where it goes; RUN/playground if not given.")
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--open", help="Serve it on the loopback address and open it.")
+    ] = False,
+    single_file: Annotated[
+        bool, typer.Option("--single-file", help="One HTML file that needs no server.")
+    ] = False,
+    runtime: Annotated[
+        Path | None, typer.Option(help="A folder with the unpacked npm package onnxruntime-web.")
+    ] = None,
+) -> None:
+    """Write a page in which teacher and student run in the browser, on drawings and pictures."""
+    from tutelage.cli.playground import make_playground
+
+    make_playground(folder, out, show=show, is_single_file=single_file, runtime=runtime)
+
+
 @cache_app.command("build")
 def cache_build(recipe: Recipe, overrides: Overrides = None) -> None:
     """Train or load the teacher, and write its outputs for every view."""

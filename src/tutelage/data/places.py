@@ -9,15 +9,20 @@ from pathlib import Path
 DOWNLOAD_TIMEOUT_S = 30.0
 
 
+def user_cache() -> Path:
+    """The folder of all that is brought once and kept for this user."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    return root / "tutelage"
+
+
 def cache_dir(name: str) -> Path:
     """Where a data set lies in the user's cache (scripts/get-data writes to the same place).
 
     Args:
         name: Of the data set, as in a recipe.
     """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    return root / "tutelage" / "datasets" / name
+    return user_cache() / "datasets" / name
 
 
 @contextmanager

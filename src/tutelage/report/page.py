@@ -86,7 +86,12 @@ def _tables(record: RunRecord, choice: str) -> dict[str, Any]:
 def _parts(jinja_markup: Any) -> dict[str, Any]:
     """Style and scripts, which are ours and go into the page as they stand."""
     folder = resources.files("tutelage.report") / "templates"
-    names = {"style": "report.css", "chart_script": "charts.js", "slider_script": "soft_targets.js"}
+    names = {
+        "style": "report.css",
+        "chart_script": "charts.js",
+        "soften_script": "soften.js",
+        "slider_script": "soft_targets.js",
+    }
     texts = {key: (folder / name).read_text("utf-8") for key, name in names.items()}
     texts["plotly_script"] = require("plotly.offline", "report", PURPOSE).get_plotlyjs()
     return {key: jinja_markup(text) for key, text in texts.items()}

@@ -1,0 +1,205 @@
+"""How far down a student can go: accuracy against the bytes of its eight-bit file.
+
+One teacher (MLP 2x1200, trained on shifted pictures) teaches MLPs of one hidden layer, from about a
+million bytes down to ten thousand. Each width is a run of its own, so that the same command goes on
+where it was stopped; baseline and distilled students of every seed become eight-bit ONNX files, and
+each file is run on the official test data in ONNX Runtime.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from picture import Curve, Point, draw_curves
+from torch import Tensor
+
+from tutelage.config import build_job, read_recipe
+from tutelage.data.loading import in_order
+from tutelage.deploy import export_onnx, open_session, quantise_onnx, run_session
+from tutelage.evidence import correct, judge, paired_interval
+from tutelage.files import read_json, write_json, write_text
+from tutelage.job import Job
+from tutelage.pipeline import run_job
+from tutelage.pipeline.delivery import deliverable
+from tutelage.pipeline.run import Finished
+from tutelage.pipeline.training import Trained
+
+WIDTHS = (1200, 420, 150, 60, 24, 8)
+ARMS = ("baseline", "distilled")
+NUM_CALIBRATION = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One width: its file, and what both arms reach with it.
+
+    Attributes:
+        width: Units of the hidden layer.
+        size_bytes: Of the eight-bit file.
+        float_bytes: Of the float file.
+        accuracy: Arm to mean, low and high end of the interval, of the eight-bit files.
+        float_accuracy: Arm to mean over the seeds, of the float networks.
+        difference: Distilled minus baseline: mean, low, high, of the eight-bit files.
+        word: The verdict.
+        teacher: The teacher's accuracy.
+        teacher_bytes: Of its float file.
+        times_faster: Median latency of the teacher's float file over that of the student's
+            eight-bit file, one sample a call, measured by turns.
+    """
+
+    width: int
+    size_bytes: int
+    float_bytes: int
+    accuracy: dict[str, list[float]]
+    float_accuracy: dict[str, float]
+    difference: list[float]
+    word: str
+    teacher: float
+    teacher_bytes: int
+    times_faster: float
+
+
+def main() -> None:
+    """Train, measure, print the table and draw the picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", choices=["mnist", "fashion_mnist"])
+    parser.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--teacher-epochs", type=int, default=12)
+    parser.add_argument("--out", type=Path, default=Path("runs/bytes"))
+    parser.add_argument("--svg", type=Path, help="where the picture shall lie")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [one_width(chosen, width) for width in chosen.widths]
+    print(table(rows))
+    if chosen.svg:
+        write_text(chosen.svg, picture(chosen.data, rows))
+
+
+def one_width(chosen: argparse.Namespace, width: int) -> Row:
+    """The row of one width, from its file if it is there."""
+    folder = chosen.out / chosen.data / f"width-{width}"
+    found = folder / "row.json"
+    if not found.exists():
+        job = make_job(chosen, width, folder)
+        write_json(found, asdict(measure(job, run_job(job), width)))
+    return Row(**read_json(found))
+
+
+def make_job(chosen: argparse.Namespace, width: int, folder: Path) -> Job:
+    """The shipped MNIST recipe with another student; the first width trains the teacher."""
+    teacher = chosen.out / chosen.data / f"width-{chosen.widths[0]}" / "teacher"
+    weights = teacher / "selected.safetensors"
+    overrides = [
+        f"data.kind={chosen.data}",
+        f"student.settings.hidden=[{width}]",
+        f"train.epochs={chosen.epochs}",
+        "optimizer.lr=2.0e-3",
+        "objective.terms.0.temperature=4",
+        f"seeds={list(range(chosen.seeds))}",
+        "measure={batch_sizes: [1], threads: 1, seconds: 5, int8: minmax}",
+        f"output={folder}",
+    ]
+    if folder == teacher.parent:
+        overrides.append(f"teacher.training.train.epochs={chosen.teacher_epochs}")
+    else:
+        overrides += ["teacher.training=null", f"teacher.weights={weights}"]
+    return build_job(read_recipe("mnist", overrides))
+
+
+def measure(job: Job, finished: Finished, width: int) -> Row:
+    """Turn every student into an eight-bit file, run it, and compare the arms."""
+    right = {arm: torch.stack([file_right(job, t) for t in of(finished, arm)]) for arm in ARMS}
+    verdict = judge(right["distilled"], right["baseline"])
+    record = finished.record
+    sizes = {row.name: row.size_bytes for row in record.sizes}
+    latency = {row.name: row.p50_ms for row in record.latencies}
+    floats = {arm: record.summary(arm, "selected") for arm in (*ARMS, "teacher")}
+    return Row(
+        width=width,
+        size_bytes=sizes["distilled int8"],
+        float_bytes=sizes["distilled"],
+        accuracy={arm: interval(right[arm]) for arm in ARMS},
+        float_accuracy={arm: floats[arm].mean["accuracy"] for arm in ARMS},
+        difference=[verdict.difference, verdict.low, verdict.high],
+        word=verdict.word,
+        teacher=floats["teacher"].mean["accuracy"],
+        teacher_bytes=sizes["teacher"],
+        times_faster=latency["teacher"] / latency["distilled int8"],
+    )
+
+
+def of(finished: Finished, arm: str) -> list[Trained]:
+    """An arm's trainings, in the order of the seeds."""
+    return sorted((t for t in finished.arms if t.arm == arm), key=lambda trained: trained.seed)
+
+
+def file_right(job: Job, trained: Trained) -> Tensor:
+    """Which test samples a student's eight-bit file puts right."""
+    reader = job.reader(job.splits.train)
+    ids = torch.linspace(0, len(reader) - 1, NUM_CALIBRATION).long()
+    calibration = [reader.pixels(reader[part, 0 * part].inputs) for part in ids.split(64)]
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        export_onnx(deliverable(job, trained.selected), calibration[0], source)
+        quantise_onnx(source, target, calibration, "minmax")
+        return right_of(job, open_session(target, threads=1))
+
+
+def right_of(job: Job, session: Any) -> Tensor:
+    """Which test samples an open file puts right."""
+    reader, parts = job.test_reader, []
+    for request in in_order(len(reader), batch_size=256):
+        batch = reader[request]
+        logits = torch.from_numpy(run_session(session, reader.pixels(batch.inputs).numpy()))
+        assert batch.labels is not None
+        parts.append(correct(logits, batch.labels))
+    return torch.cat(parts)
+
+
+def interval(right: Tensor) -> list[float]:
+    """Mean accuracy with its 95% interval over other seeds and other test samples."""
+    found = paired_interval(right, torch.zeros_like(right))
+    return [found.mean, found.low, found.high]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        f"Teacher: {rows[0].teacher:.2%}, {rows[0].teacher_bytes:,} bytes.",
+        "",
+        "| hidden units | int8 file, bytes | times smaller | times faster | baseline | distilled "
+        "| difference, points | verdict | of the teacher's |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        arms = [f"{a:.2%} ({b:.2%} to {c:.2%})" for a, b, c in map(row.accuracy.get, ARMS)]
+        change = "{:+.2f} ({:+.2f} to {:+.2f})".format(*(100 * x for x in row.difference))
+        lines.append(
+            f"| {row.width} | {row.size_bytes:,} | {row.teacher_bytes / row.size_bytes:.0f} "
+            f"| {row.times_faster:.0f} | {arms[0]} | {arms[1]} | {change} | {row.word} "
+            f"| {row.accuracy['distilled'][0] / row.teacher:.2%} |"
+        )
+    return "\n".join(lines)
+
+
+def picture(data: str, rows: Sequence[Row]) -> str:
+    """Accuracy against bytes, both arms with their intervals, and the teacher's line."""
+    curves = [
+        Curve(arm, [Point(row.size_bytes, *row.accuracy[arm]) for row in rows]) for arm in ARMS
+    ]
+    return draw_curves(
+        title=f"Accuracy against the size of the int8 file, {data}",
+        curves=curves,
+        level=("teacher", rows[0].teacher),
+        x_title="bytes of the eight-bit ONNX file (logarithmic)",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""Teacher and student in a browser: a page that draws, opens pictures and shows soft targets."""
+
+from tutelage.playground.folder import write_folder, write_single_file
+from tutelage.playground.runtime import find_runtime
+from tutelage.playground.serve import open_file, serve
+
+__all__ = ["find_runtime", "open_file", "serve", "write_folder", "write_single_file"]

@@ -1,0 +1,85 @@
+"""The playground as static files: one page, two or three networks, the runtime that runs them."""
+
+import base64
+import gzip
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tutelage.files import write_text, write_whole
+from tutelage.playground.content import Content, read_run
+from tutelage.playground.page import render
+from tutelage.playground.runtime import BINARY, LOADER, Runtime
+
+RUNTIME_FILES = (LOADER, BINARY)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        page: The page.
+        size_bytes: Of everything together.
+    """
+
+    page: Path
+    size_bytes: int
+
+
+def write_folder(run: Path, out: Path, runtime: Runtime) -> Written:
+    """Write a run's playground as a folder of static files, for any web server.
+
+    Args:
+        run: A finished run with exported networks.
+        out: The folder; files of an earlier playground are replaced.
+        runtime: ONNX Runtime Web.
+
+    Raises:
+        RunFolderError: The run's folder lacks what is shown.
+        ConfigError: Its networks do not take pictures.
+        WriteError: A file cannot be written.
+    """
+    content = read_run(run)
+    sources = _sources(content, runtime)
+    for name, source in sources.items():
+        write_whole(out / name, partial(_copy, source))
+    page = out / "index.html"
+    write_text(page, render(content, runtime))
+    return Written(page, sum((out / name).stat().st_size for name in (*sources, page.name)))
+
+
+def write_single_file(run: Path, page: Path, runtime: Runtime) -> Written:
+    """Write a run's playground as one HTML file that works without any server.
+
+    The networks and the runtime lie in it, compressed.
+
+    Args:
+        run: As for `write_folder`.
+        page: The file.
+        runtime: As for `write_folder`.
+
+    Raises:
+        RunFolderError, ConfigError, WriteError: As for `write_folder`.
+    """
+    content = read_run(run)
+    packed = {name: _pack(source) for name, source in _sources(content, runtime).items()}
+    write_text(page, render(content, runtime, packed))
+    return Written(page, page.stat().st_size)
+
+
+def _sources(content: Content, runtime: Runtime) -> Mapping[str, Path]:
+    """Name in the folder to where the file is taken from."""
+    networks = {network.file: network.source for network in content.networks}
+    return networks | {f"runtime/{name}": runtime.folder / name for name in RUNTIME_FILES}
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _pack(source: Path) -> str:
+    """Compressed, as text; the same file gives the same text."""
+    return base64.b64encode(gzip.compress(source.read_bytes(), mtime=0)).decode()
