@@ -1,10 +1,9 @@
 import base64
 import json
 import math
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -288,34 +287,23 @@ def test_page_shows_only_the_leading_of_many_classes() -> None:
     assert "class-4<" not in page
 
 
-def test_page_in_a_browser_recomputes_when_the_slider_moves(tmp_path: Path) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    browser_path = shutil.which("chromium")
-    if browser_path is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI needs Chromium")
-        pytest.skip("no Chromium on this machine")
+def test_page_in_a_browser_recomputes_when_the_slider_moves(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "explain.html"
     path.write_text(explain_page(explain(TEXTBOOK).to_json()), encoding="utf-8")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
     said: list[str] = []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=flags)
-        page = browser.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on(
-            "request", lambda request: said.extend([request.url] * (request.url != path.as_uri()))
-        )
-        page.goto(path.as_uri())
-        horse = page.locator(".number[data-network=student][data-class='3']")
-        start, readings = horse.inner_text(), page.locator("#readings").inner_text()
-        move = "(e, value) => { e.value = value; e.dispatchEvent(new Event('input')); }"
-        page.locator("#temperature").evaluate(move, 0)
-        at_one, shown = horse.inner_text(), page.locator("#temperature-value").inner_text()
-        page.locator("#temperature").evaluate(move, 3)
-        even = horse.inner_text()
-        browser.close()
+    page = browser.new_page()
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: said.extend([request.url] * (request.url != path.as_uri())))
+    page.goto(path.as_uri())
+    horse = page.locator(".number[data-network=student][data-class='3']")
+    start, readings = horse.inner_text(), page.locator("#readings").inner_text()
+    move = "(e, value) => { e.value = value; e.dispatchEvent(new Event('input')); }"
+    page.locator("#temperature").evaluate(move, 0)
+    at_one, shown = horse.inner_text(), page.locator("#temperature-value").inner_text()
+    page.locator("#temperature").evaluate(move, 3)
+    even = horse.inner_text()
+    page.close()
     assert said == []
     assert (start, at_one, shown) == ("0.6174", "0.8801", "T = 1")
     assert "KL(teacher || student) 0.2772" in readings

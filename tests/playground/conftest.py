@@ -1,7 +1,6 @@
 """A finished run in miniature, its playground, and a browser."""
 
 import os
-import shutil
 
 import pytest
 
@@ -10,14 +9,6 @@ from tutelage.job import MeasureSettings
 from tutelage.pipeline import run_job
 from tutelage.playground import find_runtime
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 MEASURE = MeasureSettings(batch_sizes=(1,), seconds=0.1, int8="minmax")
 
 
@@ -38,21 +29,6 @@ def runtime():
         if os.environ.get("CI"):
             pytest.fail(f"CI must run the playground in a browser: {error}")
         pytest.skip(str(error))
-
-
-@pytest.fixture(scope="session")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if (found := shutil.which(name))), None)
-    if path is None and os.environ.get("CI"):
-        pytest.fail("Chromium is not installed, and CI must run the playground in a browser.")
-    if path is None:
-        pytest.skip("Chromium is not installed")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="session")

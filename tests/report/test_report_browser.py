@@ -1,22 +1,11 @@
 """The page in a real browser, without a network: the slider's bars are those that Python gives."""
 
-import os
-import shutil
-
 import pytest
 import torch
 
 from tutelage.losses.divergences import soften
 from tutelage.report import write_report
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 READ_BARS = """() => [...document.querySelectorAll('td[data-class]')].map((cell) => ({
   sample: Number(cell.closest('[data-sample]').dataset.sample),
   network: cell.dataset.network,
@@ -25,26 +14,6 @@ READ_BARS = """() => [...document.querySelectorAll('td[data-class]')].map((cell)
   width: cell.querySelector('.fill').getBoundingClientRect().width
     / cell.querySelector('.track').getBoundingClientRect().width,
 }))"""
-
-
-def find_chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if (found := shutil.which(name))), None)
-    if path is None and os.environ.get("CI"):
-        pytest.fail("Chromium is not installed, and CI must look at the report in a browser.")
-    if path is None:
-        pytest.skip("Chromium is not installed")
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = find_chromium()
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
