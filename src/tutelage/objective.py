@@ -91,6 +91,9 @@ class Loss(nn.Module, ABC):
         student_layers: Parts of the student whose features it looks at.
         teacher_layers: Parts of the teacher whose features it looks at.
         progress: Share of the training that is done; the engine sets it before each step.
+        whole_batch: Whether its formula relates the samples of a batch, or it remembers samples:
+            where several processes share a batch, it is then computed of all rows in each of
+            them. Otherwise each computes it of its own rows, and the mean is the same.
     """
 
     needs: frozenset[Signal]
@@ -98,6 +101,7 @@ class Loss(nn.Module, ABC):
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
     progress: float = 0.0
+    whole_batch: bool = False
 
     def build(self, dry: DryRun) -> None:
         """Make adapters, once, after `wrap` and before the optimizer is made; most need none."""
@@ -151,6 +155,15 @@ class LossReport:
     total: Float[Tensor, ""]
     parts: Mapping[str, Float[Tensor, ""]]
     task: Float[Tensor, ""]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What terms look at: rows of a batch, and what both networks give for them."""
+
+    student: Outputs
+    teacher: Outputs | None
+    batch: Batch
 
 
 class Objective(nn.Module):
@@ -220,11 +233,33 @@ class Objective(nn.Module):
         for term in self.terms:
             term.loss.progress = value
 
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossReport:
-        """The weighted sum and its parts; terms that never count are not computed."""
+    def forward(
+        self,
+        student: Outputs,
+        teacher: Outputs | None,
+        batch: Batch,
+        *,
+        whole: Seen | None = None,
+        share: float = 1.0,
+    ) -> LossReport:
+        """The weighted sum and its parts; terms that never count are not computed.
+
+        Args:
+            student: What the student gives for the batch.
+            teacher: What the teacher gives for it.
+            batch: Labels and mask.
+            whole: Where several processes share a batch: all of it, for the terms that relate
+                its samples; without inputs.
+            share: This process's counted rows, as a multiple of the processes' mean. The mean
+                over the processes is then the objective of the whole batch, gradient and all.
+        """
         parts, weighted, of_task = {}, [], []
         for term in self.counted:
-            value = term.loss(student, teacher, batch)
+            if whole is not None and term.loss.whole_batch:
+                value = term.loss(whole.student, whole.teacher, whole.batch)
+            else:
+                value = term.loss(student, teacher, batch)
+                value = value if share == 1 else share * value
             parts[term.name] = value.detach()
             if self.training:
                 term.loss.observe(parts[term.name])

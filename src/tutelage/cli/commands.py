@@ -17,6 +17,7 @@ from tutelage.pipeline import run_job
 from tutelage.pipeline.delivery import deliverable
 from tutelage.pipeline.proposals import check_budget
 from tutelage.pipeline.run import prepare_teacher
+from tutelage.ranks import first, join, leave
 from tutelage.records import RunRecord, load_record
 from tutelage.report import write_report
 from tutelage.teachers import store
@@ -26,10 +27,11 @@ LOOKS = {doctor.PROBLEM: "red", doctor.WARNING: "yellow", doctor.FINE: "green"}
 
 def run_recipe(name: str, overrides: Sequence[str], *, command: str) -> None:
     """Run a recipe and print what came out."""
-    console = Console()
+    console = _console()
     job = _job(name, overrides, command)
     with ProgressListener(console) as listener:
         finished = run_job(job, listener)
+    leave()
     print_results(console, finished.record, job.out)
 
 
@@ -76,12 +78,13 @@ def rewrite_report(folder: Path) -> None:
 
 def build_teacher_cache(name: str, overrides: Sequence[str]) -> None:
     """Train or load the teacher and build the cache of a recipe."""
-    console = Console()
+    console = _console()
     job = _job(name, overrides, "")
-    store.discard(job.out / "cache")
+    first(lambda: store.discard(job.out / "cache"))
     with ProgressListener(console) as listener:
         prepare_teacher(job, listener)
-    describe_cache(job.out)
+    first(lambda: describe_cache(job.out))
+    leave()
 
 
 def describe_cache(folder: Path) -> None:
@@ -113,6 +116,11 @@ def verify_cache(folder: Path) -> None:
     manifest = store.load_manifest(place)
     store.verify(place, manifest)
     Console().print(f"{place}: {len(manifest.shards)} shard(s) are whole and unchanged.")
+
+
+def _console() -> Console:
+    """Where the first process prints; the others, if there are any, are silent."""
+    return Console(quiet=not join().is_first)
 
 
 def _cache_folder(folder: Path) -> Path:

@@ -12,6 +12,7 @@ from importlib.metadata import version
 import torch
 import yaml
 from accelerate import Accelerator
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage import __version__
 from tutelage.data.images import check_pictures, picture_folders
@@ -31,7 +32,8 @@ from tutelage.pipeline.training import (
     cache_stage,
     teacher_stage,
 )
-from tutelage.records import CacheRow, RunRecord, save_record
+from tutelage.ranks import first, here, join
+from tutelage.records import CacheRow, RunRecord, load_record, save_record
 from tutelage.report import write_report
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 
@@ -59,21 +61,26 @@ def run_job(job: Job, listener: Listener = ignore) -> Finished:
         The record that lies in results.json, and the trained networks.
     """
     clock = _Clock()
+    listener = listener if join().is_first else ignore
     teacher, source = prepare_teacher(job, listener, clock)
-    device = Accelerator().device
     with clock.time("arms"):
         arms, notes = _arms(job, source, teacher, listener)
-    listener(StageStarted("evaluation", None))
-    with clock.time("evaluation"):
-        judged = judge_stage(job, teacher, arms, device)
-    listener(StageDone("evaluation", was_there=False))
     student = pick_student(arms)
-    with clock.time("export and measure"):
-        costs = delivery_stage(job, teacher, student, listener)
-    record = _record(job, judged, costs, _cache_row(source), notes, clock.seconds)
-    save_record(job.out / "results.json", record)
-    if job.has_report:
-        write_report(record, job.out / "report.html")
+
+    def conclude() -> None:
+        listener(StageStarted("evaluation", None))
+        with clock.time("evaluation"):
+            judged = judge_stage(job, teacher, arms, Accelerator().device)
+        listener(StageDone("evaluation", was_there=False))
+        with clock.time("export and measure"):
+            costs = delivery_stage(job, teacher, student, listener)
+        record = _record(job, judged, costs, _cache_row(source), notes, clock.seconds)
+        save_record(job.out / "results.json", record)
+        if job.has_report:
+            write_report(record, job.out / "report.html")
+
+    first(conclude)
+    record = load_record(job.out / "results.json", RunRecord)
     return Finished(record, teacher, arms, student)
 
 
@@ -86,12 +93,12 @@ def prepare_teacher(
         The teacher's training, and what the students learn from (None if nothing needs it).
     """
     clock = clock or _Clock()
+    listener = listener if join().is_first else ignore
     _check_extras(job)
     preflight(job)
     if job.budget is not None:
         check_budget(job, deliverable(job, job.new_student(0)))
-    _pictures_stage(job, listener)
-    _open_folder(job)
+    first(lambda: _open(job, listener))
     with clock.time("teacher"):
         teacher = teacher_stage(job, listener)
     if not job.objective.needs_teacher:
@@ -103,6 +110,11 @@ def prepare_teacher(
             assistant = assistant_stage(job, number, source, listener)
             source = _source(job, assistant, f"assistants/{number + 1}/cache", listener)
     return teacher, source
+
+
+def _open(job: Job, listener: Listener) -> None:
+    _pictures_stage(job, listener)
+    _open_folder(job)
 
 
 def _source(job: Job, trained: Trained, folder: str, listener: Listener) -> Teacher:
@@ -141,12 +153,28 @@ def _arms(
             arms.append(  # noqa: PERF401
                 arm_stage(job, "baseline", seed, job.baseline_objective, None, listener)
             )
-    notes = _capacity_note(teacher, arms, listener)
+    notes = [*_processes_note(job), *_capacity_note(teacher, arms, listener)]
     for seed in job.seeds:
         arms.append(  # noqa: PERF401
             arm_stage(job, "distilled", seed, job.objective, source, listener)
         )
     return arms, notes
+
+
+def _processes_note(job: Job) -> list[str]:
+    """Batch norm is the one thing that several processes do otherwise than one."""
+    count = here().count
+    if count == 1:
+        return []
+    networks = (job.make_student(), *[p.make() for p in job.teachers if p.train is not None])
+    kinds = (module for network in networks for module in network.modules())
+    if not any(isinstance(kind, _BatchNorm) for kind in kinds):
+        return []
+    return [
+        f"{count} processes shared each batch, and batch norm normalised each process's "
+        f"{-(-job.settings.batch_size // count)} of {job.settings.batch_size} samples by "
+        "themselves. One process would give a slightly different student."
+    ]
 
 
 def _capacity_note(teacher: Trained, baselines: list[Trained], listener: Listener) -> list[str]:
