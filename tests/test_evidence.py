@@ -5,9 +5,16 @@ import pytest
 import torch
 from scipy import stats
 
-from tutelage.evidence import correct, gap_closed, judge, paired_interval, summarise
+from tutelage.evidence import (
+    correct,
+    gap_closed,
+    judge,
+    paired_interval,
+    retention,
+    summarise,
+)
 from tutelage.metrics import evaluate
-from tutelage.records import TrainingRecord
+from tutelage.records import Evaluation, Metric, TrainingRecord
 
 
 def arms(rng, effect, seeds=5, samples=200, seed_spread=0.0, sample_spread=0.0):
@@ -126,6 +133,37 @@ def test_tiny_tests_give_a_verdict_without_nan(shape):
 def test_one_test_sample_is_no_evidence():
     right = torch.ones(3, 1, dtype=torch.bool)
     assert judge(right, ~right).word == "no evidence"
+
+
+PERPLEXITY = Metric("perplexity", "perplexity", False, False, "nats a token", "e to the mean.")
+
+
+def test_a_metric_where_less_is_better_turns_what_is_kept_round():
+    assert retention(20.0, 10.0, PERPLEXITY) == 0.5
+    assert retention(0.4, 0.8) == 0.5
+    assert gap_closed(15.0, 20.0, 10.0, PERPLEXITY) == 0.5
+    assert gap_closed(15.0, 10.0, 20.0, PERPLEXITY) is None
+
+
+def test_a_verdict_of_scores_that_are_no_shares_is_in_their_unit():
+    rng = np.random.default_rng(10)
+    baseline = torch.from_numpy(-3 + rng.standard_normal((4, 50)))
+    found = judge(baseline + 1.5, baseline, metric=PERPLEXITY)
+    assert found.word == "helped"
+    assert found.sentence.startswith("Distillation helped: +1.5000 nats a token over the baseline")
+    assert found.high == pytest.approx(1.5)  # a share would be cut off at 1
+
+
+def test_a_summary_goes_by_its_metric():
+    def evaluation(perplexity):
+        others = {"perplexity": perplexity}
+        return Evaluation(None, 1.0, None, None, None, [], [], 9, others)
+
+    trainings = [training("distilled", seed, evaluation(p)) for seed, p in enumerate((18.0, 22.0))]
+    found = summarise("distilled", "last", trainings, evaluation(10.0), 25.0, PERPLEXITY)
+    assert found.mean == {"nll": 1.0, "perplexity": 20.0}
+    assert found.retention == 0.5
+    assert found.gap_closed == pytest.approx(1 / 3)
 
 
 def training(arm, seed, last, selected=None):

@@ -10,7 +10,6 @@ from tutelage.errors import RunFolderError
 from tutelage.files import (
     file_sha256,
     fingerprint,
-    read_json,
     write_json,
     write_text,
     write_whole,
@@ -65,13 +64,13 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
     assert path.read_text() == "after"
 
 
-def test_the_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+def test_the_content_is_on_the_disk_before_the_name_and_the_name_afterwards(tmp_path, monkeypatch):
     order = []
     monkeypatch.setattr(os, "fsync", lambda number: order.append("fsync"))
     rename = Path.replace
     monkeypatch.setattr(Path, "replace", lambda *a: (order.append("rename"), rename(*a))[1])
     write_text(tmp_path / "note.txt", "text")
-    assert order == ["fsync", "rename"]
+    assert order == ["fsync", "rename", "fsync"]
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path):
@@ -92,10 +91,9 @@ def test_a_safetensors_file_that_cannot_be_written_is_one_clear_error(tmp_path):
         )
 
 
-def test_json_is_read_back_and_nan_is_refused(tmp_path):
+def test_json_is_written_whole_and_nan_is_refused(tmp_path):
     path = tmp_path / "value.json"
     write_json(path, {"a": [1, 2.5, None, "ü"]})
-    assert read_json(path) == {"a": [1, 2.5, None, "ü"]}
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, float("nan"))
     assert json.loads(path.read_text()) == {"a": [1, 2.5, None, "ü"]}

@@ -7,7 +7,7 @@ from tutelage.data.builtin import load_digits
 from tutelage.data.loading import Reader
 from tutelage.data.views import Shift
 from tutelage.engine import Arm, OptimizerSettings, TrainSettings, fit
-from tutelage.evidence import correct, judge
+from tutelage.evidence import judge
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.nets import mlp
 from tutelage.tasks import Classification
@@ -34,7 +34,7 @@ def test_kd_beats_its_baseline_on_digits_by_more_than_a_point(tmp_path):
         return fit(mlp(10, image_size=8, hidden=(hidden,)), arm).last
 
     def answers(model):
-        return correct(*TASK.predict(model, [batch], torch.device("cpu")))
+        return TASK.scores(TASK.predict(model, [batch], torch.device("cpu")))
 
     hard = 1.0 * CrossEntropy()
     soft = 0.1 * CrossEntropy() + 2.0 * KD(temperature=4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from tutelage.types import Batch, Outputs, SparseLogits, tensor_bytes
+from tutelage.types import Batch, Outputs, SparseLogits, describe_inputs, tensor_bytes
 
 
 @pytest.fixture
@@ -46,6 +46,17 @@ def test_a_batch_moves_with_all_that_a_device_needs(batch):
     assert moved.sample_ids is batch.sample_ids
     bare = dataclasses.replace(batch, labels=None, mask=None).to(torch.device("meta"))
     assert (bare.labels, bare.mask) == (None, None)
+
+
+def test_named_inputs_count_and_move_as_one_tensor_does():
+    ids = torch.arange(3)
+    inputs = {"input_ids": torch.zeros(3, 5, dtype=torch.long), "attention_mask": torch.ones(3, 5)}
+    batch = Batch(inputs, None, ids, ids)
+    assert len(batch) == 3
+    moved = batch.to(torch.device("meta"))
+    assert {value.device.type for value in moved.inputs.values()} == {"meta"}
+    assert moved.device.type == "meta"
+    assert describe_inputs(inputs) == "input_ids (3, 5), attention_mask (3, 5)"
 
 
 def test_what_flows_between_rooms_cannot_be_changed(batch, sparse):

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     )
     from tutelage.objective import Loss, LossReport, Objective, Ramp
     from tutelage.pipeline import Distilled, distill
-    from tutelage.tasks import Classification
+    from tutelage.tasks import Classification, TokenClassification
     from tutelage.teachers import CachedTeacher, ModuleTeacher
     from tutelage.types import Batch, Outputs, Signal
 
@@ -139,7 +139,7 @@ _HOMES = {
     ),
     "tutelage.objective": ("Loss", "LossReport", "Objective", "Ramp"),
     "tutelage.pipeline": ("Distilled", "distill"),
-    "tutelage.tasks": ("Classification",),
+    "tutelage.tasks": ("Classification", "TokenClassification"),
     "tutelage.teachers": ("CachedTeacher", "ModuleTeacher"),
     "tutelage.types": ("Batch", "Outputs", "Signal"),
 }
@@ -210,6 +210,7 @@ __all__ = [
     "SkewKL",
     "SkewReverseKL",
     "TeacherFree",
+    "TokenClassification",
     "TotalVariation",
     "TrainSettings",
     "Trainee",

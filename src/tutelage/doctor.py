@@ -17,10 +17,11 @@ from tutelage.files import write_text
 from tutelage.job import Job
 from tutelage.models.cost import count_parameters
 from tutelage.objective import LossReport
-from tutelage.tasks import Classification
+from tutelage.records import ACCURACY
+from tutelage.tasks import Task
 from tutelage.teachers.codecs import make_codec
 from tutelage.teachers.module import ModuleTeacher, state_fingerprint
-from tutelage.types import Batch, Outputs, Signal
+from tutelage.types import Batch, Outputs, Signal, first_tensor
 
 PROBLEM, WARNING, FINE = "problem", "warning", "fine"
 SAMPLE = 512
@@ -50,7 +51,7 @@ def preflight(job: Job) -> None:
         TutelageError: The first thing that would fail later.
     """
     if job.codec is not None:
-        _item_bytes(job.codec, job.task.num_classes)
+        _check_cache(job, job.codec)
     check_output(job)
     batch = _first_batch(job, job.settings.batch_size)
     _try_network("student", lambda: job.new_student(0), job.task, batch)
@@ -61,9 +62,16 @@ def preflight(job: Job) -> None:
             job.reader(source)[torch.tensor([0]), torch.tensor([0])]
 
 
-def _try_network(
-    role: str, make: Callable[[], nn.Module], task: Classification, batch: Batch
-) -> None:
+def _check_cache(job: Job, codec: str) -> None:
+    if job.task.items_per_sample != 1:
+        raise ConfigError(
+            f"cache: it holds one row of logits a sample, but {type(job.task).__name__} has one a "
+            "token. Teach live: cache: null."
+        )
+    _item_bytes(codec, job.task.num_classes)
+
+
+def _try_network(role: str, make: Callable[[], nn.Module], task: Task, batch: Batch) -> None:
     """Make a network and call it once, so that its errors name its role."""
     try:
         with torch.no_grad():
@@ -204,9 +212,7 @@ def _look_at_teacher(job: Job) -> Iterator[Finding]:
     yield from _look_at_accuracy(job, teacher)
 
 
-def _look_at_steadiness(
-    teacher: nn.Module, task: Classification, batch: Batch
-) -> Iterator[Finding]:
+def _look_at_steadiness(teacher: nn.Module, task: Task, batch: Batch) -> Iterator[Finding]:
     """Whether the teacher says the same twice and stays as it is."""
     with torch.no_grad():
         before = state_fingerprint(teacher)
@@ -234,8 +240,14 @@ def _look_at_accuracy(job: Job, teacher: nn.Module) -> Iterator[Finding]:
     reader = job.reader(source)
     requests = in_order(min(len(reader), 4 * SAMPLE), batch_size=job.settings.batch_size)
     batches = (reader[request] for request in requests)
-    logits, labels = job.task.predict(teacher, batches, torch.device("cpu"))
-    accuracy = float((logits.argmax(dim=-1) == labels).double().mean())
+    said = job.task.predict(teacher, batches, torch.device("cpu"))
+    value, _ = job.task.validate(said)
+    metric = job.task.metric
+    if metric != ACCURACY:
+        text = f"{metric.title} {metric.text(value)} on {len(said.labels)} validation items."
+        yield Finding(FINE, "teacher", text)
+        return
+    accuracy, labels = value, said.labels
     counts = torch.bincount(labels, minlength=job.task.num_classes)
     chance = float(counts.max()) / len(labels)
     found = f"{accuracy:.2%} on {len(labels)} validation samples; the largest class is {chance:.2%}"
@@ -254,7 +266,8 @@ def _look_at_accuracy(job: Job, teacher: nn.Module) -> Iterator[Finding]:
 
 def _linear_floor(job: Job) -> float | None:
     """Accuracy of logistic regression on raw inputs: a baseline that takes a second."""
-    if job.splits.valid is None:
+    inputs = _first_batch(job, 1).inputs
+    if job.splits.valid is None or not isinstance(inputs, torch.Tensor):
         return None
     from sklearn.linear_model import RidgeClassifier
 
@@ -264,7 +277,7 @@ def _linear_floor(job: Job) -> float | None:
         batch = reader[ids, torch.zeros_like(ids)]
         if batch.labels is None:
             raise DataError("no labels")
-        return batch.inputs.flatten(start_dim=1).numpy(), batch.labels.numpy()
+        return first_tensor(batch.inputs).flatten(start_dim=1).numpy(), batch.labels.numpy()
 
     model = RidgeClassifier().fit(*flat(job.splits.train, 4 * SAMPLE))
     return float(model.score(*flat(job.splits.valid, 4 * SAMPLE)))
@@ -276,7 +289,7 @@ def _look_at_inputs(job: Job) -> Iterator[Finding]:
     wanted = getattr(teacher, "pretrained_cfg", None) or getattr(teacher, "default_cfg", None)
     if not isinstance(wanted, dict) or job.teacher.train is not None:
         return
-    size = _first_batch(job, 1).inputs.shape[-1]
+    size = first_tensor(_first_batch(job, 1).inputs).shape[-1]
     expected = wanted.get("input_size", (0, 0, size))[-1]
     if job.teacher.image_size is None and expected != size:
         text = f"It was trained on {expected} pixels, the data have {size}. Set"

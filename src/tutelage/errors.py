@@ -57,6 +57,10 @@ class WriteError(RunFolderError):
     """A file cannot be written: the disk is full, or the place is closed to us."""
 
 
+class LockedError(RunFolderError):
+    """Another process writes into the folder."""
+
+
 class MissingExtraError(TutelageError, ImportError):
     """An optional package is not installed."""
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 from scipy.stats import t as student_t
 from torch import Tensor
 
-from tutelage.records import Evaluation, Summary, TrainingRecord, Verdict
+from tutelage.records import ACCURACY, Evaluation, Metric, Summary, TrainingRecord, Verdict
 
-METRICS = ("accuracy", "nll", "ece", "agreement", "kl_to_teacher")
 CHOICES = ("selected", "last")
 
 
@@ -26,11 +25,12 @@ class Interval:
 
 
 def paired_interval(
-    distilled: Bool[Tensor, "seeds samples"],
-    baseline: Bool[Tensor, "seeds samples"],
+    distilled: Shaped[Tensor, "seeds samples"],
+    baseline: Shaped[Tensor, "seeds samples"],
     level: float = 0.95,
+    reach: float = 1.0,
 ) -> Interval:
-    """Interval of the difference of accuracies, over other seeds and other test samples.
+    """Interval of the difference of two arms' scores, over other seeds and other test samples.
 
     Each entry's difference is one pair's effect on one sample. Seeds and samples are crossed
     random effects, so the variance of the mean is the seeds' share plus the samples' share, less
@@ -39,9 +39,11 @@ def paired_interval(
     nothing at all: its interval is the whole range.
 
     Args:
-        distilled: Whether each distilled student is right on each test sample.
+        distilled: How well each distilled student does each test sample: whether it is right, or
+            another score of its task.
         baseline: The same for the baseline student of the same seed.
         level: Confidence level.
+        reach: Largest difference that there can be: 1 for shares.
 
     Source:
         Satterthwaite 1946, "An Approximate Distribution of Estimates of Variance Components";
@@ -51,7 +53,7 @@ def paired_interval(
     num_seeds, num_samples = difference.shape
     centre = float(difference.mean())
     if num_samples < 2:
-        return Interval(centre, -1.0, 1.0)
+        return Interval(centre, -reach, reach)
     parts = [(_variance(difference.mean(dim=0)) / num_samples, num_samples - 1)]
     if num_seeds > 1:
         parts.append((_variance(difference.mean(dim=1)) / num_seeds, num_seeds - 1))
@@ -61,8 +63,8 @@ def paired_interval(
     if variance == 0:
         return Interval(centre, centre, centre)
     freedom = total**2 / sum(v**2 / df for v, df in parts if v > 0)
-    reach = float(student_t.ppf(0.5 + level / 2, freedom)) * math.sqrt(variance)
-    return Interval(centre, max(-1.0, centre - reach), min(1.0, centre + reach))
+    half = float(student_t.ppf(0.5 + level / 2, freedom)) * math.sqrt(variance)
+    return Interval(centre, max(-reach, centre - half), min(reach, centre + half))
 
 
 def _variance(values: Tensor) -> float:
@@ -83,16 +85,19 @@ def _residual(difference: Tensor) -> float:
 
 
 def judge(
-    distilled: Bool[Tensor, "seeds samples"],
-    baseline: Bool[Tensor, "seeds samples"],
+    distilled: Shaped[Tensor, "seeds samples"],
+    baseline: Shaped[Tensor, "seeds samples"],
     level: float = 0.95,
+    metric: Metric = ACCURACY,
 ) -> Verdict:
     """The verdict: whether the interval of the difference lies above, on or below 0."""
     num_seeds, num_samples = distilled.shape
-    found = paired_interval(distilled, baseline, level)
+    reach = 1.0 if metric.is_share else float("inf")
+    found = paired_interval(distilled, baseline, level, reach)
     word = "helped" if found.low > 0 else "hurt" if found.high < 0 else "no evidence"
-    points = f"{100 * found.mean:+.2f} points of accuracy"
-    interval = f"{level:.0%} interval {100 * found.low:+.2f} to {100 * found.high:+.2f}"
+    points = f"{metric.difference(found.mean)} {metric.unit}"
+    ends = f"{metric.difference(found.low)} to {metric.difference(found.high)}"
+    interval = f"{level:.0%} interval {ends}"
     pairs = f"{num_seeds} pair{'s' if num_seeds > 1 else ''} of trainings"
     lead = {
         "helped": "Distillation helped",
@@ -118,7 +123,8 @@ def summarise(
     choice: str,
     trainings: Sequence[TrainingRecord],
     teacher: Evaluation,
-    baseline_accuracy: float | None,
+    baseline: float | None,
+    metric: Metric = ACCURACY,
 ) -> Summary:
     """One arm over its seeds.
 
@@ -127,29 +133,35 @@ def summarise(
         choice: "last" or "selected".
         trainings: One a seed.
         teacher: The teacher's evaluation.
-        baseline_accuracy: Mean of the baseline arm under the same choice; None without one.
+        baseline: Mean of the metric over the baseline arm under the same choice; None without one.
+        metric: What networks are compared by.
     """
     evaluations = [t.last if choice == "last" else t.selected for t in trainings]
-    values = {
-        name: [getattr(e, name) for e in evaluations if getattr(e, name) is not None]
-        for name in METRICS
-    }
-    kept = {name: numbers for name, numbers in values.items() if numbers}
-    accuracy = mean(kept["accuracy"])
+    names = dict.fromkeys(name for evaluation in evaluations for name in evaluation.values)
+    kept = {name: [e.values[name] for e in evaluations if name in e.values] for name in names}
+    own, best = mean(kept[metric.name]), teacher.values[metric.name]
     return Summary(
         arm=arm,
         choice=choice,
         mean={name: mean(numbers) for name, numbers in kept.items()},
         spread={n: stdev(numbers) if len(numbers) > 1 else None for n, numbers in kept.items()},
-        retention=accuracy / teacher.accuracy if teacher.accuracy else 0.0,
-        gap_closed=gap_closed(accuracy, baseline_accuracy, teacher.accuracy),
+        retention=retention(own, best, metric),
+        gap_closed=gap_closed(own, baseline, best, metric),
         per_class_retention=_per_class(evaluations, teacher),
     )
 
 
-def gap_closed(student: float, baseline: float | None, teacher: float) -> float | None:
+def retention(student: float, teacher: float, metric: Metric = ACCURACY) -> float:
+    """What the student keeps of the teacher's metric: 1 is all of it; 0 where it means nothing."""
+    above, below = (student, teacher) if metric.is_higher_better else (teacher, student)
+    return above / below if below else 0.0
+
+
+def gap_closed(
+    student: float, baseline: float | None, teacher: float, metric: Metric = ACCURACY
+) -> float | None:
     """(student - baseline) / (teacher - baseline); None unless the teacher is the better one."""
-    if baseline is None or teacher <= baseline:
+    if baseline is None or metric.rank(teacher) <= metric.rank(baseline):
         return None
     return (student - baseline) / (teacher - baseline)
 

@@ -4,13 +4,21 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import re
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from tutelage.errors import RunFolderError, WriteError
+from tutelage.errors import WriteError
+
+FORGOTTEN_S = 3600.0
+_HERE = re.sub(r"\W", "-", socket.gethostname())
+_TEMPORARY = re.compile(r"\..+\.([\w-]+)\.(\d{1,9})\.tmp")
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -23,22 +31,109 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         WriteError: The disk is full or the place cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        _keep_name(path.parent)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise WriteError(
-            f"{path}: cannot be written ({reason}). What was there before is unchanged. Free "
-            "space or choose another place, then run the same command again."
-        ) from error
+        raise _cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staged(
+    path: Path, files: Callable[[Path], Sequence[Path]] = lambda path: [path]
+) -> Iterator[Path]:
+    """A place beside a file's to write it and try it; it moves there only if nothing is raised.
+
+    Args:
+        path: Where it shall lie; its folder is made.
+        files: All that belongs to such a file, in the order in which they are moved.
+
+    Raises:
+        WriteError: The disk is full or the place cannot be written.
+    """
+    folder = _temporary(path)
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        yield folder / path.name
+        try:
+            for made, place in zip(files(folder / path.name), files(path), strict=True):
+                with made.open("rb+") as file:
+                    os.fsync(file.fileno())
+                made.replace(place)
+            _keep_name(path.parent)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{_HERE}.{os.getpid()}.tmp")
+
+
+def _cannot_write(path: Path, error: Exception) -> WriteError:
+    reason = getattr(error, "strerror", None) or error
+    return WriteError(
+        f"{path}: cannot be written ({reason}). What was there before is unchanged. Free "
+        "space or choose another place, then run the same command again."
+    )
+
+
+def _keep_name(folder: Path) -> None:
+    """Bring a folder's names to the disk, where the system has a way to."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def sweep(folder: Path) -> None:
+    """Remove half-written files that killed processes left below a folder.
+
+    Those of another machine are left alone for an hour: their writer may live.
+    """
+    for path in folder.rglob(".*.tmp"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None:
+            continue
+        with contextlib.suppress(OSError):
+            is_old = time.time() - path.stat().st_mtime > FORGOTTEN_S
+            if is_old or (found[1] == _HERE and not is_running(int(found[2]))):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def is_running(number: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    write_whole(path, lambda temporary: _write_bytes(temporary, content))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,20 +148,6 @@ def _write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write plain data as indented JSON, whole or not at all; NaN is refused by the format."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        RunFolderError: The file is missing or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunFolderError(f"{path}: no such file.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path}: not a readable JSON file ({error}).") from error
 
 
 def file_sha256(path: Path) -> str:

@@ -14,7 +14,7 @@ from tutelage.data.views import Identity, ViewPolicy
 from tutelage.deploy.budgets import Budget
 from tutelage.engine import TrainSettings
 from tutelage.objective import Objective, Term
-from tutelage.tasks import Classification
+from tutelage.tasks import Classification, Task
 from tutelage.teachers.ensemble import Ensemble
 from tutelage.teachers.module import InputAdapter
 
@@ -87,6 +87,7 @@ class Job:
         recipe: As resolved, for the record.
         command: What repeats the run.
         notes: What a reader of the report must know of the set-up.
+        make_task: Makes the task for a number of classes.
     """
 
     name: str
@@ -108,11 +109,12 @@ class Job:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     notes: tuple[str, ...] = ()
+    make_task: Callable[[int], Task] = Classification
 
     @property
-    def task(self) -> Classification:
+    def task(self) -> Task:
         """How networks are called and judged."""
-        return Classification(num_classes=len(self.splits.class_names))
+        return self.make_task(len(self.splits.class_names))
 
     @property
     def train_reader(self) -> Reader:
@@ -136,7 +138,7 @@ class Job:
             views,
             mean=self.splits.mean,
             std=self.splits.std,
-            num_classes=len(self.splits.class_names),
+            num_classes=self.task.num_classes,
         )
 
     @property

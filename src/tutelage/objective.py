@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tutelage.errors import ConfigError, SignalError
-from tutelage.types import Batch, Outputs, Signal
+from tutelage.chunks import sum_of_chunks
+from tutelage.errors import ConfigError, ShapeError, SignalError
+from tutelage.types import Batch, HiddenStates, Outputs, Signal
 
 TEACHERS = frozenset({Signal.LOGITS, Signal.FEATURES})
 
@@ -69,12 +70,14 @@ class DryRun:
         num_samples: Of the training data.
         teacher_part: Gives a frozen copy of a part of the teacher's network by its name; None
             where the teacher is no live network.
+        run: Calls another network as the student is called, for losses that bring one.
     """
 
     student: Outputs
     teacher: Outputs | None = None
     num_samples: int = 0
     teacher_part: Callable[[str], nn.Module] | None = None
+    run: Callable[[nn.Module, Batch], Outputs] | None = None
 
 
 class Loss(nn.Module, ABC):
@@ -91,9 +94,6 @@ class Loss(nn.Module, ABC):
         student_layers: Parts of the student whose features it looks at.
         teacher_layers: Parts of the teacher whose features it looks at.
         progress: Share of the training that is done; the engine sets it before each step.
-        whole_batch: Whether its formula relates the samples of a batch, or it remembers samples:
-            where several processes share a batch, it is then computed of all rows in each of
-            them. Otherwise each computes it of its own rows, and the mean is the same.
     """
 
     needs: frozenset[Signal]
@@ -101,7 +101,13 @@ class Loss(nn.Module, ABC):
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
     progress: float = 0.0
-    whole_batch: bool = False
+
+    @property
+    def is_by_item(self) -> bool:
+        """Whether it is a plain mean over items, so that it can be computed in chunks of them."""
+        has_parts = bool(self.student_layers or self.teacher_layers)
+        learns = next(self.parameters(), None) is not None
+        return hasattr(self, "per_row") and not has_parts and not learns
 
     def build(self, dry: DryRun) -> None:
         """Make adapters, once, after `wrap` and before the optimizer is made; most need none."""
@@ -141,6 +147,16 @@ class Term:
         """Whether its weight is ever above 0."""
         return isinstance(self.weight, Ramp) or self.weight > 0
 
+    @property
+    def weight_now(self) -> float:
+        """Its weight where the training stands."""
+        return value_at(self.weight, self.loss.progress)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it looks at a teacher."""
+        return bool(self.loss.needs & TEACHERS)
+
 
 @dataclass(frozen=True, slots=True)
 class LossReport:
@@ -155,15 +171,6 @@ class LossReport:
     total: Float[Tensor, ""]
     parts: Mapping[str, Float[Tensor, ""]]
     task: Float[Tensor, ""]
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What terms look at: rows of a batch, and what both networks give for them."""
-
-    student: Outputs
-    teacher: Outputs | None
-    batch: Batch
 
 
 class Objective(nn.Module):
@@ -233,41 +240,38 @@ class Objective(nn.Module):
         for term in self.terms:
             term.loss.progress = value
 
-    def forward(
-        self,
-        student: Outputs,
-        teacher: Outputs | None,
-        batch: Batch,
-        *,
-        whole: Seen | None = None,
-        share: float = 1.0,
-    ) -> LossReport:
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossReport:
         """The weighted sum and its parts; terms that never count are not computed.
 
-        Args:
-            student: What the student gives for the batch.
-            teacher: What the teacher gives for it.
-            batch: Labels and mask.
-            whole: Where several processes share a batch: all of it, for the terms that relate
-                its samples; without inputs.
-            share: This process's counted rows, as a multiple of the processes' mean. The mean
-                over the processes is then the objective of the whole batch, gradient and all.
+        Of a student that gives hidden states, losses that judge each item by itself are computed
+        together in chunks of items; `LossReport.task` then has no gradient of theirs.
         """
-        parts, weighted, of_task = {}, [], []
+        parts: dict[str, Tensor] = {}
+        weighted, of_task = [], []
+        chunked = self._chunked(student)
+        if chunked:
+            total, parts = _in_chunks(chunked, student, teacher, batch)
+            weighted.append(total)
+            of_task = [t.weight_now * parts[t.name] for t in chunked if not t.needs_teacher]
         for term in self.counted:
-            if whole is not None and term.loss.whole_batch:
-                value = term.loss(whole.student, whole.teacher, whole.batch)
-            else:
-                value = term.loss(student, teacher, batch)
-                value = value if share == 1 else share * value
+            if term in chunked:
+                continue
+            value = term.loss(student, teacher, batch)
             parts[term.name] = value.detach()
-            if self.training:
-                term.loss.observe(parts[term.name])
-            weighted.append(value_at(term.weight, term.loss.progress) * value)
-            if not term.loss.needs & TEACHERS:
+            weighted.append(term.weight_now * value)
+            if not term.needs_teacher:
                 of_task.append(weighted[-1])
-        nothing = torch.zeros((), device=student.logits.device)
+        parts = {term.name: parts[term.name] for term in self.counted}
+        if self.training:
+            for term in self.counted:
+                term.loss.observe(parts[term.name])
+        nothing = torch.zeros((), device=student.device)
         return LossReport(_sum(weighted, nothing), parts, _sum(of_task, nothing))
+
+    def _chunked(self, student: Outputs) -> list[Term]:
+        if not isinstance(student.scores, HiddenStates):
+            return []
+        return [term for term in self.counted if term.loss.is_by_item]
 
     def check(self, gives: frozenset[Signal], giver: str) -> None:
         """Refuse an objective that needs more than there is.
@@ -305,6 +309,36 @@ class Objective(nn.Module):
         loss = self.losses[name]
         assert isinstance(loss, Loss)
         return loss
+
+
+def _in_chunks(
+    terms: list[Term], student: Outputs, teacher: Outputs | None, batch: Batch
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of terms, with gradient, and each term, from chunks of the counted items."""
+    hidden = student.scores
+    assert isinstance(hidden, HiddenStates)
+    if batch.mask is not None:
+        counted = batch.mask.nonzero().squeeze(dim=1)
+        hidden, batch = hidden.pick(counted), batch.pick(counted)
+        teacher = None if teacher is None else teacher.pick(counted)
+    if teacher is not None and teacher.shape[0] != len(hidden):
+        raise ShapeError(
+            f"The student speaks of {len(hidden)} items, the teacher of {teacher.shape[0]}. Both "
+            "must see the same samples, cut into the same items."
+        )
+
+    def value_of(logits: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        rows = slice(start, stop)
+        said = None if teacher is None else teacher.pick(rows)
+        part = batch.pick(rows)
+        values = [term.loss(Outputs(logits), said, part) for term in terms]
+        share = (stop - start) / max(1, len(hidden))
+        weighted = [t.weight_now * v for t, v in zip(terms, values, strict=True)]
+        total = _sum(weighted, logits.new_zeros(()))
+        return share * total, share * torch.stack([value.detach() for value in values])
+
+    total, told = sum_of_chunks(hidden, value_of)
+    return total, {term.name: value for term, value in zip(terms, told.unbind(), strict=True)}
 
 
 def _sum(values: list[Tensor], nothing: Tensor) -> Tensor:

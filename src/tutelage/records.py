@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from tutelage.errors import RunFolderError
-from tutelage.files import read_json, write_json
+from tutelage.sealed import read_sealed, write_sealed
 
 Record = TypeVar("Record")
 
@@ -19,18 +19,21 @@ Number = Annotated[int, Field(ge=1, le=10**12)]
 
 
 def save_record(path: Path, record: Any) -> None:
-    """Write a record as JSON, whole or not at all."""
-    write_json(path, asdict(record))
+    """Write a record as JSON with a checksum of itself, whole or not at all."""
+    write_sealed(path, asdict(record))
 
 
 def load_record(path: Path, kind: type[Record]) -> Record:
-    """Read a record and check every field.
+    """Read a record, compare its checksum and check every field.
 
     Raises:
-        RunFolderError: The file is missing, is not JSON, or does not hold such a record.
+        RunFolderError: The file is missing, damaged, or does not hold such a record.
     """
+    found = read_sealed(path)
+    if found and next(iter(found)) not in kind.__dataclass_fields__:  # type: ignore[attr-defined]
+        raise RunFolderError(f"{path}: damaged: it begins with {next(iter(found))[:40]!r}.")
     try:
-        return TypeAdapter(kind).validate_python(read_json(path))
+        return TypeAdapter(kind).validate_python(found)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -38,6 +41,50 @@ def load_record(path: Path, kind: type[Record]) -> Record:
             f"{path}: {place}: {first['msg']}. The file was damaged or written by another "
             "version; remove it and run the same command again."
         ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """The one number that a task's networks are compared by.
+
+    Attributes:
+        name: Of its value in an `Evaluation` and in a `Summary`.
+        title: In sentences and above tables.
+        is_share: Whether it runs from 0 to 1 and is printed in percent.
+        is_higher_better: Whether more of it is better.
+        unit: Of a difference of two arms' scores, as "points of accuracy"; such a difference is
+            multiplied by 100 where the metric is a share.
+        meaning: What it is, in one sentence for the report.
+    """
+
+    name: str
+    title: str
+    is_share: bool
+    is_higher_better: bool
+    unit: str
+    meaning: str
+
+    def rank(self, value: float) -> float:
+        """The value, turned round where less is better: the highest rank is the best."""
+        return value if self.is_higher_better else -value
+
+    def text(self, value: float) -> str:
+        """The value as a person reads it."""
+        return f"{value:.2%}" if self.is_share else f"{value:.4g}"
+
+    def difference(self, value: float) -> str:
+        """A difference of scores with its sign, without the unit."""
+        return f"{100 * value:+.2f}" if self.is_share else f"{value:+.4f}"
+
+
+ACCURACY = Metric(
+    name="accuracy",
+    title="accuracy",
+    is_share=True,
+    is_higher_better=True,
+    unit="points of accuracy",
+    meaning="Share of samples whose label is picked.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +96,7 @@ class MetricPoint:
         step: Optimizer updates done so far.
         train_loss: Mean of the objective over the epoch's samples.
         train_parts: Mean of each term, unweighted.
-        valid_metric: The task's metric on the validation data (accuracy, share 0 to 1).
+        valid_metric: The task's metric on the validation data (`RunRecord.metric`).
         valid_loss: The task loss on the validation data, in nats.
         learning_rate: At the epoch's last step.
         seconds: Time of the epoch, validation included.
@@ -74,12 +121,17 @@ class CalibrationBin:
     count: int
 
 
+MEASURED = ("accuracy", "nll", "ece", "agreement", "kl_to_teacher")
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """How one network does on the test data. Shares are 0 to 1, losses in nats.
 
+    What means nothing for a task is None or empty.
+
     Attributes:
-        accuracy: Share of samples whose label is picked.
+        accuracy: Share of items whose label is picked.
         nll: Mean negative log-likelihood of the label.
         ece: Expected calibration error over the bins.
         agreement: Share of samples where teacher and student pick the same class; None for the
@@ -87,17 +139,26 @@ class Evaluation:
         kl_to_teacher: Mean KL(teacher || student) at temperature 1; None as above.
         per_class_accuracy: One value a class; None for a class without test samples.
         calibration: Reliability bins, lowest confidence first; empty bins left out.
-        count: Test samples.
+        count: Items: test samples, or tokens where the task counts tokens.
+        others: What else the task measures, by name.
     """
 
-    accuracy: float
-    nll: float
-    ece: float
+    accuracy: float | None
+    nll: float | None
+    ece: float | None
     agreement: float | None
     kl_to_teacher: float | None
     per_class_accuracy: list[float | None]
     calibration: list[CalibrationBin]
     count: int
+    others: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """All its numbers by name, without those that mean nothing."""
+        named = {name: getattr(self, name) for name in MEASURED}
+        known = {name: value for name, value in named.items() if value is not None}
+        return {**known, **self.others}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +192,8 @@ class Verdict:
 
     Attributes:
         word: "helped", "no evidence" or "hurt".
-        difference: Mean difference of accuracy, as a share (0.012 is 1.2 points).
+        difference: Mean difference of the task's score, higher being better: of accuracy a share
+            (0.012 is 1.2 points).
         low: Lower end of the interval.
         high: Upper end of the interval.
         level: Confidence level of the interval, 0.95 as a rule.
@@ -157,9 +219,11 @@ class Summary:
     Attributes:
         arm: "teacher", "baseline" or "distilled".
         choice: "last" (last epoch) or "selected" (best on validation data).
-        mean: Metric name to mean over seeds: accuracy, nll, ece, agreement, kl_to_teacher.
+        mean: Metric name to mean over seeds: accuracy, nll, ece, agreement, kl_to_teacher, and
+            what else the task measures.
         spread: Metric name to standard deviation over seeds.
-        retention: Accuracy as a share of the teacher's.
+        retention: The metric as a share of the teacher's; the teacher's as a share of it where
+            less is better.
         gap_closed: (student - baseline) / (teacher - baseline); None where it means nothing.
         per_class_retention: Class accuracy as a share of the teacher's; None where undefined.
     """
@@ -199,13 +263,29 @@ class LatencyRow:
 
 @dataclass(frozen=True, slots=True)
 class ParityRow:
-    """Exported file against the PyTorch network on real samples."""
+    """Exported file in its own runtime against the PyTorch network, on real samples.
+
+    Attributes:
+        name: Of the network.
+        file: Its name.
+        max_abs_difference: Of two logits.
+        agreement: Share of samples that both put into the same class.
+        count: Samples compared.
+        target: What kind of file it is.
+        runtime: What ran it, with its version.
+        accuracy: Share of these samples that the file puts right; None without labels.
+        expected_accuracy: The same of the PyTorch network.
+    """
 
     name: str
     file: str
     max_abs_difference: float
     agreement: float
     count: int
+    target: str = "onnx"
+    runtime: str = ""
+    accuracy: float | None = None
+    expected_accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +457,7 @@ class RunRecord:
         cache: The teacher cache, None for a live teacher.
         notes: Sentences that a reader must know (a teacher no better than the baseline, ...).
         seconds: Stage name to seconds.
+        metric: What the networks are compared by.
     """
 
     name: str
@@ -399,6 +480,7 @@ class RunRecord:
     cache: CacheRow | None = None
     notes: list[str] = field(default_factory=list)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    metric: Metric = ACCURACY
 
     def summary(self, arm: str, choice: str) -> Summary | None:
         """The summary of one arm, or None where the arm was not trained."""

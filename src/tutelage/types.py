@@ -2,12 +2,14 @@
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+UNLABELLED = -100
 
 
 def tensor_bytes(tensor: Shaped[Tensor, "..."]) -> memoryview:
@@ -24,37 +26,78 @@ class Signal(enum.Enum):
     FEATURES = "features"
 
 
+Inputs = Tensor | Mapping[str, Tensor]
+
+
+def each(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    """Inputs with every tensor of theirs changed."""
+    if isinstance(inputs, Tensor):
+        return change(inputs)
+    return {name: change(value) for name, value in inputs.items()}
+
+
+def first_tensor(inputs: Inputs) -> Tensor:
+    """The inputs' first tensor: it tells their number and their device."""
+    return inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
+
+
+def describe_inputs(inputs: Inputs) -> str:
+    """The shapes of inputs in words, for messages."""
+    if isinstance(inputs, Tensor):
+        return f"shape {tuple(inputs.shape)}"
+    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Samples as the networks take them.
 
+    An item is what a loss takes its mean over. It is a sample for most tasks and a token for some:
+    those turn a batch of samples into one of items (`Task.items`) before a loss sees it.
+
     Attributes:
-        inputs: What the networks are called with, one row a sample.
+        inputs: What the networks are called with, one row a sample: a tensor, or tensors by the
+            name of the argument that they are passed as.
         labels: Ground truth, or None for unlabelled data.
         sample_ids: Position of each sample in its data set; stable from run to run.
         view_ids: Which view of its sample each row shows.
         mask: True where a row counts in means; None counts all.
     """
 
-    inputs: Shaped[Tensor, "batch ..."]
-    labels: Int[Tensor, " batch"] | None
-    sample_ids: Int[Tensor, " batch"]
-    view_ids: Int[Tensor, " batch"]
-    mask: Bool[Tensor, " batch"] | None = None
+    inputs: Inputs
+    labels: Shaped[Tensor, "items ..."] | None
+    sample_ids: Int[Tensor, " items"]
+    view_ids: Int[Tensor, " items"]
+    mask: Bool[Tensor, " items"] | None = None
 
     def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.inputs)
+        """Number of samples."""
+        return len(first_tensor(self.inputs))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs lie."""
+        return first_tensor(self.inputs).device
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device; itself when it is there already."""
-        if self.inputs.device == device:
+        if self.device == device:
             return self
         return replace(
             self,
-            inputs=self.inputs.to(device, non_blocking=True),
+            inputs=each(self.inputs, lambda tensor: tensor.to(device, non_blocking=True)),
             labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
             mask=None if self.mask is None else self.mask.to(device, non_blocking=True),
+        )
+
+    def pick(self, rows: slice | Int[Tensor, " picked"]) -> "Batch":
+        """Some of the items, as losses see them; the inputs stay whole."""
+        return replace(
+            self,
+            labels=None if self.labels is None else self.labels[rows],
+            sample_ids=self.sample_ids[rows],
+            view_ids=self.view_ids[rows],
+            mask=None if self.mask is None else self.mask[rows],
         )
 
 
@@ -91,20 +134,81 @@ class SparseLogits:
         rows = self.filler[:, None].expand(-1, self.num_classes)
         return rows.scatter(dim=1, index=self.indices, src=self.values)
 
+    def pick(self, rows: slice | Int[Tensor, " picked"]) -> "SparseLogits":
+        """Some of the rows."""
+        picked = (self.values[rows], self.indices[rows], self.filler[rows])
+        return SparseLogits(*picked, self.num_classes, self.is_pooled)
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenStates:
+    """What a language model's output head is given, and the head: logits that are not yet there.
+
+    For 8,192 tokens and 150,000 words the logits would take 5 GB, these a few MB. Objectives
+    work on them in chunks of rows.
+
+    Attributes:
+        values: Hidden states after the last layer.
+        weight: Of the head; it may be the embedding's own.
+        bias: Of the head, or None.
+    """
+
+    values: Float[Tensor, "rows width"]
+    weight: Float[Tensor, "classes width"]
+    bias: Float[Tensor, " classes"] | None = None
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.values)
+
+    @property
+    def num_classes(self) -> int:
+        """Width of the dense logits."""
+        return len(self.weight)
+
+    def dense(self) -> Float[Tensor, "rows classes"]:
+        """Logits over all classes."""
+        return torch.nn.functional.linear(self.values, self.weight, self.bias)
+
+    def pick(self, rows: slice | Int[Tensor, " picked"]) -> "HiddenStates":
+        """Some of the rows."""
+        return HiddenStates(self.values[rows], self.weight, self.bias)
+
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """What one network gives for one batch.
 
     Attributes:
-        scores: Logits, dense or sparse.
+        scores: Logits, dense, sparse, or as hidden states with their head; one row an item.
         features: Outputs of the layers that were asked for, by layer; one row a sample.
     """
 
-    scores: Float[Tensor, "batch classes"] | SparseLogits
+    scores: Float[Tensor, "batch classes"] | SparseLogits | HiddenStates
     features: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def logits(self) -> Float[Tensor, "batch classes"]:
         """Logits over all classes, made dense on demand."""
-        return self.scores.dense() if isinstance(self.scores, SparseLogits) else self.scores
+        return self.scores if isinstance(self.scores, Tensor) else self.scores.dense()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the scores lie."""
+        match self.scores:
+            case HiddenStates() | SparseLogits():
+                return self.scores.values.device
+        return self.scores.device
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Items and classes, without making the logits dense."""
+        match self.scores:
+            case HiddenStates() | SparseLogits():
+                return len(self.scores.values), self.scores.num_classes
+        return self.scores.shape[0], self.scores.shape[1]
+
+    def pick(self, rows: slice | Int[Tensor, " picked"]) -> "Outputs":
+        """The scores of some items, without features."""
+        scores = self.scores
+        return Outputs(scores[rows] if isinstance(scores, Tensor) else scores.pick(rows))

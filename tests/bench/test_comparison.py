@@ -19,7 +19,7 @@ from tutelage.data.views import Identity, Shift
 from tutelage.engine import OptimizerSettings, TrainSettings
 from tutelage.engine.events import StageDone
 from tutelage.errors import ConfigError, TrainingError, UnknownNameError
-from tutelage.losses import KD, LOSSES, CrossEntropy, FitNets
+from tutelage.losses import FAMILIES, KD, LOSSES, CrossEntropy, FitNets
 from tutelage.models.nets import resnet
 from tutelage.records import load_record
 from tutelage.tasks import Classification

@@ -4,13 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from tutelage.bench import hinton
 from tutelage.bench.lab import Lab, OneView, TeacherOfPart, count_errors
 from tutelage.bench.records import Measured, Reproduction, Row, as_markdown
 from tutelage.data.sources import Splits, TensorSource
 from tutelage.data.views import Shift
+from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import StageDone
+from tutelage.errors import UnknownNameError
+from tutelage.pipeline.training import Trained
 from tutelage.records import load_record
 from tutelage.teachers import ModuleTeacher
 from tutelage.types import Batch
@@ -64,6 +68,45 @@ def test_every_row_is_measured_and_a_second_call_trains_nothing(small, tmp_path)
     events = []
     assert measure(events)[-1].rows == found.rows
     assert all(event.was_there for event in events if isinstance(event, StageDone))
+
+
+def test_a_part_of_the_table_is_measured_alone_in_the_precision_asked_for(small, tmp_path):
+    (found,) = hinton.reproduce_hinton_mnist(
+        tmp_path, num_seeds=2, effort=0.01, precision="bf16", only=["smallest student"]
+    )
+    assert [row.name.split(",")[0] for row in found.rows] == ["student 2×8", "student 2×16"]
+    assert found.command.endswith("--effort 0.01 --precision bf16 --only 'smallest student'")
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        "cache",
+        "small-16",
+        "small-8",
+        "teacher",
+    }
+
+
+def test_an_unknown_part_is_refused_by_name(small, tmp_path):
+    with pytest.raises(UnknownNameError, match=r"'no 4'.*Did you mean 'no 3'"):
+        next(hinton.reproduce_hinton_mnist(tmp_path, only=["no 4"]))
+
+
+def test_the_search_ends_where_the_whole_interval_keeps_enough(pictures, monkeypatch):
+    study = hinton._Study(Lab(Path(), pictures), (0, 1), 1.0)
+    monkeypatch.setattr(hinton._Study, "teacher_errors", 0)
+    monkeypatch.setattr(hinton, "KEPT", 0.9)
+    found = {16: [9.0, 11.0], 24: [6.0, 12.0], 32: [5.0, 5.2], 48: [0.0, 0.0]}
+
+    def students(self, name, objective, *, hidden, **_):
+        return [Trained(name, 0, nn.Linear(1, 1), nn.Linear(1, 1), Progress(), str(hidden[0]))]
+
+    def row(self, name, paper, trainings, note=""):
+        return Row(name, "test errors", paper, Measured(found[int(trainings[0].key)]), note)
+
+    monkeypatch.setattr(hinton._Study, "students", students)
+    monkeypatch.setattr(hinton._Study, "row", row)
+    rows, _ = study.smallest()
+    # of 100 samples at most 10 may be wrong: 16 and 24 keep that on the mean alone
+    assert [row.name.split(",")[0] for row in rows] == [f"student 2×{w}" for w in (16, 24, 32)]
+    assert "keeps 94.90% of the teacher's accuracy, at least 93.63%" in rows[-1].note
 
 
 def test_the_biases_of_classes_that_were_never_seen_are_mended_both_ways(pictures):

@@ -196,10 +196,14 @@ CONVERSIONS = [
         two_weights, 0.1 * TASK + 0.9 * KD(T), "`LogitDistillationTask(task_loss_weight=c, distill"
     ),
     Conversion(timm_default, 1 * TASK + 1 * KD(T), "neither weight"),
-    Conversion(keras, A * TASK + (1 - A) * KD(T), "`LogitsDistillation(temperature=T)`"),
+    Conversion(keras, A * TASK + (1 - A) * KD(T), "`LogitsDistillation(temperature=T, loss="),
     Conversion(trl, T**-2 * KD(T), "`beta=0, lmbda=0, temperature=T`"),
     Conversion(distillkit, 0.2 * TASK + 0.8 * KD(T), "`cross_entropy` with weight c"),
-    Conversion(modelopt, 1 * KD(T), 'temperature=T, reduction="batchmean")`'),
+    Conversion(
+        modelopt,
+        1 * KD(T),
+        'temperature=T, reduction="batchmean")`, `StaticLossBalancer(kd_loss_weight=k)`',
+    ),
     Conversion(modelopt_mean, 1 / CLASSES * KD(T), '`reduction="mean"`'),
     Conversion(mdistiller_dkd, 1 * TASK + 1 * DKD(1, 8, T), "`DKD.ALPHA: a`"),
     Conversion(

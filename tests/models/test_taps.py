@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -39,6 +41,21 @@ def test_an_input_is_what_the_part_is_called_with(net):
     assert torch.equal(features["stage1:input"], IMAGES)
     assert torch.equal(features["head:input"], features["pool"])
     assert torch.equal(features["stage1.2:input"], features["stage1.1"])
+
+
+def test_of_several_tensors_the_first_one_counts():
+    model = Odd()
+    features = read(model, "rnn", "scale:input", inputs=ROW)
+    assert torch.equal(features["rnn"][:, 0], features["scale:input"])
+
+
+def test_a_library_output_gives_its_first_tensor():
+    class Inside(nn.Module):
+        def forward(self, inputs):
+            return OrderedDict(none=None, last=2 * inputs, all=(inputs,))
+
+    model = nn.Sequential(OrderedDict(inside=Inside()))
+    assert torch.equal(read(model, "inside", inputs=ROW)["inside"], 2 * ROW)
 
 
 def test_gradient_flows_through_what_is_read(net):
@@ -93,11 +110,17 @@ class Odd(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.rnn = nn.GRU(4, 4, batch_first=True)
         self.scale = Named()
+        self.listing = Listing()
 
     def forward(self, inputs):
         hidden = self.relu(self.used(inputs))
         hidden, _ = self.rnn(hidden[:, None])
-        return self.scale(feature=hidden[:, 0])
+        return self.scale(feature=self.listing(hidden)[0][:, 0])
+
+
+class Listing(nn.Module):
+    def forward(self, hidden):
+        return [hidden]
 
 
 class Named(nn.Module):
@@ -113,7 +136,7 @@ ROW = torch.rand(2, 4, generator=torch.Generator().manual_seed(0))
     [
         ("idle", "Layer 'idle' was not called in the forward pass. Name one that is"),
         ("idle:input", "Layer 'idle:input' was not called"),
-        ("rnn", "Layer 'rnn' gives a tuple, not a tensor. Name a part inside it"),
+        ("listing", "Layer 'listing' gives a list, not a tensor. Name a part inside it"),
         ("used", r"Layer 'used': a later part overwrites its features in place \(a ReLU"),
         ("relu:input", "Layer 'relu:input': a later part overwrites"),
     ],

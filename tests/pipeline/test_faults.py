@@ -23,6 +23,7 @@ from tutelage.engine.fit import _Loop
 from tutelage.errors import (
     CacheError,
     DataError,
+    LockedError,
     RunFolderError,
     TrainingError,
     TutelageError,
@@ -30,10 +31,13 @@ from tutelage.errors import (
 )
 from tutelage.files import file_sha256
 from tutelage.job import TeacherPlan
+from tutelage.locks import locked
 from tutelage.models.nets import mlp
 from tutelage.pipeline import run_job
 from tutelage.records import RunRecord, load_record
+from tutelage.teachers import CachedTeacher
 from tutelage.teachers.build import build_cache
+from tutelage.types import Batch
 
 TIMES = ("seconds", "build_seconds")
 
@@ -278,7 +282,7 @@ def test_a_damaged_checkpoint_is_refused_and_can_be_removed(make_job, tmp_path, 
         run_job(job, Stages("baseline, seed 0", 5))
     checkpoint = job.out / "arms/baseline/seed-0/checkpoint.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
-    with pytest.raises(RunFolderError, match=f"{checkpoint}: the checkpoint is damaged"):
+    with pytest.raises(RunFolderError, match=f"{checkpoint}: damaged"):
         run_job(job)
     checkpoint.unlink()
     assert told(run_job(job).record) == expected
@@ -455,3 +459,36 @@ def test_a_class_without_pictures_is_named_before_anything_is_trained(make_job, 
     (folder / "green").mkdir()
     with pytest.raises(DataError, match=f"{folder / 'green'}: the class has no pictures"):
         _picture_job(make_job, folder, tmp_path / "run")
+
+
+# Two at once.
+
+
+def test_a_second_run_on_one_folder_is_refused_and_the_first_ends_well(
+    make_job, tmp_path, expected
+):
+    second = []
+
+    def listener(event):
+        if isinstance(event, StageStarted) and event.name == "baseline, seed 1":
+            with pytest.raises(LockedError, match="in use by process") as caught:
+                run_job(make_job(tmp_path))
+            second.append(caught.value)
+
+    assert told(run_job(make_job(tmp_path), listener).record) == expected
+    assert len(second) == 1
+
+
+def test_a_second_build_of_one_cache_is_refused(make_job, tmp_path):
+    with (
+        locked(tmp_path / "cache", "cache build"),
+        pytest.raises(LockedError, match="cache: in use by process"),
+    ):
+        run_job(make_job(tmp_path))
+
+
+def test_two_readers_of_one_cache_read_the_same(whole):
+    first, second = CachedTeacher(whole / "cache"), CachedTeacher(whole / "cache")
+    ids = torch.arange(20)
+    batch = Batch(torch.zeros(20, 1), None, ids, ids % 9)
+    assert torch.equal(first(batch).logits, second(batch).logits)

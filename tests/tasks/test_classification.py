@@ -68,8 +68,10 @@ def test_the_task_loss_is_cross_entropy():
 
 def test_predicting_keeps_order_and_counts_the_last_small_batch():
     batches = [batch_of(4), batch_of(2)]
-    logits, labels = TASK.predict(Oracle(), batches, CPU)
+    said = TASK.predict(Oracle(), batches, CPU)
+    logits, labels = said.logits, said.labels
     assert labels.tolist() == [0, 1, 2, 0, 0, 1]
+    assert said.sample_ids.tolist() == [0, 1, 2, 3, 0, 1]
     assert torch.equal(logits.argmax(dim=1), labels)
     assert logits.dtype == torch.float32
     assert not logits.requires_grad
@@ -79,7 +81,7 @@ def test_predicting_keeps_order_and_counts_the_last_small_batch():
 def test_predicting_is_in_eval_mode_and_gives_the_mode_back(was_training):
     model = nn.Sequential(nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3)).train(was_training)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    first, second = (TASK.predict(model, [batch_of()], CPU)[0] for _ in range(2))
+    first, second = (TASK.predict(model, [batch_of()], CPU).logits for _ in range(2))
     assert torch.equal(first, second)
     assert model.training is was_training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

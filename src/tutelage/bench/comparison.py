@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tutelage import __version__
@@ -23,15 +22,17 @@ from tutelage.data.views import Identity
 from tutelage.engine import TrainSettings
 from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import Listener, ignore
-from tutelage.errors import ConfigError, TrainingError, find
+from tutelage.errors import ConfigError, RunFolderError, TrainingError, find
 from tutelage.evidence import correct, paired_interval
-from tutelage.files import write_text, write_whole
+from tutelage.files import write_text
+from tutelage.locks import locked
 from tutelage.losses import CrossEntropy
 from tutelage.metrics import evaluate
 from tutelage.objective import Objective
 from tutelage.pipeline.run import environment
 from tutelage.pipeline.training import PROGRESS, Trained
 from tutelage.records import load_record, save_record
+from tutelage.sealed import read_facts, write_tensors
 from tutelage.teachers import RememberedTeacher, Teacher
 from tutelage.teachers.remembered import remember
 from tutelage.types import Signal
@@ -75,6 +76,11 @@ def compare(
         find(f"method in {name}", method, grids)
     chosen = {m: g for m, g in grids.items() if not methods or m in {*methods, BASELINE, KD}}
     study = _Study(name, suite, budget, out, length, tuple(range(num_seeds)), data, listener)
+    with locked(study.folder, "bench"):
+        yield from _boards(study, chosen)
+
+
+def _boards(study: "_Study", chosen: Mapping[str, Grid]) -> Iterator[Leaderboard]:
     board = study.empty_board()
     for method, grid in _first(chosen, BASELINE, KD):
         board = replace(board, standings=[*board.standings, study.standing(method, grid)])
@@ -236,8 +242,8 @@ class _Study:
 
     def score(self, logits: Tensor) -> Score:
         found = evaluate(logits, self.labels, self.teacher_logits)
-        assert found.agreement is not None
-        return Score(found.accuracy, found.agreement, found.ece, found.nll)
+        values = found.values
+        return Score(values["accuracy"], values["agreement"], values["ece"], values["nll"])
 
     @cached_property
     def teacher_logits(self) -> Tensor:
@@ -251,7 +257,7 @@ class _Study:
         if known is None:
             last = self.lab.test_logits(trained.last)
             known = {"last": last, "selected": self.lab.test_logits(trained.selected)}
-            write_whole(path, lambda place: save_file(known, place, {"key": trained.key}))
+            write_tensors(path, known, {"key": trained.key})
         return known["last"], known["selected"]
 
     def costs(self, objectives: Mapping[str, Objective]) -> Mapping[str, Cost]:
@@ -301,10 +307,11 @@ def _count(network: nn.Module) -> int:
 
 
 def _read(path: Path, key: str) -> dict[str, Tensor] | None:
-    """Logits that were written for this very training, or None."""
-    if not path.is_file():
+    """Logits that were written for this very training, or None where they are not whole."""
+    try:
+        if read_facts(path).get("key") != key:
+            return None
+    except RunFolderError:
         return None
     with safe_open(path, "pt") as file:
-        if (file.metadata() or {}).get("key") != key:
-            return None
         return {name: file.get_tensor(name) for name in ("last", "selected")}

@@ -18,7 +18,7 @@ from tutelage.engine.distiller import Distiller
 from tutelage.engine.prepare import prepare
 from tutelage.engine.trainee import Trainee
 from tutelage.objective import Objective
-from tutelage.tasks import Classification
+from tutelage.tasks import Task
 from tutelage.teachers import ModuleTeacher
 from tutelage.types import Batch, Outputs, Signal
 
@@ -44,7 +44,7 @@ def costs_against(
     other: str,
     objectives: Mapping[str, Objective],
     make_student: Callable[[], nn.Module],
-    task: Classification,
+    task: Task,
     teacher: ModuleTeacher,
     batch: Batch,
     num_samples: int,

@@ -176,7 +176,7 @@ class Lab:
         """A network's logits of the test data."""
         reader = self.reader(self.splits.test)
         batches = (reader[request] for request in in_order(len(reader), batch_size=500))
-        return self.task.predict(model.to(self.device), batches, self.device)[0]
+        return self.task.predict(model.to(self.device), batches, self.device).logits
 
     @property
     def test_labels(self) -> Int[Tensor, " n"]:

@@ -1,7 +1,7 @@
 """The `tutelage` command: what each subcommand is called with, and how errors come out."""
 
 import logging
-import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -163,11 +163,24 @@ def reproduce(
     effort: Annotated[
         float, typer.Option(min=0.001, help="Multiplies every number of epochs; 0.1 for a trial.")
     ] = 1.0,
+    precision: Annotated[
+        str, typer.Option(help="float32, or bf16 where the processor is faster with it.")
+    ] = "float32",
+    only: Annotated[
+        str, typer.Option(help="Only these parts, with commas between; all if not given.")
+    ] = "",
 ) -> None:
     """Repeat a published table, ours beside the paper's; goes on where it was stopped."""
     from tutelage.cli.tables import reproduce_table
 
-    reproduce_table(name, out or Path("runs") / name, num_seeds=seeds, effort=effort)
+    reproduce_table(
+        name,
+        out or Path("runs") / name,
+        num_seeds=seeds,
+        effort=effort,
+        precision=precision,
+        only=_names(only),
+    )
 
 
 @app.command()
@@ -186,8 +199,12 @@ def bench(
     """Compare all methods under one protocol; goes on where it was stopped."""
     from tutelage.cli.tables import compare_methods
 
-    chosen = [name.strip() for name in methods.split(",") if name.strip()]
-    compare_methods(suite, out, length=length, num_seeds=seeds, methods=chosen, data=data)
+    compare_methods(suite, out, length=length, num_seeds=seeds, methods=_names(methods), data=data)
+
+
+def _names(text: str) -> list[str]:
+    """Names with commas between."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 @app.command()
@@ -226,8 +243,7 @@ app.command("explain")(explain_command)
 
 def main() -> None:
     """Run the command line: exit 0 done, 1 failed, 2 wrong input, 130 interrupted."""
-    if "WORLD_SIZE" in os.environ:  # torch warns once a process of what is meant to be so
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end, as by Ctrl-C
     sys.exit(guarded(app))
 
 
@@ -250,49 +266,19 @@ def guarded(command: Callable[..., Any]) -> int:
         _tell(f"Error: {error}")
         return FAILED if _went_wrong(error) else WRONG_INPUT
     except Exception as error:
-        return _unforeseen(error)
-
-
-def _unforeseen(error: Exception) -> int:
-    """Show what no room has foreseen; raise what is a mistake of ours."""
-    shown = getattr(error, "show", None)
-    if shown is not None:
+        shown = getattr(error, "show", None)
+        if shown is None:
+            raise
         shown()
         return WRONG_INPUT
-    if not _lost_another(error):
-        raise error
-    _tell(
-        f"Error: another process of this run is gone ({str(error).splitlines()[0]}). Start all "
-        "of them again with the same command: it goes on there."
-    )
-    return FAILED
-
-
-def _may_speak() -> bool:
-    """Whether this process, among several of a run, is the one that tells of the error."""
-    if "torch" not in sys.modules:
-        return True
-    from tutelage.ranks import may_speak
-
-    return may_speak()
-
-
-def _lost_another(error: Exception) -> bool:
-    if "torch" not in sys.modules:
-        return False
-    from tutelage.ranks import was_lost
-
-    return was_lost(error)
 
 
 def _went_wrong(error: TutelageError) -> bool:
     """Whether the run failed, rather than its input being wrong."""
-    from tutelage.errors import ExportError, TrainingError, WriteError
+    from tutelage.errors import ExportError, LockedError, TrainingError, WriteError
 
-    return isinstance(error, ExportError | TrainingError | WriteError)
+    return isinstance(error, ExportError | LockedError | TrainingError | WriteError)
 
 
 def _tell(text: str) -> None:
-    """Print to stderr; among several processes of a run, the first that has something to tell."""
-    if _may_speak():
-        typer.echo(text, err=True)
+    typer.echo(text, err=True)

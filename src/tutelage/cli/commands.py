@@ -13,11 +13,11 @@ from tutelage.config import build_job, read_recipe, shipped_recipes
 from tutelage.config.read import recipe_path
 from tutelage.errors import TutelageError
 from tutelage.job import Job
+from tutelage.locks import locked
 from tutelage.pipeline import run_job
 from tutelage.pipeline.delivery import deliverable
 from tutelage.pipeline.proposals import check_budget
-from tutelage.pipeline.run import prepare_teacher
-from tutelage.ranks import first, join, leave
+from tutelage.pipeline.run import rebuild_cache
 from tutelage.records import RunRecord, load_record
 from tutelage.report import write_report
 from tutelage.teachers import store
@@ -27,11 +27,10 @@ LOOKS = {doctor.PROBLEM: "red", doctor.WARNING: "yellow", doctor.FINE: "green"}
 
 def run_recipe(name: str, overrides: Sequence[str], *, command: str) -> None:
     """Run a recipe and print what came out."""
-    console = _console()
+    console = Console()
     job = _job(name, overrides, command)
     with ProgressListener(console) as listener:
         finished = run_job(job, listener)
-    leave()
     print_results(console, finished.record, job.out)
 
 
@@ -72,19 +71,19 @@ def print_recipe(name: str | None) -> None:
 
 def rewrite_report(folder: Path) -> None:
     """Write report.html from results.json."""
-    write_report(load_record(folder / "results.json", RunRecord), folder / "report.html")
+    record = load_record(folder / "results.json", RunRecord)
+    with locked(folder, "report"):
+        write_report(record, folder / "report.html")
     Console().print(f"Report: {folder / 'report.html'}")
 
 
 def build_teacher_cache(name: str, overrides: Sequence[str]) -> None:
     """Train or load the teacher and build the cache of a recipe."""
-    console = _console()
+    console = Console()
     job = _job(name, overrides, "")
-    first(lambda: store.discard(job.out / "cache"))
     with ProgressListener(console) as listener:
-        prepare_teacher(job, listener)
-    first(lambda: describe_cache(job.out))
-    leave()
+        rebuild_cache(job, listener)
+    describe_cache(job.out)
 
 
 def describe_cache(folder: Path) -> None:
@@ -116,11 +115,6 @@ def verify_cache(folder: Path) -> None:
     manifest = store.load_manifest(place)
     store.verify(place, manifest)
     Console().print(f"{place}: {len(manifest.shards)} shard(s) are whole and unchanged.")
-
-
-def _console() -> Console:
-    """Where the first process prints; the others, if there are any, are silent."""
-    return Console(quiet=not join().is_first)
 
 
 def _cache_folder(folder: Path) -> Path:

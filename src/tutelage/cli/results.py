@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from tutelage.records import LatencyRow, RunRecord, SizeRow, Summary
+from tutelage.records import LatencyRow, Metric, RunRecord, SizeRow, Summary
 
 COLOURS = {"helped": "green", "no evidence": "yellow", "hurt": "red"}
 ARMS = ("teacher", "baseline", "distilled")
-PERCENT = ("accuracy", "agreement")
+PERCENT = ("agreement",)
 
 
 def print_results(console: Console, record: RunRecord, out: Path) -> None:
@@ -32,7 +32,8 @@ def print_results(console: Console, record: RunRecord, out: Path) -> None:
     if verdict is not None:
         last = record.verdicts["last"]
         text = f"{verdict.sentence}\n[dim]After the last epoch: {last.word}, "
-        text += f"{_points(last.difference)} ({_points(last.low)} to {_points(last.high)}).[/]"
+        write = record.metric.difference
+        text += f"{write(last.difference)} ({write(last.low)} to {write(last.high)}).[/]"
         console.print(Panel(text, title=verdict.word, border_style=COLOURS[verdict.word]))
     for label, name in (("Report", "report.html"), ("Student", "export/student.onnx")):
         if (out / name).exists():
@@ -42,19 +43,20 @@ def print_results(console: Console, record: RunRecord, out: Path) -> None:
 def _comparison(record: RunRecord) -> Table:
     table = Table(title="On the test data (network of the best validation epoch)", box=None)
     table.add_column("")
-    for heading in ("accuracy", "last epoch", "agreement", "KL", "NLL", "ECE", "kept", "gap"):
+    columns = (record.metric.title, "last epoch", "agreement", "KL", "NLL", "ECE", "kept", "gap")
+    for heading in columns:
         table.add_column(heading, justify="right")
     for arm in ARMS:
         summary, last = record.summary(arm, "selected"), record.summary(arm, "last")
         if summary is not None and last is not None:
-            table.add_row(arm, *_cells(summary, last))
+            table.add_row(arm, *_cells(record.metric, summary, last))
     return table
 
 
-def _cells(summary: Summary, last: Summary) -> list[str]:
+def _cells(metric: Metric, summary: Summary, last: Summary) -> list[str]:
     return [
-        _metric(summary, "accuracy"),
-        _metric(last, "accuracy"),
+        _metric(summary, metric.name, metric.is_share),
+        _metric(last, metric.name, metric.is_share),
         _metric(summary, "agreement"),
         _metric(summary, "kl_to_teacher"),
         _metric(summary, "nll"),
@@ -64,11 +66,11 @@ def _cells(summary: Summary, last: Summary) -> list[str]:
     ]
 
 
-def _metric(summary: Summary, name: str) -> str:
+def _metric(summary: Summary, name: str, is_share: bool = False) -> str:
     value, spread = summary.mean.get(name), summary.spread.get(name)
     if value is None:
         return ""
-    if name in PERCENT:
+    if is_share or name in PERCENT:
         text = f"{100 * value:.2f}"
         return text if spread is None else f"{text} ±{100 * spread:.2f}"
     return f"{value:.3f}"

@@ -11,16 +11,32 @@ from tutelage.bench.leaderboard import Standing, as_points, ranked
 from tutelage.bench.records import Row
 from tutelage.cli.progress import ProgressListener
 from tutelage.errors import find
+from tutelage.locks import locked
 
 
-def reproduce_table(name: str, out: Path, *, num_seeds: int, effort: float) -> None:
+def reproduce_table(
+    name: str,
+    out: Path,
+    *,
+    num_seeds: int,
+    effort: float,
+    precision: str,
+    only: Sequence[str],
+) -> None:
     """Measure a published table and print it as it grows."""
     console = Console()
     reproduction = find("reproduction", name, REPRODUCTIONS)
     shown = 0
     found = None
-    with ProgressListener(console) as listener:
-        for found in reproduction(out, num_seeds=num_seeds, effort=effort, listener=listener):
+    with locked(out, "reproduce"), ProgressListener(console) as listener:
+        for found in reproduction(
+            out,
+            num_seeds=num_seeds,
+            effort=effort,
+            precision=precision,
+            only=only,
+            listener=listener,
+        ):
             for row in found.rows[shown:]:
                 listener.bar.print(f"  {row.name}: [bold]{row.ours}[/] {row.unit} {_paper(row)}")
             shown = len(found.rows)

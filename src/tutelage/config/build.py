@@ -30,7 +30,7 @@ from tutelage.job import Job, MeasureSettings, TeacherPlan
 from tutelage.losses import LOSSES
 from tutelage.models.load import make_model
 from tutelage.objective import Loss, Objective, Ramp, Term
-from tutelage.tasks import Classification
+from tutelage.tasks import TASKS
 
 Made = TypeVar("Made")
 
@@ -66,6 +66,7 @@ def build_job(recipe: Recipe, *, folder: Path = Path(), command: str = "") -> Jo
         budget=None if recipe.budget is None else parse_budget(recipe.budget),
         recipe=_resolved(recipe, folder),
         command=command,
+        make_task=TASKS[recipe.task],
     )
 
 
@@ -78,9 +79,10 @@ def _teacher(
             f"{place}: it has neither weights nor training, so it would teach noise. Give weights: "
             "FILE, or training: {train: {epochs: 20}}."
         )
-    image_size = teacher.image_size or facts["image_size"]
+    if teacher.image_size is not None:
+        facts = {**facts, "image_size": teacher.image_size}
     return TeacherPlan(
-        make=_maker(teacher, folder, {**facts, "image_size": image_size}),
+        make=_maker(teacher, folder, facts),
         train=None
         if training is None
         else train_settings(training.train, training.optimizer, training.schedule),
@@ -116,11 +118,10 @@ def load_data(data: BuiltinData | ImageData) -> Splits:
 def data_facts(splits: Splits) -> dict[str, Any]:
     """What networks may want to know of the data."""
     inputs, _ = splits.train.fetch(torch.tensor([0]))
-    return {
-        "num_classes": len(splits.class_names),
-        "in_channels": inputs.shape[1],
-        "image_size": inputs.shape[-1],
-    }
+    facts = {"num_classes": len(splits.class_names)}
+    if not isinstance(inputs, torch.Tensor):
+        return facts
+    return {**facts, "in_channels": inputs.shape[1], "image_size": inputs.shape[-1]}
 
 
 def _maker(network: Network, folder: Path, facts: Mapping[str, Any]) -> Callable[[], nn.Module]:
@@ -136,13 +137,13 @@ def _views(views: Views, facts: Mapping[str, Any]) -> ViewPolicy:
     factory = find("views", views.kind, VIEWS)
     settings = dict(views.model_extra or {})
     if "image_size" in inspect.signature(factory).parameters:
-        settings.setdefault("image_size", facts["image_size"])
+        settings.setdefault("image_size", facts.get("image_size"))
     policy: ViewPolicy = _make(f"views {views.kind!r}", factory, settings)
     return policy
 
 
 def _objective(recipe: Recipe) -> Objective:
-    task = Classification(num_classes=1).task_loss()
+    task = TASKS[recipe.task](1).task_loss()
     terms = [Term(task, recipe.objective.task_weight, task.title)]
     terms += [_term(term, number) for number, term in enumerate(recipe.objective.terms)]
     return Objective(terms)

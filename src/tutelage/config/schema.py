@@ -248,7 +248,7 @@ class Recipe(Strict):
     """A whole run.
 
     Attributes:
-        task: classification.
+        task: classification, or token_classification.
         data: What is learned.
         views: Augmentation that teacher and student share.
         teacher: The large network.
@@ -269,7 +269,7 @@ class Recipe(Strict):
         output: The run folder.
     """
 
-    task: Literal["classification"] = "classification"
+    task: Literal["classification", "token_classification"] = "classification"
     data: Data
     views: Views = Views()
     teacher: Teacher

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tutelage.data.sources import Source
 from tutelage.data.views import Identity, ViewPolicy
-from tutelage.errors import DataError, TutelageError
-from tutelage.types import Batch
+from tutelage.errors import ConfigError, DataError, TutelageError
+from tutelage.types import UNLABELLED, Batch, Inputs
 
 _BATCHES_AT_ONCE = 64  # views are chosen for so many: memory per sample is that of the order alone
 
@@ -66,10 +66,22 @@ class Reader(Dataset[Batch]):
         inputs, labels = self.source.fetch(sample_ids)
         if labels is not None and self.num_classes is not None:
             _check_labels(labels, sample_ids, self.num_classes)
-        viewed = self.views.apply(inputs, sample_ids, view_ids)
+        viewed = self._view(inputs, sample_ids, view_ids)
         return Batch(self._normalise(viewed), labels, sample_ids, view_ids)
 
-    def _normalise(self, inputs: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "batch ..."]:
+    def _view(self, inputs: Inputs, sample_ids: Tensor, view_ids: Tensor) -> Inputs:
+        if isinstance(inputs, Tensor):
+            return self.views.apply(inputs, sample_ids, view_ids)
+        if self.views.num_views == 1:
+            return inputs
+        raise ConfigError(
+            f"views: {self.views.fingerprint} changes one tensor a sample, but these data come as "
+            f"{', '.join(inputs)}. Use views: {{kind: identity}}."
+        )
+
+    def _normalise(self, inputs: Inputs) -> Inputs:
+        if not isinstance(inputs, Tensor):
+            return inputs
         is_bytes = inputs.dtype == torch.uint8
         if self.mean is None or self.std is None:
             return inputs.float().div_(255) if is_bytes else inputs
@@ -77,9 +89,9 @@ class Reader(Dataset[Batch]):
             return inputs.float().mul_(1 / (255 * self.std)).sub_(self.mean / self.std)
         return (inputs - self.mean).div_(self.std)
 
-    def pixels(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
-        """Normalised inputs back to 0..1."""
-        if self.mean is None or self.std is None:
+    def pixels(self, inputs: Inputs) -> Inputs:
+        """Normalised inputs back to 0..1; others as they are."""
+        if self.mean is None or self.std is None or not isinstance(inputs, Tensor):
             return inputs
         return inputs * self.std + self.mean
 
@@ -161,11 +173,14 @@ def _order_seed(seed: int, epoch: int) -> int:
 
 
 def _check_labels(labels: Tensor, sample_ids: Tensor, num_classes: int) -> None:
-    wrong = ((labels < 0) | (labels >= num_classes)).nonzero().squeeze(1)
+    outside = (labels < 0) | (labels >= num_classes)
+    if labels.ndim > 1:  # one label a token, of which some have none
+        outside &= labels != UNLABELLED
+    wrong = outside.nonzero()
     if len(wrong) == 0:
         return
-    row = int(wrong[0])
+    place = tuple(wrong[0].tolist())
     raise DataError(
-        f"Sample {int(sample_ids[row])} has label {int(labels[row])}; allowed are 0 to "
+        f"Sample {int(sample_ids[place[0]])} has label {int(labels[place])}; allowed are 0 to "
         f"{num_classes - 1}, one a class. Renumber the labels or mend num_classes."
     )

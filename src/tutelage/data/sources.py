@@ -12,9 +12,9 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from tutelage.errors import DataError
-from tutelage.types import tensor_bytes
+from tutelage.types import Inputs, tensor_bytes
 
-Samples = tuple[Shaped[Tensor, "batch ..."], Int[Tensor, " batch"] | None]
+Samples = tuple[Inputs, Shaped[Tensor, "batch ..."] | None]
 
 
 @runtime_checkable
@@ -37,7 +37,8 @@ class Source(Protocol):
         """Inputs and labels (None if unlabelled) of the samples with these numbers.
 
         Images are uint8 of shape (batch, channels, height, width); anything else is what the
-        networks take.
+        networks take: a tensor, or tensors by the argument that they are passed as. Samples of
+        different lengths are filled up here to the longest of the batch.
         """
         ...
 

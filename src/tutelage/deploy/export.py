@@ -1,12 +1,5 @@
-"""A network as one ONNX file, and the proof that the file computes what the network computes."""
+"""A network as one ONNX file."""
 
-import io
-import itertools
-import logging
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +7,11 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from tutelage.deploy.runtime import one_line, open_session, run_session
+from tutelage.deploy.quiet import quiet
+from tutelage.deploy.runtime import one_line
 from tutelage.errors import ExportError, require
-from tutelage.files import write_whole
+from tutelage.files import write_bytes
 from tutelage.models.cost import frozen_copy
-from tutelage.records import ParityRow
 
 
 def export_onnx(model: nn.Module, example: Shaped[Tensor, "batch ..."], path: Path) -> None:
@@ -37,72 +30,7 @@ def export_onnx(model: nn.Module, example: Shaped[Tensor, "batch ..."], path: Pa
         RunFolderError: The place cannot be written.
     """
     content = _onnx_bytes(frozen_copy(model), example)
-    write_whole(path, lambda temporary: write_bytes(temporary, content))
-
-
-def export_checked(
-    model: nn.Module,
-    batches: Iterable[Shaped[Tensor, "_ ..."]],
-    path: Path,
-    *,
-    name: str,
-    tolerance: float = 1e-3,
-) -> ParityRow:
-    """Export a network and compare it with PyTorch; the file appears only when both agree.
-
-    Args:
-        model: A network that takes one tensor and gives logits.
-        batches: Real samples, as the network takes them; read once.
-        path: Where the file shall lie.
-        name: The network's name in the run's records.
-        tolerance: As in `check_parity`.
-
-    Raises:
-        ExportError: The export failed, or the result computes something else; no file is left.
-        RunFolderError: The place cannot be written.
-    """
-    rest = (inputs for inputs in batches if len(inputs))
-    first = next(rest, None)
-    if first is None:
-        raise _no_samples(name)
-    network = frozen_copy(model)
-    content = _onnx_bytes(network, first)
-    row = _compare(
-        network, content, itertools.chain([first], rest), name, path.name, tolerance=tolerance
-    )
-    write_whole(path, lambda temporary: write_bytes(temporary, content))
-    return row
-
-
-def check_parity(
-    model: nn.Module,
-    path: Path,
-    batches: Iterable[Shaped[Tensor, "_ ..."]],
-    *,
-    name: str,
-    tolerance: float = 1e-3,
-) -> ParityRow:
-    """Run an exported file in ONNX Runtime and the network in PyTorch on the same samples.
-
-    Args:
-        model: The network that was exported.
-        path: The file.
-        batches: Real samples, as the network takes them.
-        name: The network's name in the run's records.
-        tolerance: Largest difference of two logits, relative to 1 + the largest logit.
-
-    Returns:
-        The largest absolute difference of logits and the share of equal predictions.
-
-    Raises:
-        ExportError: The two differ by more than the tolerance, or some logit is not finite.
-    """
-    return _compare(frozen_copy(model), path, batches, name, path.name, tolerance=tolerance)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file."""
-    path.write_bytes(content)
+    write_bytes(path, content)
 
 
 def _onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
@@ -112,7 +40,7 @@ def _onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
         )
     # One sample alone would be taken for a fixed batch size: torch.export specialises on 1.
     pair = example[:1].detach().cpu().expand(2, *example.shape[1:]).contiguous()
-    _logits(network, pair)
+    checked_logits(network, pair)
     proto = _trace(network, pair)
     _check_batch_is_dynamic(type(network).__name__, proto.graph)
     strip(proto)
@@ -141,23 +69,6 @@ def _trace(network: nn.Module, pair: Tensor) -> Any:
                 return program.model_proto
         except Exception as error:
             raise _failed(network, error) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let no library print, log or warn."""
-    # The exporter prints, logs and warns about its own inside; what matters comes as an error.
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            redirect_stdout(io.StringIO()),
-            redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(action="ignore"),
-        ):
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _failed(network: nn.Module, error: BaseException) -> ExportError:
@@ -196,7 +107,12 @@ def strip(message: Any) -> None:
                 strip(part)
 
 
-def _logits(network: nn.Module, inputs: Tensor) -> Float[Tensor, "batch ..."]:
+def checked_logits(network: nn.Module, inputs: Shaped[Tensor, "_ ..."]) -> Float[Tensor, "_ ..."]:
+    """A network's logits.
+
+    Raises:
+        ExportError: Its forward fails, or gives no logits.
+    """
     name = type(network).__name__
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -217,70 +133,3 @@ def _logits(network: nn.Module, inputs: Tensor) -> Float[Tensor, "batch ..."]:
             f"{len(inputs)} samples. Logits are floating point, one row a sample."
         )
     return outputs
-
-
-@dataclass(frozen=True, slots=True)
-class _Tally:
-    difference: float
-    largest: float
-    equal: int
-    predictions: int
-    count: int
-
-
-def _compare(
-    network: nn.Module,
-    source: Path | bytes,
-    batches: Iterable[Tensor],
-    name: str,
-    file: str,
-    *,
-    tolerance: float,
-) -> ParityRow:
-    session = open_session(source, threads=torch.get_num_threads())
-    tallies = [_compare_batch(network, session, inputs, file) for inputs in batches if len(inputs)]
-    if not tallies:
-        raise _no_samples(name)
-    row = ParityRow(
-        name=name,
-        file=file,
-        max_abs_difference=max(t.difference for t in tallies),
-        agreement=sum(t.equal for t in tallies) / sum(t.predictions for t in tallies),
-        count=sum(t.count for t in tallies),
-    )
-    allowed = tolerance * (1 + max(t.largest for t in tallies))
-    if row.max_abs_difference > allowed:
-        raise ExportError(
-            f"{file}: the exported network differs from PyTorch by {row.max_abs_difference:.3g} "
-            f"over {row.count} samples, {allowed:.3g} is allowed; {row.agreement:.1%} of the "
-            "predictions are equal. Random or data-dependent steps in forward are the usual reason."
-        )
-    return row
-
-
-def _compare_batch(network: nn.Module, session: Any, inputs: Tensor, file: str) -> _Tally:
-    inputs = inputs.detach().cpu()
-    expected = _logits(network, inputs).float()
-    given = torch.from_numpy(run_session(session, inputs.numpy())).float()
-    if given.shape != expected.shape:
-        raise ExportError(
-            f"{file}: gives logits of shape {tuple(given.shape)}, PyTorch of "
-            f"{tuple(expected.shape)}. It was exported from another network."
-        )
-    for origin, logits in (("PyTorch", expected), (file, given)):
-        if not torch.isfinite(logits).all():
-            raise ExportError(f"{file}: some logits of {origin} are not finite on real samples.")
-    same = expected.argmax(dim=-1) == given.argmax(dim=-1)
-    return _Tally(
-        difference=(given - expected).abs().max().item(),
-        largest=expected.abs().max().item(),
-        equal=int(same.sum()),
-        predictions=same.numel(),
-        count=len(inputs),
-    )
-
-
-def _no_samples(name: str) -> ExportError:
-    return ExportError(
-        f"{name}: no samples to compare the exported file with. Give at least one batch."
-    )

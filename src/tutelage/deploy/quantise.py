@@ -8,10 +8,11 @@ from typing import Any
 from jaxtyping import Shaped
 from torch import Tensor
 
-from tutelage.deploy.export import quiet, strip, write_bytes
+from tutelage.deploy.export import strip
+from tutelage.deploy.quiet import quiet
 from tutelage.deploy.runtime import one_line
 from tutelage.errors import ExportError, find, require
-from tutelage.files import write_whole
+from tutelage.files import write_bytes
 
 WAYS: Mapping[str, str] = {
     "minmax": "static: activations scaled by the smallest and largest value seen",
@@ -53,7 +54,7 @@ def quantise_onnx(
                 f"{source}: cannot be quantised ({type(error).__name__}: {one_line(error)}). "
                 f"Try another of {', '.join(WAYS)}, or measure.int8: null."
             ) from error
-    write_whole(target, lambda temporary: write_bytes(temporary, content))
+    write_bytes(target, content)
 
 
 def _prepare(source: Path, prepared: Path) -> None:

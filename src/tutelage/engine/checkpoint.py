@@ -1,23 +1,23 @@
 """Checkpoints: all of a training in one safetensors file, nothing pickled."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tutelage.errors import RunFolderError
-from tutelage.files import write_whole
 from tutelage.records import MetricPoint
+from tutelage.sealed import read_facts, write_tensors
 
 Tensors = dict[str, Tensor]
+_UNREADABLE = (SafetensorError, RuntimeError, KeyError, ValueError, TypeError, OSError)
+_REMOVE = "Remove this checkpoint to train the arm from its start."
 
 
 @dataclass(slots=True)
@@ -71,8 +71,7 @@ def save_checkpoint(
         tensors |= {f"{name}/{key}": value.detach() for key, value in state.items()}
     tensors |= _optimizer_tensors(optimizer)
     owned = {name: value.contiguous().clone() for name, value in tensors.items()}
-    metadata = {"key": key, "progress": json.dumps(asdict(progress))}
-    write_whole(path, lambda temporary: save_file(owned, temporary, metadata))
+    write_tensors(path, owned, {"key": key, "progress": asdict(progress)})
 
 
 def load_checkpoint(
@@ -89,22 +88,24 @@ def load_checkpoint(
     if not path.is_file():
         return None
     try:
+        facts = read_facts(path)
+        if facts.get("key") != key:
+            return None
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("key") != key:
-                return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        progress = TypeAdapter(Progress).validate_json(metadata["progress"])
+        progress = TypeAdapter(Progress).validate_python(facts["progress"])
         for name, module in modules.items():
             module.load_state_dict(_below(tensors, name))
         _load_optimizer(optimizer, _below(tensors, "optimizer"))
         torch.set_rng_state(tensors["rng/cpu"])
         if "rng/cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["rng/cuda"])
-    except (SafetensorError, ValidationError, RuntimeError, KeyError, ValueError, OSError) as error:
+    except RunFolderError as error:
+        raise RunFolderError(f"{error} {_REMOVE}") from error
+    except _UNREADABLE as error:
+        reason = str(error).splitlines()[0]
         raise RunFolderError(
-            f"{path}: the checkpoint is damaged ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}). Remove it to train this arm from its start."
+            f"{path}: damaged ({type(error).__name__}: {reason}). {_REMOVE}"
         ) from error
     return progress
 

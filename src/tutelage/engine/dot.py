@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from tutelage.ranks import average
-
 
 class DOT(Optimizer):
     """SGD whose momentum is lower for the task gradient and higher for the distillation gradient.
@@ -61,7 +59,6 @@ class DOT(Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Move each parameter by both momenta."""
         assert closure is None
-        average(state["task_gradient"] for state in self.state.values())
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:

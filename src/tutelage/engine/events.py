@@ -50,10 +50,12 @@ class TensorBoardLog:
     Args:
         folder: Where the event files go.
         first_step: Entries from this step on are hidden, for a training that goes on.
+        metric: Name of what networks are compared by.
     """
 
-    def __init__(self, folder: Path, first_step: int) -> None:
+    def __init__(self, folder: Path, first_step: int, metric: str = "accuracy") -> None:
         """Open the log."""
+        self.metric = metric
         tensorboard: Any = require(
             "torch.utils.tensorboard", "tensorboard", "Writing TensorBoard logs"
         )
@@ -79,6 +81,6 @@ class TensorBoardLog:
         values = {"train/loss": point.train_loss, "train/learning_rate": point.learning_rate}
         values |= {f"train/{name}": value for name, value in point.train_parts.items()}
         if point.valid_metric is not None and point.valid_loss is not None:
-            values |= {"valid/accuracy": point.valid_metric, "valid/loss": point.valid_loss}
+            values |= {f"valid/{self.metric}": point.valid_metric, "valid/loss": point.valid_loss}
         for name, value in values.items():
             self._writer.add_scalar(name, value, point.step)

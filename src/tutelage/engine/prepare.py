@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tutelage.objective import DryRun, Objective
-from tutelage.tasks import Classification
+from tutelage.tasks import Task
 from tutelage.teachers import HasParts, Teacher
 from tutelage.types import Batch
 
@@ -15,7 +15,7 @@ from tutelage.types import Batch
 def prepare(
     student: nn.Module,
     objective: Objective,
-    task: Classification,
+    task: Task,
     batch: Batch,
     *,
     teacher: Teacher | None = None,
@@ -46,7 +46,7 @@ def prepare(
     def dry_run() -> DryRun:
         layers = objective.student_layers
         outputs = task.run(copy.deepcopy(student).eval(), batch, layers)
-        return DryRun(outputs, given, num_samples=num_samples, teacher_part=part)
+        return DryRun(outputs, given, num_samples=num_samples, teacher_part=part, run=task.run)
 
     losses = [term.loss for term in objective.counted]
     for loss in losses:

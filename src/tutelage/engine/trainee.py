@@ -3,11 +3,9 @@
 import torch
 from torch import nn
 
-from tutelage.engine.processes import seen_by_all
 from tutelage.engine.settings import PRECISIONS
-from tutelage.objective import LossReport, Objective, Seen
-from tutelage.ranks import here
-from tutelage.tasks import Classification
+from tutelage.objective import LossReport, Objective
+from tutelage.tasks import Task
 from tutelage.types import Batch, Outputs
 
 
@@ -25,7 +23,7 @@ class Trainee(nn.Module):
         self,
         student: nn.Module,
         objective: Objective,
-        task: Classification,
+        task: Task,
         precision: str = "float32",
     ) -> None:
         """Join the two."""
@@ -37,15 +35,9 @@ class Trainee(nn.Module):
         self.dtype = PRECISIONS[precision]
 
     def forward(self, batch: Batch, teacher: Outputs | None) -> LossReport:
-        """The objective of one batch, given what the teacher says of it.
-
-        Where several processes share a batch, the mean of theirs is that of the whole batch.
-        """
+        """The objective of one batch, given what the teacher says of it."""
         is_reduced = self.dtype != torch.float32
-        with torch.autocast(batch.inputs.device.type, dtype=self.dtype, enabled=is_reduced):
+        with torch.autocast(batch.device.type, dtype=self.dtype, enabled=is_reduced):
             student = self.task.run(self.student, batch, self.layers)
-        if not here().are_several:
-            return self.objective(student, teacher, batch)  # type: ignore[no-any-return]
-        with seen_by_all(Seen(student, teacher, batch), self.objective) as (whole, share):
-            report: LossReport = self.objective(student, teacher, batch, whole=whole, share=share)
-        return report
+        items = self.task.items(batch)
+        return self.objective(student, teacher, items)  # type: ignore[no-any-return]

@@ -126,7 +126,6 @@ class CRD(Loss):
 
     needs = frozenset({Signal.FEATURES})
     title = "crd"
-    whole_batch = True
 
     def __init__(
         self,
@@ -187,7 +186,6 @@ class CRDMemory(Loss):
 
     needs = frozenset({Signal.FEATURES, Signal.LABELS})
     title = "crd_memory"
-    whole_batch = True
 
     def __init__(
         self,

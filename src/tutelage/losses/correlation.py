@@ -51,7 +51,6 @@ class DIST(Loss):
 
     needs = frozenset({Signal.LOGITS})
     title = "dist"
-    whole_batch = True
 
     def __init__(
         self,
@@ -141,7 +140,6 @@ class MLKD(Loss):
 
     needs = frozenset({Signal.LOGITS})
     title = "mlkd"
-    whole_batch = True
 
     def __init__(
         self,

@@ -66,7 +66,6 @@ class SimilarityPreserving(Loss):
 
     needs = frozenset({Signal.FEATURES})
     title = "similarity_preserving"
-    whole_batch = True
 
     def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
         """Keep the layers."""
@@ -132,7 +131,6 @@ class CorrelationCongruence(Loss):
 
     needs = frozenset({Signal.FEATURES})
     title = "correlation_congruence"
-    whole_batch = True
 
     def __init__(
         self,
@@ -212,7 +210,6 @@ class RKDDistance(Loss):
 
     needs = frozenset({Signal.FEATURES})
     title = "rkd_distance"
-    whole_batch = True
 
     def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
         """Keep the layers."""
@@ -257,7 +254,6 @@ class RKDAngle(Loss):
 
     needs = frozenset({Signal.FEATURES})
     title = "rkd_angle"
-    whole_batch = True
 
     def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
         """Keep the layers."""
@@ -329,7 +325,6 @@ class PKT(Loss):
 
     needs = frozenset({Signal.FEATURES})
     title = "pkt"
-    whole_batch = True
 
     def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
         """Keep the layers."""

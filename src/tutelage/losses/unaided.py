@@ -1,6 +1,7 @@
 """Losses that need no teacher: the student learns from a peer, or from its own past."""
 
 import copy
+from collections.abc import Callable
 from typing import final
 
 import torch
@@ -47,10 +48,11 @@ class MutualLearning(Loss):
         super().__init__()
         self.temperature = check_temperature(temperature)
         self.peer: nn.Module | None = None
+        self.run: Callable[[nn.Module, Batch], Outputs] | None = None
 
     def wrap(self, student: nn.Module, dry: DryRun) -> nn.Module:
         """Make the peer: the student's architecture with fresh weights."""
-        self.peer = copy.deepcopy(student)
+        self.peer, self.run = copy.deepcopy(student), dry.run
         drawn = [_draw_anew(module) for module in self.peer.modules()]
         if not any(drawn):
             raise ModelError(
@@ -61,14 +63,14 @@ class MutualLearning(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """What each learns from the other, and the peer from the labels."""
-        if self.peer is None:
+        if self.peer is None or self.run is None:
             raise SignalError(
                 "Loss 'mutual_learning' has no peer yet. Call tutelage.engine.prepare.prepare "
                 "before the optimizer is made."
             )
         if batch.labels is None:
             raise SignalError("Loss 'mutual_learning' needs labels, but this batch has none.")
-        peer = self.peer(batch.inputs)
+        peer = self.run(self.peer, batch).logits
         mine = student.logits
         from_peer = kl_divergence(mine, peer, self.temperature, batch.mask)
         from_student = kl_divergence(peer, mine, self.temperature, batch.mask)
@@ -105,7 +107,6 @@ class PastSelf(Loss):
 
     needs = frozenset({Signal.LABELS})
     title = "past_self"
-    whole_batch = True
 
     def __init__(self, share: float | int = 0.8) -> None:
         """Hold the share; the memory comes with `build`."""

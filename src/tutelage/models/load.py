@@ -17,6 +17,7 @@ from tutelage.errors import ConfigError, ModelError, find, require
 from tutelage.files import fingerprint
 from tutelage.models import cifar_nets, nets
 from tutelage.models.slices import initialise, slice_network
+from tutelage.sealed import is_sealed, read_facts
 
 Factory = Callable[..., Any]
 
@@ -144,6 +145,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"weights: {path}: no such file.")
     try:
         if path.suffix == ".safetensors":
+            if is_sealed(path):
+                read_facts(path)
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, Exception) as error:

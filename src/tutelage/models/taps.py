@@ -36,12 +36,13 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[Mapping[str, Ten
         layers: Module paths, each with `:input` behind it if its input is meant.
 
     Yields:
-        Features by layer, there after a forward; of several calls of a part the last one counts.
+        Features by layer, there after a forward; of several calls of a part the last one counts,
+        and of several tensors the first one.
 
     Raises:
         UnknownNameError: There is no such part.
-        ModelError: A part gives something else than a tensor, was not called, or its features
-            were overwritten in place by a later part.
+        ModelError: A part gives no tensor, was not called, or its features were overwritten in
+            place by a later part.
     """
     parts = {layer: find_layer(model, layer) for layer in layers}
     taps = [_Tap(part, layer) for layer, part in parts.items()]
@@ -70,8 +71,8 @@ class _Tap:
             self.handle = part.register_forward_hook(lambda _, __, given: self._keep(given))
 
     def _keep(self, value: object) -> None:
-        self.kept = value
-        self.version = _version(value)
+        self.kept = _first_tensor(value)
+        self.version = _version(self.kept)
 
     def read(self) -> Tensor:
         """The features, once they are known to be what the layer gave."""
@@ -90,6 +91,14 @@ class _Tap:
                 "inplace=True?). Name that later part, or set its inplace to False."
             )
         return self.kept
+
+
+def _first_tensor(value: object) -> object:
+    """The first tensor of a tuple or of a library's output object; anything else as it is."""
+    inside = tuple(value.values()) if isinstance(value, Mapping) else value
+    if not isinstance(inside, tuple):
+        return value
+    return next((part for part in inside if isinstance(part, Tensor)), value)
 
 
 def _version(value: object) -> int:

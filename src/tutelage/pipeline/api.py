@@ -15,15 +15,17 @@ from tutelage.data.views import Identity, ViewPolicy
 from tutelage.deploy import export_checked
 from tutelage.engine import OptimizerSettings, TrainSettings
 from tutelage.engine.events import Listener, ignore
-from tutelage.errors import DataError, ModelError
+from tutelage.errors import DataError, ModelError, TutelageError
 from tutelage.job import Job, TeacherPlan
 from tutelage.losses import KD, CrossEntropy
+from tutelage.models.calling import call_checked
 from tutelage.models.modes import left_as_it_was
 from tutelage.objective import Objective
-from tutelage.pipeline.delivery import deliverable
+from tutelage.pipeline.delivery import deliverable, one_tensor
 from tutelage.pipeline.run import run_job
 from tutelage.records import ParityRow, RunRecord, Summary, Verdict
 from tutelage.report import write_report
+from tutelage.types import each
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Distilled:
         """
         reader = self._job.test_reader
         ids = torch.arange(min(256, len(reader)))
-        pixels = reader.pixels(reader[ids, torch.zeros_like(ids)].inputs)
+        pixels = one_tensor(reader.pixels(reader[ids, torch.zeros_like(ids)].inputs))
         network = deliverable(self._job, self.student)
         return export_checked(network, list(pixels.split(64)), Path(path), name="student")
 
@@ -208,17 +210,18 @@ def _splits(train: Any, valid: Any, test: Any, notes: list[str]) -> Splits:
 def _count_classes(teacher: nn.Module, source: Source) -> int:
     """How many logits the teacher gives."""
     inputs, _ = source.fetch(torch.tensor([0, min(1, len(source) - 1)]))
-    scaled = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
     teacher.eval()
     device = next((p.device for p in teacher.parameters()), torch.device("cpu"))
     try:
-        logits = teacher(scaled.to(device))
-    except Exception as error:
+        logits = call_checked(teacher, each(inputs, lambda tensor: _scaled(tensor).to(device)))
+    except TutelageError as error:
+        raise ModelError(f"teacher: {error}") from error
+    if logits.ndim != 2:
         raise ModelError(
-            f"teacher: {type(teacher).__name__} failed on inputs of shape {tuple(inputs.shape)}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"teacher: it must give logits (batch, classes), got {got}.")
+            f"teacher: it must give logits (batch, classes), got {tuple(logits.shape)}."
+        )
     return logits.shape[1]
+
+
+def _scaled(tensor: Tensor) -> Tensor:
+    return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor

@@ -1,5 +1,6 @@
 """The stages that deliver: export, parity, size and latency."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,13 +27,14 @@ from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.pipeline.training import Trained, save_weights
 from tutelage.records import (
     LatencyRow,
+    Metric,
     ParityRow,
     QuantisedRow,
     SizeRow,
     load_record,
     save_record,
 )
-from tutelage.types import Batch
+from tutelage.types import Batch, Inputs
 
 NUM_PARITY, NUM_CALIBRATION = 512, 512
 LEAST_AGREEMENT = 0.9
@@ -79,10 +81,14 @@ def deliverable(job: Job, model: nn.Module) -> nn.Module:
     return whole.cpu().eval()
 
 
-def pick_student(arms: Sequence[Trained]) -> Trained:
+def pick_student(arms: Sequence[Trained], metric: Metric) -> Trained:
     """The distilled student that is delivered: the best on validation data, else the first."""
-    distilled = [trained for trained in arms if trained.arm == "distilled"]
-    return max(distilled, key=lambda trained: trained.progress.best_metric or 0.0)
+
+    def rank(trained: Trained) -> float:
+        best = trained.progress.best_metric
+        return -math.inf if best is None else metric.rank(best)
+
+    return max([trained for trained in arms if trained.arm == "distilled"], key=rank)
 
 
 def delivery_stage(job: Job, teacher: Trained, student: Trained, listener: Listener) -> Costs:
@@ -172,7 +178,10 @@ def _calibration(job: Job) -> list[Tensor]:
     """Training samples from all over the data, as the exported network takes them."""
     reader = job.reader(job.splits.train)
     ids = torch.linspace(0, len(reader) - 1, min(NUM_CALIBRATION, len(reader))).long()
-    return [reader.pixels(reader[part, torch.zeros_like(part)].inputs) for part in ids.split(64)]
+    return [
+        one_tensor(reader.pixels(reader[part, torch.zeros_like(part)].inputs))
+        for part in ids.split(64)
+    ]
 
 
 def _run_file(job: Job, path: Path) -> Tensor:
@@ -180,7 +189,7 @@ def _run_file(job: Job, path: Path) -> Tensor:
     session = open_session(path, threads=torch.get_num_threads())
     reader = job.test_reader
     rows = [
-        torch.from_numpy(run_session(session, reader.pixels(batch.inputs).numpy()))
+        torch.from_numpy(run_session(session, one_tensor(reader.pixels(batch.inputs)).numpy()))
         for batch in _test_batches(job)
     ]
     return torch.cat(rows).float()
@@ -195,4 +204,18 @@ def _pixels(job: Job, count: int) -> Iterator[Tensor]:
     """Test inputs as the exported network takes them."""
     reader = job.test_reader
     for ids, views in in_order(min(count, len(reader)), batch_size=64):
-        yield reader.pixels(reader[ids, views].inputs)
+        yield one_tensor(reader.pixels(reader[ids, views].inputs))
+
+
+def one_tensor(inputs: Inputs) -> Tensor:
+    """The inputs of a network that takes one tensor.
+
+    Raises:
+        ExportError: It takes several.
+    """
+    if isinstance(inputs, Tensor):
+        return inputs
+    raise ExportError(
+        f"export: networks that take one tensor can be exported, not {', '.join(inputs)}. Set "
+        "measure: null."
+    )

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.loading import in_order, iterate
-from tutelage.evidence import CHOICES, correct, judge, summarise
+from tutelage.evidence import CHOICES, judge, summarise
 from tutelage.job import Job
-from tutelage.metrics import evaluate
 from tutelage.pipeline.training import Trained
-from tutelage.records import SoftTargetSample, Summary, TrainingRecord, Verdict
+from tutelage.records import Metric, SoftTargetSample, Summary, TrainingRecord, Verdict
+from tutelage.tasks import Predictions, Task
+from tutelage.types import first_tensor
 
 NUM_SAMPLES = 8
 MAX_CHOICE = 20_000
@@ -31,16 +32,16 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scored:
-    """One network's test logits, after its last and its selected epoch."""
+class _Said:
+    """What one network says of the test data, after its last and its selected epoch."""
 
     trained: Trained
-    last: Tensor
-    selected: Tensor
+    last: Predictions
+    selected: Predictions
 
 
-def test_logits(job: Job, model: nn.Module, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Logits and labels of the test data."""
+def predict_test(job: Job, model: nn.Module, device: torch.device) -> Predictions:
+    """What a network says of the test data."""
     reader = job.test_reader
     requests = in_order(len(reader), batch_size=job.settings.batch_size)
     batches = iterate(reader, requests, job.settings.workers)
@@ -51,40 +52,39 @@ def judge_stage(
     job: Job, teacher: Trained, arms: Sequence[Trained], device: torch.device
 ) -> Judged:
     """Evaluate every network and compare the arms."""
-    teacher_scores, labels = _score(job, teacher, device)
-    wanted = teacher_scores.selected
-    teacher_record = _record(teacher_scores, labels, None)
-    scored = [_score(job, trained, device)[0] for trained in arms]
-    records = [_record(scores, labels, wanted) for scores in scored]
+    task = job.task
+    teacher_said = _ask(job, teacher, device)
+    teacher_record = _record(task, teacher_said, None)
+    said = [_ask(job, trained, device) for trained in arms]
+    records = [_record(task, one, teacher_said.selected) for one in said]
     by_arm = {
-        name: [scores for scores in scored if scores.trained.arm == name]
+        name: [one for one in said if one.trained.arm == name]
         for name in dict.fromkeys(trained.arm for trained in arms)
     }
     return Judged(
         teacher=teacher_record,
         arms=records,
-        summaries=_summaries(teacher_record, records, list(by_arm)),
-        verdicts=_verdicts(by_arm, labels),
-        samples=_samples(job, teacher_scores, by_arm, labels),
+        summaries=_summaries(task.metric, teacher_record, records, list(by_arm)),
+        verdicts=_verdicts(task, by_arm),
+        samples=_samples(job, teacher_said, by_arm),
     )
 
 
-def _score(job: Job, trained: Trained, device: torch.device) -> tuple[_Scored, Tensor]:
-    """A network's test logits, and the labels."""
-    last, labels = test_logits(job, trained.last, device)
+def _ask(job: Job, trained: Trained, device: torch.device) -> _Said:
+    last = predict_test(job, trained.last, device)
     if trained.selected is trained.last:
-        return _Scored(trained, last, last), labels
-    return _Scored(trained, last, test_logits(job, trained.selected, device)[0]), labels
+        return _Said(trained, last, last)
+    return _Said(trained, last, predict_test(job, trained.selected, device))
 
 
-def _record(scores: _Scored, labels: Tensor, teacher_logits: Tensor | None) -> TrainingRecord:
-    progress = scores.trained.progress
+def _record(task: Task, said: _Said, teacher: Predictions | None) -> TrainingRecord:
+    progress = said.trained.progress
     return TrainingRecord(
-        arm=scores.trained.arm,
-        seed=scores.trained.seed,
+        arm=said.trained.arm,
+        seed=said.trained.seed,
         curve=progress.curve,
-        last=evaluate(scores.last, labels, teacher_logits),
-        selected=evaluate(scores.selected, labels, teacher_logits),
+        last=task.evaluate(said.last, teacher),
+        selected=task.evaluate(said.selected, teacher),
         selected_epoch=progress.best_epoch,
         steps=progress.step,
         seconds=progress.seconds,
@@ -92,49 +92,52 @@ def _record(scores: _Scored, labels: Tensor, teacher_logits: Tensor | None) -> T
 
 
 def _summaries(
-    teacher: TrainingRecord, records: Sequence[TrainingRecord], arms: Sequence[str]
+    metric: Metric, teacher: TrainingRecord, records: Sequence[TrainingRecord], arms: Sequence[str]
 ) -> list[Summary]:
     summaries = []
     for choice in CHOICES:
         baseline: float | None = None
         for arm in arms:
             trainings = [record for record in records if record.arm == arm]
-            found = summarise(arm, choice, trainings, teacher.selected, baseline)
+            found = summarise(arm, choice, trainings, teacher.selected, baseline, metric)
             if arm == "baseline":
-                baseline = found.mean["accuracy"]
+                baseline = found.mean[metric.name]
             summaries.append(found)
-        summaries.append(summarise("teacher", choice, [teacher], teacher.selected, None))
+        summaries.append(summarise("teacher", choice, [teacher], teacher.selected, None, metric))
     return summaries
 
 
-def _verdicts(by_arm: Mapping[str, Sequence[_Scored]], labels: Tensor) -> dict[str, Verdict]:
+def _verdicts(task: Task, by_arm: Mapping[str, Sequence[_Said]]) -> dict[str, Verdict]:
     if not {"baseline", "distilled"} <= by_arm.keys():
         return {}
     verdicts = {}
     for choice in CHOICES:
-        right = {
-            arm: torch.stack([correct(getattr(scores, choice), labels) for scores in scored])
-            for arm, scored in by_arm.items()
+        scores = {
+            arm: torch.stack([task.scores(getattr(one, choice)) for one in said])
+            for arm, said in by_arm.items()
         }
-        verdicts[choice] = judge(right["distilled"], right["baseline"])
+        verdicts[choice] = judge(scores["distilled"], scores["baseline"], metric=task.metric)
     return verdicts
 
 
 def _samples(
-    job: Job, teacher: _Scored, by_arm: Mapping[str, Sequence[_Scored]], labels: Tensor
+    job: Job, teacher: _Said, by_arm: Mapping[str, Sequence[_Said]]
 ) -> list[SoftTargetSample]:
     """Test samples whose soft targets say most: the teacher's runner-up is likely, all classes."""
-    networks = {"teacher": teacher} | {arm: scored[0] for arm, scored in by_arm.items()}
+    networks = {"teacher": teacher} | {arm: said[0] for arm, said in by_arm.items()}
+    labels = teacher.selected.labels
+    logits = {name: one.selected.logits for name, one in networks.items()}
     reader = job.test_reader
     samples = []
-    for number in _telling_samples(teacher.selected[:MAX_CHOICE], labels[:MAX_CHOICE]):
-        batch = reader[torch.tensor([number]), torch.tensor([0])]
+    for number in _telling_samples(logits["teacher"][:MAX_CHOICE], labels[:MAX_CHOICE]):
+        sample_id = int(teacher.selected.sample_ids[number])
+        batch = reader[torch.tensor([sample_id]), torch.tensor([0])]
         samples.append(
             SoftTargetSample(
-                sample_id=number,
+                sample_id=sample_id,
                 label=int(labels[number]),
-                picture_png=_png(reader.pixels(batch.inputs)[0]),
-                logits={name: s.selected[number].tolist() for name, s in networks.items()},
+                picture_png=_png(first_tensor(reader.pixels(batch.inputs))[0]),
+                logits={name: rows[number].tolist() for name, rows in logits.items()},
             )
         )
     return samples

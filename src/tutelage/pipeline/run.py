@@ -12,7 +12,6 @@ from importlib.metadata import version
 import torch
 import yaml
 from accelerate import Accelerator
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage import __version__
 from tutelage.data.images import check_pictures, picture_folders
@@ -21,6 +20,7 @@ from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
 from tutelage.errors import require
 from tutelage.files import fingerprint, write_json, write_text
 from tutelage.job import Job
+from tutelage.locks import locked
 from tutelage.pipeline.delivery import Costs, deliverable, delivery_stage, pick_student
 from tutelage.pipeline.judging import Judged, judge_stage
 from tutelage.pipeline.proposals import check_budget
@@ -32,10 +32,10 @@ from tutelage.pipeline.training import (
     cache_stage,
     teacher_stage,
 )
-from tutelage.ranks import first, here, join
-from tutelage.records import CacheRow, RunRecord, load_record, save_record
+from tutelage.records import CacheRow, Metric, RunRecord, save_record
 from tutelage.report import write_report
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
+from tutelage.teachers.store import discard
 
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "safetensors")
 
@@ -59,46 +59,67 @@ def run_job(job: Job, listener: Listener = ignore) -> Finished:
 
     Returns:
         The record that lies in results.json, and the trained networks.
+
+    Raises:
+        LockedError: Another process writes into the run folder.
     """
+    with _at_work(job, "run"):
+        return _run(job, listener)
+
+
+def rebuild_cache(job: Job, listener: Listener = ignore) -> None:
+    """Train or load the teacher and build its cache anew, keeping whole shards of the same one.
+
+    Raises:
+        LockedError: Another process writes into the run folder.
+    """
+    with _at_work(job, "cache build"):
+        discard(job.out / "cache")
+        prepare_teacher(job, listener)
+
+
+@contextmanager
+def _at_work(job: Job, what: str) -> Iterator[None]:
+    """The job is checked, and then its folder is ours."""
+    _check_extras(job)
+    preflight(job)
+    if job.budget is not None:
+        check_budget(job, deliverable(job, job.new_student(0)))
+    with locked(job.out, what):
+        yield
+
+
+def _run(job: Job, listener: Listener) -> Finished:
     clock = _Clock()
-    listener = listener if join().is_first else ignore
     teacher, source = prepare_teacher(job, listener, clock)
+    device = Accelerator().device
     with clock.time("arms"):
         arms, notes = _arms(job, source, teacher, listener)
-    student = pick_student(arms)
-
-    def conclude() -> None:
-        listener(StageStarted("evaluation", None))
-        with clock.time("evaluation"):
-            judged = judge_stage(job, teacher, arms, Accelerator().device)
-        listener(StageDone("evaluation", was_there=False))
-        with clock.time("export and measure"):
-            costs = delivery_stage(job, teacher, student, listener)
-        record = _record(job, judged, costs, _cache_row(source), notes, clock.seconds)
-        save_record(job.out / "results.json", record)
-        if job.has_report:
-            write_report(record, job.out / "report.html")
-
-    first(conclude)
-    record = load_record(job.out / "results.json", RunRecord)
+    listener(StageStarted("evaluation", None))
+    with clock.time("evaluation"):
+        judged = judge_stage(job, teacher, arms, device)
+    listener(StageDone("evaluation", was_there=False))
+    student = pick_student(arms, job.task.metric)
+    with clock.time("export and measure"):
+        costs = delivery_stage(job, teacher, student, listener)
+    record = _record(job, judged, costs, _cache_row(source), notes, clock.seconds)
+    save_record(job.out / "results.json", record)
+    if job.has_report:
+        write_report(record, job.out / "report.html")
     return Finished(record, teacher, arms, student)
 
 
 def prepare_teacher(
     job: Job, listener: Listener, clock: "_Clock | None" = None
 ) -> tuple[Trained, Teacher | None]:
-    """The first stages: check the job, train or load the teacher, build the cache.
+    """The first stages: train or load the teacher, build the cache.
 
     Returns:
         The teacher's training, and what the students learn from (None if nothing needs it).
     """
     clock = clock or _Clock()
-    listener = listener if join().is_first else ignore
-    _check_extras(job)
-    preflight(job)
-    if job.budget is not None:
-        check_budget(job, deliverable(job, job.new_student(0)))
-    first(lambda: _open(job, listener))
+    _pictures_stage(job, listener)
+    _open_folder(job)
     with clock.time("teacher"):
         teacher = teacher_stage(job, listener)
     if not job.objective.needs_teacher:
@@ -110,11 +131,6 @@ def prepare_teacher(
             assistant = assistant_stage(job, number, source, listener)
             source = _source(job, assistant, f"assistants/{number + 1}/cache", listener)
     return teacher, source
-
-
-def _open(job: Job, listener: Listener) -> None:
-    _pictures_stage(job, listener)
-    _open_folder(job)
 
 
 def _source(job: Job, trained: Trained, folder: str, listener: Listener) -> Teacher:
@@ -153,7 +169,7 @@ def _arms(
             arms.append(  # noqa: PERF401
                 arm_stage(job, "baseline", seed, job.baseline_objective, None, listener)
             )
-    notes = [*_processes_note(job), *_capacity_note(teacher, arms, listener)]
+    notes = _capacity_note(job.task.metric, teacher, arms, listener)
     for seed in job.seeds:
         arms.append(  # noqa: PERF401
             arm_stage(job, "distilled", seed, job.objective, source, listener)
@@ -161,35 +177,21 @@ def _arms(
     return arms, notes
 
 
-def _processes_note(job: Job) -> list[str]:
-    """Batch norm is the one thing that several processes do otherwise than one."""
-    count = here().count
-    if count == 1:
-        return []
-    networks = (job.make_student(), *[p.make() for p in job.teachers if p.train is not None])
-    kinds = (module for network in networks for module in network.modules())
-    if not any(isinstance(kind, _BatchNorm) for kind in kinds):
-        return []
-    return [
-        f"{count} processes shared each batch, and batch norm normalised each process's "
-        f"{-(-job.settings.batch_size // count)} of {job.settings.batch_size} samples by "
-        "themselves. One process would give a slightly different student."
-    ]
-
-
-def _capacity_note(teacher: Trained, baselines: list[Trained], listener: Listener) -> list[str]:
+def _capacity_note(
+    metric: Metric, teacher: Trained, baselines: list[Trained], listener: Listener
+) -> list[str]:
     """A teacher that is no better than the baseline is said so before it teaches."""
     scores = [b.progress.best_metric for b in baselines if b.progress.best_metric is not None]
     best = teacher.progress.best_metric
     if best is None or not scores:
         return []
     baseline = sum(scores) / len(scores)
-    if best > baseline:
+    if metric.rank(best) > metric.rank(baseline):
         return []
     note = (
-        f"The teacher is no better than the baseline on the validation data ({best:.2%} against "
-        f"{baseline:.2%}): there is little to learn from it. Train it longer, make it larger, or "
-        "load a better one."
+        "The teacher is no better than the baseline on the validation data "
+        f"({metric.text(best)} against {metric.text(baseline)}): there is little to learn from it. "
+        "Train it longer, make it larger, or load a better one."
     )
     listener(StageDone("teacher check", was_there=False, note=note))
     return [note]
@@ -228,6 +230,7 @@ def _record(
         cache=cache,
         notes=[*job.notes, *notes],
         seconds=seconds,
+        metric=job.task.metric,
     )
 
 

@@ -6,22 +6,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from tutelage.data.loading import Reader, in_order
-from tutelage.engine import Arm, Fitted, TrainSettings, fit
+from tutelage.engine import Arm, TrainSettings, fit
 from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
 from tutelage.engine.fit import CHECKPOINT
 from tutelage.engine.prepare import prepare
-from tutelage.files import fingerprint, write_whole
+from tutelage.files import fingerprint
 from tutelage.job import Job
+from tutelage.locks import locked
 from tutelage.models.load import load_weights
 from tutelage.objective import Objective
 from tutelage.pipeline.stamps import is_done, stamp
-from tutelage.ranks import first, here
-from tutelage.records import load_record, save_record
+from tutelage.records import Metric, load_record, save_record
+from tutelage.sealed import write_tensors
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.build import build_cache, cache_key
 from tutelage.teachers.codecs import make_codec
@@ -50,7 +50,7 @@ def teacher_stage(job: Job, listener: Listener) -> Trained:
         return members[0]
     last = job.together([member.last for member in members]).eval()
     selected = job.together([member.selected for member in members]).eval()
-    progress = Progress(best_metric=_valid_accuracy(job, selected))
+    progress = Progress(best_metric=_valid_metric(job, selected))
     return Trained("teacher", 0, last, selected, progress, state_fingerprint(selected))
 
 
@@ -75,14 +75,13 @@ def _teacher(job: Job, number: int, listener: Listener) -> Trained:
     return train_arm(arm, model, listener)
 
 
-def _valid_accuracy(job: Job, model: nn.Module) -> float | None:
+def _valid_metric(job: Job, model: nn.Module) -> float | None:
     reader = job.valid_reader
     if reader is None:
         return None
     requests = in_order(len(reader), batch_size=job.settings.batch_size)
     batches = (reader[request] for request in requests)
-    logits, labels = job.task.predict(model, batches, torch.device("cpu"))
-    return float((logits.argmax(dim=-1) == labels).double().mean())
+    return job.task.validate(job.task.predict(model, batches, torch.device("cpu")))[0]
 
 
 def assistant_stage(job: Job, number: int, teacher: Teacher, listener: Listener) -> Trained:
@@ -98,7 +97,7 @@ def cache_stage(
 ) -> Teacher:
     """Build the teacher cache, or open the one that is there; without a codec teach live."""
     if job.codec is None:
-        return teacher.shared_among(here().count)
+        return teacher
     workers = job.settings.workers
     return open_or_build(
         job.out / folder, teacher, job.train_reader, job.codec, listener, workers=workers
@@ -120,15 +119,16 @@ def open_or_build(
     was_there = (folder / "manifest.json").is_file()
     listener(StageStarted("teacher cache", wanted.num_samples * wanted.num_views))
     if not was_there:
-        build_cache(
-            folder,
-            teacher,
-            reader,
-            codec,
-            device=teacher.device,
-            workers=workers,
-            progress=lambda done, total: listener(Advanced(done, total)),
-        )
+        with locked(folder, "cache build"):
+            build_cache(
+                folder,
+                teacher,
+                reader,
+                codec,
+                device=teacher.device,
+                workers=workers,
+                progress=lambda done, total: listener(Advanced(done, total)),
+            )
     cached = CachedTeacher(folder, wanted)
     listener(StageDone("teacher cache", was_there, f"{cached.manifest.size_bytes / 1e6:.1f} MB"))
     return cached
@@ -192,20 +192,16 @@ def train_arm(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
     arm = replace(arm, key=_key(arm, model))
     label = arm.name if arm.name.startswith("teacher") else f"{arm.name}, seed {arm.seed}"
     listener(StageStarted(label, arm.settings.epochs * arm.micro_steps))
-    was_there = first(lambda: is_done(arm.folder, arm.key))
+    was_there = is_done(arm.folder, arm.key)
     if not was_there:
         _fit_and_leave(arm, model, listener)
     trained = _load(arm, model)
-    listener(StageDone(label, was_there, _note(trained.progress)))
+    listener(StageDone(label, was_there, _note(trained.progress, arm.task.metric)))
     return trained
 
 
 def _fit_and_leave(arm: Arm, model: nn.Module, listener: Listener) -> None:
     fitted = fit(copy.deepcopy(model), arm, listener)
-    first(lambda: _leave(arm, fitted))
-
-
-def _leave(arm: Arm, fitted: Fitted) -> None:
     paths = [arm.folder / name for name in (LAST, SELECTED, PROGRESS)]
     save_weights(fitted.last, paths[0])
     save_weights(fitted.selected, paths[1])
@@ -222,16 +218,16 @@ def _load(arm: Arm, model: nn.Module) -> Trained:
     return Trained(arm.name, arm.seed, last.eval(), selected.eval(), progress, arm.key)
 
 
-def _note(progress: Progress) -> str:
+def _note(progress: Progress, metric: Metric) -> str:
     if not progress.curve or progress.curve[-1].valid_metric is None:
         return ""
-    return f"validation accuracy {progress.curve[-1].valid_metric:.2%}"
+    return f"validation {metric.title} {metric.text(progress.curve[-1].valid_metric)}"
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a network's weights and buffers as safetensors, whole or not at all."""
+    """Write a network's weights and buffers as safetensors with a checksum of itself."""
     state = {name: value.detach().contiguous().clone() for name, value in _owned(model).items()}
-    write_whole(path, lambda temporary: save_file(state, temporary))
+    write_tensors(path, state, {})
 
 
 def _owned(model: nn.Module) -> Mapping[str, torch.Tensor]:

@@ -33,20 +33,25 @@ def make_charts(record: RunRecord, choice: str) -> dict[str, list[Chart]]:
 
 
 def cost_charts(record: RunRecord, choice: str) -> list[Chart]:
-    """Accuracy against file size, and against latency."""
-    charts = []
+    """The metric against file size, and against latency."""
+    charts, title = [], networks.metric_title(record)
     if record.sizes:
         rows = _rows_of_arms(record, record.sizes)
         is_small = max((row.size_bytes for row in rows.values()), default=0) < 1e6
         step, unit = (1e3, "kB") if is_small else (1e6, "MB")
         costs = {arm: row.size_bytes / step for arm, row in rows.items()}
         figure = _cost_figure(record, choice, costs, f"file size, {unit}")
-        charts.append(Chart("size", "Accuracy against size", "Up and left is better.", figure))
+        charts.append(Chart("size", f"{title} against size", _better(record), figure))
     if record.latencies:
         times = {arm: row.p50_ms for arm, row in _rows_of_arms(record, record.latencies).items()}
         figure = _cost_figure(record, choice, times, "latency p50, ms")
         charts.append(
-            Chart("latency", "Accuracy against latency", _conditions(record.latencies[0]), figure)
+            Chart(
+                "latency",
+                f"{title} against latency",
+                f"{_better(record)} {_conditions(record.latencies[0])}",
+                figure,
+            )
         )
     return charts
 
@@ -56,9 +61,13 @@ def _rows_of_arms(record: RunRecord, rows: Sequence[networks.Row]) -> dict[str, 
     return {arm: row for arm, row in found.items() if row is not None}
 
 
+def _better(record: RunRecord) -> str:
+    return f"{'Up' if record.metric.is_higher_better else 'Down'} and left is better."
+
+
 def _conditions(row: LatencyRow) -> str:
     threads = "1 thread" if row.threads == 1 else f"{row.threads} threads"
-    return f"Up and left is better. {row.runtime}, batch {row.batch_size}, {threads}."
+    return f"{row.runtime}, batch {row.batch_size}, {threads}."
 
 
 def _cost_figure(
@@ -67,24 +76,27 @@ def _cost_figure(
     traces = [_cost_trace(record, choice, arm, cost) for arm, cost in costs.items()]
     reach = 1.12 * max(costs.values(), default=1.0)
     return draw(
-        traces, axis(title, range=[-0.04 * reach, reach], zeroline=False), axis("accuracy, %")
+        traces,
+        axis(title, range=[-0.04 * reach, reach], zeroline=False),
+        axis(networks.metric_label(record)),
     )
 
 
 def _cost_trace(record: RunRecord, choice: str, arm: str, cost: float) -> dict[str, Any]:
     summary = record.summary(arm, choice)
-    mean = summary.mean["accuracy"] if summary else None
-    spread = summary.spread.get("accuracy") if summary else None
-    bars = {"type": "data", "array": [100 * spread], "thickness": 1.5} if spread else None
+    mean = summary.mean[record.metric.name] if summary else None
+    spread = summary.spread.get(record.metric.name) if summary else None
+    scale, sign = networks.scale(record), " %" if record.metric.is_share else ""
+    bars = {"type": "data", "array": [scale * spread], "thickness": 1.5} if spread else None
     return {
         "name": arm,
         "mode": "markers",
         "x": [cost],
-        "y": [None if mean is None else 100 * mean],
+        "y": [None if mean is None else scale * mean],
         "marker": marker(arm, size=12),
         "error_y": bars,
         "cliponaxis": False,
-        "hovertemplate": f"{arm}: %{{y:.2f}} %, %{{x:.3g}}<extra></extra>",
+        "hovertemplate": f"{arm}: %{{y:.2f}}{sign}, %{{x:.3g}}<extra></extra>",
     }
 
 

@@ -13,29 +13,34 @@ Read = Callable[[MetricPoint], float | None]
 
 
 def curve_charts(record: RunRecord) -> list[Chart]:
-    """Accuracy and task loss on the validation data; without any, the objective in training."""
+    """Metric and task loss on the validation data; without any, the objective in training."""
     curves = [t.curve for t in record.arms]
     if not any(curves):
         return []
     if not any(point.valid_metric is not None for curve in curves for point in curve):
         return [_train_loss_chart(record)]
-    charts = [_accuracy_chart(record)]
+    charts = [_metric_chart(record)]
     if any(point.valid_loss is not None for curve in curves for point in curve):
         charts.append(_valid_loss_chart(record))
     return charts
 
 
-def _accuracy_chart(record: RunRecord) -> Chart:
-    level, where = _teacher_accuracy(record)
+def _metric_chart(record: RunRecord) -> Chart:
+    level, where = _teacher_level(record)
+    scale = networks.scale(record)
+
+    def read(point: MetricPoint) -> float | None:
+        return None if point.valid_metric is None else scale * point.valid_metric
+
     return Chart(
-        key="valid-accuracy",
-        title="Accuracy on the validation data",
+        key=f"valid-{record.metric.name}",
+        title=f"{networks.metric_title(record)} on the validation data",
         caption=f"Thin: one seed. Thick: the mean. Dashed: the teacher, {where}."
         + _early_part(record),
         figure=draw(
-            [*_arm_traces(record, _accuracy_in_percent), *_level(record, 100 * level)],
+            [*_arm_traces(record, read), *_level(record, scale * level)],
             _epoch_axis(record),
-            axis("accuracy, %", **_late_range(record, _accuracy_in_percent, 100 * level)),
+            axis(networks.metric_label(record), **_late_range(record, read, scale * level)),
         ),
     )
 
@@ -81,10 +86,6 @@ def _epoch_axis(record: RunRecord) -> Axis:
     return axis("epoch", rangemode="tozero", **steps)
 
 
-def _accuracy_in_percent(point: MetricPoint) -> float | None:
-    return None if point.valid_metric is None else 100 * point.valid_metric
-
-
 def _valid_loss(point: MetricPoint) -> float | None:
     return point.valid_loss
 
@@ -116,10 +117,10 @@ def _teacher_point(teacher: TrainingRecord) -> MetricPoint | None:
     return next(iter([*chosen, *teacher.curve[-1:]]), None)
 
 
-def _teacher_accuracy(record: RunRecord) -> tuple[float, str]:
+def _teacher_level(record: RunRecord) -> tuple[float, str]:
     point = _teacher_point(record.teacher)
     if point is None or point.valid_metric is None:
-        return record.teacher.selected.accuracy, "on the test data"
+        return record.teacher.selected.values[record.metric.name], "on the test data"
     return point.valid_metric, "on the same data"
 
 

@@ -50,13 +50,13 @@ def find_verdicts(record: RunRecord) -> list[Finding]:
             word=verdict.word,
             tone=TONES.get(verdict.word, "open"),
             sentence=verdict.sentence,
-            interval=_place(verdict, reach),
+            interval=_place(record, verdict, reach),
         )
         for choice, verdict in shown
     ]
 
 
-def _place(verdict: Verdict, reach: float) -> Interval | None:
+def _place(record: RunRecord, verdict: Verdict, reach: float) -> Interval | None:
     if not math.isfinite(reach) or reach == 0:
         return None
     scale = 45 / reach
@@ -65,13 +65,17 @@ def _place(verdict: Verdict, reach: float) -> Interval | None:
         width=round(max(scale * (verdict.high - verdict.low), 0.5), 2),
         dot=round(50 + scale * verdict.difference, 2),
         text=(
-            f"{formatting.points(verdict.difference)} points, "
+            f"{_signed(record, verdict.difference)} {record.metric.unit.split()[0]}, "
             f"{formatting.percent(verdict.level, digits=0)} % interval "
-            f"{formatting.points(verdict.low)} to {formatting.points(verdict.high)}, "
+            f"{_signed(record, verdict.low)} to {_signed(record, verdict.high)}, "
             f"{verdict.num_seeds} {'seed' if verdict.num_seeds == 1 else 'seeds'}, "
             f"{formatting.count(verdict.num_samples)} test samples"
         ),
     )
+
+
+def _signed(record: RunRecord, value: float) -> str:
+    return record.metric.difference(value).replace("-", formatting.MINUS)
 
 
 def say_what_was_kept(record: RunRecord, choice: str) -> str:
@@ -80,11 +84,12 @@ def say_what_was_kept(record: RunRecord, choice: str) -> str:
     teacher = record.summary("teacher", choice)
     if student is None or teacher is None:
         return "This run holds no distilled student."
+    metric = record.metric
     return (
-        f"The student keeps {formatting.percent(student.retention)} % of the teacher's accuracy: "
-        f"{formatting.percent(student.mean['accuracy'])} % against "
-        f"{formatting.percent(teacher.mean['accuracy'])} %. No baseline was trained, so this run "
-        "cannot say what distillation itself added."
+        f"The student keeps {formatting.percent(student.retention)} % of the teacher's "
+        f"{metric.title}: {networks.metric_text(record, student.mean[metric.name])} against "
+        f"{networks.metric_text(record, teacher.mean[metric.name])}. No baseline was trained, so "
+        "this run cannot say what distillation itself added."
     )
 
 
@@ -97,9 +102,10 @@ def _quality(record: RunRecord, choice: str) -> list[Figure]:
     student = record.summary("distilled", choice)
     if student is None:
         return []
+    own, title = student.mean[record.metric.name], record.metric.title
     figures = [
-        Figure(f"{formatting.percent(student.mean['accuracy'])} %", "the student's accuracy"),
-        Figure(f"{formatting.percent(student.retention)} %", "of the teacher's accuracy kept"),
+        Figure(networks.metric_text(record, own), f"the student's {title}"),
+        Figure(f"{formatting.percent(student.retention)} %", f"of the teacher's {title} kept"),
     ]
     if student.gap_closed is None:
         return figures

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from tutelage.records import LatencyRow, RunRecord, SizeRow, TrainingRecord
+from tutelage.report import formatting
 
 ARMS = ("teacher", "baseline", "distilled")
 CHOICES = {"selected": "Best on the validation data", "last": "After the last epoch"}
@@ -45,6 +46,35 @@ def row_of(arm: str, rows: Sequence[Row]) -> Row | None:
 def student_name(names: Sequence[str]) -> str | None:
     """The name under which cost rows list the distilled student."""
     return next((name for name in ("distilled", "student") if name in names), None)
+
+
+def scale(record: RunRecord) -> float:
+    """What the metric is multiplied by to be shown: shares in percent."""
+    return 100.0 if record.metric.is_share else 1.0
+
+
+def metric_label(record: RunRecord) -> str:
+    """The metric with its unit, as on an axis."""
+    return f"{record.metric.title}, %" if record.metric.is_share else record.metric.title
+
+
+def metric_title(record: RunRecord) -> str:
+    """The metric as a title begins."""
+    return capital(record.metric.title)
+
+
+def capital(text: str) -> str:
+    """A text with a capital in front."""
+    return text[:1].upper() + text[1:]
+
+
+def metric_text(record: RunRecord, value: float | None) -> str:
+    """A value of the metric with its sign of percent, if it has one."""
+    return (
+        f"{formatting.percent(value)} %"
+        if record.metric.is_share
+        else formatting.significant(value)
+    )
 
 
 def class_name(record: RunRecord, index: int) -> str:

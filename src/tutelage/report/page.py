@@ -53,6 +53,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
     cards = soft_targets.make_cards(record)
     return {
         "record": record,
+        "metric_title": networks.metric_title(record),
         "choice": networks.CHOICES[choice].lower(),
         "verdicts": headline.find_verdicts(record),
         "kept": headline.say_what_was_kept(record, choice),

@@ -18,6 +18,19 @@ METRICS = (
 )
 
 
+def metrics_of(record: RunRecord) -> list[tuple[str, str, str]]:
+    """Name, label and unit of all that was measured, what networks are compared by first."""
+    metric = record.metric
+    label = networks.capital(networks.metric_label(record))
+    known = [
+        (metric.name, label, PERCENT if metric.is_share else NATS),
+        *(entry for entry in METRICS if entry[0] != metric.name),
+    ]
+    names = {name for name, _, _ in known}
+    others = dict.fromkeys(name for s in record.summaries for name in s.mean if name not in names)
+    return [*known, *((name, networks.capital(name.replace("_", " ")), NATS) for name in others)]
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """A value, its spread over seeds, and the exact number for a pointer that rests on it."""
@@ -52,16 +65,18 @@ def quality_tables(record: RunRecord) -> list[Table]:
         Table(
             title=networks.CHOICES[choice],
             columns=arms,
-            rows=_quality_rows([record.summary(arm, choice) for arm in arms]),
+            rows=_quality_rows([record.summary(arm, choice) for arm in arms], metrics_of(record)),
         )
         for choice in networks.choices(record)
     ]
 
 
-def _quality_rows(summaries: list[Summary | None]) -> list[Row]:
+def _quality_rows(
+    summaries: list[Summary | None], metrics: list[tuple[str, str, str]]
+) -> list[Row]:
     rows = [
         Row(label, [_metric_cell(summary, metric, unit) for summary in summaries])
-        for metric, label, unit in METRICS
+        for metric, label, unit in metrics
     ]
     kept = [Cell(percent(s.retention if s else None)) for s in summaries]
     closed = [Cell(percent(s.gap_closed if s else None, digits=1)) for s in summaries]
@@ -147,9 +162,10 @@ def _latency_rows(record: RunRecord, names: list[str], place: Place) -> list[Row
 
 def seed_table(record: RunRecord) -> Table:
     """Every evaluation of every seed."""
-    columns = ["seed", "choice", "epoch", *(label for _, label, _ in METRICS), "steps", "time"]
+    metrics = metrics_of(record)
+    columns = ["seed", "choice", "epoch", *(label for _, label, _ in metrics), "steps", "time"]
     rows = [
-        _seed_row(training, choice)
+        _seed_row(training, choice, metrics)
         for arm in networks.ARMS
         for training in networks.trainings(record, arm)
         for choice in networks.choices(record)
@@ -157,7 +173,7 @@ def seed_table(record: RunRecord) -> Table:
     return Table(title="Every seed", columns=columns, rows=rows)
 
 
-def _seed_row(training: TrainingRecord, choice: str) -> Row:
+def _seed_row(training: TrainingRecord, choice: str, metrics: list[tuple[str, str, str]]) -> Row:
     evaluation = training.selected if choice == "selected" else training.last
     last_epoch = training.curve[-1].epoch if training.curve else None
     epoch = training.selected_epoch if choice == "selected" else last_epoch
@@ -165,23 +181,25 @@ def _seed_row(training: TrainingRecord, choice: str) -> Row:
         str(training.seed),
         choice,
         formatting.DASH if epoch is None else str(epoch),
-        *_evaluation_texts(evaluation),
+        *_evaluation_texts(evaluation, metrics),
         count(training.steps),
         duration(training.seconds),
     ]
     return Row(training.arm, [Cell(text) for text in texts])
 
 
-def _evaluation_texts(evaluation: Evaluation) -> list[str]:
+def _evaluation_texts(evaluation: Evaluation, metrics: list[tuple[str, str, str]]) -> list[str]:
     return [
-        (percent if unit == PERCENT else number)(getattr(evaluation, metric))
-        for metric, _, unit in METRICS
+        (percent if unit == PERCENT else number)(evaluation.values.get(metric))
+        for metric, _, unit in metrics
     ]
 
 
 def epoch_table(record: RunRecord) -> Table:
     """Every epoch of every training."""
-    columns = ["seed", "epoch", "step", "train loss", "parts", "valid accuracy, %", "valid loss"]
+    valid = f"valid {networks.metric_label(record)}"
+    columns = ["seed", "epoch", "step", "train loss", "parts", valid, "valid loss"]
+    write = percent if record.metric.is_share else number
     rows = [
         Row(
             training.arm,
@@ -191,7 +209,7 @@ def epoch_table(record: RunRecord) -> Table:
                 Cell(count(point.step)),
                 Cell(number(point.train_loss, digits=4)),
                 Cell(", ".join(f"{k} {number(v, digits=4)}" for k, v in point.train_parts.items())),
-                Cell(percent(point.valid_metric)),
+                Cell(write(point.valid_metric)),
                 Cell(number(point.valid_loss, digits=4)),
             ],
         )

@@ -1,5 +1,14 @@
 """Tasks: one for each kind of label."""
 
-from tutelage.tasks.classification import Classification
+from collections.abc import Callable, Mapping
 
-__all__ = ["Classification"]
+from tutelage.tasks.base import Predictions, Task
+from tutelage.tasks.classification import Classification
+from tutelage.tasks.token_classification import TokenClassification
+
+TASKS: Mapping[str, Callable[[int], Task]] = {
+    "classification": Classification,
+    "token_classification": TokenClassification,
+}
+
+__all__ = ["TASKS", "Classification", "Predictions", "Task", "TokenClassification"]

@@ -2,15 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool
 from torch import Tensor, nn
 
-from tutelage.errors import DataError, ModelError, ShapeError
+from tutelage.errors import ShapeError
 from tutelage.losses import CrossEntropy
-from tutelage.models.modes import left_as_it_was
+from tutelage.losses.divergences import cross_entropy
+from tutelage.metrics import evaluate
+from tutelage.models.calling import call_checked
 from tutelage.models.taps import tapped
+from tutelage.records import ACCURACY, Evaluation, Metric
+from tutelage.tasks.base import Predictions
+from tutelage.tasks.predicting import predict_items
 from tutelage.types import Batch, Outputs
 
 
@@ -23,6 +29,8 @@ class Classification:
     """
 
     num_classes: int
+    metric: ClassVar[Metric] = ACCURACY
+    items_per_sample: ClassVar[int] = 1
 
     def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:
         """Call a network on a batch.
@@ -37,26 +45,10 @@ class Classification:
             ShapeError: It did not give one row of logits a sample.
         """
         with tapped(model, layers) as features:
-            given = self._call(model, batch)
+            given = call_checked(model, batch.inputs)
         return Outputs(self._checked(model, given, len(batch)), features)
 
-    def _call(self, model: nn.Module, batch: Batch) -> object:
-        try:
-            return model(batch.inputs)
-        except (torch.cuda.OutOfMemoryError, MemoryError):
-            raise
-        except Exception as error:  # the network is the user's own: anything can happen
-            raise ModelError(
-                f"{type(model).__name__} failed on inputs of shape {tuple(batch.inputs.shape)}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-
-    def _checked(self, model: nn.Module, logits: object, rows: int) -> Tensor:
-        if not isinstance(logits, Tensor):
-            raise ShapeError(
-                f"{type(model).__name__} returned a {type(logits).__name__}, not a tensor of "
-                "logits. Wrap it in a module that picks the logits out."
-            )
+    def _checked(self, model: nn.Module, logits: Tensor, rows: int) -> Tensor:
         if tuple(logits.shape) != (rows, self.num_classes):
             raise ShapeError(
                 f"{type(model).__name__} returned shape {tuple(logits.shape)} for {rows} samples; "
@@ -65,40 +57,29 @@ class Classification:
             )
         return logits
 
+    def items(self, batch: Batch) -> Batch:
+        """The batch itself: an item is a sample."""
+        return batch
+
     def task_loss(self) -> CrossEntropy:
         """The loss on labels."""
         return CrossEntropy()
 
-    @torch.inference_mode()
     def predict(
         self, model: nn.Module, batches: Iterable[Batch], device: torch.device
-    ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
-        """Logits and labels of a whole data set, on the CPU; the network in eval mode.
+    ) -> Predictions:
+        """Logits and labels of a whole data set, on the CPU."""
+        return predict_items(self, model, batches, device)
 
-        Raises:
-            DataError: There are no samples, or no labels.
-            ModelError: A logit is not a number; the message names the sample.
-        """
-        rows, labels = [], []
-        with left_as_it_was(model):
-            model.eval()
-            for batch in batches:
-                if batch.labels is None:
-                    raise DataError(
-                        "Evaluation needs labels, but the validation or test data has none."
-                    )
-                rows.append(self.run(model, batch.to(device)).logits.float().cpu())
-                _check_numbers(model, rows[-1], batch.sample_ids)
-                labels.append(batch.labels)
-        if not rows:
-            raise DataError("Evaluation needs samples, but the data set is empty.")
-        return torch.cat(rows), torch.cat(labels)
+    def validate(self, said: Predictions) -> tuple[float, float]:
+        """Accuracy and cross-entropy."""
+        accuracy = float(self.scores(said).double().mean())
+        return accuracy, float(cross_entropy(said.logits, said.labels))
 
+    def scores(self, said: Predictions) -> Bool[Tensor, " samples"]:
+        """Whether each sample's label is picked."""
+        return torch.eq(said.logits.argmax(dim=-1), said.labels)
 
-def _check_numbers(model: nn.Module, logits: Tensor, sample_ids: Tensor) -> None:
-    wrong = logits.isnan().any(dim=-1).nonzero().squeeze(1)
-    if len(wrong):
-        raise ModelError(
-            f"{type(model).__name__} gives NaN for sample {int(sample_ids[wrong[0]])} of the "
-            "validation or test data. Look for NaN in that sample, and in the network's weights."
-        )
+    def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
+        """Accuracy, calibration, and likeness to the teacher."""
+        return evaluate(said.logits, said.labels, None if teacher is None else teacher.logits)

@@ -54,9 +54,9 @@ class CachedTeacher:
         """Outputs of the batch's views, as they were written."""
         arrays = self._look_up(batch.sample_ids.numpy(), batch.view_ids.numpy())
         outputs = self.codec.decode(arrays, self.manifest.key.num_classes)
-        if batch.inputs.device.type == "cpu":
+        if batch.device.type == "cpu":
             return outputs
-        return Outputs(outputs.logits.to(batch.inputs.device, non_blocking=True))
+        return Outputs(outputs.logits.to(batch.device, non_blocking=True))
 
     def _look_up(self, samples: np.ndarray, views: np.ndarray) -> dict[str, np.ndarray]:
         key = self.manifest.key

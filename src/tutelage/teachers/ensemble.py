@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError
 from tutelage.losses.divergences import log_soften
+from tutelage.models.calling import call
 
 
 class Ensemble(nn.Module):
@@ -40,10 +41,10 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
         self.log_weights = [math.log(weight / sum(chosen)) for weight in chosen]
 
-    def forward(self, inputs: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Float[Tensor, "batch classes"]:
         """Logarithm of the mean probability of each class."""
         weighted = [
-            log_soften(member(inputs)) + log_weight
+            log_soften(call(member, inputs[0] if inputs else named)) + log_weight
             for member, log_weight in zip(self.members, self.log_weights, strict=True)
         ]
         return torch.logsumexp(torch.stack(weighted), dim=0)

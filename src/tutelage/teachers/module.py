@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tutelage.models.taps import find_layer
-from tutelage.tasks import Classification
-from tutelage.types import Batch, Outputs, Signal, tensor_bytes
+from tutelage.tasks import Task
+from tutelage.types import Batch, Outputs, Signal, each, tensor_bytes
 
 
 class ModuleTeacher:
@@ -32,7 +32,7 @@ class ModuleTeacher:
     def __init__(
         self,
         model: nn.Module,
-        task: Classification,
+        task: Task,
         *,
         chunk: int = 128,
         device: torch.device | None = None,
@@ -58,7 +58,7 @@ class ModuleTeacher:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Outputs:
         """Logits, and features if asked for, of the batch's views."""
-        chunks = [self._run(inputs) for inputs in batch.inputs.split(self.chunk)]
+        chunks = [self._run(part) for part in split(batch, self.chunk)]
         if len(chunks) == 1:
             return chunks[0]
         features = {
@@ -66,30 +66,45 @@ class ModuleTeacher:
         }
         return Outputs(torch.cat([chunk.logits for chunk in chunks]), features)
 
-    def shared_among(self, processes: int) -> "ModuleTeacher":
-        """The same teacher for one of several processes that share a batch: smaller chunks.
-
-        Its outputs agree with those of one process to rounding, and its fingerprint is the same.
-        """
-        smaller = copy.copy(self)
-        smaller.chunk = -(-self.chunk // processes)
-        return smaller
-
     def part(self, layer: str) -> nn.Module:
         """A frozen copy of a part of the network, such as its classifier."""
         return copy.deepcopy(find_layer(self.network, layer)).requires_grad_(requires_grad=False)
 
-    def _run(self, inputs: Tensor) -> Outputs:
-        rows = len(inputs)
-        missing = self.chunk - rows
-        if missing:
-            inputs = torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])])
-        ids = torch.zeros(self.chunk, dtype=torch.long)
-        full = Batch(inputs, labels=None, sample_ids=ids, view_ids=ids)
+    def _run(self, part: Batch) -> Outputs:
+        rows, items = len(part), len(self.task.items(part).sample_ids)
         paths = {self._inside + layer: layer for layer in self.layers}
-        given = self.task.run(self.model, full, tuple(paths))
+        given = self.task.run(self.model, filled_up(part, self.chunk), tuple(paths))
         features = {paths[path]: feature[:rows] for path, feature in given.features.items()}
-        return Outputs(given.logits[:rows], features)
+        return Outputs(given.logits[:items], features)
+
+
+def split(batch: Batch, size: int) -> Iterator[Batch]:
+    """A batch in parts of so many samples, without labels; the last one may be smaller."""
+    for start in range(0, len(batch), size):
+        rows = slice(start, start + size)
+        yield Batch(
+            inputs=each(batch.inputs, lambda tensor, rows=rows: tensor[rows]),  # type: ignore[misc]
+            labels=None,
+            sample_ids=batch.sample_ids[rows],
+            view_ids=batch.view_ids[rows],
+        )
+
+
+def filled_up(batch: Batch, size: int) -> Batch:
+    """A batch made so many samples long with copies of its last one."""
+    missing = size - len(batch)
+    if missing == 0:
+        return batch
+
+    def longer(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
+
+    return Batch(
+        inputs=each(batch.inputs, longer),
+        labels=None,
+        sample_ids=longer(batch.sample_ids),
+        view_ids=longer(batch.view_ids),
+    )
 
 
 def state_fingerprint(model: nn.Module) -> str:

@@ -8,16 +8,25 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tutelage.errors import CacheError, RunFolderError
-from tutelage.files import file_sha256, fingerprint, write_whole
+from tutelage.files import file_sha256, fingerprint
 from tutelage.records import load_record, save_record
+from tutelage.sealed import read_facts, write_tensors
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 SHARD_BYTES = 16 * 2**20
+_UNREADABLE = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)
 _DTYPES = {"F32": np.float32, "F16": np.float16, "U8": np.uint8, "I32": np.int32}
 
 
@@ -77,17 +86,16 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def write_shard(path: Path, arrays: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write one shard, whole or not at all."""
-    tensors = {name: value.contiguous() for name, value in arrays.items()}
-    write_whole(path, lambda temporary: save_file(tensors, temporary, dict(metadata)))
+    """Write one shard with a checksum of itself, whole or not at all."""
+    write_tensors(path, arrays, metadata)
 
 
 def shard_metadata(path: Path) -> dict[str, str]:
-    """The text that a shard carries in its header; empty if it is no readable shard."""
+    """The text that a shard carries in its header; empty if it is no unharmed shard."""
     try:
-        with safe_open(path, framework="np") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError):
+        with safe_open(path, framework="np"):
+            return {name: str(value) for name, value in read_facts(path).items()}
+    except (SafetensorError, RunFolderError, OSError):
         return {}
 
 
@@ -116,9 +124,9 @@ def map_shard(path: Path, num_items: int) -> dict[str, np.ndarray]:
             )
             for name, entry in header.items()
         }
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except _UNREADABLE as error:
         raise CacheError(f"{path}: not a cache shard ({type(error).__name__}: {error}).") from error
-    if any(len(array) != num_items for array in arrays.values()):
+    if not arrays or any(array.shape[:1] != (num_items,) for array in arrays.values()):
         raise CacheError(f"{path}: holds another number of items than its manifest says.")
     return arrays
 

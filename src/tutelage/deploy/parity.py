@@ -1,0 +1,158 @@
+"""The proof that an exported file computes what the network computes: no proof, no file."""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor, nn
+
+from tutelage.deploy.export import checked_logits
+from tutelage.deploy.targets import TARGETS, Runner, target_of
+from tutelage.errors import ExportError, find
+from tutelage.files import staged
+from tutelage.models.cost import frozen_copy
+from tutelage.records import ParityRow
+
+
+def export_checked(
+    model: nn.Module,
+    batches: Iterable[Shaped[Tensor, "_ ..."]],
+    path: Path,
+    *,
+    name: str,
+    target: str = "onnx",
+    labels: Int[Tensor, " n"] | None = None,
+    tolerance: float = 1e-3,
+) -> ParityRow:
+    """Export a network and compare it with PyTorch; the file appears only when both agree.
+
+    Args:
+        model: A network that takes one tensor and gives logits.
+        batches: Real samples, as the network takes them; read once.
+        path: Where the file shall lie.
+        name: The network's name in the run's records.
+        target: What kind of file: a name of `TARGETS`.
+        labels: Of the samples, for the accuracy of both; None leaves it out.
+        tolerance: As in `check_parity`.
+
+    Raises:
+        UnknownNameError: There is no such target.
+        MissingExtraError: What makes or runs such files is not installed.
+        ExportError: The export failed, or the result computes something else; no file is left.
+        RunFolderError: The place cannot be written.
+    """
+    kind = find("target", target, TARGETS)
+    rest = (inputs for inputs in batches if len(inputs))
+    first = next(rest, None)
+    if first is None:
+        raise _no_samples(name)
+    network = frozen_copy(model)
+    with staged(path, kind.files) as staging:
+        kind.write(network, first, staging)
+        samples = itertools.chain([first], rest)
+        return _compare(network, staging, samples, name, labels=labels, tolerance=tolerance)
+
+
+def check_parity(
+    model: nn.Module,
+    path: Path,
+    batches: Iterable[Shaped[Tensor, "_ ..."]],
+    *,
+    name: str,
+    labels: Int[Tensor, " n"] | None = None,
+    tolerance: float = 1e-3,
+) -> ParityRow:
+    """Run an exported file in its own runtime and the network in PyTorch on the same samples.
+
+    Args:
+        model: The network that was exported.
+        path: The file; its suffix says of which target it is.
+        batches: Real samples, as the network takes them.
+        name: The network's name in the run's records.
+        labels: Of the samples, for the accuracy of both; None leaves it out.
+        tolerance: Largest difference of two logits, relative to 1 + the largest logit.
+
+    Returns:
+        The largest absolute difference of logits and the share of equal predictions.
+
+    Raises:
+        ExportError: The two differ by more than the tolerance, or some logit is not finite.
+    """
+    return _compare(frozen_copy(model), path, batches, name, labels=labels, tolerance=tolerance)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Logits of one batch from both sides."""
+
+    expected: Tensor
+    given: Tensor
+
+
+def _compare(
+    network: nn.Module,
+    path: Path,
+    batches: Iterable[Tensor],
+    name: str,
+    *,
+    labels: Tensor | None,
+    tolerance: float,
+) -> ParityRow:
+    target = target_of(path)
+    run = target.open(path, threads=torch.get_num_threads())
+    pairs = [_both(network, run, inputs, path.name) for inputs in batches if len(inputs)]
+    if not pairs:
+        raise _no_samples(name)
+    expected = torch.cat([pair.expected for pair in pairs])
+    given = torch.cat([pair.given for pair in pairs])
+    row = ParityRow(
+        name=name,
+        file=path.name,
+        max_abs_difference=float((given - expected).abs().max()),
+        agreement=float((given.argmax(dim=-1) == expected.argmax(dim=-1)).double().mean()),
+        count=len(expected),
+        target=target.name,
+        runtime=run.runtime,
+        accuracy=_accuracy(given, labels),
+        expected_accuracy=_accuracy(expected, labels),
+    )
+    _gate(row, tolerance * (1 + float(expected.abs().max())))
+    return row
+
+
+def _gate(row: ParityRow, allowed: float) -> None:
+    if row.max_abs_difference > allowed:
+        raise ExportError(
+            f"{row.file}: the exported network differs from PyTorch by "
+            f"{row.max_abs_difference:.3g} over {row.count} samples, {allowed:.3g} is allowed; "
+            f"{row.agreement:.1%} of the predictions are equal. Random or data-dependent steps in "
+            "forward are the usual reason."
+        )
+
+
+def _accuracy(logits: Tensor, labels: Tensor | None) -> float | None:
+    return None if labels is None else float((logits.argmax(dim=-1) == labels).double().mean())
+
+
+def _both(network: nn.Module, run: Runner, inputs: Tensor, file: str) -> _Pair:
+    inputs = inputs.detach().cpu()
+    expected = checked_logits(network, inputs).float()
+    given = torch.from_numpy(run(inputs.numpy())).float()
+    if given.shape != expected.shape:
+        raise ExportError(
+            f"{file}: gives logits of shape {tuple(given.shape)}, PyTorch of "
+            f"{tuple(expected.shape)}. It was exported from another network."
+        )
+    for origin, logits in (("PyTorch", expected), (file, given)):
+        if not torch.isfinite(logits).all():
+            raise ExportError(f"{file}: some logits of {origin} are not finite on real samples.")
+    return _Pair(expected, given)
+
+
+def _no_samples(name: str) -> ExportError:
+    return ExportError(
+        f"{name}: no samples to compare the exported file with. Give at least one batch."
+    )

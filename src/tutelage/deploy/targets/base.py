@@ -1,0 +1,234 @@
+"""What every target can do: make a file, make one of eight bits, run either."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tutelage.deploy.quiet import quiet
+from tutelage.deploy.runtime import one_line
+from tutelage.errors import ExportError, TutelageError, find, require
+from tutelage.models.cost import frozen_copy
+
+Batches = Sequence[Shaped[Tensor, "_ ..."]]
+
+
+class Runner:
+    """An opened file: called with a batch as the network takes it, it gives logits.
+
+    Args:
+        runtime: What runs the file, with its version, for tables.
+        run: Logits of one batch.
+        batch_size: Rows the file takes at once; None takes any number.
+    """
+
+    def __init__(
+        self,
+        runtime: str,
+        run: Callable[[NDArray[Any]], NDArray[Any]],
+        batch_size: int | None = None,
+    ) -> None:
+        """Hold the function."""
+        self.runtime = runtime
+        self.run = run
+        self.batch_size = batch_size
+
+    def __call__(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Logits of a batch of any size; it is cut where the file takes fewer rows at once.
+
+        Raises:
+            ExportError: The file does not take such samples.
+        """
+        try:
+            parts = [self.run(part) for part in self._parts(inputs)]
+        except Exception as error:
+            raise ExportError(
+                f"The exported file fails on {inputs.dtype} inputs of shape {inputs.shape} in "
+                f"{self.runtime} ({one_line(error)})."
+            ) from error
+        return np.concatenate(parts).astype(np.float32, copy=False)
+
+    def _parts(self, inputs: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        size = self.batch_size or max(1, len(inputs))
+        for start in range(0, len(inputs), size):
+            yield np.ascontiguousarray(inputs[start : start + size])
+
+
+class Target(ABC):
+    """A kind of file, with the runtime that runs it.
+
+    Attributes:
+        name: In recipes and on the command line.
+        title: What runs it, in words.
+        places: Where it is meant to run.
+        suffix: Of the file.
+        extra: Of Tutelage, which installs what is needed.
+        modules: What is imported from that extra.
+        batch_size: Samples that a file takes at once; None takes any number.
+        ways: How it makes eight bits of a network, name to explanation; empty if it does not.
+        why_no_int8: Where `ways` is empty: the reason.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    places: ClassVar[str]
+    suffix: ClassVar[str]
+    extra: ClassVar[str]
+    modules: ClassVar[tuple[str, ...]]
+    batch_size: ClassVar[int | None] = None
+    ways: ClassVar[Mapping[str, str]] = {}
+    why_no_int8: ClassVar[str] = ""
+
+    def check(self) -> None:
+        """Miss what is needed now rather than after a training.
+
+        Raises:
+            MissingExtraError: The extra is not installed.
+            ExportError: What is installed does not work together.
+        """
+        with quiet():
+            for module in self.modules:
+                require(module, self.extra, f"The target {self.name!r}")
+
+    def check_way(self, way: str) -> None:
+        """Refuse a way of making eight bits that this target does not have.
+
+        Raises:
+            ExportError: It has none at all.
+            UnknownNameError: It has others.
+        """
+        if not self.ways:
+            raise ExportError(f"{self.name} has no eight-bit files: {self.why_no_int8}")
+        find(f"way to eight bits of {self.name}", way, self.ways)
+
+    def files(self, path: Path) -> list[Path]:
+        """All that belongs to a file, the named one last."""
+        return [path]
+
+    def size_bytes(self, path: Path) -> int:
+        """What all of it weighs."""
+        return sum(file.stat().st_size for file in self.files(path))
+
+    def write(self, network: nn.Module, example: Shaped[Tensor, "batch ..."], path: Path) -> None:
+        """Write a network as a file of this kind.
+
+        Args:
+            network: Takes one tensor and gives logits; it is left as it is.
+            example: A batch as the network takes it.
+            path: Where the file shall lie. Nobody has compared it with the network yet:
+                `export_checked` writes it, compares, and only then puts it in its place.
+
+        Raises:
+            ExportError: The network cannot be expressed there.
+            MissingExtraError: The extra is not installed.
+        """
+        self.check()
+        with self._wrapped(type(network).__name__, "be exported to"):
+            self._write(frozen_copy(network), example.detach().cpu(), path)
+
+    def quantise(
+        self, network: nn.Module, source: Path, calibration: Batches, path: Path, way: str
+    ) -> None:
+        """Write the eight-bit file of a network.
+
+        Args:
+            network: As for `write`.
+            source: Its float file of this kind.
+            calibration: Real samples, as the network takes them, to scale activations by.
+            path: Where the file shall lie.
+            way: One of `ways`.
+
+        Raises:
+            UnknownNameError: There is no such way.
+            ExportError: The target has no eight bits, or its quantiser failed.
+            MissingExtraError: The extra is not installed.
+        """
+        self.check_way(way)
+        self.check()
+        with self._wrapped(type(network).__name__, f"be quantised ({way}) for"):
+            batches = [batch.detach().cpu() for batch in calibration]
+            self._quantise(frozen_copy(network), source, batches, path, way)
+
+    def open(self, path: Path, *, threads: int = 1) -> Runner:
+        """Load a file into its runtime.
+
+        Args:
+            path: The file.
+            threads: Of the runtime, inside one operator.
+
+        Raises:
+            ExportError: The runtime cannot load it.
+            MissingExtraError: The extra is not installed.
+        """
+        self.check()
+        if not path.is_file():
+            raise ExportError(f"{path}: {self.title} cannot load it: no such file.")
+        with self._wrapped(str(path), "be loaded by"):
+            return self._open(path, threads)
+
+    @abstractmethod
+    def _write(self, network: nn.Module, example: Tensor, path: Path) -> None: ...
+
+    @abstractmethod
+    def _open(self, path: Path, threads: int) -> Runner: ...
+
+    def _quantise(
+        self, network: nn.Module, source: Path, calibration: Batches, path: Path, way: str
+    ) -> None:
+        raise AssertionError(f"{self.name} has no {way}")  # check_way came first
+
+    def _wrapped(self, what: str, doing: str) -> "_Wrapped":
+        return _Wrapped(f"{what}: cannot {doing} {self.title}")
+
+
+class _Wrapped:
+    """Silence, and one clear error for whatever a library raises inside."""
+
+    def __init__(self, failure: str) -> None:
+        self.failure = failure
+        self.quiet = quiet()
+
+    def __enter__(self) -> None:
+        self.quiet.__enter__()
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.quiet.__exit__(kind, error, trace)
+        if error is None or isinstance(error, TutelageError) or not isinstance(error, Exception):
+            return
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        raise ExportError(f"{self.failure} ({type(root).__name__}: {one_line(root)}).") from error
+
+
+def traced(network: nn.Module, example: Tensor, *, any_batch: bool) -> Any:
+    """A network as torch.export sees it, for one sample at once or for any number.
+
+    Stack traces, which name files of this machine, are taken out.
+    """
+    # One sample alone would be taken for a fixed batch size: torch.export specialises on 1.
+    rows = 2 if any_batch else 1
+    inputs = example[:1].expand(rows, *example.shape[1:]).contiguous()
+    shapes = ({0: torch.export.Dim("batch")},) if any_batch else None
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        program = torch.export.export(network, (inputs,), dynamic_shapes=shapes)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+def has_attention(network: nn.Module) -> bool:
+    """Whether a network is a transformer, as far as its parts' names tell."""
+    return any("attention" in type(module).__name__.lower() for module in network.modules())
+
+
+def label(title: str, package: str) -> str:
+    """A runtime's name with its version, for tables."""
+    return f"{title} {version(package)}, CPU"

@@ -1,0 +1,112 @@
+"""LiteRT: Android and microcontrollers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tutelage.deploy.targets.base import Batches, Runner, Target, label
+from tutelage.errors import ExportError
+from tutelage.files import write_bytes
+
+TOO_NEW = (2, 15)
+
+
+@final
+class LiteRt(Target):
+    """A `.tflite` file for one sample at a time.
+
+    An eight-bit file of a way other than dynamic takes and gives whole numbers of eight bits, as
+    a microcontroller wants them; running it here scales to and from them.
+    """
+
+    name = "litert"
+    title = "LiteRT"
+    places = "Android, microcontrollers"
+    suffix = ".tflite"
+    extra = "litert"
+    modules = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
+    batch_size = 1
+    ways: ClassVar[Mapping[str, str]] = {
+        "minmax": "static: activations scaled by the smallest and largest value seen",
+        "dynamic": "activations scaled anew in each call; for transformers and MLPs",
+    }
+
+    def check(self) -> None:
+        """Also refuse a PyTorch that the converter does not work with."""
+        numbers = torch.__version__.split(".")[:2]
+        if tuple(int(number) for number in numbers) >= TOO_NEW:
+            raise ExportError(
+                f"The target 'litert' needs torch below {'.'.join(map(str, TOO_NEW))}, here is "
+                f"{torch.__version__}. Export from an environment of its own: pip install "
+                f"'tutelage[litert]' 'torch<{'.'.join(map(str, TOO_NEW))}', then tutelage export "
+                "RUN --target litert."
+            )
+        super().check()
+
+    def _write(self, network: nn.Module, example: Tensor, path: Path) -> None:
+        import litert_torch
+
+        with torch.no_grad():
+            edge = litert_torch.convert(network, (example[:1].contiguous(),))
+        edge.export(str(path))
+
+    def _quantise(
+        self, network: nn.Module, source: Path, calibration: Batches, path: Path, way: str
+    ) -> None:
+        from ai_edge_quantizer import quantizer, recipe
+
+        rule = recipe.dynamic_wi8_afp32() if way == "dynamic" else recipe.static_wi8_ai8()
+        maker = quantizer.Quantizer(str(source), rule)
+        found = None
+        if way != "dynamic":
+            ((signature, names),) = _interpreter(source, 1).get_signature_list().items()
+            rows = [row[None].numpy() for batch in calibration for row in batch]
+            samples = [{names["inputs"][0]: _narrow(row)} for row in rows]
+            found = maker.calibrate({signature: samples})
+        write_bytes(path, bytes(maker.quantize(found).quantized_model))
+
+    def _open(self, path: Path, threads: int) -> Runner:
+        interpreter = _interpreter(path, threads)
+        taken, given = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+
+        def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
+            interpreter.set_tensor(taken["index"], _scaled(inputs, taken))
+            interpreter.invoke()
+            return _unscaled(interpreter.get_tensor(given["index"]), given)
+
+        return Runner(label(self.title, "ai-edge-litert"), run, self.batch_size)
+
+
+def _interpreter(path: Path, threads: int) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=threads)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def _narrow(inputs: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers as the converter makes them: of 32 bits."""
+    return inputs.astype(np.int32) if inputs.dtype == np.int64 else inputs
+
+
+def _scaled(inputs: NDArray[Any], detail: Any) -> NDArray[Any]:
+    """Inputs as the file takes them."""
+    scale, zero = detail["quantization"]
+    if detail["dtype"] != np.int8 or not scale:
+        return inputs.astype(detail["dtype"], copy=False)
+    scaled: NDArray[np.int8] = np.clip(np.round(inputs / scale) + zero, -128, 127).astype(np.int8)
+    return scaled
+
+
+def _unscaled(logits: NDArray[Any], detail: Any) -> NDArray[np.float32]:
+    scale, zero = detail["quantization"]
+    if logits.dtype != np.int8 or not scale:
+        return logits.astype(np.float32)
+    unscaled: NDArray[np.float32] = (logits.astype(np.float32) - zero) * np.float32(scale)
+    return unscaled

@@ -1,0 +1,37 @@
+"""ONNX, run by ONNX Runtime: servers, desktops, browsers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, final
+
+from torch import Tensor, nn
+
+from tutelage.deploy.export import export_onnx
+from tutelage.deploy.quantise import WAYS, quantise_onnx
+from tutelage.deploy.runtime import open_session, run_session
+from tutelage.deploy.targets.base import Batches, Runner, Target, label
+
+
+@final
+class Onnx(Target):
+    """One `.onnx` file: input "inputs", output "logits", any batch size."""
+
+    name = "onnx"
+    title = "ONNX Runtime"
+    places = "servers, PCs, browsers"
+    suffix = ".onnx"
+    extra = "onnx"
+    modules = ("onnx", "onnxscript", "onnxruntime")
+    ways: ClassVar[Mapping[str, str]] = WAYS
+
+    def _write(self, network: nn.Module, example: Tensor, path: Path) -> None:
+        export_onnx(network, example, path)
+
+    def _quantise(
+        self, network: nn.Module, source: Path, calibration: Batches, path: Path, way: str
+    ) -> None:
+        quantise_onnx(source, path, calibration, way)
+
+    def _open(self, path: Path, threads: int) -> Runner:
+        session = open_session(path, threads=threads)
+        return Runner(label(self.title, "onnxruntime"), lambda inputs: run_session(session, inputs))

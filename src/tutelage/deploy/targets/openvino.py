@@ -1,0 +1,104 @@
+"""OpenVINO: Intel processors, from cameras to PCs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from torch import Tensor, nn
+
+from tutelage.deploy.targets.base import (
+    Batches,
+    Runner,
+    Target,
+    has_attention,
+    label,
+    traced,
+)
+
+OUTLIERS = 1e-4  # share of values beyond the range, at each end, that a percentile leaves out
+
+
+@final
+class OpenVino(Target):
+    """An `.xml` file with its weights in a `.bin` file beside it, in float32; any batch size.
+
+    Its processor plug-in computes in bfloat16 where it can unless told otherwise, which moves
+    logits by up to 0.2; here it is told to keep to float32.
+    """
+
+    name = "openvino"
+    title = "OpenVINO"
+    places = "Intel cameras, PCs, servers"
+    suffix = ".xml"
+    extra = "openvino"
+    modules = ("openvino", "nncf")
+    ways: ClassVar[Mapping[str, str]] = {
+        "minmax": "static: activations scaled by the smallest and largest value seen",
+        "percentile": "static: activations scaled without the rarest values",
+    }
+
+    def files(self, path: Path) -> list[Path]:
+        """The weights, then the graph."""
+        return [path.with_suffix(".bin"), path]
+
+    def _write(self, network: nn.Module, example: Tensor, path: Path) -> None:
+        import openvino
+
+        model = openvino.convert_model(traced(network, example, any_batch=True))
+        model.inputs[0].get_tensor().set_names({"inputs"})
+        model.outputs[0].get_tensor().set_names({"logits"})
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+    def _quantise(
+        self, network: nn.Module, source: Path, calibration: Batches, path: Path, way: str
+    ) -> None:
+        import nncf
+        import openvino
+
+        samples = [row[None].numpy() for batch in calibration for row in batch]
+        model = nncf.quantize(
+            openvino.Core().read_model(source),
+            nncf.Dataset(samples),
+            subset_size=len(samples),
+            model_type=nncf.ModelType.TRANSFORMER if has_attention(network) else None,
+            advanced_parameters=_settings(way),
+        )
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+    def _open(self, path: Path, threads: int) -> Runner:
+        import openvino
+
+        core = openvino.Core()
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+        }
+        compiled = core.compile_model(core.read_model(path), "CPU", settings)
+        return Runner(label(self.title, "openvino"), lambda inputs: compiled(inputs)[0].copy())
+
+
+def _settings(way: str) -> Any:
+    """How ranges are estimated; one bit of the weights stays free (decision 9)."""
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+    from nncf.quantization.range_estimator import (
+        AggregatorType,
+        RangeEstimatorParameters,
+        StatisticsCollectorParameters,
+        StatisticsType,
+    )
+
+    if way == "percentile":  # of each sample, and the mean of them
+        kinds = (StatisticsType.QUANTILE, StatisticsType.QUANTILE)
+        overall = (AggregatorType.MEAN, AggregatorType.MEAN)
+    else:
+        kinds = (StatisticsType.MIN, StatisticsType.MAX)
+        overall = (AggregatorType.MIN, AggregatorType.MAX)
+    low, high = (
+        StatisticsCollectorParameters(kind, aggregator_type=whole, quantile_outlier_prob=OUTLIERS)
+        for kind, whole in zip(kinds, overall, strict=True)
+    )
+    ranges = RangeEstimatorParameters(min=low, max=high)
+    return AdvancedQuantizationParameters(
+        overflow_fix=OverflowFix.ENABLE, activations_range_estimator_params=ranges
+    )

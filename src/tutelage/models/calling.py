@@ -1,0 +1,46 @@
+"""Calling a network, whatever it takes and gives."""
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import ModelError, ShapeError
+from tutelage.types import Inputs, describe_inputs
+
+
+def call(model: nn.Module, inputs: Inputs) -> Tensor:
+    """The logits that a network gives, before any look at their shape.
+
+    Args:
+        model: Takes a tensor, or named tensors as arguments; gives a tensor, or an object with
+            `logits` as those of `transformers`.
+        inputs: What it is called with.
+
+    Raises:
+        ShapeError: It gives neither.
+    """
+    given = model(inputs) if isinstance(inputs, Tensor) else model(**inputs)
+    logits = getattr(given, "logits", given)
+    if not isinstance(logits, Tensor):
+        raise ShapeError(
+            f"{type(model).__name__} returned a {type(given).__name__}, not a tensor of "
+            "logits. Wrap it in a module that picks the logits out."
+        )
+    return logits
+
+
+def call_checked(model: nn.Module, inputs: Inputs) -> Tensor:
+    """As `call`, with whatever goes wrong inside the network told in one line.
+
+    Raises:
+        ModelError: Its forward failed.
+        ShapeError: It gives no logits.
+    """
+    try:
+        return call(model, inputs)
+    except (torch.cuda.OutOfMemoryError, MemoryError, ShapeError):
+        raise
+    except Exception as error:  # the network is the user's own: anything can happen
+        raise ModelError(
+            f"{type(model).__name__} failed on inputs of {describe_inputs(inputs)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error

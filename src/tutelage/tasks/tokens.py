@@ -1,0 +1,61 @@
+"""Tasks whose items are tokens: which of them count, and how samples become items."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from tutelage.errors import DataError
+from tutelage.tasks.base import Predictions
+from tutelage.types import Batch
+
+COUNTED = "counted"
+
+
+def counted_tokens(batch: Batch) -> Bool[Tensor, "samples length"]:
+    """Which tokens are items.
+
+    It stands among the inputs under `COUNTED`, so that it is cut and moved with them, and a network
+    never sees it.
+
+    Raises:
+        DataError: The inputs do not say.
+    """
+    if isinstance(batch.inputs, Tensor) or COUNTED not in batch.inputs:
+        raise DataError(
+            f"A task of tokens needs the input {COUNTED!r}, which says what tokens count. Use a "
+            "data kind that gives it, or add it in your source's fetch."
+        )
+    return batch.inputs[COUNTED].bool()
+
+
+def network_inputs(batch: Batch) -> Mapping[str, Tensor]:
+    """What the network is called with."""
+    assert not isinstance(batch.inputs, Tensor)
+    return {name: value for name, value in batch.inputs.items() if name != COUNTED}
+
+
+def token_items(batch: Batch) -> Batch:
+    """The batch with one row a counted token, sample by sample."""
+    counted = counted_tokens(batch)
+    lengths = counted.sum(dim=1)
+    return Batch(
+        inputs=batch.inputs,
+        labels=None if batch.labels is None else batch.labels[counted],
+        sample_ids=batch.sample_ids.repeat_interleave(lengths.cpu()),
+        view_ids=batch.view_ids.repeat_interleave(lengths.cpu()),
+        mask=None if batch.mask is None else batch.mask.repeat_interleave(lengths),
+    )
+
+
+def score_by_sample(
+    said: Predictions, scores: Shaped[Tensor, " items"]
+) -> Float[Tensor, " samples"]:
+    """Scores of items as scores of their samples: tokens of one text are no independent proofs.
+
+    A sample weighs by its items, so that the mean over samples is the mean over items.
+    """
+    samples, places = said.sample_ids.unique(return_inverse=True)
+    sums = torch.zeros(len(samples), dtype=torch.float64)
+    return sums.index_add(0, places, scores.double()) * (len(samples) / len(scores))

@@ -1,0 +1,178 @@
+"""Every target keeps the same promises: a file, its eight-bit files, run in its own runtime."""
+
+import importlib
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tutelage.deploy import TARGETS, check_parity, export_checked, open_file, target_of
+from tutelage.deploy.targets import litert, torch_export
+from tutelage.errors import ExportError, MissingExtraError, UnknownNameError
+from tutelage.models.nets import cnn, vit
+
+LIGHT = ("onnx", "torch_export")
+EVERY = [pytest.param(n, marks=() if n in LIGHT else pytest.mark.slow) for n in TARGETS]
+WAYS = [
+    pytest.param(name, way, marks=() if name in LIGHT else pytest.mark.slow)
+    for name, target in TARGETS.items()
+    for way in target.ways
+]
+SAMPLES = torch.rand(24, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+TOKENS = torch.randint(1, 20, (24, 9), generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(24) % 5
+
+
+class TinyEncoder(nn.Module):
+    """Whole numbers in, as a text network has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(20, 16)
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, tokens):
+        return self.head(self.block(self.embed(tokens)).mean(dim=1))
+
+
+def make(kind):
+    torch.manual_seed(0)
+    if kind == "cnn":
+        network = cnn(5, width=8)
+        network(torch.rand(32, 1, 12, 12))  # moves the batch norm's statistics
+        return network.eval(), SAMPLES
+    if kind == "vit":
+        return vit(5, image_size=12, width=16, depth=1, heads=2).eval(), SAMPLES
+    return TinyEncoder().eval(), TOKENS
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A network with its file of each target, made once."""
+    made = {}
+
+    def give(name, kind="cnn"):
+        for module in TARGETS[name].modules:
+            pytest.importorskip(module, exc_type=ImportError)
+        if (name, kind) not in made:
+            network, samples = make(kind)
+            path = tmp_path_factory.mktemp(name) / f"{kind}{TARGETS[name].suffix}"
+            row = export_checked(
+                network, samples.split(8), path, name="student", target=name, labels=LABELS
+            )
+            made[name, kind] = network, samples, path, row
+        return made[name, kind]
+
+    return give
+
+
+@pytest.mark.parametrize("kind", ["cnn", "vit", "text"])
+@pytest.mark.parametrize("name", EVERY)
+def test_the_file_computes_what_the_network_computes(exported, name, kind):
+    network, samples, path, row = exported(name, kind)
+    assert target_of(path).name == row.target == name
+    assert row.max_abs_difference < 1e-5
+    assert (row.agreement, row.count) == (1.0, 24)
+    assert row.accuracy == row.expected_accuracy
+    with torch.no_grad():
+        expected = network(samples[:5]).numpy()
+    np.testing.assert_allclose(open_file(path)(samples[:5].numpy()), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "way"), WAYS)
+def test_an_eight_bit_file_is_near_the_float_one_and_smaller_than_its_weights(
+    exported, tmp_path, name, way
+):
+    network, samples, source, _ = exported(name)
+    path = tmp_path / f"int8{source.suffix}"
+    TARGETS[name].quantise(network, source, [samples], path, way)
+    with torch.no_grad():
+        expected = network(samples).numpy()
+    difference = np.abs(open_file(path)(samples.numpy()) - expected).max()
+    assert 0 < difference < 0.1 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_no_path_of_this_machine_is_in_the_file(exported, name):
+    _, _, path, _ = exported(name)
+    root = str(importlib.import_module("tutelage").__path__[0]).encode()
+    for file in TARGETS[name].files(path):
+        content = file.read_bytes()
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                content = b"".join(archive.read(entry) for entry in archive.namelist())
+        assert root not in content
+        assert str(path.parent).encode() not in content
+        assert b"site-packages" not in content
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_another_network_fails_parity(exported, name):
+    network, samples, path, _ = exported(name)
+    other = cnn(5, width=8)
+    other.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        other.head.bias[0] += 1
+    with pytest.raises(ExportError, match=r"differs from PyTorch by 1 over 24 samples"):
+        check_parity(other, path, [samples], name="student")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_broken_file_is_one_clear_error(exported, name, tmp_path, capfd):
+    exported(name)
+    path = tmp_path / f"net{TARGETS[name].suffix}"
+    with pytest.raises(ExportError, match="no such file"):
+        open_file(path)
+    path.write_bytes(b"no model")
+    with pytest.raises(ExportError, match=r"net\."):
+        open_file(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_samples_that_the_file_does_not_take_are_one_clear_error(exported, name):
+    _, _, path, _ = exported(name)
+    with pytest.raises(ExportError, match=r"fails on float32 inputs of shape \(2, 7\)"):
+        open_file(path)(np.zeros((2, 7), dtype=np.float32))
+
+
+@pytest.mark.parametrize("name", ["onnx", "executorch", "openvino", "litert"])
+def test_a_missing_extra_is_named(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.14.0")
+    monkeypatch.setitem(sys.modules, TARGETS[name].modules[0].split(".")[0], None)
+    monkeypatch.setitem(sys.modules, TARGETS[name].modules[0], None)
+    with pytest.raises(MissingExtraError, match=f"The target '{name}' needs the '{name}' extra"):
+        TARGETS[name].write(nn.Linear(4, 3), torch.zeros(1, 4), tmp_path / "net")
+
+
+def test_litert_says_which_pytorch_it_needs(monkeypatch):
+    monkeypatch.setattr(litert.torch, "__version__", "2.15.0+cpu")
+    with pytest.raises(ExportError, match=r"needs torch below 2\.15, here is 2\.15\.0\+cpu"):
+        TARGETS["litert"].check()
+
+
+def test_unknown_targets_files_and_ways_are_named(tmp_path):
+    with pytest.raises(UnknownNameError, match="Did you mean 'onnx'"):
+        export_checked(nn.Linear(4, 3), [SAMPLES], tmp_path / "a", name="s", target="onx")
+    with pytest.raises(UnknownNameError, match=r"Unknown kind of exported file '\.onx'"):
+        open_file(tmp_path / "a.onx")
+    with pytest.raises(UnknownNameError, match="Known: minmax, percentile"):
+        TARGETS["openvino"].check_way("dynamic")
+    with pytest.raises(ExportError, match="torch_export has no eight-bit files: PyTorch runs"):
+        TARGETS["torch_export"].check_way("minmax")
+
+
+def test_a_program_that_asks_for_pickled_objects_is_refused(exported, tmp_path):
+    _, _, path, _ = exported("torch_export")
+    bad = tmp_path / "bad.pt2"
+    with zipfile.ZipFile(path) as before, zipfile.ZipFile(bad, "w") as after:
+        for entry in before.namelist():
+            content = before.read(entry).replace(b'"use_pickle":false', b'"use_pickle":true')
+            after.writestr(entry, content.replace(b'"use_pickle": false', b'"use_pickle": true'))
+    assert b"use_pickle" in b"".join(zipfile.ZipFile(path).read(n) for n in before.namelist())
+    with pytest.raises(ExportError, match="asks for pickled objects"):
+        torch_export._refuse_code(bad)
