@@ -44,12 +44,15 @@ if TYPE_CHECKING:
         CorrelationCongruence,
         CRDMemory,
         CrossEntropy,
+        EmbeddingCosine,
+        EmbeddingMSE,
         FactorTransfer,
         FitNets,
         JensenShannon,
         LabelSmoothing,
         LogitMSE,
         LogitStandardisation,
+        MarginMSE,
         MutualLearning,
         OFALogit,
         PastSelf,
@@ -58,6 +61,8 @@ if TYPE_CHECKING:
         RKDAngle,
         RKDDistance,
         SampledReverseKL,
+        SimCSE,
+        SimilarityKL,
         SimilarityPreserving,
         SimKD,
         SkewKL,
@@ -68,7 +73,7 @@ if TYPE_CHECKING:
     )
     from tutelage.objective import Loss, LossReport, Objective, Ramp
     from tutelage.pipeline import Distilled, distill
-    from tutelage.tasks import Classification, TokenClassification
+    from tutelage.tasks import Classification, Embedding, TokenClassification
     from tutelage.teachers import CachedTeacher, ModuleTeacher
     from tutelage.types import Batch, Outputs, Signal
 
@@ -136,10 +141,15 @@ _HOMES = {
         "TotalVariation",
         "TAID",
         "SampledReverseKL",
+        "EmbeddingCosine",
+        "EmbeddingMSE",
+        "MarginMSE",
+        "SimCSE",
+        "SimilarityKL",
     ),
     "tutelage.objective": ("Loss", "LossReport", "Objective", "Ramp"),
     "tutelage.pipeline": ("Distilled", "distill"),
-    "tutelage.tasks": ("Classification", "TokenClassification"),
+    "tutelage.tasks": ("Classification", "Embedding", "TokenClassification"),
     "tutelage.teachers": ("CachedTeacher", "ModuleTeacher"),
     "tutelage.types": ("Batch", "Outputs", "Signal"),
 }
@@ -179,6 +189,9 @@ __all__ = [
     "CrossEntropy",
     "Distilled",
     "Distiller",
+    "Embedding",
+    "EmbeddingCosine",
+    "EmbeddingMSE",
     "FactorTransfer",
     "FitNets",
     "Identity",
@@ -188,6 +201,7 @@ __all__ = [
     "LogitStandardisation",
     "Loss",
     "LossReport",
+    "MarginMSE",
     "ModuleTeacher",
     "MutualLearning",
     "OFALogit",
@@ -205,7 +219,9 @@ __all__ = [
     "SeededViews",
     "Shift",
     "Signal",
+    "SimCSE",
     "SimKD",
+    "SimilarityKL",
     "SimilarityPreserving",
     "SkewKL",
     "SkewReverseKL",

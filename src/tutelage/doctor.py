@@ -170,7 +170,8 @@ def _look_at_data(job: Job) -> Iterator[Finding]:
         if labels is None:
             yield Finding(WARNING, "data", f"{name}: {len(source)} samples without labels.")
             continue
-        absent = sorted(set(range(num_classes)) - set(labels.tolist()))
+        classes = set() if labels.is_floating_point() else set(labels.flatten().tolist())
+        absent = sorted(set(range(num_classes)) - classes) if classes else []
         if absent and len(ids) == len(source):
             names = ", ".join(splits.class_names[number] for number in absent[:5])
             yield Finding(WARNING, "data", f"{name}: no sample of {names}.")

@@ -37,7 +37,7 @@ class Method:
 
     Attributes:
         name: As in a recipe.
-        family: labels, logit, feature, relational, language or unaided.
+        family: labels, logit, feature, relational, embedding, language or unaided.
         summary: What it is, in a line.
         advice: When to use it and when not.
         needs: What must be there besides the student's logits.
@@ -78,7 +78,7 @@ def describe_method(name: str) -> Method:
         family=next(family for family, names in FAMILIES.items() if name in names),
         summary=_line(summary),
         advice=_line(advice),
-        needs=tuple(sorted(signal.value for signal in loss.needs)),
+        needs=tuple(sorted(signal.value for signal in loss.needs)) or ("nothing",),
         settings=_settings(loss, sections.get("Args", "")),
         usual_weight="" if weight is None else _line(weight.group(1)),
         source=_line(sections.get("Source", "")),

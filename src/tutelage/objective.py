@@ -16,7 +16,7 @@ from tutelage.chunks import sum_of_chunks
 from tutelage.errors import ConfigError, ShapeError, SignalError
 from tutelage.types import Batch, HiddenStates, Outputs, Signal
 
-TEACHERS = frozenset({Signal.LOGITS, Signal.FEATURES})
+TEACHERS = frozenset({Signal.LOGITS, Signal.FEATURES, Signal.EMBEDDINGS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,8 @@ class DryRun:
         teacher_part: Gives a frozen copy of a part of the teacher's network by its name; None
             where the teacher is no live network.
         run: Calls another network as the student is called, for losses that bring one.
+        more_of_teacher: What the teacher says of so many training samples, from all over the data;
+            None without a teacher.
     """
 
     student: Outputs
@@ -78,6 +80,7 @@ class DryRun:
     num_samples: int = 0
     teacher_part: Callable[[str], nn.Module] | None = None
     run: Callable[[nn.Module, Batch], Outputs] | None = None
+    more_of_teacher: Callable[[int], Outputs] | None = None
 
 
 class Loss(nn.Module, ABC):
@@ -374,6 +377,8 @@ def _check_weight(term: Term) -> None:
 def _remedy(missing: frozenset[Signal]) -> str:
     if missing == {Signal.FEATURES}:
         return "Teach live (cache: null): a cache holds logits alone."
+    if Signal.EMBEDDINGS in missing:
+        return "Choose task: embedding, or another loss."
     return "Give a teacher or labels, or set its weight to 0."
 
 

@@ -24,6 +24,7 @@ class Signal(enum.Enum):
     LABELS = "labels"
     LOGITS = "logits"
     FEATURES = "features"
+    EMBEDDINGS = "embeddings"
 
 
 Inputs = Tensor | Mapping[str, Tensor]
@@ -180,7 +181,8 @@ class Outputs:
     """What one network gives for one batch.
 
     Attributes:
-        scores: Logits, dense, sparse, or as hidden states with their head; one row an item.
+        scores: Logits, dense, sparse, or as hidden states with their head; or embeddings; one row
+            an item.
         features: Outputs of the layers that were asked for, by layer; one row a sample.
     """
 
@@ -191,6 +193,11 @@ class Outputs:
     def logits(self) -> Float[Tensor, "batch classes"]:
         """Logits over all classes, made dense on demand."""
         return self.scores if isinstance(self.scores, Tensor) else self.scores.dense()
+
+    @property
+    def embeddings(self) -> Float[Tensor, "batch width"]:
+        """One vector an item, where the task is one of embeddings."""
+        return self.logits
 
     @property
     def device(self) -> torch.device:

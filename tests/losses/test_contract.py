@@ -125,6 +125,9 @@ SPECIAL: Mapping[str, Special] = {
         settings=({"start": 0.9}, {"start": 0.7, "rate": 0.1, "momentum": 0}), holds=True
     ),
     "sampled_reverse_kl": Special(settings=()),  # an estimate: tests/losses/test_language.py
+    "margin_mse": Special(is_mean=False, bf16=0.05),
+    "similarity_kl": Special(is_mean=False, bf16=0.1),
+    "simcse": Special(settings=()),  # looks at other dropout: tests/losses/test_embedding.py
     "mutual_learning": Special(settings=()),  # no function of outputs alone: test_unaided.py
     "past_self": Special(match=sure_of_labels),
     # Layers are named by what they give: FEATURES below.
@@ -226,10 +229,10 @@ def situation(
     loss: Loss, student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor | None = None
 ) -> Situation:
     """What the loss says it needs and nothing more, so that a need left unsaid shows."""
-    unknown = loss.needs - {Signal.LABELS, Signal.LOGITS, Signal.FEATURES}
+    unknown = loss.needs - {Signal.LABELS, Signal.LOGITS, Signal.FEATURES, Signal.EMBEDDINGS}
     assert not unknown, f"teach this test to make {unknown}"
     ids = torch.arange(len(student))
-    needs_teacher = loss.needs & {Signal.LOGITS, Signal.FEATURES}
+    needs_teacher = loss.needs - {Signal.LABELS}
     return Situation(
         outputs(student, loss.student_layers),
         outputs(teacher, loss.teacher_layers) if needs_teacher else None,
@@ -367,6 +370,8 @@ def test_a_batch_in_which_nothing_counts_gives_zero(trial):
 @every_loss
 @pytest.mark.parametrize("whose", ["both", "teacher"])
 def test_impossible_classes_give_no_nan(trial, whose):
+    if Signal.EMBEDDINGS in LOSSES[trial.name].needs:
+        pytest.skip("embeddings have no classes")
     student, teacher, labels = numbers()
     labels = labels.clamp(min=1)
     teacher[:, 0] = -torch.inf
@@ -419,6 +424,7 @@ def test_a_need_that_is_not_met_is_refused_by_name(trial):
     without = {
         Signal.LOGITS: replace(given, teacher=None),
         Signal.FEATURES: replace(given, teacher=None),
+        Signal.EMBEDDINGS: replace(given, teacher=None),
         Signal.LABELS: replace(given, batch=replace(given.batch, labels=None)),
     }
     for need in loss.needs:

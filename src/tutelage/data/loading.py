@@ -121,6 +121,12 @@ def in_order(count: int, *, batch_size: int, view_id: int = 0) -> Iterator[Reque
         yield ids, torch.full_like(ids, view_id)
 
 
+def spread(count: int, wanted: int) -> Request:
+    """So many samples from all over the data, in their first view; all where there are fewer."""
+    ids = torch.linspace(0, count - 1, min(wanted, count)).long()
+    return ids, torch.zeros_like(ids)
+
+
 def all_views(first: int, stop: int, num_views: int, *, batch_size: int) -> Iterator[Request]:
     """Every view of the samples first..stop-1, sample by sample."""
     for items in torch.arange(first * num_views, stop * num_views).split(batch_size):
@@ -173,6 +179,8 @@ def _order_seed(seed: int, epoch: int) -> int:
 
 
 def _check_labels(labels: Tensor, sample_ids: Tensor, num_classes: int) -> None:
+    if labels.is_floating_point():  # embeddings, not class numbers
+        return
     outside = (labels < 0) | (labels >= num_classes)
     if labels.ndim > 1:  # one label a token, of which some have none
         outside &= labels != UNLABELLED

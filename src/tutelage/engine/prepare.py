@@ -1,6 +1,7 @@
 """Before the optimizer is made: losses look at one trial call and make what they need."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -8,7 +9,7 @@ from torch import nn
 from tutelage.objective import DryRun, Objective
 from tutelage.tasks import Task
 from tutelage.teachers import HasParts, Teacher
-from tutelage.types import Batch
+from tutelage.types import Batch, Outputs
 
 
 @torch.no_grad()
@@ -20,6 +21,7 @@ def prepare(
     *,
     teacher: Teacher | None = None,
     num_samples: int = 0,
+    more: Callable[[int], Batch] | None = None,
 ) -> nn.Module:
     """Let an objective make its adapters, drawn from torch's own random numbers.
 
@@ -33,6 +35,8 @@ def prepare(
         batch: A few samples to try.
         teacher: What is learned from.
         num_samples: Of the training data, for losses that remember every sample.
+        more: Gives so many training samples from all over the data, for losses that want to hear
+            more of the teacher than the few; None lets them do with those.
 
     Returns:
         The network to train: the student itself, unless a loss delivers it with a part added.
@@ -46,7 +50,14 @@ def prepare(
     def dry_run() -> DryRun:
         layers = objective.student_layers
         outputs = task.run(copy.deepcopy(student).eval(), batch, layers)
-        return DryRun(outputs, given, num_samples=num_samples, teacher_part=part, run=task.run)
+        return DryRun(
+            outputs,
+            given,
+            num_samples=num_samples,
+            teacher_part=part,
+            run=task.run,
+            more_of_teacher=_asking(teacher, more),
+        )
 
     losses = [term.loss for term in objective.counted]
     for loss in losses:
@@ -55,3 +66,11 @@ def prepare(
     for loss in losses:
         loss.build(dry)
     return student
+
+
+def _asking(
+    teacher: Teacher | None, more: Callable[[int], Batch] | None
+) -> Callable[[int], Outputs] | None:
+    if teacher is None or more is None:
+        return None
+    return lambda count: teacher(more(count).to(teacher.device))

@@ -6,6 +6,13 @@ from tutelage.losses.attention import CWD, FSP, NST, AttentionTransfer
 from tutelage.losses.contrastive import CRD, CRDMemory
 from tutelage.losses.correlation import DIST, MLKD
 from tutelage.losses.decoupled import DKD, NKD, OFALogit
+from tutelage.losses.embedding import (
+    EmbeddingCosine,
+    EmbeddingMSE,
+    MarginMSE,
+    SimCSE,
+    SimilarityKL,
+)
 from tutelage.losses.factor import FactorTransfer
 from tutelage.losses.hint import VID, ActivationBoundaries, FitNets
 from tutelage.losses.labels import LabelSmoothing, TeacherFree
@@ -82,6 +89,13 @@ FAMILIES: Mapping[str, Mapping[str, type[Loss]]] = {
         "rkd_distance": RKDDistance,
         "similarity_preserving": SimilarityPreserving,
     },
+    "embedding": {
+        "embedding_cosine": EmbeddingCosine,
+        "embedding_mse": EmbeddingMSE,
+        "margin_mse": MarginMSE,
+        "similarity_kl": SimilarityKL,
+        "simcse": SimCSE,
+    },
     "language": {
         "adaptive_kl": AdaptiveKL,
         "alpha_beta": AlphaBeta,
@@ -133,12 +147,15 @@ __all__ = [
     "CRDMemory",
     "CorrelationCongruence",
     "CrossEntropy",
+    "EmbeddingCosine",
+    "EmbeddingMSE",
     "FactorTransfer",
     "FitNets",
     "JensenShannon",
     "LabelSmoothing",
     "LogitMSE",
     "LogitStandardisation",
+    "MarginMSE",
     "MutualLearning",
     "OFALogit",
     "PastSelf",
@@ -147,7 +164,9 @@ __all__ = [
     "ReverseKL",
     "ReviewKD",
     "SampledReverseKL",
+    "SimCSE",
     "SimKD",
+    "SimilarityKL",
     "SimilarityPreserving",
     "SkewKL",
     "SkewReverseKL",

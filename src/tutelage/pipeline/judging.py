@@ -126,6 +126,8 @@ def _samples(
     """Test samples whose soft targets say most: the teacher's runner-up is likely, all classes."""
     networks = {"teacher": teacher} | {arm: said[0] for arm, said in by_arm.items()}
     labels = teacher.selected.labels
+    if labels.is_floating_point():  # embeddings have no soft targets
+        return []
     logits = {name: one.selected.logits for name, one in networks.items()}
     reader = job.test_reader
     samples = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tutelage.data.loading import Reader, in_order
+from tutelage.data.loading import Reader, in_order, spread
 from tutelage.engine import Arm, TrainSettings, fit
 from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
@@ -129,7 +129,7 @@ def open_or_build(
                 workers=workers,
                 progress=lambda done, total: listener(Advanced(done, total)),
             )
-    cached = CachedTeacher(folder, wanted)
+    cached = CachedTeacher(folder, wanted, teacher.task.gives)
     listener(StageDone("teacher cache", was_there, f"{cached.manifest.size_bytes / 1e6:.1f} MB"))
     return cached
 
@@ -173,14 +173,16 @@ def _prepared(
     job: Job, student: nn.Module, objective: Objective, teacher: Teacher | None
 ) -> nn.Module:
     """The network to train, with the objective's adapters made for it."""
-    rows = torch.arange(min(job.settings.batch_size, len(job.train_reader)))
+    reader = job.train_reader
+    rows = torch.arange(min(job.settings.batch_size, len(reader)))
     return prepare(
         student,
         objective,
         job.task,
-        job.train_reader[rows, torch.zeros_like(rows)],
+        reader[rows, torch.zeros_like(rows)],
         teacher=teacher,
         num_samples=len(job.splits.train),
+        more=lambda count: reader[spread(len(reader), count)],
     )
 
 

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 
 from tutelage.tasks.base import Predictions, Task
 from tutelage.tasks.classification import Classification
+from tutelage.tasks.embedding import Embedding
 from tutelage.tasks.token_classification import TokenClassification
 
 TASKS: Mapping[str, Callable[[int], Task]] = {
     "classification": Classification,
     "token_classification": TokenClassification,
+    "embedding": Embedding,
 }
 
-__all__ = ["TASKS", "Classification", "Predictions", "Task", "TokenClassification"]
+__all__ = ["TASKS", "Classification", "Embedding", "Predictions", "Task", "TokenClassification"]

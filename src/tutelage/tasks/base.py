@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.objective import Loss
 from tutelage.records import Evaluation, Metric
-from tutelage.types import Batch, Outputs
+from tutelage.types import Batch, Outputs, Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ class Task(Protocol):
         metric: What networks are compared by.
         num_classes: Width of the scores.
         items_per_sample: 1 where an item is a sample; None where samples differ in it.
+        gives: What kind of scores its networks give.
     """
 
     @property
@@ -56,6 +57,11 @@ class Task(Protocol):
     @property
     def items_per_sample(self) -> int | None:
         """1 where an item is a sample; None where samples differ in it."""
+        ...
+
+    @property
+    def gives(self) -> Signal:
+        """What kind of scores its networks give."""
         ...
 
     def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:

@@ -17,7 +17,7 @@ from tutelage.models.taps import tapped
 from tutelage.records import ACCURACY, Evaluation, Metric
 from tutelage.tasks.base import Predictions
 from tutelage.tasks.predicting import predict_items
-from tutelage.types import Batch, Outputs
+from tutelage.types import Batch, Outputs, Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Classification:
     num_classes: int
     metric: ClassVar[Metric] = ACCURACY
     items_per_sample: ClassVar[int] = 1
+    gives: ClassVar[Signal] = Signal.LOGITS
 
     def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:
         """Call a network on a batch.

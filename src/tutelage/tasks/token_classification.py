@@ -18,7 +18,7 @@ from tutelage.records import ACCURACY, Evaluation, Metric
 from tutelage.tasks.base import Predictions
 from tutelage.tasks.predicting import predict_items
 from tutelage.tasks.tokens import counted_tokens, network_inputs, score_by_sample, token_items
-from tutelage.types import Batch, Outputs
+from tutelage.types import Batch, Outputs, Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class TokenClassification:
         "of one text are no independent proofs.",
     )
     items_per_sample: ClassVar[None] = None
+    gives: ClassVar[Signal] = Signal.LOGITS
 
     def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:
         """Call a network on a batch.

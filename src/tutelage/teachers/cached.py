@@ -25,20 +25,22 @@ class CachedTeacher:
     Args:
         folder: The cache.
         wanted: What the cache must have been made from; None takes any.
+        gives: What kind of scores it holds.
 
     Raises:
         CacheError: The cache is missing, damaged, or was made from something else.
     """
 
-    gives: frozenset[Signal] = frozenset({Signal.LOGITS})
-
-    def __init__(self, folder: Path, wanted: CacheKey | None = None) -> None:
+    def __init__(
+        self, folder: Path, wanted: CacheKey | None = None, gives: Signal = Signal.LOGITS
+    ) -> None:
         """Verify the cache and map its shards."""
         self.manifest: Manifest = load_manifest(folder)
         if wanted is not None:
             check_fits(folder, self.manifest, wanted)
         verify(folder, self.manifest)
         self.folder = folder
+        self.gives = frozenset({gives})
         self.device = torch.device("cpu")
         self.codec = make_codec(self.manifest.key.codec)
         self.fingerprint = self.manifest.key.text

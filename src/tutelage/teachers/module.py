@@ -51,7 +51,7 @@ class ModuleTeacher:
         self._inside = "model." if isinstance(model, InputAdapter) else ""
         for layer in self.layers:
             find_layer(self.network, layer)
-        gives = {Signal.LOGITS, Signal.FEATURES} if layers else {Signal.LOGITS}
+        gives = {task.gives, Signal.FEATURES} if layers else {task.gives}
         self.gives: frozenset[Signal] = frozenset(gives)
         self.fingerprint = f"{state_fingerprint(model)} chunk={chunk}"
 

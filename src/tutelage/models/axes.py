@@ -1,0 +1,31 @@
+"""Principal axes: where vectors spread most."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tutelage.errors import ShapeError
+
+
+def principal_axes(
+    vectors: Float[Tensor, "rows width"], num_axes: int
+) -> Float[Tensor, "width axes"]:
+    """The directions in which vectors spread most, as orthonormal columns, the first the widest.
+
+    Args:
+        vectors: Of fewer rows than axes the last axes are any that stand upright on the others.
+        num_axes: How many directions, at most the width.
+
+    Raises:
+        ShapeError: The vectors are narrower than that.
+    """
+    if vectors.shape[1] < num_axes:
+        raise ShapeError(
+            f"{num_axes} principal axes need vectors of that width or more, got "
+            f"{vectors.shape[1]}. Ask for fewer."
+        )
+    centred = vectors.double() - vectors.double().mean(dim=0)
+    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(dims=[1])[:, :num_axes]
+    largest = axes.gather(dim=0, index=axes.abs().argmax(dim=0, keepdim=True))
+    signed: Tensor = axes * largest.sign()
+    return signed.float()

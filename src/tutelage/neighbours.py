@@ -1,0 +1,85 @@
+"""How two sets of embeddings of the same samples agree on who resembles whom."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+MOST_OTHERS = 2048  # every sample is compared with so many others: time and memory stay linear
+ROWS_AT_ONCE = 256
+
+
+def rank_correlations(
+    vectors: Float[Tensor, "n width"], wanted: Float[Tensor, "n width2"]
+) -> Float[Tensor, " n"]:
+    """Spearman's correlation of each sample's cosines with all others, in one set and the other.
+
+    Args:
+        vectors: At least three rows.
+        wanted: Of the same samples; the width may differ.
+
+    Returns:
+        One number a sample, -1 to 1. Of more than 2,049 samples the first 2,048 are the others.
+    """
+    found = [
+        _correlation(_ranks(ours), _ranks(theirs)) for ours, theirs in _cosines(vectors, wanted)
+    ]
+    return torch.cat(found)
+
+
+def pair_correlation(vectors: Float[Tensor, "n width"], wanted: Float[Tensor, "n width2"]) -> float:
+    """Spearman's correlation of the cosines of all pairs, -1 to 1; others as in the rest."""
+    both = [
+        torch.cat([part[side].flatten() for part in _cosines(vectors, wanted)]) for side in (0, 1)
+    ]
+    return float(_correlation(*(_ranks(side[None]) for side in both)))
+
+
+def shared_neighbours(
+    vectors: Float[Tensor, "n width"], wanted: Float[Tensor, "n width2"], count: int = 10
+) -> float:
+    """Share of each sample's nearest others in one set that are nearest in the other, 0 to 1."""
+    shares = []
+    for ours, theirs in _cosines(vectors, wanted):
+        near = [side.topk(min(count, side.shape[1]), dim=1).indices for side in (ours, theirs)]
+        same = (near[0][:, :, None] == near[1][:, None, :]).any(dim=2)
+        shares.append(same.double().mean(dim=1))
+    return float(torch.cat(shares).mean())
+
+
+def _cosines(vectors: Tensor, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cosines with the others, some rows at a time, each row without the sample itself."""
+    sides = [F.normalize(side.double(), dim=1) for side in (vectors, wanted)]
+    others = [side[: MOST_OTHERS + 1] for side in sides]
+    for rows in torch.arange(len(vectors)).split(ROWS_AT_ONCE):
+        # A sample beyond the others leaves out the last of them: all rows are of one width.
+        own = rows.clamp(max=len(others[0]) - 1)
+        keep = torch.ones(len(rows), len(others[0]), dtype=torch.bool)
+        keep[torch.arange(len(rows)), own] = False
+        ours, theirs = (
+            (side[rows] @ other.T)[keep].view(len(rows), -1)
+            for side, other in zip(sides, others, strict=True)
+        )
+        yield ours, theirs
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks along the last axis; equal values share the mean of theirs."""
+    order = values.argsort(dim=1)
+    ordered = values.gather(1, order)
+    is_new = torch.ones_like(ordered, dtype=torch.bool)
+    is_new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    groups = is_new.long().cumsum(dim=1) - 1
+    places = torch.arange(values.shape[1], dtype=torch.float64).expand_as(values)
+    sums = torch.zeros_like(values, dtype=torch.float64).scatter_add(1, groups, places)
+    sizes = torch.zeros_like(sums).scatter_add(1, groups, torch.ones_like(sums))
+    means = (sums / sizes.clamp(min=1)).gather(1, groups)
+    return torch.empty_like(means).scatter(1, order, means)
+
+
+def _correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson's correlation of rows; 0 for a row without spread."""
+    centred = [side - side.mean(dim=1, keepdim=True) for side in (first, second)]
+    return F.cosine_similarity(centred[0], centred[1], dim=1)

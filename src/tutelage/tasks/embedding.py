@@ -1,0 +1,118 @@
+"""Embeddings: one vector a sample, judged by how the teacher's vectors lie to one another."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tutelage.errors import ShapeError
+from tutelage.losses import SimCSE
+from tutelage.models.calling import call_checked
+from tutelage.models.taps import tapped
+from tutelage.neighbours import pair_correlation, rank_correlations, shared_neighbours
+from tutelage.records import Evaluation, Metric
+from tutelage.tasks.base import Predictions
+from tutelage.tasks.predicting import predict_items
+from tutelage.types import Batch, Outputs, Signal
+
+RANK_CORRELATION = Metric(
+    name="rank_correlation",
+    title="rank correlation",
+    is_share=True,
+    is_higher_better=True,
+    unit="points of rank correlation",
+    meaning="Spearman's correlation of a sample's cosines with all others, in the network's "
+    "vectors and in the teacher's; mean over samples.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """How a network that gives one vector a sample is run and judged.
+
+    The ground truth is the teacher's own word: its vectors are the labels of validation and test
+    data (`teachers/reference.py`).
+
+    Attributes:
+        num_classes: Width of the teacher's vectors; a student's may be narrower.
+    """
+
+    num_classes: int
+    metric: ClassVar[Metric] = RANK_CORRELATION
+    items_per_sample: ClassVar[int] = 1
+    gives: ClassVar[Signal] = Signal.EMBEDDINGS
+
+    def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:
+        """Call a network on a batch.
+
+        Args:
+            model: The network.
+            batch: Its inputs.
+            layers: Parts whose features are wanted too.
+
+        Raises:
+            ModelError: Its forward failed, or a layer cannot be read.
+            ShapeError: It did not give one vector a sample.
+        """
+        with tapped(model, layers) as features:
+            given = call_checked(model, batch.inputs)
+        if given.ndim != 2 or len(given) != len(batch):
+            raise ShapeError(
+                f"{type(model).__name__} returned shape {tuple(given.shape)} for {len(batch)} "
+                "samples; one vector a sample is needed. Pool its tokens or maps at its end."
+            )
+        return Outputs(given, features)
+
+    def items(self, batch: Batch) -> Batch:
+        """The batch itself: an item is a sample."""
+        return batch
+
+    def task_loss(self) -> SimCSE:
+        """What can be learned without a teacher."""
+        return SimCSE()
+
+    def predict(
+        self, model: nn.Module, batches: Iterable[Batch], device: torch.device
+    ) -> Predictions:
+        """Vectors of a whole data set and the teacher's beside them, on the CPU."""
+        return predict_items(self, model, batches, device)
+
+    def validate(self, said: Predictions) -> tuple[float, float]:
+        """The rank correlation, and the mean squared difference of cosines."""
+        ours, theirs = (F.normalize(side[:1024], dim=1) for side in _sides(said))
+        return float(self.scores(said).mean()), float(F.mse_loss(ours @ ours.T, theirs @ theirs.T))
+
+    def scores(self, said: Predictions) -> Float[Tensor, " samples"]:
+        """Each sample's rank correlation."""
+        return rank_correlations(*_sides(said))
+
+    def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
+        """Rank correlations, shared neighbours, and the cosine with the teacher's vector."""
+        ours, labels = _sides(said)
+        theirs = labels if teacher is None else teacher.outputs.embeddings
+        others = {
+            RANK_CORRELATION.name: float(self.scores(said).mean()),
+            "pair_correlation": pair_correlation(ours, theirs),
+            "shared_neighbours": shared_neighbours(ours, theirs),
+        }
+        if ours.shape == theirs.shape:
+            others["cosine"] = float(F.cosine_similarity(ours, theirs, dim=1).mean())
+        return Evaluation(
+            accuracy=None,
+            nll=None,
+            ece=None,
+            agreement=None,
+            kl_to_teacher=None,
+            per_class_accuracy=[],
+            calibration=[],
+            count=len(ours),
+            others=others,
+        )
+
+
+def _sides(said: Predictions) -> tuple[Tensor, Tensor]:
+    return said.outputs.embeddings, said.labels

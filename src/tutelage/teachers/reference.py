@@ -1,0 +1,44 @@
+"""Data whose ground truth is the teacher's own word."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from tutelage.data.sources import Samples, Source
+from tutelage.tasks import Task
+from tutelage.teachers.module import ModuleTeacher
+from tutelage.types import Batch
+
+
+class ReferenceSource:
+    """Samples labelled by what a teacher gives for them, each asked about once.
+
+    Args:
+        source: The samples.
+        model: The teacher's network, as it is.
+        task: How it is called.
+        chunk: Rows of each of its forwards.
+    """
+
+    def __init__(self, source: Source, model: nn.Module, task: Task, chunk: int = 64) -> None:
+        """Nothing is asked yet."""
+        self.source = source
+        self.teacher = ModuleTeacher(model, task, chunk=chunk)
+        self.is_fast = source.is_fast
+        self.fingerprint = f"{source.fingerprint} by {self.teacher.fingerprint}"
+        self._known: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.source)
+
+    def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
+        """Inputs, and the teacher's vectors as labels."""
+        inputs, _ = self.source.fetch(ids)
+        numbers = ids.tolist()
+        if any(number not in self._known for number in numbers):
+            said = self.teacher(
+                Batch(inputs, None, ids, torch.zeros_like(ids)).to(self.teacher.device)
+            )
+            self._known |= dict(zip(numbers, said.embeddings.cpu(), strict=True))
+        return inputs, torch.stack([self._known[number] for number in numbers])
