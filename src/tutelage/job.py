@@ -13,6 +13,7 @@ from tutelage.data.sources import Source, Splits
 from tutelage.data.views import Identity, ViewPolicy
 from tutelage.deploy.budgets import Budget
 from tutelage.engine import TrainSettings
+from tutelage.engine.inversion import InversionSettings
 from tutelage.objective import Objective, Term
 from tutelage.tasks import Classification, Task
 from tutelage.teachers.ensemble import Ensemble
@@ -63,6 +64,21 @@ class MeasureSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TransferPlan:
+    """Pictures that are drawn out of the teacher for the students to learn from.
+
+    Attributes:
+        num_images: How many.
+        settings: How they are made.
+        seed: Of the noise that they begin as.
+    """
+
+    num_images: int
+    settings: InversionSettings = field(default_factory=InversionSettings)
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """Everything that a run needs.
 
@@ -77,6 +93,7 @@ class Job:
         make_student: Makes a student with its initial weights; called under each seed.
         objective: What the distilled arm minimises; the baseline minimises its task loss alone.
         settings: How students are trained.
+        transfer: What students learn from in the place of the training data; None leaves those.
         views: What students and teacher see.
         seeds: One pair of trainings each.
         has_baseline: Whether the baseline is trained.
@@ -99,6 +116,7 @@ class Job:
     settings: TrainSettings
     co_teachers: tuple[TeacherPlan, ...] = ()
     assistants: tuple[Callable[[], nn.Module], ...] = ()
+    transfer: TransferPlan | None = None
     views: ViewPolicy = field(default_factory=Identity)
     seeds: tuple[int, ...] = (0, 1, 2)
     has_baseline: bool = True

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.engine.inversion import InversionSettings, invert
-from tutelage.errors import ConfigError, ModelError
+from tutelage.engine.inversion import Generator, InversionSettings, invert
+from tutelage.errors import ConfigError, ModelError, UnknownNameError
 from tutelage.models.nets import cnn, mlp
 
 FEW = InversionSettings(steps=60, batch_size=30)
+BY_GENERATOR = InversionSettings(kind="generator", steps=40, batch_size=30)
+each_kind = pytest.mark.parametrize("settings", [FEW, BY_GENERATOR], ids=lambda s: s.kind)
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +32,16 @@ def teacher():
     return network.eval()
 
 
-def test_pictures_are_what_was_asked_for(teacher):
-    made = invert(teacher, 50, (1, 6, 6), 3, FEW)
+@each_kind
+def test_pictures_are_what_was_asked_for(teacher, settings):
+    made = invert(teacher, 50, (1, 6, 6), 3, settings)
     assert made.inputs.shape == (50, 1, 6, 6)
     assert torch.equal(made.labels, torch.arange(50) % 3)
     assert (teacher(made.inputs).argmax(1) == made.labels).double().mean() > 0.9
 
 
-def test_their_statistics_are_nearer_to_the_data_than_noise(teacher):
+@each_kind
+def test_their_statistics_are_nearer_to_the_data_than_noise(teacher, settings):
     norm = teacher.stage1[1]
     seen = {}
     handle = norm.register_forward_pre_hook(lambda _, args: seen.update(inputs=args[0]))
@@ -47,7 +51,7 @@ def test_their_statistics_are_nearer_to_the_data_than_noise(teacher):
         mean = seen["inputs"].mean(dim=(0, 2, 3))
         return float((mean - norm.running_mean).square().sum().detach())
 
-    made = invert(teacher, 30, (1, 6, 6), 3, FEW).inputs
+    made = invert(teacher, 30, (1, 6, 6), 3, settings).inputs
     found, noise = distance(made), distance(torch.randn_like(made))
     handle.remove()
     assert found < 0.2 * noise
@@ -66,10 +70,37 @@ def test_the_teacher_is_left_as_it_was(teacher):
     teacher.eval()
 
 
-def test_a_seed_gives_the_same_pictures(teacher):
-    few = InversionSettings(steps=3, batch_size=4)
+@pytest.mark.parametrize("kind", ["pixels", "generator"])
+def test_a_seed_gives_the_same_pictures(teacher, kind):
+    few = InversionSettings(kind, steps=3, batch_size=4)
     first, second, other = (invert(teacher, 4, (1, 6, 6), 3, few, seed=s) for s in (1, 1, 2))
     assert first.fingerprint == second.fingerprint != other.fingerprint
+
+
+def test_what_is_drawn_elsewhere_does_not_change(teacher):
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    torch.manual_seed(7)
+    invert(teacher, 4, (1, 6, 6), 3, InversionSettings(steps=2, batch_size=4))
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_no_batch_holds_a_single_picture(teacher):
+    told = []
+    few = InversionSettings("generator", steps=1, batch_size=4)
+    made = invert(teacher, 9, (1, 6, 6), 3, few, progress=lambda *done: told.append(done))
+    assert len(made) == 9
+    assert told == [(3, 9), (6, 9), (9, 9)]
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 6), (3, 32, 32), (2, 7, 5), (1, 1, 1)])
+def test_a_generator_makes_pictures_of_any_size_as_normalised_data_are(shape):
+    torch.manual_seed(0)
+    made = Generator(shape)(torch.randn(64, 64))
+    assert made.shape == (64, *shape)
+    if shape[1] % 4 == 0:  # others are cut out of larger ones
+        torch.testing.assert_close(made.mean((0, 2, 3)), torch.zeros(shape[0]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(made.var((0, 2, 3)), torch.ones(shape[0]), atol=0.02, rtol=0)
 
 
 def test_a_teacher_without_statistics_tells_nothing():
@@ -81,3 +112,8 @@ def test_a_teacher_without_statistics_tells_nothing():
 def test_settings_that_cannot_work_are_refused(wrong):
     with pytest.raises(ConfigError, match="inversion: steps must be"):
         InversionSettings(**wrong)
+
+
+def test_an_unknown_kind_is_refused_by_name():
+    with pytest.raises(UnknownNameError, match="Did you mean 'pixels'"):
+        InversionSettings("pixel")

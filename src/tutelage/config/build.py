@@ -16,6 +16,7 @@ from tutelage.config.schema import (
     Network,
     Recipe,
     Teacher,
+    Transfer,
     Views,
     train_settings,
 )
@@ -25,8 +26,9 @@ from tutelage.data.images import load_image_folder
 from tutelage.data.sources import Splits
 from tutelage.data.views import VIEWS, ViewPolicy
 from tutelage.deploy.budgets import parse_budget
+from tutelage.engine.inversion import InversionSettings
 from tutelage.errors import ConfigError, TutelageError, find
-from tutelage.job import Job, MeasureSettings, TeacherPlan
+from tutelage.job import Job, MeasureSettings, TeacherPlan, TransferPlan
 from tutelage.losses import LOSSES
 from tutelage.models.load import make_model
 from tutelage.objective import Loss, Objective, Ramp, Term
@@ -57,6 +59,7 @@ def build_job(recipe: Recipe, *, folder: Path = Path(), command: str = "") -> Jo
         assistants=tuple(_maker(network, folder, facts) for network in recipe.assistants),
         make_student=_maker(recipe.student, folder, facts),
         objective=_objective(recipe),
+        transfer=None if recipe.transfer is None else _transfer(recipe.transfer),
         settings=train_settings(recipe.train, recipe.optimizer, recipe.schedule),
         views=_views(recipe.views, facts),
         seeds=recipe.seeds,
@@ -92,6 +95,11 @@ def _teacher(
         image_size=teacher.image_size,
         weight=teacher.weight,
     )
+
+
+def _transfer(transfer: Transfer) -> TransferPlan:
+    settings = transfer.model_dump(exclude={"num_images", "seed"})
+    return TransferPlan(transfer.num_images, InversionSettings(**settings), transfer.seed)
 
 
 def _resolved(recipe: Recipe, folder: Path) -> dict[str, Any]:

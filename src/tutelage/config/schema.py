@@ -218,6 +218,32 @@ class ObjectiveConfig(Strict):
     terms: tuple[Term, ...] = (Term(loss="kd", weight=0.9),)
 
 
+class Transfer(Strict):
+    """Pictures drawn out of a teacher with batch norms; see `InversionSettings`.
+
+    Attributes:
+        kind: generator or pixels.
+        num_images: How many.
+        steps: Updates of each batch of pictures.
+        lr: 0.003 for a generator and 0.1 for pixels if not given.
+        batch_size: Pictures that are made together.
+        statistics_weight: Of the distance to the batch norms' statistics.
+        variation_weight: Of the total variation.
+        size_weight: Of the mean squared pixel.
+        seed: Of the noise that they begin as.
+    """
+
+    kind: Literal["generator", "pixels"] = "generator"
+    num_images: Count = 2000
+    steps: Count = 200
+    lr: float | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=250, ge=2)
+    statistics_weight: float = Field(default=1.0, ge=0)
+    variation_weight: float = Field(default=1e-3, ge=0)
+    size_weight: float = Field(default=1e-4, ge=0)
+    seed: Seed = 0
+
+
 class Cache(Strict):
     """The teacher cache.
 
@@ -257,6 +283,8 @@ class Recipe(Strict):
             students from the last. With the student's own network they are its generations.
         student: The small one.
         objective: What the student minimises.
+        transfer: Pictures drawn out of the teacher, which the students see instead of the training
+            data; null leaves those.
         train: How students are trained.
         optimizer: Of the students.
         schedule: Of the students.
@@ -277,6 +305,7 @@ class Recipe(Strict):
     assistants: tuple[Network, ...] = ()
     student: Network
     objective: ObjectiveConfig = ObjectiveConfig()
+    transfer: Transfer | None = None
     train: Train = Train()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()

@@ -1,6 +1,6 @@
 """Transfer data out of a teacher alone, for when its training data is gone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tutelage.data.sources import TensorSource
-from tutelage.errors import ConfigError, ModelError
+from tutelage.errors import ConfigError, ModelError, find
 from tutelage.losses.divergences import cross_entropy
 from tutelage.models.modes import left_as_it_was
+
+CODE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +22,11 @@ class InversionSettings:
     """How pictures are drawn out of a teacher.
 
     Attributes:
+        kind: What is moved: "pixels", each of every picture; or "generator", a small network that
+            makes pictures of random codes, and the codes. What a generator has learned for one
+            batch serves the next, and its pictures have a common style.
         steps: Optimizer updates of each batch of pictures.
-        lr: Of Adam, on the pixels.
+        lr: Of Adam; None takes 0.1 for pixels and 0.003 for a generator.
         batch_size: Pictures that are made together; their statistics are what is matched, so at
             least a few a class.
         statistics_weight: Of the distance to the batch norms' running statistics.
@@ -29,8 +34,9 @@ class InversionSettings:
         size_weight: Of the mean squared pixel.
     """
 
+    kind: str = "pixels"
     steps: int = 500
-    lr: float = 0.1
+    lr: float | None = None
     batch_size: int = 250
     statistics_weight: float = 1.0
     variation_weight: float = 1e-3
@@ -38,11 +44,62 @@ class InversionSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        if self.steps < 1 or self.batch_size < 2 or self.lr <= 0:
+        find("kind of inversion", self.kind, RATES)
+        if self.steps < 1 or self.batch_size < 2 or not self.rate > 0:
             raise ConfigError(
                 f"inversion: steps must be 1 or more, batch_size 2 or more and lr above 0, got "
                 f"{self.steps}, {self.batch_size} and {self.lr}."
             )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return RATES[self.kind] if self.lr is None else self.lr
+
+
+RATES: Mapping[str, float] = {"pixels": 0.1, "generator": 3e-3}
+
+
+class Generator(nn.Module):
+    """Makes pictures of codes: a linear layer, then two convolutions, each at twice the size.
+
+    Args:
+        shape: Channels, height and width of the pictures.
+        width: Channels inside.
+
+    Source:
+        The layout of Chen et al. 2019, "Data-Free Learning of Student Networks",
+        arXiv:1904.01186.
+    """
+
+    def __init__(self, shape: Sequence[int], width: int = 64) -> None:
+        """Make the layers."""
+        super().__init__()
+        channels, self.height, self.width = shape
+        self.first = (width, max(1, -(-self.height // 4)), max(1, -(-self.width // 4)))
+        self.linear = nn.Linear(CODE, width * self.first[1] * self.first[2])
+        self.norm = nn.BatchNorm2d(width)
+        self.layers = nn.Sequential(
+            _grown(width, width),
+            _grown(width, width // 2),
+            nn.Conv2d(width // 2, channels, kernel_size=3, padding=1),
+            nn.BatchNorm2d(channels, affine=False),
+        )
+
+    def forward(self, codes: Float[Tensor, "batch code"]) -> Float[Tensor, "batch c h w"]:
+        """Pictures of mean 0 and spread 1 over the batch, as normalised data are."""
+        hidden = self.norm(self.linear(codes).view(-1, *self.first))
+        pictures: Tensor = self.layers(hidden)
+        return pictures[..., : self.height, : self.width]
+
+
+def _grown(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1),
+        nn.BatchNorm2d(channels_out),
+        nn.LeakyReLU(0.2),
+    )
 
 
 def invert(
@@ -53,12 +110,13 @@ def invert(
     settings: InversionSettings | None = None,
     *,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TensorSource:
     """Make pictures that the teacher takes for its classes and that fit its batch norms.
 
     Each batch starts as noise and is moved until the teacher sees in it the classes asked for,
     with the means and variances that its batch norms saw in training. Teach with the teacher's
-    soft targets on them; the labels are only what was asked for.
+    soft targets on them; the labels are only what was asked for. A recipe's `transfer` does this.
 
     Args:
         teacher: A network with batch norms; it is left as it was.
@@ -66,7 +124,8 @@ def invert(
         shape: Channels, height and width.
         num_classes: Classes are asked for in turn.
         settings: How they are made.
-        seed: Of the noise.
+        seed: Of the noise, and of a generator's weights.
+        progress: Told after each batch how many pictures of how many are made.
 
     Returns:
         The pictures as the teacher takes them (normalised), with the classes asked for.
@@ -76,21 +135,31 @@ def invert(
 
     Source:
         Yin et al. 2020, "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion",
-        arXiv:1912.08795, equations 2 to 4.
+        arXiv:1912.08795, equations 2 to 4. With a generator: Fang et al. 2021, "Contrastive Model
+        Inversion for Data-Free Knowledge Distillation", arXiv:2105.08584, section 3.2.
 
     Differs from the paper:
         Squared distances of means and variances, each divided by the number of channels; no
-        competition with a student; no jitter of the pictures between updates.
+        competition with a student; no jitter of the pictures between updates. The generator has
+        no contrast between batches: new codes and the classes asked for keep them apart.
     """
     chosen = settings or InversionSettings()
-    generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(num_images) % num_classes
-    with _ready(teacher):
-        made = [
-            _invert_batch(teacher, part, shape, chosen, generator)
-            for part in labels.split(chosen.batch_size)
-        ]
+    device = next(teacher.parameters()).device
+    with torch.random.fork_rng(), _ready(teacher):
+        torch.manual_seed(seed)
+        network = Generator(shape).to(device) if chosen.kind == "generator" else None
+        made: list[Tensor] = []
+        for part in _parts(labels, chosen.batch_size):
+            made.append(_invert_batch(teacher, part.to(device), shape, chosen, network))
+            if progress is not None:
+                progress(sum(map(len, made)), num_images)
     return TensorSource(torch.cat(made), labels)
+
+
+def _parts(labels: Tensor, size: int) -> Sequence[Tensor]:
+    """Batches of nearly one size: a batch norm cannot take a last one of a single picture."""
+    return labels.tensor_split(-(-len(labels) // size))
 
 
 def _invert_batch(
@@ -98,13 +167,13 @@ def _invert_batch(
     labels: Int[Tensor, " batch"],
     shape: Sequence[int],
     settings: InversionSettings,
-    generator: torch.Generator,
+    network: Generator | None,
 ) -> Float[Tensor, "batch channels height width"]:
-    noise = torch.randn(len(labels), *shape, generator=generator)
-    pictures = noise.requires_grad_()
-    optimizer = torch.optim.Adam([pictures], lr=settings.lr)
+    draw, moved = _drawn(len(labels), shape, network, labels.device)
+    optimizer = torch.optim.Adam(moved, lr=settings.rate)
     for _ in range(settings.steps):
         optimizer.zero_grad()
+        pictures = draw()
         with _statistics(teacher) as distances:
             loss = cross_entropy(teacher(pictures), labels)
         loss = loss + settings.statistics_weight * torch.stack(distances).sum()
@@ -112,7 +181,19 @@ def _invert_batch(
         loss = loss + settings.size_weight * pictures.square().mean()
         loss.backward()
         optimizer.step()
-    return pictures.detach()
+    with torch.no_grad():
+        return draw().detach().cpu()
+
+
+def _drawn(
+    count: int, shape: Sequence[int], network: Generator | None, device: torch.device
+) -> tuple[Callable[[], Tensor], list[Tensor]]:
+    """What gives the pictures, and all that is moved to make them right."""
+    if network is None:
+        pictures = torch.randn(count, *shape).to(device).requires_grad_()
+        return lambda: pictures, [pictures]
+    codes = torch.randn(count, CODE).to(device).requires_grad_()
+    return lambda: network(codes), [codes, *network.parameters()]
 
 
 def _variation(pictures: Tensor) -> Float[Tensor, ""]:

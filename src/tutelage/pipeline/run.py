@@ -32,6 +32,7 @@ from tutelage.pipeline.training import (
     cache_stage,
     teacher_stage,
 )
+from tutelage.pipeline.transfer import transfer_stage
 from tutelage.records import CacheRow, Metric, RunRecord, save_record
 from tutelage.report import write_report
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
@@ -91,7 +92,7 @@ def _at_work(job: Job, what: str) -> Iterator[None]:
 
 def _run(job: Job, listener: Listener) -> Finished:
     clock = _Clock()
-    teacher, source = prepare_teacher(job, listener, clock)
+    job, teacher, source = prepare_teacher(job, listener, clock)
     device = Accelerator().device
     with clock.time("arms"):
         arms, notes = _arms(job, source, teacher, listener)
@@ -111,26 +112,29 @@ def _run(job: Job, listener: Listener) -> Finished:
 
 def prepare_teacher(
     job: Job, listener: Listener, clock: "_Clock | None" = None
-) -> tuple[Trained, Teacher | None]:
-    """The first stages: train or load the teacher, build the cache.
+) -> tuple[Job, Trained, Teacher | None]:
+    """The first stages: train or load the teacher, make transfer pictures, build the cache.
 
     Returns:
-        The teacher's training, and what the students learn from (None if nothing needs it).
+        The job with the data that students see, the teacher's training, and what the students
+        learn from (None if nothing needs it).
     """
     clock = clock or _Clock()
     _pictures_stage(job, listener)
     _open_folder(job)
     with clock.time("teacher"):
         teacher = teacher_stage(job, listener)
+    with clock.time("transfer"):
+        job = transfer_stage(job, teacher, listener)
     if not job.objective.needs_teacher:
-        return teacher, None
+        return job, teacher, None
     with clock.time("cache"):
         source = _source(job, teacher, "cache", listener)
     with clock.time("assistants"):
         for number in range(len(job.assistants)):
             assistant = assistant_stage(job, number, source, listener)
             source = _source(job, assistant, f"assistants/{number + 1}/cache", listener)
-    return teacher, source
+    return job, teacher, source
 
 
 def _source(job: Job, trained: Trained, folder: str, listener: Listener) -> Teacher:
