@@ -3,6 +3,7 @@
 import base64
 import io
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -284,7 +285,6 @@ def test_the_folder_works_from_a_server_and_says_why_not_from_a_file(
     run, runtime, open_page, tmp_path
 ):
     record = load_record(run / "results.json", RunRecord)
-    (tmp_path / "run").symlink_to(run)
     written = write_folder(run, tmp_path / "page", runtime)
     with make_server(written.page.parent) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -300,10 +300,9 @@ def test_the_folder_works_from_a_server_and_says_why_not_from_a_file(
 def test_hostile_names_run_nothing(run, runtime, open_page, tmp_path):
     bad = "</script><script>window.stolen = 1</script><img src=x onerror='window.stolen = 1'>"
     record = load_record(run / "results.json", RunRecord)
-    object.__setattr__(record, "name", bad)
-    object.__setattr__(record, "class_names", [bad, "middle", "right"])
     (tmp_path / "export").symlink_to(run / "export")
-    save_record(tmp_path / "results.json", record)
+    hostile = replace(record, name=bad, class_names=[bad, "middle", "right"])
+    save_record(tmp_path / "results.json", hostile)
     written = write_single_file(tmp_path, tmp_path / "page.html", runtime)
     page, complaints = open_page(written.page.as_uri())
     assert page.evaluate("() => window.stolen") is None

@@ -8,6 +8,7 @@ import tarfile
 import threading
 import urllib.request
 import webbrowser
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tutelage.errors import ConfigError, MissingExtraError, RunFolderError
 from tutelage.playground import find_runtime, serve, write_folder
 from tutelage.playground.content import measure_hand, read_run
 from tutelage.playground.runtime import FILES, PACKAGE, VERSION
+from tutelage.records import RunRecord, load_record, save_record
 
 
 def make_runtime(folder):
@@ -96,6 +98,14 @@ def test_a_run_without_exports_is_refused(run, tmp_path):
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunFolderError, match=r"results\.json: no such file"):
+        read_run(tmp_path)
+
+
+def test_a_run_of_texts_is_refused(run, tmp_path):
+    record = load_record(run / "results.json", RunRecord)
+    texts = [replace(sample, picture_png=None) for sample in record.samples]
+    save_record(tmp_path / "results.json", replace(record, samples=texts))
+    with pytest.raises(ConfigError, match=r"no pictures.*texts"):
         read_run(tmp_path)
 
 

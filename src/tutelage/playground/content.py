@@ -112,6 +112,7 @@ def read_run(run: Path) -> Content:
         ConfigError: The networks do not take pictures.
     """
     record = load_record(run / "results.json", RunRecord)
+    _check_pictures(run, record)
     networks = _networks(run)
     sessions = {n.name: open_session(n.source, threads=1) for n in networks}
     shape = _shape(networks[0].source, sessions["teacher"].get_inputs()[0].shape)
@@ -138,6 +139,14 @@ def read_run(run: Path) -> Content:
         samples=samples,
         hand=measure_hand(list(pictures.values())) if shape[0] == 1 else None,
     )
+
+
+def _check_pictures(run: Path, record: RunRecord) -> None:
+    if record.samples and not any(sample.picture_png for sample in record.samples):
+        raise ConfigError(
+            f"{run}: its test samples are no pictures. The playground shows runs of pictures; of "
+            "texts and other inputs the report shows soft targets."
+        )
 
 
 def _networks(run: Path) -> list[Network]:
