@@ -45,6 +45,18 @@ class TrainingError(TutelageError):
     """Training went wrong and was stopped; what was good is on disk."""
 
 
+class GradientError(TrainingError):
+    """Gradients are not finite, explode, or have all been 0 for long."""
+
+
+class OutOfMemoryError(TrainingError):
+    """Memory ran out, and smaller parts did not help or were not possible."""
+
+
+class TeacherChangedError(TrainingError):
+    """A teacher's outputs changed while it taught; what was learned from it was thrown away."""
+
+
 class ExportError(TutelageError):
     """An exported file could not be written, or does not compute what the student computes."""
 

@@ -175,6 +175,17 @@ class LossReport:
     parts: Mapping[str, Float[Tensor, ""]]
     task: Float[Tensor, ""]
 
+    def share(self, share: float) -> "LossReport":
+        """What it adds to the report of a batch of which it is this share."""
+        parts = {name: share * value for name, value in self.parts.items()}
+        return LossReport(share * self.total, parts, share * self.task)
+
+    def plus(self, other: "LossReport") -> "LossReport":
+        """Both together, without gradient."""
+        parts = {name: value + other.parts[name] for name, value in self.parts.items()}
+        total, task = self.total + other.total, self.task + other.task
+        return LossReport(total.detach(), parts, task.detach())
+
 
 class Objective(nn.Module):
     """A weighted sum of losses.

@@ -2,6 +2,7 @@
 
 import enum
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -90,6 +91,15 @@ class Batch:
             labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
             mask=None if self.mask is None else self.mask.to(device, non_blocking=True),
         )
+
+    def parts(self, count: int) -> "list[Batch]":
+        """The same samples in about so many smaller batches."""
+        size = -(-len(self) // count)
+        cuts = [slice(start, start + size) for start in range(0, len(self), size)]
+        return [
+            replace(self.pick(rows), inputs=each(self.inputs, operator.itemgetter(rows)))
+            for rows in cuts
+        ]
 
     def pick(self, rows: slice | Int[Tensor, " picked"]) -> "Batch":
         """Some of the items, as losses see them; the inputs stay whole."""

@@ -34,6 +34,7 @@ class Progress:
         curve: The epochs so far.
         seconds: Training time so far.
         epoch_seconds: Time in the epoch under way so far.
+        parts: Into how many each batch is cut, because the whole took too much memory.
     """
 
     epoch: int = 0
@@ -45,6 +46,7 @@ class Progress:
     curve: list[MetricPoint] = field(default_factory=list)
     seconds: float = 0.0
     epoch_seconds: float = 0.0
+    parts: int = 1
 
 
 def save_checkpoint(

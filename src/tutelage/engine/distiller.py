@@ -1,11 +1,14 @@
 """One training step. Read this file first."""
 
+import functools
+
 from accelerate import Accelerator, DistributedType
 from accelerate.optimizer import AcceleratedOptimizer
 from torch.optim import Optimizer
 
 from tutelage.engine.dot import DOT
 from tutelage.engine.trainee import Trainee
+from tutelage.engine.watch import GradientWatch
 from tutelage.objective import LossReport
 from tutelage.teachers import Teacher
 from tutelage.types import Batch
@@ -29,6 +32,8 @@ class Distiller:
         optimizer: Over `trainee.parameters()`.
         accelerator: Device, gradient accumulation and processes; None makes a plain one.
         clip_norm: Largest gradient norm; None clips nothing.
+        parts: Into how many a batch is cut where the whole takes too much memory; the gradients
+            are those of the whole, but for losses and layers that compare samples.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class Distiller:
         optimizer: Optimizer,
         accelerator: Accelerator | None = None,
         clip_norm: float | None = None,
+        parts: int = 1,
     ) -> None:
         """Let Accelerate prepare what is trained."""
         self.accelerator = accelerator or Accelerator()
@@ -45,23 +51,49 @@ class Distiller:
         self.optimizer = _unwrap(self.accelerator, prepared)
         self.teacher = teacher
         self.clip_norm = clip_norm
+        self.parts = parts
+        self.task = trainee.task
+        self.watch = GradientWatch()
 
     def step(self, batch: Batch) -> LossReport:
         """Teach the student one batch; every `accumulate`-th call updates its weights."""
         batch = batch.to(self.accelerator.device)
         with self.accelerator.accumulate(self.trainee):
-            teacher = None if self.teacher is None else self.teacher(batch)
-            report: LossReport = self.trainee(batch, teacher)
-            if isinstance(self.optimizer, DOT):
-                self.optimizer.take(report.task / self.accelerator.gradient_accumulation_steps)
-            self.accelerator.backward(report.total)
+            report = self._learn(batch) if self.parts == 1 else self._learn_in_parts(batch)
             if self.accelerator.sync_gradients:
                 self._update()
         return report
 
+    def _learn(self, batch: Batch, share: float = 1.0) -> LossReport:
+        """Add the gradients of a batch, or of a part that is this share of one."""
+        teacher = None if self.teacher is None else self.teacher(batch)
+        report: LossReport = self.trainee(batch, teacher)
+        report = report if share == 1 else report.share(share)
+        if isinstance(self.optimizer, DOT):
+            self.optimizer.take(report.task / self.accelerator.gradient_accumulation_steps)
+        self.accelerator.backward(report.total)
+        return report
+
+    def _learn_in_parts(self, batch: Batch) -> LossReport:
+        """The gradients of a whole batch from parts of it, which take less memory."""
+        parts = batch.parts(self.parts)
+        counts = [self._count(part) for part in parts]
+        whole = max(1, sum(counts))
+        reports = [
+            self._learn(part, count / whole) for part, count in zip(parts, counts, strict=True)
+        ]
+        return functools.reduce(LossReport.plus, reports)
+
+    def _count(self, batch: Batch) -> int:
+        """Items that count in the means."""
+        items = self.task.items(batch)
+        return len(items.sample_ids) if items.mask is None else int(items.mask.sum())
+
     def _update(self) -> None:
+        norm = None
         if self.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.clip_norm)
+            norm = self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.clip_norm)
+        self.watch.see(self.trainee, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
 

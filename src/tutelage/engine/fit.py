@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,13 +20,15 @@ from tutelage.engine.checkpoint import Progress, load_checkpoint, save_checkpoin
 from tutelage.engine.distiller import Distiller
 from tutelage.engine.events import Advanced, Listener, TensorBoardLog, ignore
 from tutelage.engine.interrupt import DeferredInterrupt, Interrupted
+from tutelage.engine.memory import free, told_where
 from tutelage.engine.settings import TrainSettings
 from tutelage.engine.trainee import Trainee
-from tutelage.errors import TrainingError
+from tutelage.engine.watch import is_constant
+from tutelage.errors import GradientError, OutOfMemoryError, TeacherChangedError, TrainingError
 from tutelage.objective import LossReport, Objective
 from tutelage.records import MetricPoint
 from tutelage.tasks import Task
-from tutelage.teachers import Teacher
+from tutelage.teachers import CanCheck, Teacher
 from tutelage.types import Batch, Signal
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -103,15 +106,49 @@ def fit(student: nn.Module, arm: Arm, listener: Listener = ignore) -> Fitted:
         SignalError: The objective needs what neither teacher nor data gives.
     """
     _check_signals(arm)
-    loop = _Loop(student, arm, listener)
     with DeferredInterrupt() as interrupt:
-        return loop.run(interrupt)
+        fitted = _fit_in_memory(student, arm, listener, interrupt)
+    _check_teacher(arm)
+    return fitted
+
+
+def _fit_in_memory(
+    student: nn.Module, arm: Arm, listener: Listener, interrupt: DeferredInterrupt
+) -> Fitted:
+    """Train; where memory runs out go on with the same batches in twice as many parts."""
+    trained = nn.ModuleList([student, arm.objective])
+    first = copy.deepcopy(trained.state_dict())
+    parts, place = 1, f"{arm.name}, seed {arm.seed}"
+    while True:
+        loop = None
+        try:
+            with told_where(place):
+                loop = _Loop(student, arm, listener, parts)
+                return loop.run(interrupt)
+        except OutOfMemoryError:
+            parts = 2 * (parts if loop is None else loop.distiller.parts)
+            if parts > arm.settings.batch_size or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise
+        del loop
+        free()
+        trained.load_state_dict(first)
+
+
+def _check_teacher(arm: Arm) -> None:
+    """What was learned from a teacher that changed meanwhile is thrown away."""
+    if not isinstance(arm.teacher, CanCheck):
+        return
+    try:
+        arm.teacher.check()
+    except TeacherChangedError as error:
+        (arm.folder / CHECKPOINT).unlink(missing_ok=True)
+        raise TeacherChangedError(f"{arm.name}, seed {arm.seed}: {error}") from error
 
 
 class _Loop:
     """State of one training while it runs."""
 
-    def __init__(self, student: nn.Module, arm: Arm, listener: Listener) -> None:
+    def __init__(self, student: nn.Module, arm: Arm, listener: Listener, parts: int = 1) -> None:
         self.arm = arm
         self.listener = listener
         settings = arm.settings
@@ -135,6 +172,8 @@ class _Loop:
             self.modules["average"] = self.average
         path = arm.folder / CHECKPOINT
         self.progress = load_checkpoint(path, self.modules, self.optimizer, arm.key) or Progress()
+        self.progress.parts = self.distiller.parts = max(parts, self.progress.parts)
+        self.dead_epochs = 0
         self._set_schedules(max(0, self.progress.step - 1))  # as the last step left them
         self.sums = torch.tensor(self.progress.sums, dtype=torch.float64, device=self.device)
         self.one = torch.ones((), device=self.device)
@@ -175,7 +214,11 @@ class _Loop:
         self.trainee.train()
         for batch in self._batches():
             self._set_schedules(self.progress.step)
-            yield self.distiller.step(batch), len(batch)
+            try:
+                report = self.distiller.step(batch)
+            except GradientError as error:
+                self._stop(str(error), "", type(error))
+            yield report, len(batch)
 
     def _batches(self) -> Iterator[Batch]:
         arm = self.arm
@@ -238,10 +281,11 @@ class _Loop:
             if not bool(weight.isfinite().all()):
                 self._stop(f"{name} is not finite", "")
 
-    def _stop(self, what: str, details: str) -> NoReturn:
+    def _stop(self, what: str, details: str, kind: type[TrainingError] = TrainingError) -> NoReturn:
+        _check_teacher(self.arm)  # it may be the reason
         checkpoint = self.arm.folder / CHECKPOINT
         kept = f"The last good checkpoint is {checkpoint}."
-        raise TrainingError(
+        raise kind(
             f"{self.arm.name}, seed {self.arm.seed}: {what} in epoch {self.progress.epoch + 1}, "
             f"step {self.progress.step}{details}. "
             f"{kept if checkpoint.is_file() else 'Nothing was saved yet.'} Try a smaller "
@@ -250,6 +294,7 @@ class _Loop:
 
     def _end_epoch(self) -> MetricPoint:
         self._check_epoch_finite()
+        self._check_alive()
         valid_metric, valid_loss = self._validate()
         progress = self.progress
         self._tick()
@@ -276,6 +321,15 @@ class _Loop:
         self._check_finite(LossReport(zero, {}, zero))
         self._check_weights()
 
+    def _check_alive(self) -> None:
+        """Stop where a network has given one output for everything at the ends of two epochs."""
+        reader = self.arm.valid or self.arm.train
+        rows = -(-self.arm.settings.batch_size // self.progress.parts)
+        is_dead = is_constant(self.judged, self.arm.task, reader, self.device, most=rows)
+        self.dead_epochs = self.dead_epochs + 1 if is_dead else 0
+        if self.dead_epochs >= min(2, self.arm.settings.epochs):
+            self._stop("the student is dead: it gives the same outputs for every sample", "")
+
     def _select(self, valid_metric: float | None, epoch: int) -> None:
         """Keep the network if it is the best so far; of equals the later one."""
         best, rank = self.progress.best_metric, self.arm.task.metric.rank
@@ -287,7 +341,8 @@ class _Loop:
     def _validate(self) -> tuple[float | None, float | None]:
         if self.arm.valid is None:
             return None, None
-        requests = in_order(len(self.arm.valid), batch_size=self.arm.settings.batch_size)
+        rows = -(-self.arm.settings.batch_size // self.progress.parts)
+        requests = in_order(len(self.arm.valid), batch_size=rows)
         batches = iterate(self.arm.valid, requests, self.arm.settings.workers)
         return self.arm.task.validate(self.arm.task.predict(self.judged, batches, self.device))
 

@@ -17,6 +17,7 @@ from tutelage import __version__
 from tutelage.data.images import check_pictures, picture_folders
 from tutelage.doctor import preflight
 from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
+from tutelage.engine.memory import in_parts_note, told_where
 from tutelage.errors import require
 from tutelage.files import fingerprint, write_json, write_text
 from tutelage.job import Job
@@ -97,7 +98,8 @@ def _run(job: Job, listener: Listener) -> Finished:
     with clock.time("arms"):
         arms, notes = _arms(job, source, teacher, listener)
     listener(StageStarted("evaluation", None))
-    with clock.time("evaluation"):
+    notes += [note for trained in (teacher, *arms) for note in _memory_note(job, trained)]
+    with clock.time("evaluation"), told_where("evaluation"):
         judged = judge_stage(job, teacher, arms, device)
     listener(StageDone("evaluation", was_there=False))
     student = pick_student(arms, job.task.metric)
@@ -179,6 +181,15 @@ def _arms(
             arm_stage(job, "distilled", seed, job.objective, source, listener)
         )
     return arms, notes
+
+
+def _memory_note(job: Job, trained: Trained) -> Iterator[str]:
+    """A training whose batches did not fit into memory is said so."""
+    if trained.progress.parts > 1:
+        plan = job.teacher.train if trained.arm == "teacher" else None
+        size = (plan or job.settings).batch_size
+        label = f"{trained.arm}, seed {trained.seed}"
+        yield in_parts_note(label, size, trained.progress.parts, trained.last)
 
 
 def _capacity_note(

@@ -13,6 +13,7 @@ from tutelage.engine import Arm, TrainSettings, fit
 from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
 from tutelage.engine.fit import CHECKPOINT
+from tutelage.engine.memory import told_where
 from tutelage.engine.prepare import prepare
 from tutelage.files import fingerprint
 from tutelage.job import Job
@@ -119,7 +120,7 @@ def open_or_build(
     was_there = (folder / "manifest.json").is_file()
     listener(StageStarted("teacher cache", wanted.num_samples * wanted.num_views))
     if not was_there:
-        with locked(folder, "cache build"):
+        with locked(folder, "cache build"), told_where("teacher cache"):
             build_cache(
                 folder,
                 teacher,

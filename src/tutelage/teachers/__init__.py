@@ -1,8 +1,8 @@
 """Teachers: where the outputs come from that a student learns from."""
 
-from tutelage.teachers.base import HasParts, Teacher
+from tutelage.teachers.base import CanCheck, HasParts, Teacher
 from tutelage.teachers.cached import CachedTeacher
 from tutelage.teachers.module import ModuleTeacher
 from tutelage.teachers.remembered import RememberedTeacher
 
-__all__ = ["CachedTeacher", "HasParts", "ModuleTeacher", "RememberedTeacher", "Teacher"]
+__all__ = ["CachedTeacher", "CanCheck", "HasParts", "ModuleTeacher", "RememberedTeacher", "Teacher"]

@@ -34,3 +34,16 @@ class HasParts(Protocol):
     def part(self, layer: str) -> nn.Module:
         """A frozen copy of a part of the network, such as its classifier."""
         ...
+
+
+@runtime_checkable
+class CanCheck(Protocol):
+    """A teacher that can tell whether it is still what it was when it began to teach."""
+
+    def check(self) -> None:
+        """Compare it with what it was.
+
+        Raises:
+            TeacherChangedError: Its weights, or the files that it reads, are others now.
+        """
+        ...

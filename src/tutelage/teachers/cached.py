@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tutelage.errors import CacheError
+from tutelage.errors import CacheError, TeacherChangedError
+from tutelage.files import file_sha256
 from tutelage.teachers.codecs import make_codec
 from tutelage.teachers.store import (
     CacheKey,
@@ -17,6 +18,8 @@ from tutelage.teachers.store import (
     verify,
 )
 from tutelage.types import Batch, Outputs, Signal
+
+MOST_CLASSES = 10**7
 
 
 class CachedTeacher:
@@ -47,10 +50,29 @@ class CachedTeacher:
         self._views = self.manifest.key.num_views
         shards = self.manifest.shards
         self._per_shard = shards[0].stop
+        self._seen = [_state(shard_path(folder, n)) or (0, 0) for n in range(len(shards))]
         self._arrays = [
             map_shard(shard_path(folder, number), (shard.stop - shard.start) * self._views)
             for number, shard in enumerate(shards)
         ]
+        self._check_arrays()
+
+    def _check_arrays(self) -> None:
+        """Refuse shards that hold something else than their codec writes."""
+        num_classes = self.manifest.key.num_classes
+        if not 0 < num_classes <= MOST_CLASSES:
+            raise CacheError(f"{self.folder}: the manifest says {num_classes} classes.")
+        wanted = {
+            name: (str(array.dtype), tuple(array.shape[1:]))
+            for name, array in self.codec.encode(torch.zeros(1, num_classes)).items()
+        }
+        for number, arrays in enumerate(self._arrays):
+            held = {name: (f"torch.{a.dtype}", a.shape[1:]) for name, a in arrays.items()}
+            if held != wanted:
+                raise CacheError(
+                    f"{shard_path(self.folder, number)}: holds {held}, the codec "
+                    f"{self.codec.name} writes {wanted}. Build the cache anew."
+                )
 
     def __call__(self, batch: Batch) -> Outputs:
         """Outputs of the batch's views, as they were written."""
@@ -59,6 +81,26 @@ class CachedTeacher:
         if batch.device.type == "cpu":
             return outputs
         return Outputs(outputs.logits.to(batch.device, non_blocking=True))
+
+    def check(self) -> None:
+        """See whether a shard was written to since it was opened.
+
+        A shard that was replaced or removed is of no account: the old content stays mapped.
+
+        Raises:
+            TeacherChangedError: A shard's content is another now.
+        """
+        for number, (shard, seen) in enumerate(zip(self.manifest.shards, self._seen, strict=True)):
+            path = shard_path(self.folder, number)
+            now = _state(path)
+            if now is None or now == seen or now[0] != seen[0]:
+                continue
+            if file_sha256(path) != shard.sha256:
+                raise TeacherChangedError(
+                    f"{path}: the cache changed while it taught. What was learned from it is "
+                    "thrown away. Build it again (tutelage cache build RECIPE), and let nothing "
+                    "write there during a run."
+                )
 
     def _look_up(self, samples: np.ndarray, views: np.ndarray) -> dict[str, np.ndarray]:
         key = self.manifest.key
@@ -83,3 +125,12 @@ class CachedTeacher:
             for name, array in self._arrays[shard].items():
                 gathered[name][rows] = array[items[rows]]
         return gathered
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Which file lies there and when it was written to; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tutelage.errors import TeacherChangedError
 from tutelage.models.taps import find_layer
 from tutelage.tasks import Task
 from tutelage.types import Batch, Outputs, Signal, each, tensor_bytes
@@ -69,6 +70,21 @@ class ModuleTeacher:
     def part(self, layer: str) -> nn.Module:
         """A frozen copy of a part of the network, such as its classifier."""
         return copy.deepcopy(find_layer(self.network, layer)).requires_grad_(requires_grad=False)
+
+    def check(self) -> None:
+        """Compare weights and buffers with what they were at first.
+
+        Raises:
+            TeacherChangedError: They are others now.
+        """
+        now = f"{state_fingerprint(self.model)} chunk={self.chunk}"
+        if now != self.fingerprint:
+            raise TeacherChangedError(
+                f"the teacher changed while it taught (it was {self.fingerprint}, it is {now}). "
+                "Something trains it or writes into it: give the student no layer of the "
+                "teacher's own, and keep it in eval mode. What was learned from it is thrown away; "
+                "the same command begins this training anew."
+            )
 
     def _run(self, part: Batch) -> Outputs:
         rows, items = len(part), len(self.task.items(part).sample_ids)

@@ -49,6 +49,14 @@ class RememberedTeacher:
         """A frozen copy of a part of the network, such as its classifier."""
         return self.live.part(layer)
 
+    def check(self) -> None:
+        """What was said cannot change.
+
+        Raises:
+            TeacherChangedError: The network that said it, whose parts losses may take, did.
+        """
+        self.live.check()
+
     def only(self, layers: Sequence[str]) -> "RememberedTeacher":
         """The same memory, of which these layers alone are told."""
         told = {layer: self.features[layer] for layer in layers}

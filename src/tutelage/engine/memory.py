@@ -1,0 +1,65 @@
+"""Trainings that do not fit into memory: the same batches, learned in more and smaller parts."""
+
+import contextlib
+import gc
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tutelage.errors import OutOfMemoryError
+
+_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what it came from, means that memory ran out, on whatever device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+
+
+def free() -> None:
+    """Give back what the failed attempt held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def told_where(place: str) -> Iterator[None]:
+    """Name the stage in which memory ran out.
+
+    Raises:
+        OutOfMemoryError: Memory ran out.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"{place}: out of memory ({_reason(error)}). Take a smaller "
+            "train.batch_size, or a machine with more memory; what is done is kept."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+def in_parts_note(label: str, batch_size: int, parts: int, model: nn.Module) -> str:
+    """What a reader must know of a training whose batches did not fit into memory."""
+    rows = -(-batch_size // parts)
+    note = (
+        f"{label}: batches of {batch_size} did not fit into memory, so each was learned in {parts} "
+        f"parts of {rows}, with the gradient of the whole. Losses that compare samples saw {rows} "
+        "at a time."
+    )
+    if any(isinstance(module, _BatchNorm) for module in model.modules()):
+        note += f" So did batch norm: its statistics are of {rows} samples."
+    return note
