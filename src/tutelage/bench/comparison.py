@@ -29,7 +29,7 @@ from tutelage.locks import locked
 from tutelage.losses import CrossEntropy
 from tutelage.metrics import evaluate
 from tutelage.objective import Objective
-from tutelage.pipeline.run import environment
+from tutelage.pipeline.environment import environment
 from tutelage.pipeline.training import PROGRESS, Trained
 from tutelage.records import load_record, save_record
 from tutelage.sealed import read_facts, write_tensors

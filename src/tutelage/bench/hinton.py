@@ -22,7 +22,7 @@ from tutelage.losses import KD, CrossEntropy
 from tutelage.losses.divergences import soften
 from tutelage.models.nets import mlp
 from tutelage.objective import Objective
-from tutelage.pipeline.run import environment
+from tutelage.pipeline.environment import environment
 from tutelage.pipeline.training import Trained
 from tutelage.records import save_record
 from tutelage.teachers import Teacher

@@ -1,6 +1,5 @@
 """From a checked recipe to the objects of a run."""
 
-import importlib
 import inspect
 import os
 from collections.abc import Callable, Mapping
@@ -30,7 +29,7 @@ from tutelage.engine.inversion import InversionSettings
 from tutelage.errors import ConfigError, TutelageError, find
 from tutelage.job import Job, MeasureSettings, TeacherPlan, TransferPlan
 from tutelage.losses import LOSSES
-from tutelage.models.load import make_model
+from tutelage.models.load import import_own, make_model
 from tutelage.objective import Loss, Objective, Ramp, Term
 from tutelage.tasks import TASKS
 
@@ -186,12 +185,14 @@ def _loss_class(name: str, place: str) -> Callable[..., Loss]:
     module, _, attribute = name.partition(":")
     if not attribute:
         return find("loss", name, LOSSES)
+    what = f"{place}: loss {name!r}"
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = getattr(import_own(module, what), attribute)
+    except TutelageError as error:
+        raise ConfigError(f"{error} Write it as module:Class.") from error
     except Exception as error:  # the module is the user's own: anything can happen
         raise ConfigError(
-            f"{place}: loss {name!r} cannot be imported: {type(error).__name__}: {error}. Write "
-            "it as module:Class."
+            f"{what} cannot be imported: {type(error).__name__}: {error}. Write it as module:Class."
         ) from error
     if not (isinstance(found, type) and issubclass(found, Loss)):
         raise ConfigError(f"{place}: {name!r} is no subclass of tutelage.Loss.")

@@ -1,5 +1,6 @@
 """CIFAR-100 from its binary files, which hold nothing but numbers."""
 
+import contextlib
 import os
 import tarfile
 import tempfile
@@ -144,7 +145,9 @@ def unpack(archive: Path, target: Path) -> None:
     """Write the files that are read, and no other member of the archive, into a folder."""
     with tarfile.open(archive) as packed:
         for name in (NAMES, TEST, TRAIN):
-            member = packed.extractfile(f"{INSIDE}/{name}")
+            member = None
+            with contextlib.suppress(KeyError):
+                member = packed.extractfile(f"{INSIDE}/{name}")
             if member is None:
                 raise DataError(f"{archive}: {INSIDE}/{name} is no file in it. Download it again.")
             write_whole(target / name, partial(_write, content=member.read(_LARGEST + 1)))

@@ -62,6 +62,11 @@ BUILTIN: Mapping[str, Factory] = {
     "slice": sliced,
 }
 
+NOT_OWN = (
+    "accelerate", "builtins", "cloudpickle", "datasets", "dill", "fsspec", "huggingface_hub",
+    "joblib", "numpy", "onnx", "onnxruntime", "pandas", "PIL", "pip", "pydantic", "requests",
+    "safetensors", "scipy", "setuptools", "sklearn", "torch", "transformers", "yaml",
+)  # fmt: skip
 WAYS = f"{', '.join(BUILTIN)}, timm:NAME, torchvision:NAME, path/to/file.py:make, module:make"
 
 
@@ -173,19 +178,37 @@ def _factory(name: str, folder: Path) -> Factory:
         return _torchvision_factory(rest)
     if library.endswith(".py"):
         return _attribute(_load_file(folder / library), rest, name)
-    return _attribute(_import_module(library, name), rest, name)
+    return _attribute(import_own(library, f"model {name!r}"), rest, name)
 
 
-def _import_module(library: str, name: str) -> Any:
+def import_own(library: str, what: str) -> Any:
+    """Import a module of the user's own, for a network or a loss that a recipe names.
+
+    Python's own modules and the libraries underneath are refused: a recipe that could name any
+    function of theirs, with any arguments, could do anything without a line of code beside it.
+
+    Args:
+        library: Dotted name.
+        what: Which entry of the recipe names it.
+
+    Raises:
+        ConfigError: There is no such module, or it is nobody's own.
+        ModelError: Importing it failed.
+    """
+    if library.split(".")[0] in {*sys.stdlib_module_names, *NOT_OWN}:
+        raise ConfigError(
+            f"{what}: {library!r} is no module of your own, and a recipe may run no other. Write "
+            "a file.py with a function that makes what you want."
+        )
     try:
         return importlib.import_module(library)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"model {name!r}: there is no module {library!r} ({error}). Allowed: {WAYS}."
+            f"{what}: there is no module {library!r} ({error}). Allowed: {WAYS}."
         ) from error
     except Exception as error:
         raise ModelError(
-            f"model {name!r}: importing {library!r} failed: {type(error).__name__}: {error}"
+            f"{what}: importing {library!r} failed: {type(error).__name__}: {error}"
         ) from error
 
 

@@ -1,15 +1,10 @@
 """A run from start to end: data, teacher, cache, arms, judgement, export, report."""
 
-import os
-import platform
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 
-import torch
 import yaml
 from accelerate import Accelerator
 
@@ -23,6 +18,7 @@ from tutelage.files import fingerprint, write_json, write_text
 from tutelage.job import Job
 from tutelage.locks import locked
 from tutelage.pipeline.delivery import Costs, deliverable, delivery_stage, pick_student
+from tutelage.pipeline.environment import environment
 from tutelage.pipeline.judging import Judged, judge_stage
 from tutelage.pipeline.proposals import check_budget
 from tutelage.pipeline.stamps import is_done, stamp
@@ -38,8 +34,6 @@ from tutelage.records import CacheRow, Metric, RunRecord, save_record
 from tutelage.report import write_report
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.store import discard
-
-PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,21 +271,8 @@ def _check_extras(job: Job) -> None:
 def _open_folder(job: Job) -> None:
     """Write what is known at the start; a folder that cannot be written fails here."""
     write_text(job.out / "recipe.yaml", yaml.safe_dump(dict(job.recipe), sort_keys=False))
-    write_json(job.out / "environment.json", environment())
-
-
-def environment() -> dict[str, object]:
-    """What would be needed to repeat a run bit for bit."""
-    return {
-        "tutelage": __version__,
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "packages": {name: version(name) for name in PACKAGES},
-    }
+    seeds = {"teachers": [plan.seed for plan in job.teachers], "students": list(job.seeds)}
+    write_json(job.out / "environment.json", {**environment(), "seeds": seeds})
 
 
 class _Clock:

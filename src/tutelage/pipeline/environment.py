@@ -1,0 +1,79 @@
+"""What would be needed to repeat a run bit for bit, as far as a program can see it."""
+
+import os
+import platform
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from tutelage import __version__
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "accelerate",
+    "numpy",
+    "safetensors",
+    "scipy",
+    "scikit-learn",
+    "pillow",
+    "timm",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+)
+VARIABLES = re.compile(r"(OMP|MKL|KMP|GOMP|ATEN|OPENBLAS|CUBLAS|CUDA|NVIDIA_TF32|TORCH|DNNL|NCCL)_")
+
+
+def environment() -> dict[str, object]:
+    """Versions, machine and settings that decide the last bits of a run's weights."""
+    return {
+        "tutelage": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "processor_name": _processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "threads_between_operators": torch.get_num_interop_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "arithmetic": _arithmetic(),
+        "variables": {k: v for k, v in sorted(os.environ.items()) if VARIABLES.match(k)},
+    }
+
+
+def _arithmetic() -> dict[str, object]:
+    """Which kernels compute: another one may add in another order."""
+    return {
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "mkl": torch.backends.mkl.is_available(),
+        "onednn": torch.backends.mkldnn.enabled,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor_name() -> str | None:
+    """As the system tells it; None where it does not."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or None
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1] if found else None
