@@ -238,6 +238,36 @@ def propose(
     )
 
 
+@app.command()
+def tune(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    trials: Annotated[int, typer.Option(min=1, help="Settings to try, earlier ones counted.")] = 30,
+    over: Annotated[
+        str, typer.Option(help="Only these: temperature,weights,layers,schedule; all if empty.")
+    ] = "",
+    students: Annotated[
+        int, typer.Option(min=0, max=50, help="Choose among so many proposals, too.")
+    ] = 0,
+    budget: Annotated[str, typer.Option(help="Of the proposals; the recipe's if empty.")] = "",
+    confirm: Annotated[int, typer.Option(min=0, help="More seeds for the best few.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is tried.")] = 0,
+) -> None:
+    """Search temperature, weights, layers and schedule on validation data; goes on after a stop."""
+    from tutelage.cli.tune import tune_recipe
+
+    tune_recipe(
+        recipe,
+        overrides or [],
+        trials=trials,
+        over=over,
+        students=students,
+        budget=budget,
+        confirm=confirm,
+        seed=seed,
+    )
+
+
 app.command("explain")(explain_command)
 
 

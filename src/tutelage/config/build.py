@@ -36,15 +36,18 @@ from tutelage.tasks import TASKS
 Made = TypeVar("Made")
 
 
-def build_job(recipe: Recipe, *, folder: Path = Path(), command: str = "") -> Job:
+def build_job(
+    recipe: Recipe, *, folder: Path = Path(), command: str = "", splits: Splits | None = None
+) -> Job:
     """Make everything that a recipe names, and fail here where something cannot be made.
 
     Args:
         recipe: Checked.
         folder: Where a relative `file.py:make` is looked for: the recipe's own folder.
         command: What repeats the run.
+        splits: The recipe's data, where they are loaded already.
     """
-    splits = load_data(recipe.data)
+    splits = splits or load_data(recipe.data)
     facts = data_facts(splits)
     return Job(
         name=recipe.output.name,

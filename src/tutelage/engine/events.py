@@ -36,7 +36,14 @@ class StageDone:
     note: str = ""
 
 
-Event = StageStarted | Advanced | StageDone
+@dataclass(frozen=True, slots=True)
+class EpochDone:
+    """An epoch of a training ends, its network judged on the validation data."""
+
+    point: MetricPoint
+
+
+Event = StageStarted | Advanced | EpochDone | StageDone
 Listener = Callable[[Event], None]
 
 

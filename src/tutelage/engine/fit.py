@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tutelage.data.loading import Reader, in_order, iterate, training_requests
 from tutelage.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tutelage.engine.distiller import Distiller
-from tutelage.engine.events import Advanced, Listener, TensorBoardLog, ignore
+from tutelage.engine.events import Advanced, EpochDone, Listener, TensorBoardLog, ignore
 from tutelage.engine.interrupt import DeferredInterrupt, Interrupted
 from tutelage.engine.memory import free, told_where
 from tutelage.engine.settings import TrainSettings
@@ -195,6 +195,7 @@ class _Loop:
                 point = self._end_epoch()
                 if log is not None:
                     log.add(point)
+                self.listener(EpochDone(point))
         self._save()
         if interrupt.requested:  # during the last validation, when no step was left to notice
             raise self._interrupted()

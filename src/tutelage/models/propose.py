@@ -108,9 +108,9 @@ def find_candidates(original: Original, facts: Facts) -> list[Candidate]:
     return sorted(found.values(), key=lambda c: (-c.macs, -c.parameters))
 
 
-def describe(original: Original, facts: Facts) -> Candidate:
+def describe(original: Original, facts: Facts, *, name: str = "teacher") -> Candidate:
     """The teacher itself, counted as a candidate is."""
-    return _candidate("teacher", original.model, original.settings, original.network, facts)
+    return _candidate(name, original.model, original.settings, original.network, facts)
 
 
 def _candidate(

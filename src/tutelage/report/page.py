@@ -35,6 +35,15 @@ def render(record: RunRecord) -> str:
     Raises:
         MissingExtraError: Plotly or Jinja is not installed.
     """
+    return render_page("report.html.j2", _content(record))
+
+
+def render_page(template: str, content: Mapping[str, Any]) -> str:
+    """A template of the report's look, with style and scripts in it.
+
+    Raises:
+        MissingExtraError: Plotly or Jinja is not installed.
+    """
     jinja = require("jinja2", "report", PURPOSE)
     environment = jinja.Environment(
         loader=jinja.PackageLoader("tutelage.report"),
@@ -43,7 +52,8 @@ def render(record: RunRecord) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page: str = environment.get_template("report.html.j2").render(_content(record))
+    parts = _parts(jinja_markup=require("markupsafe", "report", PURPOSE).Markup)
+    page: str = environment.get_template(template).render({**content, **parts})
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -67,7 +77,6 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "format": formatting,
         "script_data": _script_data(record, charts),
         **_tables(record, choice),
-        **_parts(jinja_markup=require("markupsafe", "report", PURPOSE).Markup),
     }
 
 
