@@ -217,6 +217,16 @@ def test_the_page_ranks_by_accuracy_and_says_what_the_intervals_say(suite, tmp_p
     assert verdict((0.0, 0.0, 0.1)) == "no evidence"
 
 
+def test_the_page_says_what_it_does_not_compare_and_how_short_it_is():
+    short = load_record(SHIPPED / "cnn_to_mlp.json", Leaderboard)
+    page = as_page(short)
+    assert "for want of maps or channels that fit: " in page
+    assert "`attention_transfer`, `cwd`," in page
+    assert "`kd`" not in page.partition("that fit: ")[2].partition("\n")[0]
+    assert "`--length full`" in page
+    assert "`--length full`" not in as_page(replace(short, length="full"))
+
+
 def test_a_dearer_loss_costs_more_time_and_memory_than_plain_kd():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(64, 1, 8, 8, generator=generator)

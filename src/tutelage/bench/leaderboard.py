@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tutelage.bench.candidates import candidates
 from tutelage.bench.cost import Cost
 from tutelage.bench.records import Measured, table
+from tutelage.bench.suites import SUITES
+from tutelage.losses import FAMILIES
 
 BASELINE, KD = "cross_entropy", "kd"
+COMPARED = ("labels", "logit", "feature", "relational", "unaided")  # families for classifiers
 
 Interval = tuple[float, float, float]
 
@@ -160,6 +164,7 @@ def as_page(board: Leaderboard) -> str:
         f"# {board.title}",
         "",
         *_protocol(board),
+        *_limits(board),
         "",
         "## Where each method stands",
         "",
@@ -206,6 +211,25 @@ def _protocol(board: Leaderboard) -> list[str]:
         f"{board.num_seeds} seeds and judged on {board.num_test:,} test samples. The baseline, "
         f"`{BASELINE}`, has no settings.",
     ]
+
+
+def _limits(board: Leaderboard) -> list[str]:
+    """What the comparison is not."""
+    lines = []
+    if board.length == "short":
+        lines += [
+            "",
+            "This is the length `short`, for two cores: few samples, one view, few epochs, at "
+            "which losses that pull hard early look better than they are. Nothing on this page is "
+            "of `--length full` (all samples in all views, for a GPU).",
+        ]
+    suite = SUITES.get(board.suite)
+    there = candidates(suite.layers) if suite else {}
+    missing = [name for kind in COMPARED for name in FAMILIES[kind] if name not in there]
+    if there and missing:
+        names = ", ".join(f"`{name}`" for name in missing)
+        lines += ["", f"Not compared here, for want of maps or channels that fit: {names}."]
+    return lines
 
 
 def _machine(environment: Mapping[str, object]) -> str:
