@@ -52,6 +52,7 @@ SETTINGS = {
     "without T squared": Setting(has_square=False),
     "60 epochs": Setting(epochs=60),
     "lr 0.01": Setting(lr=1e-2),
+    "lr 0.01, 60 epochs": Setting(lr=1e-2, epochs=60),
     "SGD, lr 0.1": Setting(lr=0.1, is_sgd=True),
     "teacher's logits doubled": Setting(sharpness=2.0),
 }

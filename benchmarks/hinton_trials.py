@@ -12,18 +12,22 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from jaxtyping import Int, Shaped
+from torch import Tensor, nn
 
 from tutelage.bench.hinton import BATCH, JITTER, PLAIN
 from tutelage.bench.lab import Lab, count_errors
 from tutelage.bench.records import Measured
 from tutelage.data.builtin import load_mnist
-from tutelage.data.views import ViewPolicy
+from tutelage.data.views import ViewPolicy, mix
 from tutelage.engine import OptimizerSettings, ScheduleSettings, TrainSettings
 from tutelage.losses import DIST, KD, CrossEntropy
 from tutelage.models.nets import mlp
 from tutelage.objective import Objective
 from tutelage.pipeline.training import Trained
+from tutelage.teachers import ModuleTeacher, Teacher
+from tutelage.teachers.ensemble import Ensemble
 
 SETTINGS = TrainSettings(
     epochs=30,
@@ -38,6 +42,40 @@ TEACHERS: dict[str, TrainSettings] = {
     "adam": TEACHER,
     "sgd": replace(TEACHER, optimizer=SGD),
 }
+
+
+class Turned(ViewPolicy):
+    """Pictures turned, stretched along each axis and moved, each view by numbers of its own.
+
+    Args:
+        degrees: Furthest turn.
+        stretch: Largest share by which an axis grows or shrinks.
+        pixels: Furthest move along each axis.
+    """
+
+    def __init__(self, degrees: float, stretch: float, pixels: float) -> None:
+        """Keep the limits."""
+        self.limits = torch.tensor([degrees * torch.pi / 180, stretch, stretch, pixels, pixels])
+        self.num_views = 1000
+        self.fingerprint = f"turned({degrees},{stretch},{pixels})"
+
+    def apply(
+        self,
+        inputs: Shaped[Tensor, "batch ..."],
+        sample_ids: Int[Tensor, " batch"],
+        view_ids: Int[Tensor, " batch"],
+    ) -> Shaped[Tensor, "batch ..."]:
+        """Bytes in, bytes out."""
+        even = torch.stack([mix(sample_ids, view_ids, n) for n in range(5)]) / 2.0**62 - 1
+        turn, wide, high, right, down = self.limits[:, None] * even
+        cos, sin = turn.cos(), turn.sin()
+        half = inputs.shape[-1] / 2
+        rows = [cos * (1 + wide), -sin * (1 + high), right / half]
+        rows += [sin * (1 + wide), cos * (1 + high), down / half]
+        theta = torch.stack(rows, dim=1).view(-1, 2, 3).float()
+        grid = F.affine_grid(theta, list(inputs.shape), align_corners=False)
+        moved = F.grid_sample(inputs.float(), grid, align_corners=False)
+        return moved.round().to(inputs.dtype)
 
 
 def mixed(temperature: float, task_weight: float = 0.1, square: float = 1.0) -> Objective:
@@ -77,6 +115,15 @@ STUDENTS = {
     "T=2": Trial(mixed(2)),
     "DIST": Trial(0.1 * CrossEntropy() + 2 * DIST(temperature=4)),
     "T=20, all 25 views": Trial(mixed(20), views=JITTER),
+    "T=4, all 25 views, both teachers, 100 epochs": Trial(
+        mixed(4), replace(SETTINGS, epochs=100), teacher="both", views=JITTER
+    ),
+    "T=4, turned, both teachers, 60 epochs": Trial(
+        mixed(4), replace(SETTINGS, epochs=60), teacher="both", views=Turned(10, 0.1, 2)
+    ),
+    "T=4, turned, both teachers, 150 epochs": Trial(
+        mixed(4), replace(SETTINGS, epochs=150), teacher="both", views=Turned(10, 0.1, 2)
+    ),
 }
 
 
@@ -88,15 +135,22 @@ def teacher(lab: Lab, name: str, seed: int = 0) -> Trained:
     )
 
 
+def source(lab: Lab, trial: Trial) -> Teacher:
+    """What a student learns from: one teacher's cache, or both teachers together, live."""
+    if trial.teacher != "both":
+        own = replace(lab, out=lab.out / f"teacher-{trial.teacher}")
+        return own.cached(teacher(lab, trial.teacher), JITTER, "float16", chunk=BATCH)
+    together = Ensemble([teacher(lab, name).last for name in TEACHERS])
+    return ModuleTeacher(together, lab.task, chunk=BATCH)
+
+
 def student(lab: Lab, name: str, seed: int) -> Trained:
     """One of the students."""
     trial = STUDENTS[name]
-    cached = replace(lab, out=lab.out / f"teacher-{trial.teacher}").cached(
-        teacher(lab, trial.teacher), JITTER, "float16", chunk=BATCH
-    )
     make: Callable[[], nn.Module] = partial(mlp, 10, hidden=trial.hidden)
+    taught_by = source(lab, trial)
     return lab.train(
-        name, seed, make, trial.objective, trial.settings, views=trial.views, teacher=cached
+        name, seed, make, trial.objective, trial.settings, views=trial.views, teacher=taught_by
     )
 
 
