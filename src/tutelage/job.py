@@ -79,6 +79,29 @@ class TransferPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportSettings:
+    """What the student is delivered as.
+
+    Attributes:
+        targets: Names of `tutelage.deploy.TARGETS`; ONNX is always made too.
+        int8: Ways to eight bits, each of every target that has it.
+        finetune: How the student is fine-tuned, still by its teacher, for the first of these
+            ways; None leaves that out.
+        licences: For the model card, as stated by whoever runs it: "student", "teacher", "data".
+    """
+
+    targets: tuple[str, ...] = ("onnx",)
+    int8: tuple[str, ...] = ()
+    finetune: TrainSettings | None = None
+    licences: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def all_targets(self) -> tuple[str, ...]:
+        """ONNX first, then the others, each once."""
+        return tuple(dict.fromkeys(("onnx", *self.targets)))
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """Everything that a run needs.
 
@@ -100,6 +123,7 @@ class Job:
         codec: Of the teacher cache; None teaches live.
         measure: Export and timing; None leaves both out.
         budget: What the student may need; None allows anything.
+        export: What the student is delivered as.
         has_report: Whether report.html is written at the end.
         recipe: As resolved, for the record.
         command: What repeats the run.
@@ -123,6 +147,7 @@ class Job:
     codec: str | None = "float32"
     measure: MeasureSettings | None = field(default_factory=MeasureSettings)
     budget: Budget | None = None
+    export: ExportSettings = field(default_factory=ExportSettings)
     has_report: bool = True
     recipe: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
@@ -133,6 +158,12 @@ class Job:
     def task(self) -> Task:
         """How networks are called and judged."""
         return self.make_task(len(self.splits.class_names))
+
+    @property
+    def int8(self) -> tuple[str, ...]:
+        """Ways to eight bits, each once; that of `measure` is the first."""
+        first = (self.measure.int8,) if self.measure and self.measure.int8 else ()
+        return tuple(dict.fromkeys((*first, *self.export.int8)))
 
     @property
     def train_reader(self) -> Reader:

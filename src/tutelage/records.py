@@ -303,6 +303,10 @@ class QuantisedRow:
         agreement: Share of samples that both put into the same class.
         max_abs_difference: Of two logits.
         count: Test samples.
+        target: What kind of file it is.
+        over_plain: Of a fine-tuned file: its accuracy less that of the file of eight bits made
+            from the student before; None of others.
+        over_plain_low, over_plain_high: 95% interval of that difference.
     """
 
     name: str
@@ -316,6 +320,10 @@ class QuantisedRow:
     agreement: float
     max_abs_difference: float
     count: int
+    target: str = "onnx"
+    over_plain: float | None = None
+    over_plain_low: float | None = None
+    over_plain_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from tutelage.deploy.quantise import WAYS
 from tutelage.errors import ExportError, UnknownNameError
 from tutelage.job import MeasureSettings
 from tutelage.models.nets import cnn, mlp
-from tutelage.pipeline import delivery, run_job
+from tutelage.pipeline import exporting, run_job
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def job(make_job, tmp_path):
 
 
 def test_a_run_delivers_the_eight_bit_student_and_says_what_it_cost(job, monkeypatch):
-    monkeypatch.setattr(delivery, "LEAST_AGREEMENT", 0.0)
+    monkeypatch.setattr(exporting, "LEAST_AGREEMENT", 0.0)
     record = run_job(job).record
     (row,) = record.quantised
     assert (job.out / "export" / row.file).is_file()
@@ -96,14 +96,14 @@ def test_a_run_delivers_the_eight_bit_student_and_says_what_it_cost(job, monkeyp
 
 
 def test_a_file_that_disagrees_too_often_is_an_error_and_no_file(job, monkeypatch):
-    monkeypatch.setattr(delivery, "LEAST_AGREEMENT", 1.01)
+    monkeypatch.setattr(exporting, "LEAST_AGREEMENT", 1.01)
     with pytest.raises(ExportError, match=r"agrees with the float file on .*Try measure.int8"):
         run_job(job)
     assert not list((job.out / "export").glob("*.int8.onnx"))
 
 
 def test_calibration_samples_come_from_all_over_the_data(job):
-    (batch,) = delivery._calibration(job)
+    (batch,) = exporting.calibration(job)
     reader = job.reader(job.splits.train)
     last = reader.pixels(reader[torch.tensor([59]), torch.tensor([0])].inputs)[0]
     assert torch.equal(batch[-1], last)

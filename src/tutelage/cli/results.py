@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from tutelage.records import LatencyRow, Metric, RunRecord, SizeRow, Summary
+from tutelage.records import LatencyRow, Metric, QuantisedRow, RunRecord, SizeRow, Summary
 
 COLOURS = {"helped": "green", "no evidence": "yellow", "hurt": "red"}
 ARMS = ("teacher", "baseline", "distilled")
@@ -24,7 +24,7 @@ def print_results(console: Console, record: RunRecord, out: Path) -> None:
         console.print(
             f"{row.file} ({row.way}): {row.accuracy:.2%} on the test data, "
             f"{_points(row.accuracy - row.float_accuracy)} points of float ({_points(row.low)} to "
-            f"{_points(row.high)}), agrees on {row.agreement:.2%}."
+            f"{_points(row.high)}), agrees on {row.agreement:.2%}.{_over_plain(row)}"
         )
     for note in record.notes:
         console.print(f"[yellow]Note:[/] {note}")
@@ -38,6 +38,16 @@ def print_results(console: Console, record: RunRecord, out: Path) -> None:
     for label, name in (("Report", "report.html"), ("Student", "export/student.onnx")):
         if (out / name).exists():
             console.print(f"{label + ':':9}{out / name}", soft_wrap=True)
+
+
+def _over_plain(row: QuantisedRow) -> str:
+    """What fine-tuning changed, for the rows that say."""
+    if row.over_plain is None or row.over_plain_low is None or row.over_plain_high is None:
+        return ""
+    return (
+        f" Against eight bits without fine-tuning: {_points(row.over_plain)} "
+        f"({_points(row.over_plain_low)} to {_points(row.over_plain_high)})."
+    )
 
 
 def _comparison(record: RunRecord) -> Table:

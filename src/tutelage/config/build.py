@@ -24,10 +24,11 @@ from tutelage.data.builtin import BUILTIN
 from tutelage.data.images import load_image_folder
 from tutelage.data.sources import Splits
 from tutelage.data.views import VIEWS, ViewPolicy
+from tutelage.deploy import TARGETS
 from tutelage.deploy.budgets import parse_budget
 from tutelage.engine.inversion import InversionSettings
 from tutelage.errors import ConfigError, TutelageError, find
-from tutelage.job import Job, MeasureSettings, TeacherPlan, TransferPlan
+from tutelage.job import ExportSettings, Job, MeasureSettings, TeacherPlan, TransferPlan
 from tutelage.losses import LOSSES
 from tutelage.models.load import import_own, make_model
 from tutelage.objective import Loss, Objective, Ramp, Term
@@ -69,9 +70,33 @@ def build_job(
         codec=None if recipe.cache is None else recipe.cache.codec,
         measure=None if recipe.measure is None else MeasureSettings(**recipe.measure.model_dump()),
         budget=None if recipe.budget is None else parse_budget(recipe.budget),
+        export=_export(recipe),
         recipe=_resolved(recipe, folder),
         command=command,
         make_task=TASKS[recipe.task],
+    )
+
+
+def _export(recipe: Recipe) -> ExportSettings:
+    """What is exported, with every name known and every way possible somewhere."""
+    export = recipe.export
+    for target in export.targets:
+        find("export.targets", target, TARGETS)
+    first = recipe.measure and recipe.measure.int8
+    if export.finetune is not None and not (first or export.int8):
+        raise ConfigError(
+            "export.finetune: there are no eight bits to fine-tune for. Give export.int8: "
+            "[minmax], or leave export.finetune out."
+        )
+    return ExportSettings(
+        targets=export.targets,
+        int8=export.int8,
+        finetune=None
+        if export.finetune is None
+        else train_settings(
+            export.finetune.train, export.finetune.optimizer, export.finetune.schedule
+        ),
+        licences={str(whose): text for whose, text in export.licences.items()},
     )
 
 

@@ -254,6 +254,9 @@ class Cache(Strict):
     codec: str = "float32"
 
 
+Way = Literal["minmax", "percentile", "dynamic"]
+
+
 class Measure(Strict):
     """Export and latency.
 
@@ -267,7 +270,39 @@ class Measure(Strict):
     batch_sizes: tuple[Count, ...] = Field(default=(1, 32), min_length=1)
     threads: Count = 1
     seconds: float = Field(default=10.0, gt=0)
-    int8: Literal["minmax", "percentile", "dynamic"] | None = None
+    int8: Way | None = None
+
+
+class Finetune(Strict):
+    """Training the student on for eight bits, with the teacher still teaching.
+
+    Attributes:
+        train: Length, batches, precision.
+        optimizer: As a rule with a tenth of the student's learning rate.
+        schedule: Of the learning rate.
+    """
+
+    train: Train = Train(epochs=4)
+    optimizer: Optimizer = Optimizer(lr=1e-4)
+    schedule: Schedule = Schedule()
+
+
+class Export(Strict):
+    """What the student is delivered as, each file compared with PyTorch.
+
+    Attributes:
+        targets: onnx, executorch, litert, openvino, torch_export; ONNX is always made too.
+        int8: Ways to eight bits, each of every target that has it; that of `measure.int8` is the
+            first.
+        finetune: Train the student on for the first of these ways; null leaves it out.
+        licences: Of student, teacher and data, for the model card; what you state and nothing
+            more.
+    """
+
+    targets: tuple[str, ...] = ("onnx",)
+    int8: tuple[Way, ...] = ()
+    finetune: Finetune | None = None
+    licences: dict[Literal["student", "teacher", "data"], str] = Field(default_factory=dict)
 
 
 class Recipe(Strict):
@@ -294,6 +329,7 @@ class Recipe(Strict):
         measure: Export and latency; null leaves them out.
         budget: What the student may need, as in "1 MB, 2 ms, 8 MB ram"; one that needs more is an
             error before training.
+        export: Targets and eight bits of the student.
         output: The run folder.
     """
 
@@ -314,6 +350,7 @@ class Recipe(Strict):
     cache: Cache | None = Cache()
     measure: Measure | None = Measure()
     budget: Annotated[str, AfterValidator(_budget)] | None = None
+    export: Export = Export()
     output: Path
 
 

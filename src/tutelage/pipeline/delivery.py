@@ -1,53 +1,33 @@
 """The stages that deliver: export, parity, size and latency."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tutelage.data.loading import in_order
-from tutelage.deploy import (
-    export_checked,
-    measure_latency,
-    open_session,
-    quantise_onnx,
-    run_session,
-)
+from tutelage.deploy import TARGETS, measure_latency, target_of
 from tutelage.engine.events import Listener, StageDone, StageStarted
-from tutelage.errors import ExportError
-from tutelage.evidence import correct, paired_interval
 from tutelage.files import fingerprint
-from tutelage.job import Job
-from tutelage.models.cost import size_row
+from tutelage.job import ExportSettings, Job
+from tutelage.pipeline.exporting import (
+    Costs,
+    calibration,
+    export_finetuned,
+    export_float,
+    export_int8,
+    one_tensor,
+)
 from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.pipeline.training import Trained, save_weights
-from tutelage.records import (
-    LatencyRow,
-    Metric,
-    ParityRow,
-    QuantisedRow,
-    SizeRow,
-    load_record,
-    save_record,
-)
-from tutelage.types import Batch, Inputs
+from tutelage.records import LatencyRow, Metric, load_record, save_record
 
-NUM_PARITY, NUM_CALIBRATION = 512, 512
-LEAST_AGREEMENT = 0.9
+__all__ = ["Costs", "deliverable", "delivery_stage", "export_all", "one_tensor", "pick_student"]
 
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """What the exported networks weigh and take."""
-
-    sizes: list[SizeRow] = field(default_factory=list)
-    latencies: list[LatencyRow] = field(default_factory=list)
-    parity: list[ParityRow] = field(default_factory=list)
-    quantised: list[QuantisedRow] = field(default_factory=list)
+COSTS, WEIGHTS = "costs.json", "student.safetensors"
 
 
 class PixelNetwork(nn.Module):
@@ -91,131 +71,83 @@ def pick_student(arms: Sequence[Trained], metric: Metric) -> Trained:
     return max([trained for trained in arms if trained.arm == "distilled"], key=rank)
 
 
-def delivery_stage(job: Job, teacher: Trained, student: Trained, listener: Listener) -> Costs:
+def delivery_stage(
+    job: Job,
+    teacher: Trained,
+    student: Trained,
+    listener: Listener,
+    finetuned: Trained | None = None,
+) -> Costs:
     """Export teacher and student, check parity on test samples, measure; skipped if done."""
     if job.measure is None:
         return Costs()
     folder = job.out / "export"
-    key = fingerprint([teacher.key, student.key, job.measure, job.test_reader.fingerprint])
+    parts = [teacher.key, student.key, job.measure, job.test_reader.fingerprint]
+    if job.export != ExportSettings():
+        parts += [job.export, None if finetuned is None else finetuned.key]
+    key = fingerprint(parts)
     listener(StageStarted("export and measure", None))
     was_there = is_done(folder, key)
     if not was_there:
-        _deliver(job, teacher, student, key)
+        _deliver(job, teacher, student, finetuned, key)
     listener(StageDone("export and measure", was_there))
-    return load_record(folder / "costs.json", Costs)
+    return load_record(folder / COSTS, Costs)
 
 
-def _deliver(job: Job, teacher: Trained, student: Trained, key: str) -> None:
-    assert job.measure is not None
+def _deliver(
+    job: Job, teacher: Trained, student: Trained, finetuned: Trained | None, key: str
+) -> None:
     folder = job.out / "export"
-    networks = {
-        "teacher": deliverable(job, teacher.selected),
-        "distilled": deliverable(job, student.selected),
-    }
-    files = {"teacher": folder / "teacher.onnx", "distilled": folder / "student.onnx"}
-    parity, sizes = [], []
-    example = next(_pixels(job, 2))
-    for name, network in networks.items():
-        batches = list(_pixels(job, NUM_PARITY))
-        parity.append(export_checked(network, batches, files[name], name=name))
-        sizes.append(size_row(name, network, example[:1], files[name]))
-    quantised = []
-    if job.measure.int8 is not None:
-        row = _quantise(job, files["distilled"], job.measure.int8)
-        files[row.name] = folder / row.file
-        sizes.append(replace(sizes[-1], name=row.name, size_bytes=files[row.name].stat().st_size))
-        quantised.append(row)
-    latencies = measure_latency(
-        files,
-        example[:1],
+    costs = export_float(
+        job, deliverable(job, teacher.selected), "onnx", folder / "teacher.onnx", Costs()
+    )
+    network = deliverable(job, student.selected)
+    for target in job.export.all_targets:
+        costs = export_all(job, network, target, job.int8, costs)
+    if finetuned is not None:
+        costs = _export_finetuned(job, deliverable(job, finetuned.selected), costs)
+    costs = replace(costs, latencies=_latencies(job, costs))
+    save_weights(student.selected, folder / WEIGHTS)
+    leave(folder, costs, key)
+
+
+def export_all(
+    job: Job, network: nn.Module, target: str, ways: Sequence[str], costs: Costs
+) -> Costs:
+    """A student's float file of one target, and its eight-bit files of the ways it has."""
+    path = job.out / "export" / f"student{TARGETS[target].suffix}"
+    costs = export_float(job, network, target, path, costs)
+    for way in ways:
+        if way in TARGETS[target].ways:
+            costs = export_int8(job, network, target, way, path, costs)
+    return costs
+
+
+def _export_finetuned(job: Job, network: nn.Module, costs: Costs) -> Costs:
+    way = job.int8[0]
+    for target in job.export.all_targets:
+        if way in TARGETS[target].ways:
+            path = job.out / "export" / f"student{TARGETS[target].suffix}"
+            costs = export_finetuned(job, network, target, way, path, costs)
+    return costs
+
+
+def leave(folder: Path, costs: Costs, key: str) -> None:
+    """Write down what was exported, and that it is done."""
+    names = [row.file for row in costs.files]
+    files = [file for name in names for file in target_of(folder / name).files(folder / name)]
+    save_record(folder / COSTS, costs)
+    stamp(folder, key, [*files, folder / WEIGHTS, folder / COSTS])
+
+
+def _latencies(job: Job, costs: Costs) -> list[LatencyRow]:
+    """Of the files that ONNX Runtime runs; `tutelage measure` times all of them."""
+    assert job.measure is not None
+    rows = [row for row in costs.files if row.target == "onnx"]
+    return measure_latency(
+        {row.name: job.out / "export" / row.file for row in rows},
+        calibration(job)[0][:1],
         batch_sizes=job.measure.batch_sizes,
         threads=job.measure.threads,
         seconds=job.measure.seconds,
-    )
-    weights = folder / "student.safetensors"
-    save_weights(student.selected, weights)
-    costs = folder / "costs.json"
-    save_record(costs, Costs(sizes, latencies, parity, quantised))
-    stamp(folder, key, [*files.values(), weights, costs])
-
-
-def _quantise(job: Job, source: Path, way: str) -> QuantisedRow:
-    """Make the student's file of eight bits, and judge both files on the test data.
-
-    Raises:
-        ExportError: The two disagree on too many samples; no file is left.
-    """
-    target = source.with_suffix(f".int8{source.suffix}")
-    calibration = [] if way == "dynamic" else _calibration(job)
-    quantise_onnx(source, target, calibration, way)
-    expected, given = _run_file(job, source), _run_file(job, target)
-    agreement = float((expected.argmax(dim=1) == given.argmax(dim=1)).double().mean())
-    if agreement < LEAST_AGREEMENT:
-        target.unlink()
-        raise ExportError(
-            f"{target}: agrees with the float file on {agreement:.1%} of the test samples, "
-            f"{LEAST_AGREEMENT:.0%} is the least. Try measure.int8: percentile, or null for none."
-        )
-    labels = torch.cat([batch.labels for batch in _test_batches(job) if batch.labels is not None])
-    right, float_right = correct(given, labels), correct(expected, labels)
-    found = paired_interval(right[None], float_right[None])
-    return QuantisedRow(
-        name="distilled int8",
-        file=target.name,
-        way=way,
-        calibration=sum(len(batch) for batch in calibration),
-        accuracy=float(right.double().mean()),
-        float_accuracy=float(float_right.double().mean()),
-        low=found.low,
-        high=found.high,
-        agreement=agreement,
-        max_abs_difference=float((expected - given).abs().max()),
-        count=len(labels),
-    )
-
-
-def _calibration(job: Job) -> list[Tensor]:
-    """Training samples from all over the data, as the exported network takes them."""
-    reader = job.reader(job.splits.train)
-    ids = torch.linspace(0, len(reader) - 1, min(NUM_CALIBRATION, len(reader))).long()
-    return [
-        one_tensor(reader.pixels(reader[part, torch.zeros_like(part)].inputs))
-        for part in ids.split(64)
-    ]
-
-
-def _run_file(job: Job, path: Path) -> Tensor:
-    """An exported file's logits of the test data."""
-    session = open_session(path, threads=torch.get_num_threads())
-    reader = job.test_reader
-    rows = [
-        torch.from_numpy(run_session(session, one_tensor(reader.pixels(batch.inputs)).numpy()))
-        for batch in _test_batches(job)
-    ]
-    return torch.cat(rows).float()
-
-
-def _test_batches(job: Job) -> Iterator[Batch]:
-    reader = job.test_reader
-    return (reader[request] for request in in_order(len(reader), batch_size=256))
-
-
-def _pixels(job: Job, count: int) -> Iterator[Tensor]:
-    """Test inputs as the exported network takes them."""
-    reader = job.test_reader
-    for ids, views in in_order(min(count, len(reader)), batch_size=64):
-        yield one_tensor(reader.pixels(reader[ids, views].inputs))
-
-
-def one_tensor(inputs: Inputs) -> Tensor:
-    """The inputs of a network that takes one tensor.
-
-    Raises:
-        ExportError: It takes several.
-    """
-    if isinstance(inputs, Tensor):
-        return inputs
-    raise ExportError(
-        f"export: networks that take one tensor can be exported, not {', '.join(inputs)}. Set "
-        "measure: null."
     )

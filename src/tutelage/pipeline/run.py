@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from tutelage import __version__
 from tutelage.data.images import check_pictures, picture_folders
+from tutelage.deploy import TARGETS
 from tutelage.doctor import preflight
 from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
 from tutelage.engine.memory import in_parts_note, told_where
@@ -19,6 +20,7 @@ from tutelage.job import Job
 from tutelage.locks import locked
 from tutelage.pipeline.delivery import Costs, deliverable, delivery_stage, pick_student
 from tutelage.pipeline.environment import environment
+from tutelage.pipeline.finetuning import check_can_go_on, finetune_stage
 from tutelage.pipeline.judging import Judged, judge_stage
 from tutelage.pipeline.proposals import check_budget
 from tutelage.pipeline.stamps import is_done, stamp
@@ -97,8 +99,10 @@ def _run(job: Job, listener: Listener) -> Finished:
         judged = judge_stage(job, teacher, arms, device)
     listener(StageDone("evaluation", was_there=False))
     student = pick_student(arms, job.task.metric)
+    with clock.time("fine-tuning"):
+        finetuned = finetune_stage(job, student, source, listener)
     with clock.time("export and measure"):
-        costs = delivery_stage(job, teacher, student, listener)
+        costs = delivery_stage(job, teacher, student, listener, finetuned)
     record = _record(job, judged, costs, _cache_row(source), notes, clock.seconds)
     save_record(job.out / "results.json", record)
     if job.has_report:
@@ -262,6 +266,10 @@ def _check_extras(job: Job) -> None:
     """Miss an extra before the first step rather than after the last."""
     if job.measure is not None:
         require("onnxruntime", "onnx", "Exporting and measuring (measure: null leaves it out)")
+        for target in job.export.all_targets:
+            TARGETS[target].check()
+    if job.export.finetune is not None:
+        check_can_go_on(job.objective)
     if job.has_report:
         require("plotly", "report", "Writing the report")
     if job.settings.tensorboard:

@@ -243,15 +243,26 @@ def _at(values: list[float | None], index: int) -> float | None:
 
 
 def parity_table(record: RunRecord) -> Table:
-    """Exported files against the PyTorch networks."""
-    columns = ["file", "largest difference", "equal predictions, %", "samples"]
+    """Exported files, each in its own runtime, against the PyTorch networks."""
+    columns = [
+        "file",
+        "runtime",
+        "largest difference",
+        "equal predictions, %",
+        "accuracy, %",
+        "PyTorch's, %",
+        "samples",
+    ]
     rows = [
         Row(
             row.name,
             [
                 Cell(row.file),
+                Cell(row.runtime or formatting.DASH),
                 Cell(formatting.tiny(row.max_abs_difference)),
                 Cell(percent(row.agreement)),
+                Cell(percent(row.accuracy)),
+                Cell(percent(row.expected_accuracy)),
                 Cell(count(row.count)),
             ],
         )
@@ -267,6 +278,7 @@ def quantised_table(record: RunRecord) -> Table:
         "accuracy, %",
         "float, %",
         "difference, points (95 % interval)",
+        "over eight bits without fine-tuning, points",
         "equal predictions, %",
         "largest difference of logits",
         "calibration samples",
@@ -279,10 +291,8 @@ def quantised_table(record: RunRecord) -> Table:
                 Cell(row.way),
                 Cell(percent(row.accuracy)),
                 Cell(percent(row.float_accuracy)),
-                Cell(
-                    f"{100 * (row.accuracy - row.float_accuracy):+.2f} "
-                    f"[{100 * row.low:+.2f}, {100 * row.high:+.2f}]"
-                ),
+                Cell(_points(row.accuracy - row.float_accuracy, row.low, row.high)),
+                Cell(_points(row.over_plain, row.over_plain_low, row.over_plain_high)),
                 Cell(percent(row.agreement)),
                 Cell(formatting.significant(row.max_abs_difference)),
                 Cell(count(row.calibration)),
@@ -292,6 +302,12 @@ def quantised_table(record: RunRecord) -> Table:
         for row in record.quantised
     ]
     return Table(title="Eight bits against float", columns=columns, rows=rows)
+
+
+def _points(difference: float | None, low: float | None, high: float | None) -> str:
+    if difference is None or low is None or high is None:
+        return formatting.DASH
+    return f"{100 * difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
 def cache_facts(record: RunRecord) -> list[tuple[str, str]]:

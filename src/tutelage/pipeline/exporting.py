@@ -1,0 +1,248 @@
+"""A trained network as files: float and eight bits, of each target, judged on real samples."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.data.loading import in_order
+from tutelage.deploy import TARGETS, Target, export_checked, open_file, target_of
+from tutelage.errors import ExportError
+from tutelage.evidence import correct, paired_interval
+from tutelage.files import staged
+from tutelage.job import Job
+from tutelage.models.cost import size_row
+from tutelage.records import LatencyRow, ParityRow, QuantisedRow, SizeRow
+from tutelage.types import Batch, Inputs
+
+NUM_PARITY, NUM_CALIBRATION = 512, 512
+LEAST_AGREEMENT = 0.9
+FINETUNED = "finetuned"
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What the exported networks weigh and take."""
+
+    sizes: list[SizeRow] = field(default_factory=list)
+    latencies: list[LatencyRow] = field(default_factory=list)
+    parity: list[ParityRow] = field(default_factory=list)
+    quantised: list[QuantisedRow] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[ParityRow | QuantisedRow]:
+        """What was exported: float, then eight bits."""
+        return [*self.parity, *self.quantised]
+
+    def with_float(self, parity: ParityRow, size: SizeRow) -> "Costs":
+        """The same with a float file, in the place of an older one of that name."""
+        return replace(
+            self,
+            parity=[*(row for row in self.parity if row.name != parity.name), parity],
+            sizes=[*(row for row in self.sizes if row.name != size.name), size],
+        )
+
+    def with_int8(self, quantised: QuantisedRow, size: SizeRow) -> "Costs":
+        """The same with a file of eight bits, in the place of an older one of that name."""
+        return replace(
+            self,
+            quantised=[*(row for row in self.quantised if row.name != quantised.name), quantised],
+            sizes=[*(row for row in self.sizes if row.name != size.name), size],
+        )
+
+
+def export_float(job: Job, network: nn.Module, target: str, path: Path, costs: Costs) -> Costs:
+    """Write a network as a float file that computes what it computes.
+
+    Args:
+        job: For its test samples.
+        network: As it is delivered.
+        target: A name of `TARGETS`.
+        path: Where the file shall lie; its stem says whose it is.
+        costs: What is known so far.
+
+    Returns:
+        The same with the new file's rows.
+
+    Raises:
+        ExportError: It cannot be expressed there, or computes something else; no file is left.
+    """
+    inputs, labels = _parity_samples(job)
+    name = float_name(target, path.stem)
+    parity = export_checked(network, inputs, path, name=name, target=target, labels=labels)
+    size = size_row(name, network, inputs[0][:1], path)
+    return costs.with_float(parity, replace(size, size_bytes=TARGETS[target].size_bytes(path)))
+
+
+def export_int8(
+    job: Job, network: nn.Module, target: str, way: str, source: Path, costs: Costs
+) -> Costs:
+    """Write a network's file of eight bits, and judge it against the float file on the test data.
+
+    Args:
+        job: For its data.
+        network: As it is delivered.
+        target: A name of `TARGETS`.
+        way: One of the target's.
+        source: The float file.
+        costs: What is known so far; the float file's rows are in it.
+
+    Returns:
+        The same with the new file's rows.
+
+    Raises:
+        ExportError: The two disagree on too many samples; no file is left.
+    """
+    name, path = int8_name(target, way, source, costs)
+    kind = TARGETS[target]
+    with staged(path, kind.files) as staging:
+        kind.quantise(network, source, calibration(job), staging, way)
+        row = _judged(job, source, staging, name, way)
+    return costs.with_int8(row, _size(costs, float_name(target, source.stem), kind, name, path))
+
+
+def export_finetuned(
+    job: Job, network: nn.Module, target: str, way: str, source: Path, costs: Costs
+) -> Costs:
+    """The same of a student that was fine-tuned for eight bits; judged against the plain ones too.
+
+    Args:
+        job: For its data.
+        network: The fine-tuned student, as it is delivered.
+        target: A name of `TARGETS`.
+        way: What it was fine-tuned for.
+        source: The float file of the student before.
+        costs: What is known so far; the plain eight-bit file's rows are in it.
+
+    Raises:
+        ExportError: It disagrees with the float student on too many samples; no file is left.
+    """
+    kind = TARGETS[target]
+    plain, plain_path = int8_name(target, way, source, costs)
+    path = source.with_name(f"{source.stem}.{FINETUNED}.int8{source.suffix}")
+    name = f"{float_name(target, source.stem)} int8 {FINETUNED}"
+    with staged(path, kind.files) as staging:
+        float_file = staging.with_name(f"float{source.suffix}")
+        kind.write(network, _parity_samples(job)[0][0], float_file)
+        kind.quantise(network, float_file, calibration(job), staging, way)
+        row = _judged(job, source, staging, name, f"{way}, {FINETUNED}")
+        row = _against_plain(job, row, staging, plain_path)
+    return costs.with_int8(row, _size(costs, plain, kind, name, path))
+
+
+def float_name(target: str, stem: str = "student") -> str:
+    """What a float file is called in the tables."""
+    network = "teacher" if stem == "teacher" else "distilled"
+    return network if target == "onnx" else f"{network} {target}"
+
+
+def int8_name(target: str, way: str, source: Path, costs: Costs) -> tuple[str, Path]:
+    """What a file of eight bits is called in the tables and on disk; the first way goes unnamed."""
+    stem = f"{float_name(target, source.stem)} int8"
+    first = next((row.way for row in costs.quantised if row.name == stem), way)
+    if way == first:
+        return stem, source.with_suffix(f".int8{source.suffix}")
+    return f"{stem} {way}", source.with_name(f"{source.stem}.{way}.int8{source.suffix}")
+
+
+def _size(costs: Costs, like: str, kind: Target, name: str, path: Path) -> SizeRow:
+    row = next(row for row in costs.sizes if row.name == like)
+    return replace(row, name=name, size_bytes=kind.size_bytes(path))
+
+
+def _judged(job: Job, source: Path, path: Path, name: str, way: str) -> QuantisedRow:
+    """What running both files on the test data says of the second."""
+    expected, given = run_file(job, source), run_file(job, path)
+    agreement = float((expected.argmax(dim=-1) == given.argmax(dim=-1)).double().mean())
+    if agreement < LEAST_AGREEMENT:
+        raise ExportError(
+            f"{path.name}: agrees with the float file on {agreement:.1%} of the test samples, "
+            f"{LEAST_AGREEMENT:.0%} is the least. Try measure.int8: percentile, or null for none; "
+            "or export.finetune."
+        )
+    labels = test_labels(job)
+    right, float_right = correct(given, labels), correct(expected, labels)
+    found = paired_interval(right[None], float_right[None])
+    return QuantisedRow(
+        name=name,
+        file=path.name,
+        way=way,
+        calibration=0 if way.startswith("dynamic") else len(calibration_ids(job)),
+        accuracy=float(right.double().mean()),
+        float_accuracy=float(float_right.double().mean()),
+        low=found.low,
+        high=found.high,
+        agreement=agreement,
+        max_abs_difference=float((expected - given).abs().max()),
+        count=len(labels),
+        target=target_of(path).name,
+    )
+
+
+def _against_plain(job: Job, row: QuantisedRow, path: Path, plain: Path) -> QuantisedRow:
+    labels = test_labels(job)
+    right, plain_right = (correct(run_file(job, file), labels) for file in (path, plain))
+    found = paired_interval(right[None], plain_right[None])
+    return replace(row, over_plain=found.mean, over_plain_low=found.low, over_plain_high=found.high)
+
+
+def run_file(job: Job, path: Path) -> Tensor:
+    """An exported file's logits of the test data."""
+    run, reader = open_file(path, threads=torch.get_num_threads()), job.test_reader
+    rows = [
+        torch.from_numpy(run(one_tensor(reader.pixels(batch.inputs)).numpy()))
+        for batch in _test_batches(job)
+    ]
+    return torch.cat(rows).float()
+
+
+def test_labels(job: Job) -> Tensor:
+    """Labels of the test data."""
+    return torch.cat([batch.labels for batch in _test_batches(job) if batch.labels is not None])
+
+
+def calibration(job: Job) -> list[Tensor]:
+    """Training samples from all over the data, as the exported network takes them."""
+    reader = job.reader(job.splits.train)
+    return [
+        one_tensor(reader.pixels(reader[part, torch.zeros_like(part)].inputs))
+        for part in calibration_ids(job).split(64)
+    ]
+
+
+def calibration_ids(job: Job) -> Tensor:
+    """Which training samples they are."""
+    count = len(job.splits.train)
+    return torch.linspace(0, count - 1, min(NUM_CALIBRATION, count)).long()
+
+
+def _test_batches(job: Job) -> Iterator[Batch]:
+    reader = job.test_reader
+    return (reader[request] for request in in_order(len(reader), batch_size=256))
+
+
+def _parity_samples(job: Job) -> tuple[list[Tensor], Tensor | None]:
+    """Test inputs as the exported network takes them, with labels where there is one a sample."""
+    reader = job.test_reader
+    requests = in_order(min(NUM_PARITY, len(reader)), batch_size=64)
+    batches = [reader[request] for request in requests]
+    inputs = [one_tensor(reader.pixels(batch.inputs)) for batch in batches]
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    has_labels = len(labels) == len(batches) and labels[0].ndim == 1
+    return inputs, torch.cat(labels) if has_labels else None
+
+
+def one_tensor(inputs: Inputs) -> Tensor:
+    """The inputs of a network that takes one tensor.
+
+    Raises:
+        ExportError: It takes several.
+    """
+    if isinstance(inputs, Tensor):
+        return inputs
+    raise ExportError(
+        f"export: networks that take one tensor can be exported, not {', '.join(inputs)}. Set "
+        "measure: null."
+    )

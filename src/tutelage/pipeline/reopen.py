@@ -1,0 +1,133 @@
+"""A finished run opened again: its networks from their files, nothing trained."""
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tutelage.config import build_job, read_recipe
+from tutelage.engine.checkpoint import Progress
+from tutelage.engine.prepare import prepare
+from tutelage.errors import RunFolderError
+from tutelage.job import Job
+from tutelage.models.load import load_weights
+from tutelage.pipeline.delivery import pick_student
+from tutelage.pipeline.stamps import Stamp, is_done
+from tutelage.pipeline.training import LAST, PROGRESS, SELECTED, Trained
+from tutelage.records import RunRecord, load_record
+from tutelage.teachers import ModuleTeacher
+from tutelage.teachers.module import state_fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Reopened:
+    """A finished run.
+
+    Attributes:
+        job: As its recipe says, with the run folder where it lies now.
+        record: Its results.
+        teacher: The teacher, loaded.
+        student: The student that is delivered, loaded.
+    """
+
+    job: Job
+    record: RunRecord
+    teacher: Trained
+    student: Trained
+
+
+def reopen(folder: Path) -> Reopened:
+    """Load a finished run's networks.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        RunFolderError: It is no finished run of a recipe, or a file of it is missing or changed.
+        TutelageError: Its data or networks cannot be made any more.
+    """
+    record = load_record(folder / "results.json", RunRecord)
+    if not record.recipe:
+        raise RunFolderError(
+            f"{folder}: was made by a Python call, whose networks and data are not written down. "
+            "Use what the call returned, or run a recipe."
+        )
+    recipe = read_recipe(folder / "recipe.yaml").model_copy(update={"output": folder})
+    job = replace(
+        build_job(recipe, folder=folder, command=record.command),
+        name=record.name,
+        recipe=record.recipe,
+    )
+    teacher = _teacher(job)
+    source = _last_teacher(job, teacher)
+    arms = [
+        _loaded(
+            "distilled",
+            seed,
+            _wrapped(job, job.new_student(seed), source.selected),
+            job.out / "arms" / "distilled" / f"seed-{seed}",
+        )
+        for seed in job.seeds
+    ]
+    return Reopened(job, record, teacher, pick_student(arms, job.task.metric))
+
+
+def _teacher(job: Job) -> Trained:
+    members = []
+    for number, plan in enumerate(job.teachers):
+        model = job.new_member(plan)
+        place = job.out / ("teacher" if number == 0 else f"teacher-{number + 1}")
+        if plan.train is None:
+            key = state_fingerprint(model.eval())
+            members.append(Trained("teacher", plan.seed, model, model, Progress(), key))
+        else:
+            members.append(_loaded("teacher", plan.seed, model, place))
+    if len(members) == 1:
+        return members[0]
+    whole = job.together([member.selected for member in members]).eval()
+    return Trained("teacher", 0, whole, whole, Progress(), state_fingerprint(whole))
+
+
+def _last_teacher(job: Job, teacher: Trained) -> Trained:
+    """What the students learned from: the last assistant, or the teacher."""
+    for number, make in enumerate(job.assistants, start=1):
+        network = _wrapped(job, make(), teacher.selected)
+        place = job.out / "assistants" / str(number)
+        teacher = _loaded(f"assistant {number}", 0, network, place)
+    return teacher
+
+
+def _wrapped(job: Job, student: nn.Module, teacher: nn.Module) -> nn.Module:
+    """The network that was trained: some losses add parts to the student."""
+    live = None
+    if job.objective.needs_teacher:
+        live = ModuleTeacher(
+            teacher,
+            job.task,
+            chunk=job.settings.batch_size,
+            device=torch.device("cpu"),
+            layers=job.objective.teacher_layers,
+        )
+    rows = torch.arange(min(job.settings.batch_size, len(job.train_reader)))
+    batch = job.train_reader[rows, torch.zeros_like(rows)]
+    objective = copy.deepcopy(job.objective)
+    return prepare(
+        student, objective, job.task, batch, teacher=live, num_samples=len(job.splits.train)
+    )
+
+
+def _loaded(arm: str, seed: int, model: nn.Module, place: Path) -> Trained:
+    if not (place / "stamp.json").is_file():
+        raise RunFolderError(
+            f"{place}: holds no finished training. Finish the run first: tutelage run "
+            f"{place.parents[1] / 'recipe.yaml'}."
+        )
+    key = load_record(place / "stamp.json", Stamp).key
+    is_done(place, key)
+    last, selected = model, copy.deepcopy(model)
+    load_weights(last, place / LAST)
+    load_weights(selected, place / SELECTED)
+    progress = load_record(place / PROGRESS, Progress)
+    return Trained(arm, seed, last.eval(), selected.eval(), progress, key)
