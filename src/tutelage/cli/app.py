@@ -119,6 +119,25 @@ def playground(
     make_playground(folder, out, show=show, is_single_file=single_file, runtime=runtime)
 
 
+@app.command()
+def export(
+    folder: RunFolder,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="onnx, executorch, litert, openvino or torch_export; the recipe's if not given."
+        ),
+    ] = None,
+    int8: Annotated[
+        str | None, typer.Option(help="Eight bits too: minmax, percentile or dynamic.")
+    ] = None,
+) -> None:
+    """Export a finished run's student once more, checked in its own runtime; trains nothing."""
+    from tutelage.cli.exports import export_student
+
+    export_student(folder, target=target, way=int8)
+
+
 @cache_app.command("build")
 def cache_build(recipe: Recipe, overrides: Overrides = None) -> None:
     """Train or load the teacher, and write its outputs for every view."""

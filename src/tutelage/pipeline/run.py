@@ -21,6 +21,7 @@ from tutelage.locks import locked
 from tutelage.pipeline.delivery import Costs, deliverable, delivery_stage, pick_student
 from tutelage.pipeline.environment import environment
 from tutelage.pipeline.finetuning import check_can_go_on, finetune_stage
+from tutelage.pipeline.handover import hand_over
 from tutelage.pipeline.judging import Judged, judge_stage
 from tutelage.pipeline.proposals import check_budget
 from tutelage.pipeline.stamps import is_done, stamp
@@ -105,6 +106,7 @@ def _run(job: Job, listener: Listener) -> Finished:
         costs = delivery_stage(job, teacher, student, listener, finetuned)
     record = _record(job, judged, costs, _cache_row(source), notes, clock.seconds)
     save_record(job.out / "results.json", record)
+    hand_over(job, record, student)
     if job.has_report:
         write_report(record, job.out / "report.html")
     return Finished(record, teacher, arms, student)

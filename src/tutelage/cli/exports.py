@@ -1,0 +1,32 @@
+"""What `tutelage export` prints: the new files, and how each compares."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tutelage.pipeline.export_run import export_run
+from tutelage.records import ParityRow, QuantisedRow
+
+
+def export_student(folder: Path, *, target: str | None, way: str | None) -> None:
+    """Export, and print all files of the student that the run has now."""
+    console = Console()
+    with console.status("Exporting and running the files on test samples"):
+        record = export_run(folder, target=target, way=way)
+    sizes = {row.name: row.size_bytes for row in record.sizes}
+    table = Table(box=None, pad_edge=False)
+    for heading in ("file", "bytes", "agreement", "largest difference", "accuracy", "float"):
+        table.add_column(heading, justify="left" if heading == "file" else "right")
+    rows: list[ParityRow | QuantisedRow] = [*record.parity, *record.quantised]
+    for row in rows:
+        if row.name != "teacher":
+            table.add_row(row.file, f"{sizes[row.name]:,}", *_cells(row))
+    console.print(table)
+    console.print(f"Student: {folder / 'export' / 'student'}", soft_wrap=True)
+
+
+def _cells(row: ParityRow | QuantisedRow) -> list[str]:
+    before = row.expected_accuracy if isinstance(row, ParityRow) else row.float_accuracy
+    shares = ["" if share is None else f"{share:.2%}" for share in (row.accuracy, before)]
+    return [f"{row.agreement:.2%}", f"{row.max_abs_difference:.2g}", *shares]

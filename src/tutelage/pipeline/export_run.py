@@ -1,0 +1,77 @@
+"""More exports of a finished run, without training."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from tutelage.deploy import TARGETS
+from tutelage.errors import find
+from tutelage.files import fingerprint
+from tutelage.job import Job
+from tutelage.locks import locked
+from tutelage.pipeline.delivery import COSTS, WEIGHTS, deliverable, export_all, leave
+from tutelage.pipeline.exporting import Costs
+from tutelage.pipeline.handover import hand_over
+from tutelage.pipeline.reopen import Reopened, reopen
+from tutelage.pipeline.stamps import Stamp
+from tutelage.pipeline.training import save_weights
+from tutelage.records import RunRecord, load_record, save_record
+from tutelage.report import write_report
+
+
+def export_run(folder: Path, *, target: str | None = None, way: str | None = None) -> RunRecord:
+    """Export the student of a finished run once more, and say so in its results and report.
+
+    Args:
+        folder: The run folder.
+        target: A name of `TARGETS`; None takes those of the recipe.
+        way: To eight bits, beside the float file; None makes none. Where no target is named, those
+            that have no such way get their float file alone.
+
+    Returns:
+        The results with the new files' rows.
+
+    Raises:
+        UnknownNameError: There is no such target, or it has no such way.
+        MissingExtraError: What makes or runs such files is not installed.
+        ExportError: A file fails parity; it is not left, and those before it are.
+        RunFolderError: It is no finished run.
+    """
+    if target is not None:
+        find("target", target, TARGETS).check()
+        if way is not None:
+            TARGETS[target].check_way(way)
+    with locked(folder, "tutelage export"):
+        return _export(reopen(folder), target, way)
+
+
+def _export(run: Reopened, target: str | None, way: str | None) -> RunRecord:
+    folder = run.job.out / "export"
+    costs, key = _so_far(run.job, run.student.key)
+    save_weights(run.student.selected, folder / WEIGHTS)
+    network = deliverable(run.job, run.student.selected)
+    record = run.record
+    targets = (target,) if target else run.job.export.all_targets
+    if "distilled" not in {row.name for row in costs.parity}:
+        targets = tuple(dict.fromkeys(("onnx", *targets)))
+    for name in targets:
+        TARGETS[name].check()
+        costs = export_all(run.job, network, name, [way] if way else [], costs)
+        record = _leave(run, costs, key)
+    return record
+
+
+def _so_far(job: Job, student: str) -> tuple[Costs, str]:
+    """What was exported already, and the key that it was exported under."""
+    folder = job.out / "export"
+    if not (folder / COSTS).is_file():
+        return Costs(), fingerprint(["tutelage export", student])
+    return load_record(folder / COSTS, Costs), load_record(folder / "stamp.json", Stamp).key
+
+
+def _leave(run: Reopened, costs: Costs, key: str) -> RunRecord:
+    leave(run.job.out / "export", costs, key)
+    record = replace(run.record, sizes=costs.sizes, parity=costs.parity, quantised=costs.quantised)
+    save_record(run.job.out / "results.json", record)
+    hand_over(run.job, record, run.student)
+    write_report(record, run.job.out / "report.html")
+    return record

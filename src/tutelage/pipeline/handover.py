@@ -1,0 +1,143 @@
+"""The student's own folder: all that somebody without Tutelage needs to use it."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from tutelage import __version__
+from tutelage.deploy import target_of
+from tutelage.files import file_sha256, write_bytes, write_json, write_text, write_whole
+from tutelage.job import Job
+from tutelage.pipeline.exporting import calibration_ids, one_tensor
+from tutelage.pipeline.training import Trained
+from tutelage.records import ParityRow, QuantisedRow, RunRecord
+from tutelage.report.card import write_card
+
+NUM_SAMPLES = 8
+EXAMPLE = '''\
+"""Run the student on real samples: pip install numpy onnxruntime; python example.py."""
+import json
+import pathlib
+
+import numpy
+import onnxruntime
+
+here = pathlib.Path(__file__).parent
+config = json.loads((here / "config.json").read_text(encoding="utf-8"))
+session = onnxruntime.InferenceSession(here / "student.onnx")
+logits = session.run(["logits"], {"inputs": numpy.load(here / "samples.npy")})[0]
+for row in logits:
+    print(config["labels"][row.argmax()])
+'''
+
+
+def hand_over(job: Job, record: RunRecord, student: Trained) -> Path | None:
+    """Fill `export/student` with files, weights, description, card and example.
+
+    Args:
+        job: The run.
+        record: Its results.
+        student: The student that was exported.
+
+    Returns:
+        The folder; None where nothing was exported.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    rows = _student_rows(record)
+    if not rows:
+        return None
+    source, folder = job.out / "export", job.out / "export" / "student"
+    files = [file for row in rows for file in target_of(source / row.file).files(source / row.file)]
+    for file in [*files, source / "student.safetensors"]:
+        _copy(file, folder / file.name)
+    write_json(folder / "config.json", _config(job, record, rows))
+    write_text(folder / "labels.txt", "".join(f"{name}\n" for name in record.class_names))
+    write_json(folder / "calibration.json", _calibration(job, record, student))
+    write_whole(folder / "samples.npy", lambda path: _save_samples(job, path))
+    write_text(folder / "recipe.yaml", yaml.safe_dump(dict(record.recipe), sort_keys=False))
+    write_text(folder / "example.py", EXAMPLE)
+    write_text(folder / "README.md", write_card(record, job.export.licences, student.seed))
+    return folder
+
+
+def _student_rows(record: RunRecord) -> list[ParityRow | QuantisedRow]:
+    rows: list[ParityRow | QuantisedRow] = [*record.parity, *record.quantised]
+    return [row for row in rows if row.name != "teacher"]
+
+
+def _copy(source: Path, target: Path) -> None:
+    write_bytes(target, source.read_bytes())
+
+
+def _config(job: Job, record: RunRecord, rows: list[ParityRow | QuantisedRow]) -> dict[str, Any]:
+    """How to call the student, for programs."""
+    inputs = _samples(job)
+    sizes = {row.name: row for row in record.sizes}
+    is_picture = job.splits.mean is not None or inputs.is_floating_point()
+    return {
+        "tutelage": __version__,
+        "name": record.name,
+        "network": record.recipe.get("student"),
+        "parameters": sizes["distilled"].parameters,
+        "macs": sizes["distilled"].macs,
+        "inputs": {
+            "name": "inputs",
+            "shape": ["batch", *inputs.shape[1:]],
+            "dtype": str(inputs.dtype).removeprefix("torch."),
+            "range": [0, 1] if is_picture else None,
+            "normalisation": {
+                "in_the_files": True,
+                "mean": job.splits.mean,
+                "std": job.splits.std,
+            },
+        },
+        "outputs": {"name": "logits", "shape": ["batch", len(record.class_names)]},
+        "labels": record.class_names,
+        "files": [_file(job.out / "export" / row.file, row) for row in rows],
+        "weights": "student.safetensors",
+    }
+
+
+def _file(path: Path, row: ParityRow | QuantisedRow) -> dict[str, Any]:
+    target = target_of(path)
+    return {
+        "file": row.file,
+        "target": target.name,
+        "int8": row.way if isinstance(row, QuantisedRow) else None,
+        "batch_size": target.batch_size,
+        "sha256": {file.name: file_sha256(file) for file in target.files(path)},
+    }
+
+
+def _calibration(job: Job, record: RunRecord, student: Trained) -> dict[str, Any]:
+    """How sure the student may be believed, and what its eight bits were scaled on."""
+    found = next(t for t in record.arms if (t.arm, t.seed) == ("distilled", student.seed)).selected
+    ways = [row.way for row in record.quantised if row.calibration]
+    return {
+        "confidence": {
+            "expected_calibration_error": found.ece,
+            "bins": [asdict(entry) for entry in found.calibration],
+            "test_samples": found.count,
+        },
+        "eight_bits": {
+            "ways": list(dict.fromkeys(ways)),
+            "training_samples": calibration_ids(job).tolist() if ways else [],
+        },
+    }
+
+
+def _samples(job: Job) -> torch.Tensor:
+    reader = job.test_reader
+    ids = torch.arange(min(NUM_SAMPLES, len(reader)))
+    return one_tensor(reader.pixels(reader[ids, torch.zeros_like(ids)].inputs))
+
+
+def _save_samples(job: Job, path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, _samples(job).numpy(), allow_pickle=False)

@@ -1,0 +1,184 @@
+"""The model card: what a delivered student is, where it comes from, what it can and costs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tutelage.records import LatencyRow, ParityRow, QuantisedRow, RunRecord
+from tutelage.report.formatting import DASH, percent, significant, size, tiny
+
+ARMS = ("teacher", "baseline", "distilled")
+NOT_STATED = "not stated by whoever ran this"
+
+
+def write_card(record: RunRecord, licences: Mapping[str, str], seed: int) -> str:
+    """A student's model card as Markdown, from a run's results alone.
+
+    Args:
+        record: What the run found out.
+        licences: Whose ("student", "teacher", "data") to what was stated of it.
+        seed: Of the student that is delivered.
+    """
+    parts = [
+        f"# {record.name}: a distilled student",
+        _summary(record),
+        "## Use it",
+        "`example.py` runs `student.onnx` on `samples.npy` with numpy and ONNX Runtime alone. "
+        "Inputs are as `config.json` says; normalisation is inside every exported file. "
+        "`labels.txt` has one class a line, in the order of the logits. `student.safetensors` "
+        "holds the weights of the network itself, without its normalisation.",
+        "## How good it is",
+        _quality(record),
+        _verdict(record),
+        f"The files are of the student of seed {seed}; {_calibration(record, seed)}",
+        "## Files",
+        _files(record),
+        *_eight_bits(record.quantised),
+        "## What it costs",
+        _latencies(record.latencies),
+        "## Where it comes from",
+        _provenance(record),
+        "## Licences",
+        _table(
+            ("of", "licence"),
+            [(whose, licences.get(whose, NOT_STATED)) for whose in ("student", "teacher", "data")],
+        ),
+        "A student may be bound by the licences of its teacher and of its data.",
+        *_notes(record.notes),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _summary(record: RunRecord) -> str:
+    student = record.recipe.get("student", {})
+    return (
+        f"A network (`{_named(student)}`) that puts inputs into {len(record.class_names)} classes, "
+        f"taught by a larger one (`{_named(record.recipe.get('teacher', {}))}`). Made by Tutelage "
+        f"{record.version}."
+    )
+
+
+def _named(network: Any) -> str:
+    if not isinstance(network, Mapping) or "model" not in network:
+        return "network of a Python call"
+    settings = ", ".join(f"{key}={value}" for key, value in (network.get("settings") or {}).items())
+    return f"{network['model']}({settings})"
+
+
+def _quality(record: RunRecord) -> str:
+    rows = []
+    for arm in ARMS:
+        found = record.summary(arm, "selected")
+        if found is not None:
+            cells = [percent(found.mean.get(key)) for key in ("accuracy", "agreement", "ece")]
+            rows.append((arm, *cells, percent(found.retention)))
+    table = _table(("network", "accuracy, %", "agreement, %", "ECE, %", "retention, %"), rows)
+    return f"On {record.teacher.selected.count:,} test samples, means over seeds:\n\n{table}"
+
+
+def _verdict(record: RunRecord) -> str:
+    verdict = record.verdicts.get("selected")
+    if verdict is None:
+        return "No baseline was trained, so nothing is known of what distillation itself added."
+    return f"**{verdict.word}**: {verdict.sentence}"
+
+
+def _calibration(record: RunRecord, seed: int) -> str:
+    found = next(t for t in record.arms if (t.arm, t.seed) == ("distilled", seed)).selected
+    return (
+        f"its expected calibration error is {percent(found.ece)} %, and `calibration.json` has how "
+        "often it is right at each confidence."
+    )
+
+
+def _files(record: RunRecord) -> str:
+    sizes = {row.name: row.size_bytes for row in record.sizes}
+    students = [row for row in record.parity if row.name != "teacher"]
+    rows = [_float_row(row, sizes[row.name]) for row in students]
+    heads = ("file", "runtime", "size", "largest difference", "equal predictions, %", "samples")
+    return "Each file, in its own runtime, against PyTorch on test samples:\n\n" + _table(
+        heads, rows
+    )
+
+
+def _float_row(row: ParityRow, size_bytes: int) -> Sequence[str]:
+    return (
+        f"`{row.file}`",
+        row.runtime or DASH,
+        size(size_bytes),
+        tiny(row.max_abs_difference),
+        percent(row.agreement),
+        f"{row.count:,}",
+    )
+
+
+def _eight_bits(rows: Sequence[QuantisedRow]) -> list[str]:
+    if not rows:
+        return []
+    cells = [
+        (
+            f"`{row.file}`",
+            row.way,
+            percent(row.accuracy),
+            f"{100 * (row.accuracy - row.float_accuracy):+.2f} "
+            f"({100 * row.low:+.2f} to {100 * row.high:+.2f})",
+            percent(row.agreement),
+            str(row.calibration),
+        )
+        for row in rows
+    ]
+    heads = (
+        "file",
+        "way",
+        "accuracy, %",
+        "minus float, points (95 %)",
+        "equal predictions, %",
+        "calibration samples",
+    )
+    return [f"Eight bits against the float file, on the test data:\n\n{_table(heads, cells)}"]
+
+
+def _latencies(rows: Sequence[LatencyRow]) -> str:
+    if not rows:
+        return "It was not timed."
+    cells = [
+        (
+            row.name,
+            row.runtime,
+            str(row.batch_size),
+            str(row.threads),
+            significant(row.p50_ms),
+            significant(row.p95_ms),
+        )
+        for row in rows
+    ]
+    heads = ("network", "runtime", "batch", "threads", "p50, ms", "p95, ms")
+    return "Measured by turns on the machine of the run; read them as ratios.\n\n" + _table(
+        heads, cells
+    )
+
+
+def _provenance(record: RunRecord) -> str:
+    data = record.recipe.get("data", {})
+    kind = data.get("kind", "given in Python") if isinstance(data, Mapping) else "given in Python"
+    counts = ", ".join(f"{count:,} {split}" for split, count in record.splits.items())
+    rows = [
+        ("teacher", f"`{_named(record.recipe.get('teacher', {}))}`"),
+        ("data", f"{kind} ({counts})"),
+        ("command", f"`{record.command}`"),
+        ("recipe", "`recipe.yaml`"),
+        ("Tutelage", record.version),
+    ]
+    return _table(("what", "which"), rows)
+
+
+def _notes(notes: Sequence[str]) -> list[str]:
+    return ["## Notes", "\n".join(f"- {note}" for note in notes)] if notes else []
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

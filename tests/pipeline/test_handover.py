@@ -1,0 +1,187 @@
+"""The student's own folder, and more exports of a finished run."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tutelage.cli.app import app, guarded
+from tutelage.config import build_job, read_recipe
+from tutelage.deploy import open_file
+from tutelage.deploy.targets import onnx as onnx_target
+from tutelage.errors import ExportError, RunFolderError, UnknownNameError
+from tutelage.pipeline import exporting, run_job
+from tutelage.pipeline.export_run import export_run
+from tutelage.pipeline.stamps import is_done
+from tutelage.records import RunRecord, load_record
+
+RECIPE = """
+data: {kind: digits}
+teacher:
+  model: mlp
+  settings: {hidden: [16]}
+  training: {train: {epochs: 1}}
+student: {model: mlp, settings: {hidden: [8]}}
+train: {epochs: 2, batch_size: 64}
+optimizer: {lr: 1.0e-2}
+seeds: [0]
+baseline: false
+measure: {batch_sizes: [1], seconds: 0.2}
+export: {licences: {data: "BSD | 3-clause"}}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def students_may_be_poor():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "LEAST_AGREEMENT", 0.5)
+        yield
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "recipe.yaml").write_text(RECIPE + f"output: {folder / 'out'}\n")
+    job = build_job(read_recipe(folder / "recipe.yaml"), folder=folder, command="tutelage run it")
+    run_job(replace(job, has_report=False))
+    export_run(folder / "out", target="onnx", way="dynamic")
+    export_run(folder / "out", target="torch_export")
+    return folder / "out"
+
+
+WITHOUT_US = """
+import runpy, sys
+for name in ("tutelage", "torch", "safetensors"):
+    sys.modules[name] = None
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+def test_the_example_runs_without_tutelage_and_says_what_the_student_says(out, tmp_path):
+    folder = out / "export" / "student"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_US, str(folder / "example.py")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    samples = np.load(folder / "samples.npy", allow_pickle=False)
+    labels = (folder / "labels.txt").read_text().splitlines()
+    expected = [labels[n] for n in open_file(folder / "student.onnx")(samples).argmax(axis=1)]
+    assert done.stdout.split() == expected
+    assert len(expected) == 8
+    body = (folder / "example.py").read_text().split("\n\n", 2)[2]
+    assert len(body.splitlines()) <= 10
+
+
+def test_the_folder_describes_every_file_in_it(out):
+    folder = out / "export" / "student"
+    config = json.loads((folder / "config.json").read_text())
+    assert {entry["file"]: (entry["target"], entry["int8"]) for entry in config["files"]} == {
+        "student.onnx": ("onnx", None),
+        "student.pt2": ("torch_export", None),
+        "student.int8.onnx": ("onnx", "dynamic"),
+    }
+    for entry in config["files"]:
+        for name in entry["sha256"]:
+            assert (folder / name).read_bytes() == (out / "export" / name).read_bytes()
+    assert config["inputs"]["shape"] == ["batch", 1, 8, 8]
+    assert config["inputs"]["range"] == [0, 1]
+    assert config["labels"] == [str(n) for n in range(10)]
+    assert config["network"]["model"] == "mlp"
+    calibration = json.loads((folder / "calibration.json").read_text())
+    assert 0 <= calibration["confidence"]["expected_calibration_error"] <= 1
+    assert sum(b["count"] for b in calibration["confidence"]["bins"]) == 599
+
+
+def test_the_card_says_where_it_comes_from_and_only_what_was_stated(out):
+    card = (out / "export" / "student" / "README.md").read_text()
+    record = load_record(out / "results.json", RunRecord)
+    found = record.summary("distilled", "selected")
+    assert f"| distilled | {100 * found.mean['accuracy']:.2f} |" in card
+    assert "No baseline was trained" in card
+    assert "`mlp(hidden=[8])`" in card
+    assert "| data | digits (1,078 train, 120 valid, 599 test) |" in card
+    assert "| `tutelage run it` |" in card.replace("| command ", "")
+    assert r"| data | BSD \| 3-clause |" in card
+    assert "| student | not stated by whoever ran this |" in card
+    for name in ("student.onnx", "student.pt2", "student.int8.onnx"):
+        assert f"| `{name}` |" in card
+
+
+def test_the_finished_run_knows_its_new_files(out):
+    record = load_record(out / "results.json", RunRecord)
+    assert [row.file for row in record.parity] == ["teacher.onnx", "student.onnx", "student.pt2"]
+    assert [row.way for row in record.quantised] == ["dynamic"]
+    assert "student.pt2" in (out / "report.html").read_text()
+    stamp = json.loads((out / "export" / "stamp.json").read_text())
+    assert {"student.pt2", "student.int8.onnx"} <= stamp["files"].keys()
+    assert is_done(out / "export", stamp["key"])
+
+
+def test_the_same_run_again_keeps_what_was_exported_since(out):
+    recipe = read_recipe(out / "recipe.yaml")
+    again = run_job(replace(build_job(recipe, folder=out), has_report=False))
+    assert [row.file for row in again.record.quantised] == ["student.int8.onnx"]
+    assert (out / "export" / "student.pt2").is_file()
+
+
+def test_exporting_trains_nothing(out, monkeypatch):
+    monkeypatch.setattr("tutelage.pipeline.training.fit", None)
+    before = {path: path.stat().st_mtime_ns for path in (out / "arms").rglob("*")}
+    export_run(out, target="torch_export")
+    assert {path: path.stat().st_mtime_ns for path in (out / "arms").rglob("*")} == before
+
+
+def test_another_way_gets_a_name_of_its_own(out):
+    record = export_run(out, target="onnx", way="minmax")
+    assert {row.file: row.way for row in record.quantised} == {
+        "student.int8.onnx": "dynamic",
+        "student.minmax.int8.onnx": "minmax",
+    }
+
+
+def test_wrong_names_are_refused_before_anything_is_loaded(tmp_path, out):
+    with pytest.raises(UnknownNameError, match="Did you mean 'onnx'"):
+        export_run(tmp_path, target="onxx")
+    with pytest.raises(UnknownNameError, match="way to eight bits of onnx"):
+        export_run(out, target="onnx", way="minmac")
+    with pytest.raises(ExportError, match="torch_export has no eight-bit files"):
+        export_run(out, target="torch_export", way="minmax")
+    with pytest.raises(RunFolderError, match=r"results\.json: no such file"):
+        export_run(tmp_path)
+
+
+def test_a_file_that_fails_parity_is_an_error_and_the_old_one_stays(out, monkeypatch):
+    before = (out / "export" / "student.onnx").read_bytes()
+
+    def spoil(network, example, path):
+        with torch.no_grad():
+            next(network.parameters()).add_(1)
+        spoilt(network, example, path)
+
+    spoilt = onnx_target.export_onnx
+    monkeypatch.setattr(onnx_target, "export_onnx", spoil)
+    with pytest.raises(ExportError, match="differs from PyTorch"):
+        export_run(out, target="onnx")
+    assert (out / "export" / "student.onnx").read_bytes() == before
+    assert not [path for path in (out / "export").iterdir() if path.name.startswith(".student")]
+
+
+def test_the_command_prints_what_there_is(out, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tutelage", "export", str(out), "--target", "torch_export"])
+    monkeypatch.setenv("COLUMNS", "160")
+    assert guarded(app) == 0
+    printed = capsys.readouterr().out
+    assert "student.pt2" in printed
+    assert "100.00%" in printed
+    assert Path(out / "export" / "student").name in printed
