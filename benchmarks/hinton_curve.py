@@ -16,11 +16,12 @@ from torch import Tensor
 from tutelage.bench.records import Measured, table
 from tutelage.data.builtin import load_mnist
 from tutelage.data.loading import Reader, in_order
-from tutelage.files import read_json, write_json
 from tutelage.losses.divergences import kl_per_item, log_soften
 from tutelage.models.load import load_weights
 from tutelage.models.nets import mlp
+from tutelage.sealed import read_sealed, write_sealed
 
+TEACHER = Path("runs/hinton-trials/teacher-adam/seed-0/last.safetensors")  # of hinton_trials.py
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 8.0, 20.0)
 BATCH, CLASSES, UNITS = 256, 10, 30
 
@@ -176,19 +177,19 @@ def _loss(
 def main() -> None:
     """Train every stack that is not there yet, and print one line each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("teacher", type=Path, help="weights of a 2x1200 teacher, safetensors")
+    parser.add_argument("--teacher", type=Path, default=TEACHER, help="weights of a 2x1200 network")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/hinton-curve.json"))
     parser.add_argument("--only", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
     chosen = parser.parse_args()
-    found = read_json(chosen.out) if chosen.out.is_file() else {}
+    found = read_sealed(chosen.out) if chosen.out.is_file() else {}
     data = read_data(chosen.teacher)
     for name in chosen.only:
         if name not in found:
             errors = train(SETTINGS[name], data, range(chosen.seeds))
             pairs = zip(SETTINGS[name].task_weights, errors.tolist(), strict=True)
             found[name] = {f"{weight:g}": values for weight, values in pairs}
-            write_json(chosen.out, found)
+            write_sealed(chosen.out, found)
     headings = ("varied", "task weight", *(f"T={t:g}" for t in TEMPERATURES))
     rows = [
         (name, weight, *(str(Measured(values)) for values in by_temperature))
