@@ -66,6 +66,15 @@ class ModuleTeacher:
         }
         return Outputs(torch.cat([chunk.logits for chunk in chunks]), features)
 
+    def shared_among(self, processes: int) -> "ModuleTeacher":
+        """The same teacher for one of several processes that share a batch: smaller chunks.
+
+        Its outputs agree with those of one process to rounding, and its fingerprint is the same.
+        """
+        smaller = copy.copy(self)
+        smaller.chunk = -(-self.chunk // processes)
+        return smaller
+
     def part(self, layer: str) -> nn.Module:
         """A frozen copy of a part of the network, such as its classifier."""
         return copy.deepcopy(find_layer(self.network, layer)).requires_grad_(requires_grad=False)
