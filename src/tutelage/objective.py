@@ -97,6 +97,9 @@ class Loss(nn.Module, ABC):
         student_layers: Parts of the student whose features it looks at.
         teacher_layers: Parts of the teacher whose features it looks at.
         progress: Share of the training that is done; the engine sets it before each step.
+        whole_batch: Whether its formula relates the samples of a batch, or it remembers samples:
+            where several processes share a batch, it is then computed of all rows in each of
+            them. Otherwise each computes it of its own rows, and the mean is the same.
     """
 
     needs: frozenset[Signal]
@@ -104,6 +107,7 @@ class Loss(nn.Module, ABC):
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
     progress: float = 0.0
+    whole_batch: bool = False
 
     @property
     def is_by_item(self) -> bool:
@@ -187,6 +191,15 @@ class LossReport:
         return LossReport(total.detach(), parts, task.detach())
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What terms look at: rows of a batch, and what both networks give for them."""
+
+    student: Outputs
+    teacher: Outputs | None
+    batch: Batch
+
+
 class Objective(nn.Module):
     """A weighted sum of losses.
 
@@ -254,23 +267,44 @@ class Objective(nn.Module):
         for term in self.terms:
             term.loss.progress = value
 
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossReport:
+    def forward(
+        self,
+        student: Outputs,
+        teacher: Outputs | None,
+        batch: Batch,
+        *,
+        whole: Seen | None = None,
+        share: float = 1.0,
+    ) -> LossReport:
         """The weighted sum and its parts; terms that never count are not computed.
 
         Of a student that gives hidden states, losses that judge each item by itself are computed
         together in chunks of items; `LossReport.task` then has no gradient of theirs.
+
+        Args:
+            student: What the student gives for the batch.
+            teacher: What the teacher gives for it.
+            batch: Labels and mask.
+            whole: Where several processes share a batch: all of it, for the terms that relate
+                its samples; without inputs.
+            share: This process's counted rows, as a multiple of the processes' mean. The mean
+                over the processes is then the objective of the whole batch, gradient and all.
         """
         parts: dict[str, Tensor] = {}
         weighted, of_task = [], []
         chunked = self._chunked(student)
         if chunked:
             total, parts = _in_chunks(chunked, student, teacher, batch)
-            weighted.append(total)
+            parts = {name: _times(share, value) for name, value in parts.items()}
+            weighted.append(_times(share, total))
             of_task = [t.weight_now * parts[t.name] for t in chunked if not t.needs_teacher]
         for term in self.counted:
             if term in chunked:
                 continue
-            value = term.loss(student, teacher, batch)
+            if whole is not None and term.loss.whole_batch:
+                value = term.loss(whole.student, whole.teacher, whole.batch)
+            else:
+                value = _times(share, term.loss(student, teacher, batch))
             parts[term.name] = value.detach()
             weighted.append(term.weight_now * value)
             if not term.needs_teacher:
@@ -353,6 +387,11 @@ def _in_chunks(
 
     total, told = sum_of_chunks(hidden, value_of)
     return total, {term.name: value for term, value in zip(terms, told.unbind(), strict=True)}
+
+
+def _times(share: float, value: Tensor) -> Tensor:
+    """A share of a value; all of it as it is."""
+    return value if share == 1 else share * value
 
 
 def _sum(values: list[Tensor], nothing: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The `tutelage` command: what each subcommand is called with, and how errors come out."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -292,6 +293,8 @@ app.command("explain")(explain_command)
 
 def main() -> None:
     """Run the command line: exit 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    if "WORLD_SIZE" in os.environ:  # torch warns once a process of what is meant to be so
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end, as by Ctrl-C
     sys.exit(guarded(app))
 
@@ -315,11 +318,39 @@ def guarded(command: Callable[..., Any]) -> int:
         _tell(f"Error: {error}")
         return FAILED if _went_wrong(error) else WRONG_INPUT
     except Exception as error:
-        shown = getattr(error, "show", None)
-        if shown is None:
-            raise
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> int:
+    """Show what no room has foreseen; raise what is a mistake of ours."""
+    shown = getattr(error, "show", None)
+    if shown is not None:
         shown()
         return WRONG_INPUT
+    if not _lost_another(error):
+        raise error
+    _tell(
+        f"Error: another process of this run is gone ({str(error).splitlines()[0]}). Start all "
+        "of them again with the same command: it goes on there."
+    )
+    return FAILED
+
+
+def _may_speak() -> bool:
+    """Whether this process, among several of a run, is the one that tells of the error."""
+    if "torch" not in sys.modules:
+        return True
+    from tutelage.ranks import may_speak
+
+    return may_speak()
+
+
+def _lost_another(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return False
+    from tutelage.ranks import was_lost
+
+    return was_lost(error)
 
 
 def _went_wrong(error: TutelageError) -> bool:
@@ -330,4 +361,6 @@ def _went_wrong(error: TutelageError) -> bool:
 
 
 def _tell(text: str) -> None:
-    typer.echo(text, err=True)
+    """Print to stderr; among several processes of a run, the first that has something to tell."""
+    if _may_speak():
+        typer.echo(text, err=True)

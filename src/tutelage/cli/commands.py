@@ -18,6 +18,7 @@ from tutelage.pipeline import run_job
 from tutelage.pipeline.delivery import deliverable
 from tutelage.pipeline.proposals import check_budget
 from tutelage.pipeline.run import rebuild_cache
+from tutelage.ranks import first, join, leave
 from tutelage.records import RunRecord, load_record
 from tutelage.report import write_report
 from tutelage.teachers import store
@@ -27,10 +28,11 @@ LOOKS = {doctor.PROBLEM: "red", doctor.WARNING: "yellow", doctor.FINE: "green"}
 
 def run_recipe(name: str, overrides: Sequence[str], *, command: str) -> None:
     """Run a recipe and print what came out."""
-    console = Console()
+    console = _console()
     job = _job(name, overrides, command)
     with ProgressListener(console) as listener:
         finished = run_job(job, listener)
+    leave()
     print_results(console, finished.record, job.out)
 
 
@@ -79,11 +81,12 @@ def rewrite_report(folder: Path) -> None:
 
 def build_teacher_cache(name: str, overrides: Sequence[str]) -> None:
     """Train or load the teacher and build the cache of a recipe."""
-    console = Console()
+    console = _console()
     job = _job(name, overrides, "")
     with ProgressListener(console) as listener:
         rebuild_cache(job, listener)
-    describe_cache(job.out)
+    first(lambda: describe_cache(job.out))
+    leave()
 
 
 def describe_cache(folder: Path) -> None:
@@ -115,6 +118,11 @@ def verify_cache(folder: Path) -> None:
     manifest = store.load_manifest(place)
     store.verify(place, manifest)
     Console().print(f"{place}: {len(manifest.shards)} shard(s) are whole and unchanged.")
+
+
+def _console() -> Console:
+    """Where the first process prints; the others, if there are any, are silent."""
+    return Console(quiet=not join().is_first)
 
 
 def _cache_folder(folder: Path) -> Path:

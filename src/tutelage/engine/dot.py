@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from tutelage.ranks import average
+
 
 class DOT(Optimizer):
     """SGD whose momentum is lower for the task gradient and higher for the distillation gradient.
@@ -59,6 +61,7 @@ class DOT(Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Move each parameter by both momenta."""
         assert closure is None
+        average(state["task_gradient"] for state in self.state.values())
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:

@@ -5,26 +5,35 @@ import copy
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tutelage.data.loading import Reader, in_order, iterate, training_requests
+from tutelage import ranks
+from tutelage.data.loading import Reader, iterate, training_requests
+from tutelage.data.views import mix
 from tutelage.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tutelage.engine.distiller import Distiller
 from tutelage.engine.events import Advanced, EpochDone, Listener, TensorBoardLog, ignore
 from tutelage.engine.interrupt import DeferredInterrupt, Interrupted
 from tutelage.engine.memory import free, told_where
+from tutelage.engine.processes import Meetings, has_idle, make_accelerator, predict_together
 from tutelage.engine.settings import TrainSettings
 from tutelage.engine.trainee import Trainee
 from tutelage.engine.watch import is_constant
-from tutelage.errors import GradientError, OutOfMemoryError, TeacherChangedError, TrainingError
+from tutelage.errors import (
+    GradientError,
+    OutOfMemoryError,
+    RunFolderError,
+    TeacherChangedError,
+    TrainingError,
+)
 from tutelage.objective import LossReport, Objective
 from tutelage.records import MetricPoint
 from tutelage.tasks import Task
@@ -67,6 +76,11 @@ class Arm:
     def micro_steps(self) -> int:
         """Micro-steps of one epoch."""
         return -(-len(self.train) // self.settings.batch_size)
+
+    @property
+    def batch_rest(self) -> int:
+        """Samples of an epoch's last batch where it is smaller than the others, else 0."""
+        return len(self.train) % self.settings.batch_size
 
     @property
     def total_steps(self) -> int:
@@ -155,25 +169,27 @@ class _Loop:
         torch.manual_seed(arm.seed)
         trainee = Trainee(student, arm.objective, arm.task, settings.precision)
         self.optimizer = settings.optimizer.build(trainee.parameters())
-        self.accelerator = Accelerator(
-            gradient_accumulation_steps=settings.accumulate, mixed_precision="no"
-        )
-        self.distiller = Distiller(
-            trainee, arm.teacher, self.optimizer, self.accelerator, settings.clip_norm
-        )
+        self.ranks = ranks.here()
+        self.meetings = Meetings()
+        idle = self.ranks.are_several and has_idle(trainee, arm.teacher, arm.train, arm.batch_rest)
+        self.accelerator = make_accelerator(settings.accumulate, has_idle=idle)
+        with warnings.catch_warnings():  # of a setting's new name that Accelerate does not know
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", category=FutureWarning)
+            self.distiller = Distiller(
+                trainee, arm.teacher, self.optimizer, self.accelerator, settings.clip_norm
+            )
         self.trainee = trainee
         self.device = self.accelerator.device
         self.selected = copy.deepcopy(student)
         self.modules = {"trainee": trainee, "selected": self.selected}
-        self.average: AveragedModel | None = None
-        if settings.ema is not None:
-            average = get_ema_multi_avg_fn(settings.ema)
-            self.average = AveragedModel(student, multi_avg_fn=average, use_buffers=True)
+        self.average = _averaged(student, settings.ema)
+        if self.average is not None:
             self.modules["average"] = self.average
         path = arm.folder / CHECKPOINT
         self.progress = load_checkpoint(path, self.modules, self.optimizer, arm.key) or Progress()
         self.progress.parts = self.distiller.parts = max(parts, self.progress.parts)
         self.dead_epochs = 0
+        self._check_together()
         self._set_schedules(max(0, self.progress.step - 1))  # as the last step left them
         self.sums = torch.tensor(self.progress.sums, dtype=torch.float64, device=self.device)
         self.one = torch.ones((), device=self.device)
@@ -197,14 +213,24 @@ class _Loop:
                     log.add(point)
                 self.listener(EpochDone(point))
         self._save()
-        if interrupt.requested:  # during the last validation, when no step was left to notice
+        stop, _ = Meetings().agree(stop=interrupt.requested, save=False)
+        if stop:  # during the last validation, when no step was left to notice
             raise self._interrupted()
         last = copy.deepcopy(self.judged).cpu().eval()
         selected = self.selected.cpu().eval() if self.progress.best_epoch else last
         return Fitted(last, selected, self.progress)
 
+    def _check_together(self) -> None:
+        """All processes must go on from one point, which a folder of each its own would break."""
+        least, most = ranks.highest([-float(self.progress.step), float(self.progress.step)])
+        if -least != most:
+            raise RunFolderError(
+                f"{self.arm.folder}: processes see different checkpoints (steps {-least:.0f} and "
+                f"{most:.0f}). Put the run folder where all machines see it."
+            )
+
     def _open_log(self, stack: contextlib.ExitStack) -> TensorBoardLog | None:
-        if not self.arm.settings.tensorboard:
+        if not self.arm.settings.tensorboard or not self.ranks.is_first:
             return None
         folder = self.arm.folder / "tensorboard"
         metric = self.arm.task.metric.name
@@ -213,15 +239,19 @@ class _Loop:
     def _steps(self) -> Iterator[tuple[LossReport, int]]:
         """Micro-steps that are left of the epoch under way."""
         self.trainee.train()
-        for batch in self._batches():
+        for batch, rows in self._batches():
             self._set_schedules(self.progress.step)
+            if self.ranks.are_several:  # each draws its own dropout, also after a resume
+                done = self.progress.epoch * self.arm.micro_steps + self.progress.micro_step
+                torch.manual_seed(int(mix(self.arm.seed, done, self.ranks.number)))
             try:
                 report = self.distiller.step(batch)
             except GradientError as error:
                 self._stop(str(error), "", type(error))
-            yield report, len(batch)
+            yield report, rows
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[tuple[Batch, int]]:
+        """This process's rows of each batch, and how many rows the whole batch has."""
         arm = self.arm
         requests = training_requests(
             len(arm.train),
@@ -232,7 +262,18 @@ class _Loop:
         )
         for _ in range(self.progress.micro_step):
             next(requests)
-        return iterate(arm.train, requests, arm.settings.workers)
+        if not self.ranks.are_several:
+            for batch in iterate(arm.train, requests, arm.settings.workers):
+                yield batch, len(batch)
+            return
+        whole = list(requests)
+        shares = [self.ranks.share(len(ids)) for ids, _ in whole]
+        own = [
+            (ids[rows], views[rows]) for (ids, views), (rows, _) in zip(whole, shares, strict=True)
+        ]
+        batches = iterate(arm.train, iter(own), arm.settings.workers)
+        for batch, (ids, _), (_, mask) in zip(batches, whole, shares, strict=True):
+            yield replace(batch, mask=mask), len(ids)
 
     def _set_schedules(self, step: int) -> None:
         """Learning rate, and whatever in the objective moves with the training."""
@@ -255,7 +296,9 @@ class _Loop:
         if len(self.sums) == 0:
             self.sums = torch.zeros(len(values), dtype=torch.float64, device=self.device)
         self.sums.add_(values, alpha=rows)
-        if self.device.type == "cpu" or progress.micro_step % CHECK_EVERY == 0:
+        if not self.ranks.are_several and (
+            self.device.type == "cpu" or progress.micro_step % CHECK_EVERY == 0
+        ):
             self._check_finite(report)
         done = progress.epoch * self.arm.micro_steps + progress.micro_step
         self.listener(Advanced(done, self.arm.settings.epochs * self.arm.micro_steps))
@@ -293,7 +336,14 @@ class _Loop:
             "optimizer.lr, train.clip_norm: 1, or schedule.warmup_steps; look for NaN in the data."
         )
 
+    def _pool(self) -> None:
+        """Make sums and buffers those of all processes."""
+        ranks.average([self.sums])
+        for module in self.modules.values():
+            ranks.copy_buffers(module)
+
     def _end_epoch(self) -> MetricPoint:
+        self._pool()
         self._check_epoch_finite()
         self._check_alive()
         valid_metric, valid_loss = self._validate()
@@ -342,19 +392,28 @@ class _Loop:
     def _validate(self) -> tuple[float | None, float | None]:
         if self.arm.valid is None:
             return None, None
-        rows = -(-self.arm.settings.batch_size // self.progress.parts)
-        requests = in_order(len(self.arm.valid), batch_size=rows)
-        batches = iterate(self.arm.valid, requests, self.arm.settings.workers)
-        return self.arm.task.validate(self.arm.task.predict(self.judged, batches, self.device))
+        said = predict_together(
+            self.arm.task,
+            self.judged,
+            self.arm.valid,
+            batch_size=-(-self.arm.settings.batch_size // self.progress.parts),
+            workers=self.arm.settings.workers,
+            device=self.device,
+        )
+        return self.arm.task.validate(said)
 
     def _save_if_due(self, interrupt: DeferredInterrupt) -> None:
         """Save at a full update, when it is time or when the run is asked to stop."""
-        is_due = time.monotonic() - self.saved_at > self.arm.settings.checkpoint_s
-        if not self.accelerator.sync_gradients or not (is_due or interrupt.requested):
+        if not self.accelerator.sync_gradients:
             return
+        is_due = time.monotonic() - self.saved_at > self.arm.settings.checkpoint_s
+        stop, save = self.meetings.agree(stop=interrupt.requested, save=is_due)
+        if not (stop or save):
+            return
+        self._pool()
         self._check_epoch_finite()
         self._save()
-        if interrupt.requested:
+        if stop:
             raise self._interrupted()
 
     def _interrupted(self) -> Interrupted:
@@ -366,8 +425,9 @@ class _Loop:
     def _save(self) -> None:
         self._tick()
         self.progress.sums = self.sums.tolist()
-        path = self.arm.folder / CHECKPOINT
-        save_checkpoint(path, self.modules, self.optimizer, self.progress, self.arm.key)
+        if self.ranks.is_first:
+            path = self.arm.folder / CHECKPOINT
+            save_checkpoint(path, self.modules, self.optimizer, self.progress, self.arm.key)
         self.saved_at = time.monotonic()
 
     def _tick(self) -> None:
@@ -375,6 +435,13 @@ class _Loop:
         self.progress.seconds += now - self.clock
         self.progress.epoch_seconds += now - self.clock
         self.clock = now
+
+
+def _averaged(student: nn.Module, decay: float | None) -> AveragedModel | None:
+    """A running mean of the student's weights, if one is wanted."""
+    if decay is None:
+        return None
+    return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def _check_signals(arm: Arm) -> None:

@@ -3,8 +3,10 @@
 import torch
 from torch import nn
 
+from tutelage.engine.processes import seen_by_all
 from tutelage.engine.settings import PRECISIONS
-from tutelage.objective import LossReport, Objective
+from tutelage.objective import LossReport, Objective, Seen
+from tutelage.ranks import here
 from tutelage.tasks import Task
 from tutelage.types import Batch, Outputs
 
@@ -35,9 +37,16 @@ class Trainee(nn.Module):
         self.dtype = PRECISIONS[precision]
 
     def forward(self, batch: Batch, teacher: Outputs | None) -> LossReport:
-        """The objective of one batch, given what the teacher says of it."""
+        """The objective of one batch, given what the teacher says of it.
+
+        Where several processes share a batch, the mean of theirs is that of the whole batch.
+        """
         is_reduced = self.dtype != torch.float32
         with torch.autocast(batch.device.type, dtype=self.dtype, enabled=is_reduced):
             student = self.task.run(self.student, batch, self.layers)
         items = self.task.items(batch)
-        return self.objective(student, teacher, items)  # type: ignore[no-any-return]
+        if not here().are_several:
+            return self.objective(student, teacher, items)  # type: ignore[no-any-return]
+        with seen_by_all(Seen(student, teacher, items), self.objective) as (whole, share):
+            report: LossReport = self.objective(student, teacher, items, whole=whole, share=share)
+        return report

@@ -126,6 +126,7 @@ class CRD(Loss):
 
     needs = frozenset({Signal.FEATURES})
     title = "crd"
+    whole_batch = True
 
     def __init__(
         self,
@@ -186,6 +187,7 @@ class CRDMemory(Loss):
 
     needs = frozenset({Signal.FEATURES, Signal.LABELS})
     title = "crd_memory"
+    whole_batch = True
 
     def __init__(
         self,

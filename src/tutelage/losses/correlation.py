@@ -51,6 +51,7 @@ class DIST(Loss):
 
     needs = frozenset({Signal.LOGITS})
     title = "dist"
+    whole_batch = True
 
     def __init__(
         self,
@@ -140,6 +141,7 @@ class MLKD(Loss):
 
     needs = frozenset({Signal.LOGITS})
     title = "mlkd"
+    whole_batch = True
 
     def __init__(
         self,

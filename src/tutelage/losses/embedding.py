@@ -243,6 +243,7 @@ class SimilarityKL(Loss):
 
     needs = frozenset({Signal.EMBEDDINGS})
     title = "similarity_kl"
+    whole_batch = True
 
     def __init__(self, temperature: float | int = 0.05) -> None:
         """Keep the temperature."""
@@ -281,6 +282,7 @@ class MarginMSE(Loss):
 
     needs = frozenset({Signal.EMBEDDINGS})
     title = "margin_mse"
+    whole_batch = True
 
     def build(self, dry: DryRun) -> None:
         """Refuse batches of one."""
@@ -333,6 +335,7 @@ class SimCSE(Loss):
 
     needs: frozenset[Signal] = frozenset()
     title = "simcse"
+    whole_batch = True
 
     def __init__(self, temperature: float | int = 0.05) -> None:
         """Keep the temperature."""

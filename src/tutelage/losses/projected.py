@@ -78,6 +78,7 @@ class SRD(Loss):
 
     needs = frozenset({Signal.FEATURES})
     title = "srd"
+    whole_batch = True
 
     def __init__(
         self, student_layer: str, teacher_layer: str | None = None, exponent: float | int = 4

@@ -66,6 +66,7 @@ class SimilarityPreserving(Loss):
 
     needs = frozenset({Signal.FEATURES})
     title = "similarity_preserving"
+    whole_batch = True
 
     def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
         """Keep the layers."""
@@ -131,6 +132,7 @@ class CorrelationCongruence(Loss):
 
     needs = frozenset({Signal.FEATURES})
     title = "correlation_congruence"
+    whole_batch = True
 
     def __init__(
         self,
@@ -210,6 +212,7 @@ class RKDDistance(Loss):
 
     needs = frozenset({Signal.FEATURES})
     title = "rkd_distance"
+    whole_batch = True
 
     def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
         """Keep the layers."""
@@ -254,6 +257,7 @@ class RKDAngle(Loss):
 
     needs = frozenset({Signal.FEATURES})
     title = "rkd_angle"
+    whole_batch = True
 
     def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
         """Keep the layers."""
@@ -325,6 +329,7 @@ class PKT(Loss):
 
     needs = frozenset({Signal.FEATURES})
     title = "pkt"
+    whole_batch = True
 
     def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
         """Keep the layers."""

@@ -198,6 +198,7 @@ class LogitStandardisation(Loss):
             )
         self.inner = inner
         self.needs = inner.needs
+        self.whole_batch = inner.whole_batch
 
     def build(self, dry: DryRun) -> None:
         """Let the inner loss make what it needs."""

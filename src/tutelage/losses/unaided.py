@@ -107,6 +107,7 @@ class PastSelf(Loss):
 
     needs = frozenset({Signal.LABELS})
     title = "past_self"
+    whole_batch = True
 
     def __init__(self, share: float | int = 0.8) -> None:
         """Hold the share; the memory comes with `build`."""

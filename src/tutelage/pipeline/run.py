@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import yaml
 from accelerate import Accelerator
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage import __version__
 from tutelage.data.images import check_pictures, picture_folders
@@ -33,7 +34,8 @@ from tutelage.pipeline.training import (
     teacher_stage,
 )
 from tutelage.pipeline.transfer import transfer_stage
-from tutelage.records import CacheRow, Metric, RunRecord, save_record
+from tutelage.ranks import first, here, join
+from tutelage.records import CacheRow, Metric, RunRecord, load_record, save_record
 from tutelage.report import write_report
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.store import discard
@@ -73,7 +75,7 @@ def rebuild_cache(job: Job, listener: Listener = ignore) -> None:
         LockedError: Another process writes into the run folder.
     """
     with _at_work(job, "cache build"):
-        discard(job.out / "cache")
+        first(lambda: discard(job.out / "cache"))
         prepare_teacher(job, listener)
 
 
@@ -84,31 +86,39 @@ def _at_work(job: Job, what: str) -> Iterator[None]:
     preflight(job)
     if job.budget is not None:
         check_budget(job, deliverable(job, job.new_student(0)))
+    if not join().is_first:
+        yield
+        return
     with locked(job.out, what):
         yield
 
 
 def _run(job: Job, listener: Listener) -> Finished:
     clock = _Clock()
+    listener = listener if join().is_first else ignore
     job, teacher, source = prepare_teacher(job, listener, clock)
-    device = Accelerator().device
     with clock.time("arms"):
         arms, notes = _arms(job, source, teacher, listener)
-    listener(StageStarted("evaluation", None))
     notes += [note for trained in (teacher, *arms) for note in _memory_note(job, trained)]
-    with clock.time("evaluation"), told_where("evaluation"):
-        judged = judge_stage(job, teacher, arms, device)
-    listener(StageDone("evaluation", was_there=False))
     student = pick_student(arms, job.task.metric)
     with clock.time("fine-tuning"):
         finetuned = finetune_stage(job, student, source, listener)
-    with clock.time("export and measure"):
-        costs = delivery_stage(job, teacher, student, listener, finetuned)
-    record = _record(job, judged, costs, _cache_row(source), notes, clock.seconds)
-    save_record(job.out / "results.json", record)
-    hand_over(job, record, student)
-    if job.has_report:
-        write_report(record, job.out / "report.html")
+
+    def conclude() -> None:
+        listener(StageStarted("evaluation", None))
+        with clock.time("evaluation"), told_where("evaluation"):
+            judged = judge_stage(job, teacher, arms, Accelerator().device)
+        listener(StageDone("evaluation", was_there=False))
+        with clock.time("export and measure"):
+            costs = delivery_stage(job, teacher, student, listener, finetuned)
+        record = _record(job, judged, costs, _cache_row(source), notes, clock.seconds)
+        save_record(job.out / "results.json", record)
+        hand_over(job, record, student)
+        if job.has_report:
+            write_report(record, job.out / "report.html")
+
+    first(conclude)
+    record = load_record(job.out / "results.json", RunRecord)
     return Finished(record, teacher, arms, student)
 
 
@@ -122,11 +132,13 @@ def prepare_teacher(
         learn from (None if nothing needs it).
     """
     clock = clock or _Clock()
-    _pictures_stage(job, listener)
-    _open_folder(job)
+    listener = listener if join().is_first else ignore
+    first(lambda: _open(job, listener))
     with clock.time("teacher"):
         teacher = teacher_stage(job, listener)
     with clock.time("transfer"):
+        if here().are_several:  # one makes the pictures, then all open them
+            first(lambda: transfer_stage(job, teacher, listener))
         job = transfer_stage(job, teacher, listener)
     if not job.objective.needs_teacher:
         return job, teacher, None
@@ -137,6 +149,11 @@ def prepare_teacher(
             assistant = assistant_stage(job, number, source, listener)
             source = _source(job, assistant, f"assistants/{number + 1}/cache", listener)
     return job, teacher, source
+
+
+def _open(job: Job, listener: Listener) -> None:
+    _pictures_stage(job, listener)
+    _open_folder(job)
 
 
 def _source(job: Job, trained: Trained, folder: str, listener: Listener) -> Teacher:
@@ -175,7 +192,7 @@ def _arms(
             arms.append(  # noqa: PERF401
                 arm_stage(job, "baseline", seed, job.baseline_objective, None, listener)
             )
-    notes = _capacity_note(job.task.metric, teacher, arms, listener)
+    notes = [*_processes_note(job), *_capacity_note(job.task.metric, teacher, arms, listener)]
     for seed in job.seeds:
         arms.append(  # noqa: PERF401
             arm_stage(job, "distilled", seed, job.objective, source, listener)
@@ -190,6 +207,22 @@ def _memory_note(job: Job, trained: Trained) -> Iterator[str]:
         size = (plan or job.settings).batch_size
         label = f"{trained.arm}, seed {trained.seed}"
         yield in_parts_note(label, size, trained.progress.parts, trained.last)
+
+
+def _processes_note(job: Job) -> list[str]:
+    """Batch norm is the one thing that several processes do otherwise than one."""
+    count = here().count
+    if count == 1:
+        return []
+    networks = (job.make_student(), *[p.make() for p in job.teachers if p.train is not None])
+    kinds = (module for network in networks for module in network.modules())
+    if not any(isinstance(kind, _BatchNorm) for kind in kinds):
+        return []
+    return [
+        f"{count} processes shared each batch, and batch norm normalised each process's "
+        f"{-(-job.settings.batch_size // count)} of {job.settings.batch_size} samples by "
+        "themselves. One process would give a slightly different student."
+    ]
 
 
 def _capacity_note(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tutelage.data.loading import Reader, in_order, spread
-from tutelage.engine import Arm, TrainSettings, fit
+from tutelage.engine import Arm, Fitted, TrainSettings, fit
 from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
 from tutelage.engine.fit import CHECKPOINT
@@ -21,6 +21,7 @@ from tutelage.locks import locked
 from tutelage.models.load import load_weights
 from tutelage.objective import Objective
 from tutelage.pipeline.stamps import is_done, stamp
+from tutelage.ranks import first, here
 from tutelage.records import Metric, load_record, save_record
 from tutelage.sealed import write_tensors
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
@@ -98,7 +99,7 @@ def cache_stage(
 ) -> Teacher:
     """Build the teacher cache, or open the one that is there; without a codec teach live."""
     if job.codec is None:
-        return teacher
+        return teacher.shared_among(here().count)
     workers = job.settings.workers
     return open_or_build(
         job.out / folder, teacher, job.train_reader, job.codec, listener, workers=workers
@@ -195,7 +196,7 @@ def train_arm(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
     arm = replace(arm, key=_key(arm, model))
     label = arm.name if arm.name.startswith("teacher") else f"{arm.name}, seed {arm.seed}"
     listener(StageStarted(label, arm.settings.epochs * arm.micro_steps))
-    was_there = is_done(arm.folder, arm.key)
+    was_there = first(lambda: is_done(arm.folder, arm.key))
     if not was_there:
         _fit_and_leave(arm, model, listener)
     trained = _load(arm, model)
@@ -205,6 +206,10 @@ def train_arm(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
 
 def _fit_and_leave(arm: Arm, model: nn.Module, listener: Listener) -> None:
     fitted = fit(copy.deepcopy(model), arm, listener)
+    first(lambda: _leave(arm, fitted))
+
+
+def _leave(arm: Arm, fitted: Fitted) -> None:
     paths = [arm.folder / name for name in (LAST, SELECTED, PROGRESS)]
     save_weights(fitted.last, paths[0])
     save_weights(fitted.selected, paths[1])

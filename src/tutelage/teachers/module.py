@@ -54,7 +54,8 @@ class ModuleTeacher:
             find_layer(self.network, layer)
         gives = {task.gives, Signal.FEATURES} if layers else {task.gives}
         self.gives: frozenset[Signal] = frozenset(gives)
-        self.fingerprint = f"{state_fingerprint(model)} chunk={chunk}"
+        self._state = state_fingerprint(model)
+        self.fingerprint = f"{self._state} chunk={chunk}"
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Outputs:
@@ -67,6 +68,15 @@ class ModuleTeacher:
         }
         return Outputs(torch.cat([chunk.logits for chunk in chunks]), features)
 
+    def shared_among(self, processes: int) -> "ModuleTeacher":
+        """The same teacher for one of several processes that share a batch: smaller chunks.
+
+        Its outputs agree with those of one process to rounding, and its fingerprint is the same.
+        """
+        smaller = copy.copy(self)
+        smaller.chunk = -(-self.chunk // processes)
+        return smaller
+
     def part(self, layer: str) -> nn.Module:
         """A frozen copy of a part of the network, such as its classifier."""
         return copy.deepcopy(find_layer(self.network, layer)).requires_grad_(requires_grad=False)
@@ -77,10 +87,10 @@ class ModuleTeacher:
         Raises:
             TeacherChangedError: They are others now.
         """
-        now = f"{state_fingerprint(self.model)} chunk={self.chunk}"
-        if now != self.fingerprint:
+        now = state_fingerprint(self.model)
+        if now != self._state:
             raise TeacherChangedError(
-                f"the teacher changed while it taught (it was {self.fingerprint}, it is {now}). "
+                f"the teacher changed while it taught (it was {self._state}, it is {now}). "
                 "Something trains it or writes into it: give the student no layer of the "
                 "teacher's own, and keep it in eval mode. What was learned from it is thrown away; "
                 "the same command begins this training anew."

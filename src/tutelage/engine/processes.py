@@ -1,0 +1,180 @@
+"""Several processes that train one student: what each sees, and what they agree on."""
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from tutelage import ranks
+from tutelage.data.loading import Reader, in_order, iterate
+from tutelage.data.views import mix
+from tutelage.objective import Objective, Seen
+from tutelage.tasks import Task
+from tutelage.tasks.base import Predictions
+from tutelage.teachers import Teacher
+from tutelage.types import Batch, Outputs
+
+PACE_S = 0.5
+MOST_STEPS = 1000
+
+
+@contextmanager
+def seen_by_all(own: Seen, objective: Objective) -> Iterator[tuple[Seen | None, float]]:
+    """What an objective needs where several processes share a batch.
+
+    While it is open, all processes draw the same random numbers, so that a loss of the whole
+    batch is the same in each.
+
+    Args:
+        own: This process's rows.
+        objective: Its losses say which of them relate the rows of a batch.
+
+    Yields:
+        All rows (None where no loss needs them), and this process's share of those that count.
+    """
+    mask, items = own.batch.mask, len(own.batch.sample_ids)
+    counted = items if mask is None else int(mask.sum())
+    rows, counts = ranks.sizes(items, counted)
+    share = counted * len(counts) / max(1, sum(counts))
+    relating = [term.loss for term in objective.counted if term.loss.whole_batch]
+    if not relating:
+        yield None, share
+        return
+    layers = dict.fromkeys(layer for loss in relating for layer in loss.student_layers)
+    teacher_layers = dict.fromkeys(layer for loss in relating for layer in loss.teacher_layers)
+    samples = rows if items == len(own.batch) else ranks.sizes(len(own.batch), 0)[0]
+    student = _all_outputs(own.student, list(layers), rows, samples)
+    theirs = own.teacher
+    whole = Seen(
+        student,
+        None if theirs is None else _all_outputs(theirs, list(teacher_layers), rows, samples),
+        _whole_batch(own.batch, rows, all_count=rows == counts),
+    )
+    with torch.random.fork_rng(_devices(own.student.logits)):
+        ids = whole.batch.sample_ids
+        torch.manual_seed(int(mix(ids, torch.arange(len(ids))).sum()))
+        yield whole, share
+
+
+def _all_outputs(
+    own: Outputs, layers: Sequence[str], rows: Sequence[int], samples: Sequence[int]
+) -> Outputs:
+    """Logits with one row an item, features with one row a sample."""
+    features = {layer: ranks.gather(own.features[layer], samples) for layer in layers}
+    return Outputs(ranks.gather(own.logits, rows), features)
+
+
+def _whole_batch(own: Batch, rows: Sequence[int], *, all_count: bool) -> Batch:
+    """Labels, numbers and mask of all rows; the inputs stay where they are."""
+    device = own.device
+    mask = own.mask
+    if mask is None:
+        mask = torch.ones(len(own.sample_ids), dtype=torch.bool, device=device)
+    return Batch(
+        inputs=torch.empty(sum(rows), 0, device=device),
+        labels=None if own.labels is None else ranks.gather(own.labels, rows),
+        sample_ids=ranks.gather(own.sample_ids.to(device), rows).cpu(),
+        view_ids=ranks.gather(own.view_ids.to(device), rows).cpu(),
+        mask=None if all_count else ranks.gather(mask, rows),
+    )
+
+
+def _devices(tensor: Tensor) -> list[torch.device]:
+    return [tensor.device] if tensor.device.type == "cuda" else []
+
+
+def make_accelerator(accumulate: int, *, has_idle: bool) -> Accelerator:
+    """The accelerator of a training.
+
+    Args:
+        accumulate: Micro-steps an update.
+        has_idle: Whether some parameters take no part in the loss.
+    """
+    ddp = DistributedDataParallelKwargs(
+        broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=has_idle
+    )
+    return Accelerator(
+        gradient_accumulation_steps=accumulate, mixed_precision="no", kwargs_handlers=[ddp]
+    )
+
+
+def has_idle(trainee: nn.Module, teacher: Teacher | None, reader: Reader, rest: int) -> bool:
+    """Whether a parameter may take no part in a loss, which DDP must know.
+
+    Args:
+        trainee: Tried on a copy.
+        teacher: What it learns from.
+        reader: Gives samples to try.
+        rest: Samples of the last batch of an epoch; so few that a process has no row of its own
+            leave its adapters idle.
+    """
+    if 0 < rest < 2 * ranks.here().count:
+        return True
+    device = Accelerator().device
+    rows = torch.arange(min(2, len(reader)))
+    batch = reader[rows, torch.zeros_like(rows)].to(device)
+    trial = copy.deepcopy(trainee).to(device).train()
+    with torch.random.fork_rng([batch.device] if batch.device.type == "cuda" else []):
+        trial(batch, None if teacher is None else teacher(batch)).total.backward()
+    return any(p.requires_grad and p.grad is None for p in trial.parameters())
+
+
+def predict_together(
+    task: Task,
+    model: nn.Module,
+    reader: Reader,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+) -> Predictions:
+    """What a network says of a whole data set, in every process; each predicts some batches."""
+    here, requests = ranks.here(), list(in_order(len(reader), batch_size=batch_size))
+    are_shared = here.are_several and len(requests) >= here.count
+    own = requests[here.number :: here.count] if are_shared else requests
+    said = task.predict(model, iterate(reader, iter(own), workers), device)
+    if not are_shared:
+        return said
+    rows, _ = ranks.sizes(len(said.sample_ids), 0)
+    parts = (said.logits, said.labels, said.sample_ids)
+    logits, labels, ids = (ranks.gather(part.to(device), rows).cpu() for part in parts)
+    place = ids.argsort(stable=True)  # samples in the order of the data, items as in their sample
+    return Predictions(Outputs(logits[place]), labels[place], ids[place])
+
+
+class Meetings:
+    """Moments at which processes tell one another that one of them was asked to stop.
+
+    They meet about twice a second, after a number of updates that the first process sets.
+    """
+
+    def __init__(self) -> None:
+        """Meet after the first update."""
+        self._steps_left = 1
+        self._steps = 1
+        self._begun = time.monotonic()
+
+    def agree(self, *, stop: bool, save: bool) -> tuple[bool, bool]:
+        """Whether to stop and whether to save, the same in every process.
+
+        Args:
+            stop: This process was asked to stop.
+            save: It is time to save; the first process's word counts.
+        """
+        here = ranks.here()
+        if not here.are_several:
+            return stop, save
+        self._steps_left -= 1
+        if self._steps_left > 0:
+            return False, False
+        seconds = max(time.monotonic() - self._begun, 1e-6)
+        pace = min(MOST_STEPS, max(1, int(self._steps * PACE_S / seconds)))
+        said = (stop, save and here.is_first, pace if here.is_first else 0)
+        any_stop, any_save, steps = ranks.highest([float(word) for word in said])
+        self._steps = self._steps_left = int(steps)
+        self._begun = time.monotonic()
+        return bool(any_stop), bool(any_save)

@@ -1,0 +1,244 @@
+"""Processes that work on one run: who is who, what each does, and what is done once."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Bool, Shaped
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.distributed import distributed_c10d
+
+from tutelage.errors import ConfigError, TutelageError
+
+WAIT_S = 0.05
+FAILED = "tutelage/failed"
+_COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_LOST = ("gloo", "NCCL", "Connection", "Broken pipe", "recv")
+
+
+class OtherFailed(TutelageError):
+    """Another process of the run has failed, and has said so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among those of the run.
+
+    Attributes:
+        number: From 0; the first one writes files and prints.
+        count: Of all processes, on all machines.
+    """
+
+    number: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.number == 0
+
+    @property
+    def are_several(self) -> bool:
+        """Whether there are others."""
+        return self.count > 1
+
+    def share(self, rows: int) -> tuple[slice, Bool[Tensor, " rows"] | None]:
+        """Which rows of a batch are this process's.
+
+        Args:
+            rows: Of the whole batch.
+
+        Returns:
+            The rows to read, and which of them count (None: all). Where there are fewer than two
+            rows a process, every process reads the whole batch and counts its own rows.
+        """
+        own = slice(self.number * rows // self.count, (self.number + 1) * rows // self.count)
+        if rows >= 2 * self.count or not self.are_several:
+            return own, None
+        mask = torch.zeros(rows, dtype=torch.bool)
+        mask[own] = True
+        return slice(0, rows), mask
+
+
+def here() -> Ranks:
+    """This process, as far as processes know of one another."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return Ranks()
+    return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def join() -> Ranks:
+    """Meet the other processes that `torchrun` or `accelerate launch` started, if there are any.
+
+    Raises:
+        ConfigError: Several were asked for, and each would run by itself.
+    """
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if asked == 1:
+        _check_launcher()
+        return here()
+    if not dist.is_initialized():
+        has_gpu = torch.cuda.is_available()
+        if has_gpu:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        else:
+            os.environ["ACCELERATE_USE_CPU"] = "true"  # else Accelerate sees one process
+        dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo")
+    found = here()
+    if found.count != asked:
+        raise ConfigError(f"{asked} processes were asked for, but {found.count} run together.")
+    return found
+
+
+def _check_launcher() -> None:
+    by_accelerate = "MASTER_ADDR" in os.environ and "ACCELERATE_USE_CPU" in os.environ
+    by_mpi = max(int(os.environ.get(name, "1")) for name in _COUNTS)
+    if "WORLD_SIZE" in os.environ or not (by_accelerate or by_mpi > 1):
+        return
+    launcher = "accelerate launch --cpu" if by_accelerate else f"mpirun (of {by_mpi} processes)"
+    raise ConfigError(
+        f"{launcher}: several processes were asked for, but they would not know of one another: "
+        "each would do the whole run. Use accelerate launch --multi_gpu --num_processes 2 -m "
+        "tutelage ... (on CPUs too), or torchrun --nproc_per_node 2 -m tutelage ..."
+    )
+
+
+def leave() -> None:
+    """Part from the others at the end, once all are there."""
+    if here().are_several:
+        first(lambda: None)
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def first(work: Callable[[], Any]) -> Any:
+    """Let the first process do something while the others wait, however long it takes.
+
+    Args:
+        work: Gives plain data.
+
+    Returns:
+        What it gave, in every process.
+
+    Raises:
+        OtherFailed: A process has failed meanwhile.
+    """
+    ranks = here()
+    if not ranks.are_several:
+        return work()
+    store = _store()
+    call = store.add(f"tutelage/calls/{ranks.number}", 1)
+    key = f"tutelage/results/{call}"
+    if ranks.is_first:
+        value = work()
+        store.set(key, json.dumps(value))
+        return value
+    while not store.check([key]):
+        if store.check([FAILED]):
+            raise OtherFailed("Another process of this run has failed.")
+        time.sleep(WAIT_S)
+    return json.loads(store.get(key))
+
+
+def may_speak() -> bool:
+    """Whether this process tells of an error: the first one that has any."""
+    if not here().are_several:
+        return True
+    try:
+        return bool(_store().add(FAILED, 1) == 1)
+    except RuntimeError:  # the process that keeps the store is gone: it has failed before
+        return False
+
+
+def was_lost(error: BaseException) -> bool:
+    """Whether an error says that another process is gone."""
+    is_ours = isinstance(error, RuntimeError) and here().are_several
+    return is_ours and any(word in str(error) for word in _LOST)
+
+
+def _store() -> Any:
+    return distributed_c10d._get_default_store()  # torch has no public name for it
+
+
+def highest(values: Sequence[float]) -> list[float]:
+    """The largest of each value over the processes."""
+    if not here().are_several:
+        return list(values)
+    found = torch.tensor(values, dtype=torch.float64, device=_device())
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    numbers: list[float] = found.tolist()
+    return numbers
+
+
+def average(tensors: Iterable[Shaped[Tensor, "..."]]) -> None:
+    """Replace each tensor by its mean over the processes."""
+    ranks = here()
+    if ranks.are_several:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+            tensor.div_(ranks.count)
+
+
+@torch.no_grad()
+def copy_buffers(module: nn.Module) -> None:
+    """Give every process the first one's buffers, such as the statistics of batch norm."""
+    if here().are_several:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def sizes(rows: int, counted: int) -> tuple[list[int], list[int]]:
+    """How many rows every process has, and how many of them count."""
+    own = torch.tensor([rows, counted], device=_device())
+    found = [torch.empty_like(own) for _ in range(here().count)]
+    dist.all_gather(found, own)
+    pairs = torch.stack(found).tolist()
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def gather(rows: Shaped[Tensor, "own ..."], sizes: Sequence[int]) -> Shaped[Tensor, "all ..."]:
+    """All processes' rows, one process after another.
+
+    The gradient that comes back to a process's rows is multiplied by the number of processes: all
+    of them compute the same of all rows, and the mean over processes is taken afterwards.
+
+    Args:
+        rows: This process's.
+        sizes: How many rows every process has.
+    """
+    gathered: Tensor = _Gather.apply(rows, sizes)
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes, with a gradient."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, sizes: Sequence[int]) -> Tensor:
+        number = here().number
+        ctx.place = (sum(sizes[:number]), sizes[number])  # type: ignore[attr-defined]
+        sent = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
+        padded = sent.new_zeros(max(sizes), *rows.shape[1:])
+        padded[: len(rows)] = sent
+        found = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(found, padded)
+        blocks = [block[:size] for block, size in zip(found, sizes, strict=True)]
+        return torch.cat(blocks).to(rows.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        start, size = ctx.place
+        return gradient[start : start + size] * here().count, None
+
+
+def _device() -> torch.device:
+    """Where small numbers are exchanged: on the CPU if the processes can."""
+    if "gloo" in str(dist.get_backend_config()):
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())

@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+import torch
+
+from tests.processes.cases import (
+    arm_of,
+    live_teacher,
+    objectives,
+    reader,
+    train,
+    train_all,
+    train_until,
+)
+from tutelage.engine import OptimizerSettings
+from tutelage.losses import LOSSES
+from tutelage.teachers.build import build_cache
+from tutelage.teachers.codecs import make_codec
+
+# Two processes add gradients in another order than one: float32 rounds otherwise.
+RTOL, ATOL = 1e-4, 1e-5
+CASES = [
+    ("kd", {}),
+    ("dist", {}),
+    ("fitnets", {}),
+    ("relational", {}),
+    ("contrastive", {}),
+    ("srd", {}),
+    ("past_self", {"epochs": 3}),
+    ("kd", {"accumulate": 2, "clip_norm": 0.1, "ema": 0.7}),
+    ("kd", {"optimizer": OptimizerSettings("dot", lr=0.02)}),
+    ("fitnets", {"optimizer": OptimizerSettings("adamw", lr=0.01)}),
+    ("kd", {"kind": "idle"}),
+]
+
+
+def assert_close(first, second):
+    (weights, points, steps), (others, other_points, other_steps) = first, second
+    assert steps == other_steps
+    for key, value in weights.items():
+        np.testing.assert_allclose(value, others[key], rtol=RTOL, atol=ATOL, err_msg=key)
+    np.testing.assert_allclose(points, other_points, rtol=RTOL, atol=ATOL)
+
+
+def same(first, second):
+    return first[1:] == second[1:] and all(
+        np.array_equal(value, second[0][key]) for key, value in first[0].items()
+    )
+
+
+@pytest.fixture(scope="module")
+def by_two(together, tmp_path_factory):
+    """What two processes make of all cases."""
+    return together(train_all, str(tmp_path_factory.mktemp("two")), CASES)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{n}-{c}" for n, c in CASES])
+def test_two_processes_train_the_student_of_one(by_two, tmp_path, number):
+    name, changes = CASES[number]
+    assert_close(train(tmp_path, name, **changes), by_two[0][number])
+    assert same(by_two[0][number], by_two[1][number])
+
+
+def test_a_loss_that_draws_at_random_draws_the_same_in_all_processes(together, tmp_path):
+    first, second = together(train_all, str(tmp_path), [("memory", {"epochs": 3})])
+    assert same(first[0], second[0])
+    assert all(np.isfinite(first[0][1]).flat)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    folder = tmp_path / "cache"
+    live, codec = live_teacher(objectives()["kd"]), make_codec("float32")
+    build_cache(folder, live, reader(), codec, device=torch.device("cpu"), shard_bytes=2048)
+    return str(folder)
+
+
+def test_two_processes_learn_from_a_cache_as_one_does(together, tmp_path, cache):
+    case = [("kd", {"cache": cache})]
+    alone = train(tmp_path / "one", *case[0][:1], **case[0][1])
+    assert_close(alone, together(train_all, str(tmp_path / "two"), case)[0][0])
+
+
+DROPOUT = {"kind": "dropout", "epochs": 3, "ema": 0.9}
+
+
+def test_two_processes_that_were_stopped_end_as_if_they_had_not_been(together, tmp_path):
+    whole = together(train_all, str(tmp_path / "whole"), [("relational", DROPOUT)])[0][0]
+    folder = str(tmp_path / "cut" / "0")
+    said = together(train_until, folder, "relational", 6, DROPOUT)
+    assert said == ["distilled, seed 3: stopped in epoch 2; the state is saved"] * 2
+    resumed = together(train_all, str(tmp_path / "cut"), [("relational", DROPOUT)])[0][0]
+    assert same(whole, resumed)
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_training_goes_on_in_another_number_of_processes(together, tmp_path, first):
+    changes = {"epochs": 3, "ema": 0.9}
+    whole = train(tmp_path / "whole", "contrastive", **changes)
+    folder = str(tmp_path / "cut" / "0")
+    said = together(train_until, folder, "contrastive", 6, changes, count=first)
+    assert "stopped in epoch 2" in said[0]
+    case = [("contrastive", changes)]
+    assert_close(whole, together(train_all, str(tmp_path / "cut"), case, count=3 - first)[0][0])
+
+
+def test_processes_that_see_different_folders_say_so(together, tmp_path):
+    train_until(str(tmp_path / "0"), "kd", 0, {"epochs": 1})
+    said = together(train_in_own_folders, str(tmp_path))
+    assert all("processes see different checkpoints (steps 0 and 4)" in text for text in said)
+    assert all("Put the run folder where all machines see it" in text for text in said)
+
+
+def train_in_own_folders(folder):
+    from tutelage import ranks
+    from tutelage.engine import fit
+    from tutelage.errors import RunFolderError
+
+    network, arm = arm_of(f"{folder}/{ranks.here().number}", "kd", epochs=1)
+    try:
+        fit(network, arm)
+    except RunFolderError as error:
+        return str(error)
+    return ""
+
+
+def test_a_loss_says_whether_it_needs_the_whole_batch():
+    from tests.losses.test_contract import SPECIAL, Special
+
+    # A mean over samples can be shared out. Review KD is one but for batch norm in its adapters;
+    # past_self remembers samples, so that all processes must see them all.
+    for name, kind in LOSSES.items():
+        if name in ("logit_standardisation", "review_kd"):
+            continue
+        shared = SPECIAL.get(name, Special()).is_mean and name != "past_self"
+        assert kind.whole_batch is not shared, name
