@@ -1,6 +1,7 @@
 """Causal language models of Hugging Face, and students made from them."""
 
 import copy
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -220,7 +221,9 @@ def _with_lora(model: nn.Module, rank: int) -> nn.Module:
     config = peft.LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    adapted: nn.Module = peft.get_peft_model(model, config)
+    with warnings.catch_warnings():  # peft asks transformers by an old name
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted: nn.Module = peft.get_peft_model(model, config)
     return adapted
 
 

@@ -18,7 +18,13 @@ from tutelage.errors import require
 from tutelage.files import fingerprint, write_json, write_text
 from tutelage.job import Job
 from tutelage.locks import locked
-from tutelage.pipeline.delivery import Costs, deliverable, delivery_stage, pick_student
+from tutelage.pipeline.delivery import (
+    Costs,
+    deliverable,
+    delivery_stage,
+    pick_student,
+    student_stage,
+)
 from tutelage.pipeline.environment import environment
 from tutelage.pipeline.finetuning import check_can_go_on, finetune_stage
 from tutelage.pipeline.handover import hand_over
@@ -100,6 +106,7 @@ def _run(job: Job, listener: Listener) -> Finished:
         judged = judge_stage(job, teacher, arms, device)
     listener(StageDone("evaluation", was_there=False))
     student = pick_student(arms, job.task.metric)
+    student_stage(job, student, listener)
     with clock.time("fine-tuning"):
         finetuned = finetune_stage(job, student, source, listener)
     with clock.time("export and measure"):
