@@ -215,7 +215,7 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         ConfigError: There is none.
     """
-    transformers = require("transformers", "language", "Text for language models")
+    transformers = require("transformers", "text", "Text for language models")
     try:
         return transformers.AutoTokenizer.from_pretrained(find_folder(name))
     except Exception as error:  # what lies in the folder is the user's own

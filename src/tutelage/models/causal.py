@@ -80,7 +80,8 @@ def make_causal(
 
 
 def _load(path: str) -> nn.Module:
-    transformers = require("transformers", "language", f"Model '{PREFIX}{path}'")
+    transformers = require("transformers", "text", f"Model '{PREFIX}{path}'")
+    transformers.logging.disable_progress_bar()
     try:
         model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.float32
@@ -91,7 +92,7 @@ def _load(path: str) -> nn.Module:
 
 
 def _fresh(path: str, changes: dict[str, Any]) -> nn.Module:
-    transformers = require("transformers", "language", f"Model '{PREFIX}{path}'")
+    transformers = require("transformers", "text", f"Model '{PREFIX}{path}'")
     try:
         config = transformers.AutoConfig.from_pretrained(path)
     except Exception as error:  # as above
@@ -215,7 +216,7 @@ def _keep(linear: nn.Linear, units: Tensor, *, dim: int) -> None:
 
 
 def _with_lora(model: nn.Module, rank: int) -> nn.Module:
-    peft = require("peft", "language", "lora_rank")
+    peft = require("peft", "text", "lora_rank")
     if rank < 1:
         raise ConfigError(f"lora_rank must be 1 or more, got {rank}.")
     config = peft.LoraConfig(
