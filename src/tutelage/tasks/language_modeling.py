@@ -19,7 +19,7 @@ from tutelage.models.taps import tapped
 from tutelage.records import Evaluation, Metric
 from tutelage.tasks.base import Predictions
 from tutelage.tasks.tokens import counted_tokens, network_inputs, score_by_sample, token_items
-from tutelage.types import Batch, HiddenStates, Outputs, describe_inputs
+from tutelage.types import Batch, HiddenStates, Outputs, Signal, describe_inputs
 
 NLL = "nll"
 
@@ -51,6 +51,7 @@ class LanguageModeling:
     num_classes: int
     block: int | None = None
     metric: ClassVar[Metric] = PERPLEXITY
+    gives: ClassVar[Signal] = Signal.LOGITS
 
     @property
     def items_per_sample(self) -> int | None:
