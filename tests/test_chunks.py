@@ -33,6 +33,7 @@ ROWS, WIDTH, WORDS = 23, 6, 17
 def small_chunks(monkeypatch):
     """Five rows a chunk, so that the last one is not full."""
     monkeypatch.setattr(chunks, "CHUNK_NUMBERS", 5 * WORDS + 3)
+    monkeypatch.setattr(chunks, "LEAST_ROWS", 1)
 
 
 def randn(*shape: int, seed: int) -> Tensor:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from tutelage.types import HiddenStates
 
-# Logits that are there at one time, in numbers: 64 MB of float32, and a few times that for what
-# the losses make of them.
-CHUNK_NUMBERS = 2**24
+# Logits that are there at one time, in numbers: 32 MB of float32, and a few times that for what
+# the losses make of them. With fewer rows the head's gradient would be added up too often.
+CHUNK_NUMBERS = 2**23
+LEAST_ROWS = 128
 
 Values = tuple[Float[Tensor, ""], Float[Tensor, " parts"]]
 ValueOf = Callable[[Float[Tensor, "rows classes"], int, int], Values]
@@ -19,7 +20,7 @@ ValueOf = Callable[[Float[Tensor, "rows classes"], int, int], Values]
 
 def rows_at_once(num_classes: int) -> int:
     """Rows of a chunk."""
-    return max(1, CHUNK_NUMBERS // num_classes)
+    return max(LEAST_ROWS, CHUNK_NUMBERS // num_classes)
 
 
 def sum_of_chunks(hidden: HiddenStates, value_of: ValueOf) -> Values:

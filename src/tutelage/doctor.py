@@ -63,10 +63,11 @@ def preflight(job: Job) -> None:
 
 
 def _check_cache(job: Job, codec: str) -> None:
-    if job.task.items_per_sample != 1:
+    if job.task.items_per_sample is None:
         raise ConfigError(
-            f"cache: it holds one row of logits a sample, but {type(job.task).__name__} has one a "
-            "token. Teach live: cache: null."
+            f"cache: it holds as many rows of every sample, but samples of "
+            f"{type(job.task).__name__} differ in their tokens. Teach live (cache: null), or pack "
+            "the text into blocks."
         )
     _item_bytes(codec, job.task.num_classes)
 

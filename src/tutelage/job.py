@@ -129,6 +129,8 @@ class Job:
         command: What repeats the run.
         notes: What a reader of the report must know of the set-up.
         make_task: Makes the task for a number of classes.
+        save_student: Writes the student that is delivered into a folder of its own kind; None
+            where its weights are enough.
     """
 
     name: str
@@ -153,6 +155,7 @@ class Job:
     command: str = ""
     notes: tuple[str, ...] = ()
     make_task: Callable[[int], Task] = Classification
+    save_student: Callable[[nn.Module, Path], None] | None = None
 
     @property
     def task(self) -> Task:

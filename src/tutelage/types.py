@@ -3,7 +3,7 @@
 import enum
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -143,7 +143,19 @@ class SparseLogits:
     def dense(self) -> Float[Tensor, "batch classes"]:
         """Logits over all classes."""
         rows = self.filler[:, None].expand(-1, self.num_classes)
-        return rows.scatter(dim=1, index=self.indices, src=self.values)
+        # Of a class that fills up a row by standing there twice, the larger value counts.
+        return rows.scatter_reduce(
+            dim=1, index=self.indices, src=self.values, reduce="amax", include_self=False
+        )
+
+    def to(self, device: torch.device) -> "SparseLogits":
+        """The same on a device."""
+        return replace(
+            self,
+            values=self.values.to(device, non_blocking=True),
+            indices=self.indices.to(device, non_blocking=True),
+            filler=self.filler.to(device, non_blocking=True),
+        )
 
     def pick(self, rows: slice | Int[Tensor, " picked"]) -> "SparseLogits":
         """Some of the rows."""
@@ -180,6 +192,12 @@ class HiddenStates:
     def dense(self) -> Float[Tensor, "rows classes"]:
         """Logits over all classes."""
         return torch.nn.functional.linear(self.values, self.weight, self.bias)
+
+    def to(self, device: torch.device) -> "HiddenStates":
+        """The same on a device."""
+        bias = None if self.bias is None else self.bias.to(device, non_blocking=True)
+        values = self.values.to(device, non_blocking=True)
+        return HiddenStates(values, self.weight.to(device, non_blocking=True), bias)
 
     def pick(self, rows: slice | Int[Tensor, " picked"]) -> "HiddenStates":
         """Some of the rows."""
@@ -224,6 +242,23 @@ class Outputs:
             case HiddenStates() | SparseLogits():
                 return len(self.scores.values), self.scores.num_classes
         return self.scores.shape[0], self.scores.shape[1]
+
+    def to(self, device: torch.device) -> "Outputs":
+        """The scores on a device, as sparse as they are, without features."""
+        scores = self.scores
+        if isinstance(scores, Tensor):
+            return Outputs(scores.to(device, non_blocking=True))
+        return Outputs(scores.to(device))
+
+    @classmethod
+    def join(cls, parts: Sequence["Outputs"]) -> "Outputs":
+        """Scores of several batches as one, without features."""
+        scores = [part.scores for part in parts]
+        first = scores[0]
+        if isinstance(first, HiddenStates):
+            values = torch.cat([part.values for part in scores if isinstance(part, HiddenStates)])
+            return cls(HiddenStates(values, first.weight, first.bias))
+        return cls(torch.cat([part.logits for part in parts]))
 
     def pick(self, rows: slice | Int[Tensor, " picked"]) -> "Outputs":
         """The scores of some items, without features."""

@@ -96,7 +96,7 @@ def test_the_error_of_topk_is_what_the_tail_hides():
     torch.testing.assert_close(kl_per_item(found, logits), wanted, rtol=2e-2, atol=1e-4)
 
 
-@pytest.mark.parametrize(("classes", "width"), [(256, 1), (257, 4)])
+@pytest.mark.parametrize(("classes", "width"), [(256, 1), (257, 2), (2**16, 2), (2**16 + 1, 3)])
 def test_topk_takes_the_bytes_that_it_must(classes, width):
     arrays = make_codec("topk:3").encode(logits_of(classes, items=1))
     size = sum(array.element_size() * array.numel() for array in arrays.values())

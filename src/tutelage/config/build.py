@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from tutelage.config.language import is_language, lay_ground, located
 from tutelage.config.schema import (
     BuiltinData,
+    CorpusData,
     ImageData,
     Network,
     Recipe,
@@ -30,6 +32,7 @@ from tutelage.engine.inversion import InversionSettings
 from tutelage.errors import ConfigError, TutelageError, find
 from tutelage.job import ExportSettings, Job, MeasureSettings, TeacherPlan, TransferPlan
 from tutelage.losses import LOSSES
+from tutelage.models.causal import PREFIX
 from tutelage.models.load import import_own, make_model
 from tutelage.objective import Loss, Objective, Ramp, Term
 from tutelage.tasks import TASKS
@@ -48,7 +51,8 @@ def build_job(
         command: What repeats the run.
         splits: The recipe's data, where they are loaded already.
     """
-    splits = splits or load_data(recipe.data)
+    ground = lay_ground(recipe) if is_language(recipe) else None
+    splits = splits or (ground.splits if ground else load_data(recipe.data))
     facts = data_facts(splits)
     return Job(
         name=recipe.output.name,
@@ -73,7 +77,9 @@ def build_job(
         export=_export(recipe),
         recipe=_resolved(recipe, folder),
         command=command,
-        make_task=TASKS[recipe.task],
+        make_task=ground.make_task if ground else TASKS[recipe.task],
+        save_student=ground.save_student if ground else None,
+        notes=ground.notes if ground else (),
     )
 
 
@@ -104,7 +110,8 @@ def _teacher(
     teacher: Teacher, place: str, views: Views, folder: Path, facts: Mapping[str, Any]
 ) -> TeacherPlan:
     training = teacher.training
-    if training is None and teacher.weights is None and not teacher.settings:
+    is_trained = teacher.weights is not None or teacher.model.startswith(PREFIX)
+    if training is None and not is_trained and not teacher.settings:
         raise ConfigError(
             f"{place}: it has neither weights nor training, so it would teach noise. Give weights: "
             "FILE, or training: {train: {epochs: 20}}."
@@ -142,8 +149,9 @@ def _resolved(recipe: Recipe, folder: Path) -> dict[str, Any]:
     return content
 
 
-def load_data(data: BuiltinData | ImageData) -> Splits:
-    """The data that a recipe names."""
+def load_data(data: BuiltinData | ImageData | CorpusData) -> Splits:
+    """The data that a recipe names, of all kinds but text for language models."""
+    assert not isinstance(data, CorpusData)
     settings = data.model_dump(exclude={"kind"}, exclude_none=True)
     if isinstance(data, ImageData):
         return _make("data", load_image_folder, settings)
@@ -162,7 +170,11 @@ def data_facts(splits: Splits) -> dict[str, Any]:
 def _maker(network: Network, folder: Path, facts: Mapping[str, Any]) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         return make_model(
-            network.model, network.settings, weights=network.weights, folder=folder, **facts
+            located(network.model),
+            network.settings,
+            weights=network.weights,
+            folder=folder,
+            **facts,
         )
 
     return make

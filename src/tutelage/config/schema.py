@@ -90,15 +90,45 @@ class ImageData(Strict):
     seed: Seed = 0
 
 
-Data = Annotated[BuiltinData | ImageData, Field(discriminator="kind")]
+class CorpusData(Strict):
+    """Text for a language model: documents, cut into blocks of tokens.
+
+    Attributes:
+        kind: corpus.
+        path: A file or folder of .txt (documents between blank lines) or .jsonl, or the name of a
+            corpus in the user's cache.
+        tokenizer: A Hugging Face folder or name; the teacher's if not given.
+        block: Tokens of a sample.
+        train_tokens: Of training; all that is left if not given.
+        valid_tokens: Held out for model selection.
+        test_tokens: Held out for the reported numbers.
+        is_packed: Documents one after another in blocks, with an end sign between; false makes
+            each a sample, cut to the block's length and filled up, which cannot be cached.
+        text: Field of a .jsonl line that holds the document.
+        seed: Of the order of documents.
+    """
+
+    kind: Literal["corpus"]
+    path: Path
+    tokenizer: str | None = None
+    block: int = Field(default=128, ge=2)
+    train_tokens: int | None = Field(default=None, ge=2)
+    valid_tokens: int = Field(default=4096, ge=2)
+    test_tokens: int = Field(default=16384, ge=2)
+    is_packed: bool = True
+    text: str = "text"
+    seed: Seed = 0
+
+
+Data = Annotated[BuiltinData | ImageData | CorpusData, Field(discriminator="kind")]
 
 
 class Network(Strict):
     """A network.
 
     Attributes:
-        model: mlp, cnn, resnet, vit, wide_resnet, vgg, timm:NAME, torchvision:NAME, file.py:make
-            or module:make.
+        model: mlp, cnn, resnet, vit, wide_resnet, vgg, timm:NAME, torchvision:NAME, causal:NAME,
+            file.py:make or module:make.
         settings: Arguments of its constructor; num_classes, in_channels and image_size come from
             the data where it has such arguments.
         weights: Start from these: safetensors, or a state dict without code.
@@ -248,7 +278,7 @@ class Cache(Strict):
     """The teacher cache.
 
     Attributes:
-        codec: float32 (exact), float16 or topk:K.
+        codec: float32 (exact), float16, topk:K or sampled:N.
     """
 
     codec: str = "float32"
@@ -309,7 +339,7 @@ class Recipe(Strict):
     """A whole run.
 
     Attributes:
-        task: classification, or token_classification.
+        task: classification, token_classification, or language_modeling.
         data: What is learned.
         views: Augmentation that teacher and student share.
         teacher: The large network.
@@ -333,7 +363,7 @@ class Recipe(Strict):
         output: The run folder.
     """
 
-    task: Literal["classification", "token_classification"] = "classification"
+    task: Literal["classification", "token_classification", "language_modeling"] = "classification"
     data: Data
     views: Views = Views()
     teacher: Teacher

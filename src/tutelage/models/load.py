@@ -1,5 +1,6 @@
 """Networks by name, and weights from files that cannot run code."""
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -13,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tutelage.errors import ConfigError, ModelError, find, require
+from tutelage.errors import ConfigError, ModelError, TutelageError, find, require
 from tutelage.files import fingerprint
 from tutelage.models import cifar_nets, nets
+from tutelage.models.causal import make_causal
 from tutelage.models.slices import initialise, slice_network
 from tutelage.sealed import is_sealed, read_facts
 
@@ -67,7 +69,8 @@ NOT_OWN = (
     "joblib", "numpy", "onnx", "onnxruntime", "pandas", "PIL", "pip", "pydantic", "requests",
     "safetensors", "scipy", "setuptools", "sklearn", "torch", "transformers", "yaml",
 )  # fmt: skip
-WAYS = f"{', '.join(BUILTIN)}, timm:NAME, torchvision:NAME, path/to/file.py:make, module:make"
+LIBRARIES = "timm:NAME, torchvision:NAME, causal:NAME"
+WAYS = f"{', '.join(BUILTIN)}, {LIBRARIES}, path/to/file.py:make, module:make"
 
 
 def make_model(
@@ -99,6 +102,8 @@ def make_model(
     _check_settings(factory, chosen, name)
     try:
         model = factory(**arguments)
+    except TutelageError:
+        raise
     except Exception as error:
         raise ModelError(
             f"model {name!r}: making it with {arguments} failed: {type(error).__name__}: {error}"
@@ -176,6 +181,8 @@ def _factory(name: str, folder: Path) -> Factory:
         return _timm_factory(rest)
     if library == "torchvision":
         return _torchvision_factory(rest)
+    if library == "causal":
+        return functools.partial(make_causal, rest)
     if library.endswith(".py"):
         return _attribute(_load_file(folder / library), rest, name)
     return _attribute(import_own(library, f"model {name!r}"), rest, name)

@@ -14,7 +14,7 @@ from tutelage.job import Job
 from tutelage.pipeline.training import Trained
 from tutelage.records import Metric, SoftTargetSample, Summary, TrainingRecord, Verdict
 from tutelage.tasks import Predictions, Task
-from tutelage.types import first_tensor
+from tutelage.types import HiddenStates, first_tensor
 
 NUM_SAMPLES = 8
 MAX_CHOICE = 20_000
@@ -124,6 +124,8 @@ def _samples(
     job: Job, teacher: _Said, by_arm: Mapping[str, Sequence[_Said]]
 ) -> list[SoftTargetSample]:
     """Test samples whose soft targets say most: the teacher's runner-up is likely, all classes."""
+    if isinstance(teacher.selected.outputs.scores, HiddenStates):
+        return []
     networks = {"teacher": teacher} | {arm: said[0] for arm, said in by_arm.items()}
     labels = teacher.selected.labels
     if labels.is_floating_point():  # embeddings have no soft targets

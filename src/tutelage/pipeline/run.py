@@ -19,7 +19,13 @@ from tutelage.errors import require
 from tutelage.files import fingerprint, write_json, write_text
 from tutelage.job import Job
 from tutelage.locks import locked
-from tutelage.pipeline.delivery import Costs, deliverable, delivery_stage, pick_student
+from tutelage.pipeline.delivery import (
+    Costs,
+    deliverable,
+    delivery_stage,
+    pick_student,
+    student_stage,
+)
 from tutelage.pipeline.environment import environment
 from tutelage.pipeline.finetuning import check_can_go_on, finetune_stage
 from tutelage.pipeline.handover import hand_over
@@ -101,6 +107,7 @@ def _run(job: Job, listener: Listener) -> Finished:
         arms, notes = _arms(job, source, teacher, listener)
     notes += [note for trained in (teacher, *arms) for note in _memory_note(job, trained)]
     student = pick_student(arms, job.task.metric)
+    student_stage(job, student, listener)
     with clock.time("fine-tuning"):
         finetuned = finetune_stage(job, student, source, listener)
 

@@ -9,8 +9,8 @@ import torch
 
 from tutelage.data.loading import Reader, all_views, iterate
 from tutelage.files import file_sha256
-from tutelage.losses.divergences import kl_per_item
 from tutelage.teachers.codecs import Codec
+from tutelage.teachers.fidelity import WhatIsLost, spans
 from tutelage.teachers.module import ModuleTeacher
 from tutelage.teachers.store import (
     FORMAT,
@@ -38,6 +38,7 @@ def cache_key(teacher: ModuleTeacher, reader: Reader, codec: Codec) -> CacheKey:
         num_samples=len(reader),
         num_views=reader.views.num_views,
         num_classes=teacher.task.num_classes,
+        items_per_sample=teacher.task.items_per_sample or 1,
     )
 
 
@@ -91,7 +92,8 @@ def build_cache(
         shards.append(_shard(builder, number, start, stop))
         if progress is not None:
             progress(stop * key.num_views, key.num_samples * key.num_views)
-    items = key.num_samples * key.num_views
+    items = key.num_samples * key.items_of_sample
+    biases = [(s.stop - s.start, s.gradient_bias) for s in shards if s.gradient_bias is not None]
     size = sum(shard.size_bytes for shard in shards)
     manifest = Manifest(
         format=FORMAT,
@@ -101,6 +103,7 @@ def build_cache(
         bytes_per_item=size / items,
         kl_to_live=sum(shard.kl_sum for shard in shards) / items,
         build_seconds=time.perf_counter() - begun,
+        gradient_bias=sum(n * b for n, b in biases) / key.num_samples if biases else None,
     )
     save_manifest(folder, manifest)
     return manifest
@@ -109,7 +112,7 @@ def build_cache(
 def _samples_per_shard(key: CacheKey, codec: Codec, shard_bytes: int) -> int:
     arrays = codec.encode(torch.randn(1, key.num_classes))
     item_bytes = sum(array.element_size() * array.numel() for array in arrays.values())
-    return max(1, shard_bytes // (item_bytes * key.num_views))
+    return max(1, shard_bytes // (item_bytes * key.items_of_sample))
 
 
 def _shard(builder: _Builder, number: int, start: int, stop: int) -> Shard:
@@ -124,6 +127,7 @@ def _shard(builder: _Builder, number: int, start: int, stop: int) -> Shard:
         size_bytes=path.stat().st_size,
         sha256=file_sha256(path),
         kl_sum=float(found["kl_sum"]),
+        gradient_bias=float(found["gradient_bias"]) if "gradient_bias" in found else None,
     )
 
 
@@ -134,15 +138,15 @@ def _write(
         start, stop, builder.key.num_views, batch_size=max(1, builder.teacher.chunk)
     )
     rows = []
-    kl_sum = 0.0
+    loss = WhatIsLost()
     for batch in iterate(builder.reader, requests, builder.workers):
-        logits = builder.teacher(batch.to(builder.device)).logits.float().cpu()
-        arrays = builder.codec.encode(logits)
-        kept = {name: array.numpy() for name, array in arrays.items()}
-        decoded = builder.codec.decode(kept, builder.key.num_classes).logits
-        kl_sum += float(kl_per_item(decoded, logits).double().sum())
-        rows.append(arrays)
+        given = builder.teacher(batch.to(builder.device))
+        for part in spans(given, builder.key.num_classes):
+            logits = given.pick(part).logits.float().cpu()
+            arrays = builder.codec.encode(logits)
+            kept = {name: array.numpy() for name, array in arrays.items()}
+            loss.add(logits, builder.codec.decode(kept, builder.key.num_classes))
+            rows.append(arrays)
     joined = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-    measured = {"kl_sum": repr(kl_sum)}
-    write_shard(path, joined, {**wanted, **measured})
-    return measured
+    write_shard(path, joined, {**wanted, **loss.facts})
+    return loss.facts

@@ -48,11 +48,15 @@ class CachedTeacher:
         self.codec = make_codec(self.manifest.key.codec)
         self.fingerprint = self.manifest.key.text
         self._views = self.manifest.key.num_views
+        self._items = self.manifest.key.items_per_sample
         shards = self.manifest.shards
         self._per_shard = shards[0].stop
         self._seen = [_state(shard_path(folder, n)) or (0, 0) for n in range(len(shards))]
         self._arrays = [
-            map_shard(shard_path(folder, number), (shard.stop - shard.start) * self._views)
+            map_shard(
+                shard_path(folder, number),
+                (shard.stop - shard.start) * self.manifest.key.items_of_sample,
+            )
             for number, shard in enumerate(shards)
         ]
         self._check_arrays()
@@ -78,9 +82,7 @@ class CachedTeacher:
         """Outputs of the batch's views, as they were written."""
         arrays = self._look_up(batch.sample_ids.numpy(), batch.view_ids.numpy())
         outputs = self.codec.decode(arrays, self.manifest.key.num_classes)
-        if batch.device.type == "cpu":
-            return outputs
-        return Outputs(outputs.logits.to(batch.device, non_blocking=True))
+        return outputs if batch.device.type == "cpu" else outputs.to(batch.device)
 
     def check(self) -> None:
         """See whether a shard was written to since it was opened.
@@ -111,6 +113,9 @@ class CachedTeacher:
             )
         shards = samples // self._per_shard
         items = (samples - shards * self._per_shard) * self._views + views
+        if self._items > 1:
+            items = (items[:, None] * self._items + np.arange(self._items)).reshape(-1)
+            shards = shards.repeat(self._items)
         if len(self._arrays) == 1:
             return {name: array[items] for name, array in self._arrays[0].items()}
         return self._gather(shards, items)

@@ -66,7 +66,7 @@ class ModuleTeacher:
         features = {
             layer: torch.cat([chunk.features[layer] for chunk in chunks]) for layer in self.layers
         }
-        return Outputs(torch.cat([chunk.logits for chunk in chunks]), features)
+        return Outputs(Outputs.join(chunks).scores, features)
 
     def shared_among(self, processes: int) -> "ModuleTeacher":
         """The same teacher for one of several processes that share a batch: smaller chunks.
@@ -101,7 +101,7 @@ class ModuleTeacher:
         paths = {self._inside + layer: layer for layer in self.layers}
         given = self.task.run(self.model, filled_up(part, self.chunk), tuple(paths))
         features = {paths[path]: feature[:rows] for path, feature in given.features.items()}
-        return Outputs(given.logits[:items], features)
+        return Outputs(given.pick(slice(items)).scores, features)
 
 
 def split(batch: Batch, size: int) -> Iterator[Batch]:

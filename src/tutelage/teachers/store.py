@@ -27,7 +27,13 @@ _UNREADABLE = (
     OverflowError,
     RecursionError,
 )
-_DTYPES = {"F32": np.float32, "F16": np.float16, "U8": np.uint8, "I32": np.int32}
+_DTYPES = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "U8": np.uint8,
+    "U16": np.uint16,
+    "I32": np.int32,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,7 @@ class CacheKey:
         views: The view policy's fingerprint.
         codec: Name of the codec.
         num_samples, num_views, num_classes: Sizes.
+        items_per_sample: Rows of each view of a sample: tokens of a block, else 1.
     """
 
     teacher: str
@@ -49,6 +56,12 @@ class CacheKey:
     num_samples: int
     num_views: int
     num_classes: int
+    items_per_sample: int = 1
+
+    @property
+    def items_of_sample(self) -> int:
+        """Rows of all views of a sample."""
+        return self.num_views * self.items_per_sample
 
     @property
     def text(self) -> str:
@@ -65,11 +78,24 @@ class Shard:
     size_bytes: int
     sha256: str
     kl_sum: float
+    gradient_bias: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a cache holds; it is written last, so a cache that has one is complete."""
+    """What a cache holds; it is written last, so a cache that has one is complete.
+
+    Attributes:
+        format: Of the files.
+        key: What it was made from.
+        shards: One a file.
+        size_bytes: Of all files.
+        bytes_per_item: Of a row of a view: a sample's, or a token's.
+        kl_to_live: Mean divergence of what is read back from what the teacher said, in nats.
+        build_seconds: Time of the build.
+        gradient_bias: Of caches that keep a part of a vocabulary: how far the mean gradient of
+            forward KL is off, relative to that of the live teacher; None of others.
+    """
 
     format: int
     key: CacheKey
@@ -78,6 +104,7 @@ class Manifest:
     bytes_per_item: float
     kl_to_live: float
     build_seconds: float
+    gradient_bias: float | None = None
 
 
 def shard_path(folder: Path, number: int) -> Path:

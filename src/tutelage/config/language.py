@@ -1,0 +1,132 @@
+"""Recipes of language models: what must fit together, checked before anything is loaded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from tutelage.config.schema import CorpusData, Network, Recipe
+from tutelage.data.corpus import (
+    Corpus,
+    find_folder,
+    load_corpus,
+    load_tokenizer,
+    tokenizer_fingerprint,
+)
+from tutelage.data.sources import Splits
+from tutelage.errors import ConfigError
+from tutelage.models.causal import PREFIX, save_causal
+from tutelage.tasks import LanguageModeling, Task
+
+TASK = "language_modeling"
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a language model's job stands on.
+
+    Attributes:
+        splits: The text.
+        make_task: Makes the task, whatever the number of classes.
+        save_student: Writes a Hugging Face folder.
+        notes: What a reader must know.
+    """
+
+    splits: Splits
+    make_task: Callable[[int], Task]
+    save_student: Callable[[nn.Module, Path], None]
+    notes: tuple[str, ...]
+
+
+def is_language(recipe: Recipe) -> bool:
+    """Whether it is about next tokens.
+
+    Raises:
+        ConfigError: Task and data do not belong together.
+    """
+    has_text = isinstance(recipe.data, CorpusData)
+    if has_text != (recipe.task == TASK):
+        raise ConfigError(
+            f"task: {recipe.task} does not go with data kind {recipe.data.kind!r}. task: {TASK} "
+            "needs data: {kind: corpus, path: ...}, and the other way round."
+        )
+    return has_text
+
+
+def lay_ground(recipe: Recipe) -> Ground:
+    """Read the text and check that all networks read it in the same way.
+
+    Raises:
+        ConfigError: Something in the recipe does not go with language models.
+    """
+    data = recipe.data
+    assert isinstance(data, CorpusData)
+    _check(recipe)
+    name = data.tokenizer or _model_name(recipe.teacher)
+    if name is None:
+        raise ConfigError(
+            f"data.tokenizer: the teacher {recipe.teacher.model!r} is no Hugging Face model. Name "
+            "the folder of a tokenizer."
+        )
+    settings = data.model_dump(exclude={"kind", "path", "tokenizer"})
+    corpus = load_corpus(Path(find_folder(str(data.path))), name, **settings)
+    for role, network in _networks(recipe):
+        _check_tokenizer(role, network, corpus, name)
+    return Ground(
+        splits=corpus.splits,
+        make_task=lambda _: LanguageModeling(corpus.num_words, corpus.block),
+        save_student=partial(save_causal, tokenizer=corpus.tokenizer),
+        notes=corpus.notes,
+    )
+
+
+def located(model: str) -> str:
+    """A network's name, with the folder of a causal language model found in the user's cache."""
+    if not model.startswith(PREFIX):
+        return model
+    return PREFIX + find_folder(model.removeprefix(PREFIX))
+
+
+def _check(recipe: Recipe) -> None:
+    if recipe.optimizer.kind == "dot":
+        raise ConfigError(
+            "optimizer.kind: dot parts the gradients of task and teacher, which a language model's "
+            "loss gives in one. Use adamw."
+        )
+    if recipe.measure is not None:
+        raise ConfigError(
+            "measure: a language model is written as a Hugging Face folder, not as one file that "
+            "is timed. Set measure: null."
+        )
+
+
+def _networks(recipe: Recipe) -> list[tuple[str, Network]]:
+    others = [(f"co_teachers[{n}]", network) for n, network in enumerate(recipe.co_teachers)]
+    assistants = [(f"assistants[{n}]", network) for n, network in enumerate(recipe.assistants)]
+    return [("teacher", recipe.teacher), *others, *assistants, ("student", recipe.student)]
+
+
+def _model_name(network: Network) -> str | None:
+    return network.model.removeprefix(PREFIX) if network.model.startswith(PREFIX) else None
+
+
+def _check_tokenizer(role: str, network: Network, corpus: Corpus, name: str) -> None:
+    """A network that brings a tokenizer must bring the one that cuts the text.
+
+    Raises:
+        ConfigError: It brings another one.
+    """
+    own = _model_name(network)
+    if own is None or find_folder(own) == find_folder(name):
+        return
+    tokenizer = load_tokenizer(own)
+    if tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(corpus.tokenizer):
+        return
+    raise ConfigError(
+        f"{role}: {own} reads text with another tokenizer ({len(tokenizer)} words) than {name} "
+        f"({corpus.num_words} words), so their next tokens cannot be compared one by one. Make the "
+        "student from the teacher (settings: {keep_layers: [...]}), or train the student on the "
+        "teacher's text."
+    )

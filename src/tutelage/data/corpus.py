@@ -1,0 +1,288 @@
+"""Text for language models: documents to tokens, tokens to blocks of one length."""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tutelage.data.places import cache_dir
+from tutelage.data.sources import Samples, Splits
+from tutelage.errors import ConfigError, DataError, require
+from tutelage.types import UNLABELLED, tensor_bytes
+
+SUFFIXES = (".txt", ".jsonl")
+
+
+class BlockSource:
+    """Text as blocks of one length; every token of a block is judged by the tokens before it.
+
+    Blocks follow one another in the stream of tokens, so that each token is a label once. What is
+    left over at the end is dropped.
+
+    Args:
+        tokens: Of all documents, one after another.
+        block: Tokens of a block.
+        tokenizer: Fingerprint of what made them.
+
+    Raises:
+        DataError: There is not one whole block.
+    """
+
+    is_fast = True
+
+    def __init__(self, tokens: Int[Tensor, " tokens"], block: int, tokenizer: str = "") -> None:
+        """Hold the tokens, and fingerprint them with what made them."""
+        if len(tokens) <= block:
+            raise DataError(
+                f"There are {len(tokens)} tokens, a block needs {block + 1}. Give more text, or a "
+                "smaller block."
+            )
+        self.tokens = tokens.to(torch.int32)
+        self.block = block
+        digest = hashlib.sha256(f"{block} {tokenizer} ".encode())
+        digest.update(tensor_bytes(self.tokens))
+        self.fingerprint = digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        """Number of blocks."""
+        return (len(self.tokens) - 1) // self.block
+
+    def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
+        """Blocks with these numbers, and for each token the one after it."""
+        places = ids[:, None] * self.block + torch.arange(self.block)
+        tokens, after = self.tokens[places].long(), self.tokens[places + 1].long()
+        return {"input_ids": tokens, "counted": torch.ones_like(tokens, dtype=torch.bool)}, after
+
+
+class PaddedSource:
+    """Documents one by one, cut to a length and filled up to the longest of the batch.
+
+    Args:
+        documents: Token numbers of each.
+        length: Largest number of tokens.
+        pad: The number that fills up; it is masked, whatever it is.
+        tokenizer: Fingerprint of what made them.
+        side: Where shorter documents are filled up: "right" or "left".
+    """
+
+    is_fast = True
+
+    def __init__(
+        self,
+        documents: Sequence[Sequence[int]],
+        length: int,
+        pad: int,
+        tokenizer: str = "",
+        side: str = "right",
+    ) -> None:
+        """Hold the documents that have a token to predict."""
+        self.documents = [list(d[: length + 1]) for d in documents if len(d) > 1]
+        if not self.documents:
+            raise DataError("No document has two tokens or more: there is nothing to predict.")
+        self.pad, self.side = pad, side
+        facts = json.dumps([self.documents, length, pad, tokenizer, side])
+        self.fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return len(self.documents)
+
+    def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
+        """Documents with these numbers."""
+        chosen = [self.documents[number] for number in ids.tolist()]
+        longest = max(len(document) - 1 for document in chosen)
+        tokens = torch.full((len(chosen), longest), self.pad)
+        labels = torch.full((len(chosen), longest), UNLABELLED)
+        counted = torch.zeros(len(chosen), longest, dtype=torch.bool)
+        for row, document in enumerate(chosen):
+            count = len(document) - 1
+            place = slice(0, count) if self.side == "right" else slice(longest - count, longest)
+            tokens[row, place] = torch.tensor(document[:-1])
+            labels[row, place] = torch.tensor(document[1:])
+            counted[row, place] = True
+        inputs = {"input_ids": tokens, "attention_mask": counted.long(), "counted": counted}
+        return inputs, labels
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """A corpus ready for a run.
+
+    Attributes:
+        splits: Train, validation and test text; whole documents go to one of them.
+        num_words: Words of the tokenizer.
+        block: Tokens of a sample; None where documents stay apart.
+        tokenizer: The tokenizer itself.
+        notes: What a reader must know.
+    """
+
+    splits: Splits
+    num_words: int
+    block: int | None
+    tokenizer: Any
+    notes: tuple[str, ...]
+
+
+def load_corpus(  # noqa: PLR0913 - independent settings of a recipe
+    path: Path,
+    tokenizer: str,
+    *,
+    block: int = 128,
+    train_tokens: int | None = None,
+    valid_tokens: int = 4096,
+    test_tokens: int = 16384,
+    is_packed: bool = True,
+    text: str = "text",
+    seed: int = 0,
+) -> Corpus:
+    """Read documents, split them at random, and turn them into samples.
+
+    Args:
+        path: A file or a folder of files: .txt (documents between blank lines) or .jsonl.
+        tokenizer: A Hugging Face folder or name.
+        block: Tokens of a sample.
+        train_tokens: Of training; all that are left if not given.
+        valid_tokens: Of model selection.
+        test_tokens: Of the reported numbers.
+        is_packed: Whether documents follow one another in blocks, with an end sign between; else
+            each is a sample of its own, cut to the block's length.
+        text: Field of a .jsonl line that holds the document.
+        seed: Of the order of documents.
+
+    Raises:
+        DataError: There is no text, or too little of it.
+        ConfigError: There is no such tokenizer.
+    """
+    words = load_tokenizer(tokenizer)
+    documents = list(read_documents(path, text))
+    random.Random(seed).shuffle(documents)
+    stream = _tokens(words, documents)
+    made = tokenizer_fingerprint(words)
+    end = words.eos_token_id
+
+    def take(wanted: int | None) -> BlockSource | PaddedSource:
+        taken: list[list[int]] = []
+        count = 0
+        for tokens in stream:
+            taken.append(tokens)
+            count += len(tokens)
+            if wanted is not None and count > wanted:
+                break
+        if not is_packed:
+            pad = end if words.pad_token_id is None else words.pad_token_id
+            return PaddedSource(taken, block, pad, made, words.padding_side)
+        joined = torch.tensor([token for tokens in taken for token in tokens], dtype=torch.int32)
+        if wanted is not None:
+            if len(joined) <= wanted:
+                raise DataError(
+                    f"{path}: {wanted} tokens are asked for, {len(joined)} are left. Give more "
+                    "text, or ask for fewer."
+                )
+            joined = joined[: wanted + 1]
+        return BlockSource(joined, block, made)
+
+    test, valid, train = take(test_tokens), take(valid_tokens), take(train_tokens)
+    notes = (
+        f"Text: {path.name}, {len(documents)} documents; tokenizer {made}; whole documents are in "
+        "one split.",
+    )
+    splits = Splits(train, valid, test, class_names=())
+    return Corpus(splits, len(words), block if is_packed else None, words, notes)
+
+
+def _tokens(tokenizer: Any, documents: Iterable[str]) -> Iterator[list[int]]:
+    """Token numbers of each document, with the end sign."""
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise ConfigError(
+            "data: the tokenizer has no end sign (eos_token), which parts documents. Set one in "
+            "its tokenizer_config.json."
+        )
+    for document in documents:
+        yield [*tokenizer(document, add_special_tokens=False)["input_ids"], end]
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer from a folder, from the user's cache, or from the hub.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    transformers = require("transformers", "text", "Text for language models")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(find_folder(name))
+    except Exception as error:  # what lies in the folder is the user's own
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"data: there is no tokenizer {name!r} ({reason}). Give the folder of a Hugging Face "
+            "model, such as the teacher's."
+        ) from error
+
+
+def find_folder(name: str) -> str:
+    """A folder as it is named, the one of this name in the user's cache, or a hub name."""
+    if Path(name).exists():
+        return name
+    cached = cache_dir(name)
+    return str(cached) if cached.is_dir() else name
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Changes when a text would get other numbers."""
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = vocabulary if backend is None else backend.to_str()
+    facts = json.dumps([vocabulary, rules, tokenizer.eos_token_id])
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def read_documents(path: Path, text: str = "text") -> Iterator[str]:
+    """Documents of a file, or of all files of a folder in the order of their names.
+
+    Raises:
+        DataError: There is no text; the message names the place.
+    """
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES)
+    if not files:
+        raise DataError(
+            f"data.path: {path}: {'no text in it' if path.is_dir() else 'no such file or folder'}. "
+            f"Allowed: {', '.join(SUFFIXES)}, or a folder of them."
+        )
+    found = False
+    for file in files:
+        for document in _documents(file, text):
+            if document.strip():
+                found = True
+                yield document.strip()
+    if not found:
+        raise DataError(f"data.path: {path}: all documents are empty.")
+
+
+def _documents(file: Path, text: str) -> Iterator[str]:
+    try:
+        content = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read as UTF-8 text ({error}).") from error
+    if file.suffix != ".jsonl":
+        yield from content.split("\n\n")
+        return
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            document = json.loads(line)[text]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{file}: line {number} is no JSON object with the field {text!r}. Name the field: "
+                "data.text."
+            ) from error
+        if not isinstance(document, str):
+            raise DataError(f"{file}: line {number}: {text!r} holds no text.")
+        yield document

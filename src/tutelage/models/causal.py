@@ -1,0 +1,253 @@
+"""Causal language models of Hugging Face, and students made from them."""
+
+import copy
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import ConfigError, ModelError, require
+
+PREFIX = "causal:"
+# Settings of a configuration that name a number which the logits are changed by after the head.
+GATED = ("gate_proj", "up_proj", "down_proj")
+_AFTER_HEAD = ("final_logit_softcapping", "logits_scaling", "logit_scale", "output_multiplier")
+
+
+class Parts(NamedTuple):
+    """A language model taken apart at its output head.
+
+    Attributes:
+        body: Gives hidden states.
+        head: Their product with it are the logits.
+    """
+
+    body: nn.Module
+    head: nn.Linear
+
+
+def parts_of(model: Any) -> Parts | None:
+    """Body and head of a Hugging Face model whose logits are their plain product, else None."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = getattr(inner, "config", None)
+    find_head = getattr(inner, "get_output_embeddings", None)
+    if config is None or find_head is None:
+        return None
+    head, body = find_head(), getattr(inner, getattr(inner, "base_model_prefix", ""), None)
+    is_plain = not any(getattr(config, name, None) not in (None, 1.0) for name in _AFTER_HEAD)
+    if type(head) is not nn.Linear or not isinstance(body, nn.Module) or not is_plain:
+        return None
+    return Parts(body, head)
+
+
+def make_causal(
+    path: str,
+    *,
+    keep_layers: Sequence[int] | None = None,
+    mlp_width: int | None = None,
+    lora_rank: int | None = None,
+    is_fresh: bool = False,
+    changes: dict[str, Any] | None = None,
+) -> nn.Module:
+    """A causal language model from a Hugging Face folder or hub name.
+
+    Args:
+        path: The folder or name.
+        keep_layers: Numbers of the layers that are kept, from 0, in order; all if not given.
+        mlp_width: Units kept in each MLP, those whose weights are largest; all if not given.
+        lora_rank: Train adapters of this rank alone (LoRA); none if not given.
+        is_fresh: Draw new weights for the same configuration, with `changes`.
+        changes: Of the configuration, for a fresh model: {hidden_size: 256}.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be loaded.
+        ConfigError: A setting does not fit it.
+    """
+    if changes and not is_fresh:
+        raise ConfigError(
+            f"model {path!r}: changes ({', '.join(changes)}) need is_fresh: true. To make a "
+            "trained model smaller use keep_layers or mlp_width."
+        )
+    model = _fresh(path, changes or {}) if is_fresh else _load(path)
+    if keep_layers is not None:
+        cut_layers(model, keep_layers)
+    if mlp_width is not None:
+        narrow_mlps(model, mlp_width)
+    return model if lora_rank is None else _with_lora(model, lora_rank)
+
+
+def _load(path: str) -> nn.Module:
+    transformers = require("transformers", "text", f"Model '{PREFIX}{path}'")
+    transformers.logging.disable_progress_bar()
+    try:
+        model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32
+        )
+    except Exception as error:  # what lies in the folder is the user's own
+        raise ModelError(_not_loaded(path, error)) from error
+    return model
+
+
+def _fresh(path: str, changes: dict[str, Any]) -> nn.Module:
+    transformers = require("transformers", "text", f"Model '{PREFIX}{path}'")
+    try:
+        config = transformers.AutoConfig.from_pretrained(path)
+    except Exception as error:  # as above
+        raise ModelError(_not_loaded(path, error)) from error
+    for name, value in changes.items():
+        if not hasattr(config, name):
+            known = ", ".join(sorted(k for k, v in config.to_dict().items() if isinstance(v, int)))
+            raise ConfigError(
+                f"model {path!r}: changes: its configuration has no {name!r}. Known: {known}."
+            )
+        setattr(config, name, value)
+    _trim_layer_types(config)
+    model: nn.Module = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model
+
+
+def _not_loaded(path: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"model {PREFIX}{path}: cannot be loaded as a causal language model ({reason}). Give a "
+        "folder that transformers' save_pretrained wrote, or a name on the hub."
+    )
+
+
+def layer_list(model: nn.Module) -> nn.ModuleList:
+    """A language model's layers: its longest list of modules.
+
+    Raises:
+        ModelError: It has none.
+    """
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise ModelError(f"{type(model).__name__} has no list of layers to choose from.")
+    return max(lists, key=len)
+
+
+def cut_layers(model: nn.Module, keep: Sequence[int]) -> None:
+    """Leave a model these layers alone, in place.
+
+    Raises:
+        ConfigError: The numbers are not increasing, or there are no such layers.
+    """
+    layers = layer_list(model)
+    numbers = list(keep)
+    increase = bool(numbers) and numbers == sorted(set(numbers))
+    if not increase or not 0 <= numbers[0] <= numbers[-1] < len(layers):
+        raise ConfigError(
+            f"keep_layers must be increasing numbers from 0 to {len(layers) - 1}, got {numbers}."
+        )
+    kept = [layers[number] for number in numbers]
+    del layers[:]
+    layers.extend(kept)
+    for place, layer in enumerate(kept):
+        modules: Iterable[Any] = layer.modules()
+        for module in modules:
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = place  # where its keys and values are kept while text is written
+    config: Any = getattr(model, "config", None)
+    if config is not None:
+        _set_depth(config, numbers)
+
+
+def _set_depth(config: Any, numbers: Sequence[int]) -> None:
+    for name in ("num_hidden_layers", "n_layer", "num_layers"):
+        if name in config.to_dict():
+            setattr(config, name, len(numbers))
+            break
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        config.layer_types = [kinds[number] for number in numbers]
+
+
+def _trim_layer_types(config: Any) -> None:
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        config.layer_types = list(kinds)[: config.num_hidden_layers]
+
+
+@torch.no_grad()
+def narrow_mlps(model: nn.Module, width: int) -> None:
+    """Leave each MLP so many of its units, those whose weights are largest, in place.
+
+    A unit's size is the product of the norms of its weights: what it can add to the output.
+
+    Raises:
+        ConfigError: The width does not fit.
+        ModelError: The MLPs are not of the form gate, up, down.
+    """
+    blocks = _gated_blocks(model)
+    if not blocks:
+        raise ModelError(
+            f"mlp_width: {type(model).__name__} has no MLPs of gate_proj, up_proj and down_proj. "
+            "Use keep_layers, or a fresh student with changes."
+        )
+    full = blocks[0].gate_proj.out_features
+    if not 1 <= width <= full:
+        raise ConfigError(f"mlp_width must be from 1 to {full}, got {width}.")
+    for block in blocks:
+        gate, up, down = block.gate_proj, block.up_proj, block.down_proj
+        size = gate.weight.norm(dim=1) * up.weight.norm(dim=1) * down.weight.norm(dim=0)
+        units = size.topk(width).indices.sort().values
+        for linear in (gate, up):
+            _keep(linear, units, dim=0)
+        _keep(down, units, dim=1)
+        if hasattr(block, "intermediate_size"):
+            block.intermediate_size = width
+    config: Any = getattr(model, "config", None)
+    if config is not None:
+        config.intermediate_size = width
+
+
+def _gated_blocks(model: Any) -> list[Any]:
+    return [m for m in model.modules() if all(hasattr(m, name) for name in GATED)]
+
+
+def _keep(linear: nn.Linear, units: Tensor, *, dim: int) -> None:
+    linear.weight = nn.Parameter(linear.weight.index_select(dim, units).contiguous())
+    linear.out_features, linear.in_features = linear.weight.shape
+    if dim == 0 and linear.bias is not None:
+        linear.bias = nn.Parameter(linear.bias[units].contiguous())
+
+
+def _with_lora(model: nn.Module, rank: int) -> nn.Module:
+    peft = require("peft", "text", "lora_rank")
+    if rank < 1:
+        raise ConfigError(f"lora_rank must be 1 or more, got {rank}.")
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    with warnings.catch_warnings():  # peft asks transformers by an old name
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted: nn.Module = peft.get_peft_model(model, config)
+    return adapted
+
+
+def merged(model: nn.Module) -> nn.Module:
+    """A copy of the model with its adapters, if it has any, folded into its weights."""
+    twin = copy.deepcopy(model)
+    fold: Any = getattr(twin, "merge_and_unload", None)
+    if fold is None:
+        return twin
+    plain: nn.Module = fold()
+    return plain
+
+
+def save_causal(model: nn.Module, folder: Path, tokenizer: Any | None) -> None:
+    """Write a model as a Hugging Face folder that `from_pretrained` loads.
+
+    Args:
+        model: With or without adapters.
+        folder: Where it goes.
+        tokenizer: Written beside it.
+    """
+    plain: Any = merged(model).cpu().eval()
+    folder.mkdir(parents=True, exist_ok=True)
+    plain.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)

@@ -1,0 +1,224 @@
+"""Language modelling: the next token, for every token of a text."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tutelage.chunks import rows_at_once
+from tutelage.errors import DataError, ModelError, ShapeError
+from tutelage.losses import CrossEntropy
+from tutelage.losses.divergences import kl_of_logs, log_of_labels, log_soften
+from tutelage.models.calling import call_checked
+from tutelage.models.causal import parts_of
+from tutelage.models.modes import left_as_it_was
+from tutelage.models.taps import tapped
+from tutelage.records import Evaluation, Metric
+from tutelage.tasks.base import Predictions
+from tutelage.tasks.tokens import counted_tokens, network_inputs, score_by_sample, token_items
+from tutelage.types import Batch, HiddenStates, Outputs, Signal, describe_inputs
+
+NLL = "nll"
+
+PERPLEXITY = Metric(
+    name="perplexity",
+    title="perplexity",
+    is_share=False,
+    is_higher_better=False,
+    unit="nats a token",
+    meaning="The exponential of the mean negative log-likelihood of a token: how many equally "
+    "likely tokens the network hesitates between. Differences are of the log-likelihood.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModeling:
+    """How a language model is run and judged.
+
+    An item is a token that counts, judged by what the network says before it. Of a Hugging Face
+    model the task takes hidden states and head, so that nobody needs to hold all logits at once.
+
+    Attributes:
+        num_classes: Words of the tokenizer; a vocabulary that is filled up to a round number is
+            cut to it.
+        block: Tokens that count of each sample, where all samples have as many; None where they
+            differ.
+    """
+
+    num_classes: int
+    block: int | None = None
+    metric: ClassVar[Metric] = PERPLEXITY
+    gives: ClassVar[Signal] = Signal.LOGITS
+
+    @property
+    def items_per_sample(self) -> int | None:
+        """Tokens of a block."""
+        return self.block
+
+    def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:
+        """Call a network on a batch.
+
+        Args:
+            model: The network.
+            batch: Its inputs, with the tokens that count.
+            layers: Parts whose features are wanted too; one row a sample.
+
+        Raises:
+            ModelError: Its forward failed, or a layer cannot be read.
+            ShapeError: It does not speak of this vocabulary.
+        """
+        counted = counted_tokens(batch)
+        with tapped(model, layers) as features:
+            scores = self._scores(model, batch, counted)
+        return Outputs(scores, features)
+
+    def _scores(self, model: nn.Module, batch: Batch, counted: Tensor) -> Tensor | HiddenStates:
+        parts = parts_of(model)
+        if parts is None:
+            logits = call_checked(model, network_inputs(batch))
+            self._check_width(model, logits.shape[-1])
+            return logits[counted][:, : self.num_classes]
+        hidden = _hidden_states(parts.body, batch)[counted]
+        head = parts.head
+        self._check_width(model, len(head.weight))
+        dtype, device = head.weight.dtype, hidden.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        weight = head.weight[: self.num_classes].to(dtype)
+        bias = None if head.bias is None else head.bias[: self.num_classes].to(dtype)
+        return HiddenStates(hidden.to(dtype), weight, bias)
+
+    def _check_width(self, model: nn.Module, width: int) -> None:
+        if width < self.num_classes:
+            raise ShapeError(
+                f"{type(model).__name__} scores {width} words, the tokenizer has "
+                f"{self.num_classes}. Teacher, student and data must share one tokenizer: make the "
+                "student from the teacher (keep_layers), or use universal_logit_distance."
+            )
+
+    def items(self, batch: Batch) -> Batch:
+        """One row a token that counts."""
+        return token_items(batch)
+
+    def task_loss(self) -> CrossEntropy:
+        """The loss on labels, a mean over tokens."""
+        return CrossEntropy()
+
+    @torch.inference_mode()
+    def predict(
+        self, model: nn.Module, batches: Iterable[Batch], device: torch.device
+    ) -> Predictions:
+        """What a network says of all tokens, on the CPU; hidden states rather than logits.
+
+        Raises:
+            DataError: There are no samples, or no labels.
+            ModelError: A likelihood is not a number; the message names the sample.
+        """
+        said = []
+        with left_as_it_was(model):
+            model.eval()
+            for batch in batches:
+                items = self.items(batch)
+                if items.labels is None:
+                    raise DataError("Evaluation needs text whose next tokens are known.")
+                outputs = _on_cpu(self.run(model, batch.to(device)))
+                said.append(Predictions(outputs, items.labels, items.sample_ids))
+        if not said:
+            raise DataError("Evaluation needs samples, but the data set is empty.")
+        found = _joined(said)
+        _check_numbers(model, found)
+        return found
+
+    def validate(self, said: Predictions) -> tuple[float, float]:
+        """Perplexity, and the negative log-likelihood of a token."""
+        mean = _nll(said).double().mean()
+        return float(mean.exp()), float(mean)
+
+    def scores(self, said: Predictions) -> Float[Tensor, " samples"]:
+        """Log-likelihood of each sample's tokens, a mean weighed by their number."""
+        return score_by_sample(said, -_nll(said))
+
+    @torch.inference_mode()
+    def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
+        """Perplexity, share of tokens that are picked, and likeness to the teacher."""
+        perplexity, nll = self.validate(said)
+        correct = agreed = divergence = 0.0
+        for rows in _spans(said.outputs):
+            logits = said.outputs.pick(rows).logits
+            picked = logits.argmax(dim=-1)
+            correct += float((picked == said.labels[rows]).sum())
+            if teacher is not None:
+                wanted = teacher.outputs.pick(rows).logits
+                agreed += float((picked == wanted.argmax(dim=-1)).sum())
+                divergence += float(kl_of_logs(log_soften(logits), log_soften(wanted)).sum())
+        count = len(said.labels)
+        return Evaluation(
+            accuracy=correct / count,
+            nll=nll,
+            ece=None,
+            agreement=None if teacher is None else agreed / count,
+            kl_to_teacher=None if teacher is None else divergence / count,
+            per_class_accuracy=[],
+            calibration=[],
+            count=count,
+            others={"perplexity": perplexity},
+        )
+
+
+def _hidden_states(body: nn.Module, batch: Batch) -> Float[Tensor, "samples length width"]:
+    inputs = network_inputs(batch)
+    try:
+        given = body(**inputs, use_cache=False)
+    except (torch.cuda.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # the network is the user's own: anything can happen
+        raise ModelError(
+            f"{type(body).__name__} failed on inputs of {describe_inputs(inputs)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    hidden: Tensor = given[0]
+    return hidden
+
+
+def _on_cpu(outputs: Outputs) -> Outputs:
+    scores = outputs.scores
+    if isinstance(scores, HiddenStates):
+        bias = None if scores.bias is None else scores.bias.cpu()
+        return Outputs(HiddenStates(scores.values.cpu(), scores.weight.detach().cpu(), bias))
+    return Outputs(outputs.logits.float().cpu())
+
+
+def _joined(said: Sequence[Predictions]) -> Predictions:
+    outputs = Outputs.join([one.outputs for one in said])
+    labels = torch.cat([one.labels for one in said])
+    sample_ids = torch.cat([one.sample_ids for one in said])
+    nll = torch.cat([_likelihoods(outputs, labels, rows) for rows in _spans(outputs)])
+    return Predictions(Outputs(outputs.scores, {NLL: nll}), labels, sample_ids)
+
+
+def _likelihoods(outputs: Outputs, labels: Tensor, rows: slice) -> Float[Tensor, " rows"]:
+    """Negative log-likelihood of the labels."""
+    return -log_of_labels(log_soften(outputs.pick(rows).logits), labels[rows])
+
+
+def _spans(outputs: Outputs) -> Iterator[slice]:
+    count, num_classes = outputs.shape
+    step = rows_at_once(num_classes)
+    for start in range(0, count, step):
+        yield slice(start, start + step)
+
+
+def _nll(said: Predictions) -> Float[Tensor, " items"]:
+    return said.outputs.features[NLL]
+
+
+def _check_numbers(model: nn.Module, said: Predictions) -> None:
+    wrong = _nll(said).isnan().nonzero().squeeze(1)
+    if len(wrong):
+        raise ModelError(
+            f"{type(model).__name__} gives NaN for sample {int(said.sample_ids[wrong[0]])} of the "
+            "validation or test data. Look for NaN in the network's weights."
+        )

@@ -1,0 +1,66 @@
+"""What a cache loses of what the teacher said: divergence, and the bias of the gradient."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tutelage.chunks import rows_at_once
+from tutelage.losses import KD
+from tutelage.losses.divergences import kl_per_item
+from tutelage.types import Batch, Outputs, SparseLogits
+
+# The student that gradients are measured on hesitates more than the teacher: its logits by this.
+BLUNTER = 2.0
+
+
+class WhatIsLost:
+    """Sums over the items of a shard."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.kl = 0.0
+        self.count = 0
+        self.live: Tensor | None = None
+        self.kept: Tensor | None = None
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The sums as a shard carries them."""
+        facts = {"kl_sum": repr(self.kl)}
+        if self.live is not None and self.kept is not None:
+            gap = (self.kept - self.live).norm() / self.live.norm()
+            facts["gradient_bias"] = repr(float(gap))
+        return facts
+
+    def add(self, logits: Float[Tensor, "items classes"], decoded: Outputs) -> None:
+        """Compare what was written of some items with what was said."""
+        read = decoded.logits
+        scores = decoded.scores
+        is_pooled = isinstance(scores, SparseLogits) and scores.is_pooled
+        # Of draws, what was not drawn is impossible: only the other direction is finite.
+        pair = (read, logits) if bool((read > -torch.inf).all()) else (logits, read)
+        self.kl += float(kl_per_item(*pair).double().sum())
+        if is_pooled:
+            live, kept = _gradient(logits, Outputs(logits)), _gradient(logits, decoded)
+            self.live = live if self.live is None else self.live + live
+            self.kept = kept if self.kept is None else self.kept + kept
+
+
+def _gradient(logits: Tensor, teacher: Outputs) -> Float[Tensor, " classes"]:
+    """Forward KL's gradient on a student that hesitates more, summed over items."""
+    student = (logits / BLUNTER).requires_grad_()
+    ids = torch.arange(len(logits))
+    batch = Batch(torch.zeros(len(logits), 1), None, ids, ids)
+    with torch.enable_grad():
+        value = KD(temperature=1)(Outputs(student), teacher, batch)
+    (gradient,) = torch.autograd.grad(value, student)
+    return gradient.double().sum(dim=0) * len(logits)
+
+
+def spans(outputs: Outputs, num_classes: int) -> Iterator[slice]:
+    """Outputs in parts whose dense logits are not too large."""
+    step = rows_at_once(num_classes)
+    for start in range(0, outputs.shape[0], step):
+        yield slice(start, start + step)

@@ -1,0 +1,137 @@
+"""How language models are run and judged."""
+
+import math
+
+import pytest
+import torch
+from tiny_language import WORDS, make_model, make_tokenizer
+
+from tutelage.data.corpus import BlockSource, PaddedSource
+from tutelage.data.loading import Reader, in_order
+from tutelage.errors import DataError, ModelError, ShapeError
+from tutelage.losses import KD, CrossEntropy
+from tutelage.models.causal import make_causal
+from tutelage.tasks import LanguageModeling
+from tutelage.types import Batch, HiddenStates, Outputs
+
+TASK = LanguageModeling(num_classes=20, block=8)
+
+
+def block_batch(count: int = 5, highest: int = 20) -> Batch:
+    tokens = torch.randint(0, highest, (8 * count + 1,), generator=torch.Generator().manual_seed(0))
+    reader = Reader(BlockSource(tokens, 8), num_classes=20)
+    ids = torch.arange(count)
+    return reader[ids, torch.zeros_like(ids)]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_hidden_states_are_those_of_the_models_own_logits(tied):
+    model, batch = make_model(24, tied=tied), block_batch()
+    outputs = TASK.run(model, batch)
+    assert isinstance(outputs.scores, HiddenStates)
+    wanted = model(input_ids=batch.inputs["input_ids"]).logits[..., :20].flatten(end_dim=1)
+    torch.testing.assert_close(outputs.logits, wanted)
+
+
+def test_a_model_of_other_kinds_gives_logits():
+    class Other(torch.nn.Module):
+        def forward(self, input_ids):
+            return torch.nn.functional.one_hot(input_ids, 24).float()
+
+    outputs = TASK.run(Other(), block_batch())
+    assert not isinstance(outputs.scores, HiddenStates)
+    assert outputs.logits.shape == (40, 20)
+
+
+def test_under_autocast_the_head_is_in_its_precision():
+    model = make_model(24)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = TASK.run(model, block_batch())
+    assert outputs.scores.values.dtype == outputs.scores.weight.dtype == torch.bfloat16
+
+
+def test_a_vocabulary_that_is_too_small_is_one_clear_error():
+    with pytest.raises(ShapeError, match="scores 16 words, the tokenizer has 20"):
+        LanguageModeling(num_classes=20).run(make_model(16), block_batch(highest=16))
+
+
+@torch.no_grad()
+def losses(source, model, teacher, *, num_classes: int = 20) -> tuple[float, float]:
+    task = LanguageModeling(num_classes=num_classes)
+    reader = Reader(source, num_classes=num_classes)
+    ids = torch.arange(len(source))
+    batch = reader[ids, torch.zeros_like(ids)]
+    items = task.items(batch)
+    student, said = task.run(model, batch), task.run(teacher, batch)
+    return (
+        float(CrossEntropy()(Outputs(student.logits), None, items)),
+        float(KD(1)(Outputs(student.logits), Outputs(said.logits), items)),
+    )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_length_and_padding_change_nothing(side, teacher_path):
+    model, teacher = make_model(24), make_causal(str(teacher_path)).eval()
+    generator = torch.Generator().manual_seed(0)
+    documents = [torch.randint(2, 20, (n,), generator=generator).tolist() for n in (3, 9, 5)]
+    alone = [losses(PaddedSource([d], 16, pad=0), model, teacher) for d in documents]
+    tokens = [len(d) - 1 for d in documents]
+    together = losses(PaddedSource(documents, 16, pad=1, side=side), model, teacher)
+    for part in range(2):
+        mean = sum(n * a[part] for n, a in zip(tokens, alone, strict=True)) / sum(tokens)
+        assert together[part] == pytest.approx(mean, rel=1e-5)
+
+
+def said(model, source: BlockSource):
+    reader = Reader(source, num_classes=20)
+    requests = in_order(len(reader), batch_size=2)
+    return TASK.predict(model, (reader[r] for r in requests), torch.device("cpu"))
+
+
+@torch.no_grad()
+def test_perplexity_is_that_of_the_library(teacher_path):
+    model = make_causal(str(teacher_path)).eval()
+    tokens = torch.randint(0, 20, (41,), generator=torch.Generator().manual_seed(0))
+    source = BlockSource(tokens, 8)
+    found = said(model, source)
+    total = 0.0
+    for row in range(5):
+        text = tokens[8 * row : 8 * row + 9]
+        logits = model(input_ids=text[None, :-1]).logits[0, :, :20]
+        total += float(torch.nn.functional.cross_entropy(logits, text[1:], reduction="sum"))
+    perplexity, nll = TASK.validate(found)
+    assert nll == pytest.approx(total / 40, rel=1e-5)
+    assert perplexity == pytest.approx(math.exp(total / 40), rel=1e-5)
+    assert float(TASK.scores(found).mean()) == pytest.approx(-nll, rel=1e-5)
+    assert len(TASK.scores(found)) == 5
+
+
+def test_a_network_agrees_with_itself_and_an_even_one_is_as_lost_as_can_be():
+    source = BlockSource(torch.arange(41) % 20, 8)
+    model = make_model(24)
+    found = said(model, source)
+    itself = TASK.evaluate(found, said(model, source))
+    assert itself.agreement == 1
+    assert itself.kl_to_teacher == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        model.model.norm.weight.zero_()
+    even = TASK.evaluate(said(model, source))
+    assert even.values["perplexity"] == pytest.approx(20, rel=1e-5)
+    assert even.agreement is None
+
+
+def test_a_network_that_gives_nan_is_named():
+    model = make_model(24)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(torch.nan)
+    with pytest.raises(ModelError, match="LlamaForCausalLM gives NaN for sample 0"):
+        said(model, BlockSource(torch.arange(41) % 20, 8))
+
+
+def test_no_text_is_refused():
+    with pytest.raises(DataError, match="the data set is empty"):
+        TASK.predict(make_model(24), [], torch.device("cpu"))
+
+
+def test_the_words_of_the_tests_are_as_many_as_the_task_says():
+    assert len(make_tokenizer(WORDS)) == 20
