@@ -120,7 +120,10 @@ def test_a_huge_file_is_refused_unread(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("epochs=3", r"epochs: Extra inputs .* \(got 3\)\..* Known: assistants, baseline, cache,"),
+        (
+            "epochs=3",
+            r"epochs: Extra inputs .* \(got 3\)\..* Known: assistants, baseline, budget, cache,",
+        ),
         ("sedes=[1]", r"sedes: .*Did you mean 'seeds'\?"),
         ("train.epoch=2", r"train\.epoch: .*\(got 2\)\. Did you mean 'epochs'\? Known: accumulate"),
         ("teacher.training.optimizer.lrr=1", r"teacher\.training\.optimizer\.lrr: .*Did you mean"),
@@ -133,7 +136,7 @@ def test_a_huge_file_is_refused_unread(tmp_path, monkeypatch):
             "optimizer.kind=sdg",
             r"optimizer\.kind: .*'sgd', 'adam', 'adamw' or 'dot' \(got 'sdg'\).*'sgd'",
         ),
-        ("task=detection", r"task: Input should be 'classification' or .*\(got 'detection'\)"),
+        ("task=detection", r"task: Input should be 'classification', .* or .*\(got 'detection'\)"),
         ("train.epochs=0", r"train\.epochs: .*greater than or equal to 1 \(got 0\)"),
         ("train.epochs=1.5", r"train\.epochs: .*integer.*\(got 1\.5\)"),
         ("train.epochs=many", r"train\.epochs: .*integer.*\(got 'many'\)"),
@@ -196,10 +199,13 @@ def test_a_missing_key_is_named(tmp_path):
         ("objective.terms.0.temperature=four", r"objective\.terms\[0\]: loss 'kd' .*'four'"),
         ("objective.terms.0.weight=-1", r"weight of 'kd' must be 0 or more and finite, got -1"),
         ("objective.task_weight=-1", r"weight of 'cross_entropy' must be 0 or more"),
-        ("objective.terms.0.loss=math:sin", r"'math:sin' is no subclass of tutelage\.Loss"),
-        ("objective.terms.0.loss=no.such:Loss", r"cannot be imported: ModuleNotFoundError"),
-        ("objective.terms.0.loss=':x'", r"':x' cannot be imported"),
-        ("objective.terms.0.loss='..:x'", r"'\.\.:x' cannot be imported"),
+        ("objective.terms.0.loss=math:sin", r"loss 'math:sin': 'math' is no module of your own"),
+        (
+            "objective.terms.0.loss=no.such:Loss",
+            r"loss 'no.such:Loss': there is no module 'no\.such'",
+        ),
+        ("objective.terms.0.loss=':x'", r"loss ':x': importing '' failed"),
+        ("objective.terms.0.loss='..:x'", r"loss '\.\.:x': importing '\.\.' failed"),
         ("data.path=x", r"Unknown setting of data kind 'digits' 'path'\. Known: seed,"),
         ("data.valid_fraction=0.99999", r"A share of 0\.99999 of 1198 samples is 1198"),
         ("teacher.training=null", None),

@@ -15,10 +15,12 @@ from tutelage.losses import DKD, KD
 NOTHING_IN_ONE = {  # what relates samples, or normalises over them, has nothing to say of one
     "correlation_congruence",
     "crd",
+    "margin_mse",
     "pkt",
     "review_kd",
     "rkd_angle",
     "rkd_distance",
+    "similarity_kl",
     "similarity_preserving",
     "srd",
 }

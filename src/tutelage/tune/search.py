@@ -265,7 +265,8 @@ class _Study:
             seen = list(trial.intermediate_values.values())
             rank = trial.values[0] if is_complete else max(seen, default=None)
             score = None if rank is None else self.metric.rank(rank)
-            latency = trial.values[1] if is_complete and self.search.students else None
+            students, chosen = self.search.students, trial.params.get("student")
+            latency = students.latencies_ms.get(chosen) if students else None
             epochs = trial.user_attrs.get("epochs", len(seen))
             state = trial.state.name.lower()
             rows.append(TrialRow(number, state, dict(trial.params), score, epochs, latency))
