@@ -242,5 +242,5 @@ def test_a_damaged_or_missing_file_is_one_clear_error(tmp_path, name, content):
 
 @pytest.mark.parametrize("settings", [{"patch": 3}, {"heads": 5}])
 def test_a_transformer_whose_parts_do_not_fit_is_one_clear_error(settings):
-    with pytest.raises(ModelError, match=f"{next(iter(settings))} must divide"):
+    with pytest.raises(ConfigError, match=f"{next(iter(settings))} must divide"):
         make_model("vit", settings, **FACTS)

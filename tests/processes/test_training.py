@@ -16,6 +16,8 @@ from tutelage.losses import LOSSES
 from tutelage.teachers.build import build_cache
 from tutelage.teachers.codecs import make_codec
 
+pytestmark = pytest.mark.slow  # starts processes; run alone: scripts/test -m slow tests/processes
+
 # Two processes add gradients in another order than one: float32 rounds otherwise.
 RTOL, ATOL = 1e-4, 1e-5
 CASES = [
@@ -129,7 +131,7 @@ def test_a_loss_says_whether_it_needs_the_whole_batch():
     # A mean over samples can be shared out. Review KD is one but for batch norm in its adapters;
     # past_self remembers samples, so that all processes must see them all.
     for name, kind in LOSSES.items():
-        if name in ("logit_standardisation", "review_kd"):
+        if name in ("logit_standardisation", "review_kd", "simcse"):
             continue
         shared = SPECIAL.get(name, Special()).is_mean and name != "past_self"
         assert kind.whole_batch is not shared, name

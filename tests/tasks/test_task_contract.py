@@ -45,7 +45,9 @@ def batch_of(name, count, first=0):
 
 
 LABELLED = [name for name, task in TASKS.items() if task(CLASSES).gives == Signal.LOGITS]
+SHARES = [name for name in LABELLED if TASKS[name](CLASSES).metric.is_share]
 every_task = pytest.mark.parametrize("name", list(TASKS))
+every_task_of_shares = pytest.mark.parametrize("name", SHARES)  # perplexity: tests/language
 every_task_of_labels = pytest.mark.parametrize("name", LABELLED)  # others: a file of their own
 
 
@@ -64,7 +66,7 @@ def test_scores_and_items_have_the_same_rows(name):
     assert torch.equal(outputs.logits.argmax(dim=-1), items.labels)
 
 
-@every_task_of_labels
+@every_task_of_shares
 def test_a_perfect_network_is_told_from_a_random_one(name):
     task = TASKS[name](CLASSES)
     batches = [batch_of(name, 50, first) for first in (0, 50, 100, 150)]
@@ -77,7 +79,7 @@ def test_a_perfect_network_is_told_from_a_random_one(name):
     assert higher > math.log(CLASSES)
 
 
-@every_task_of_labels
+@every_task_of_shares
 def test_what_evidence_compares_is_the_metric_by_sample(name):
     task = TASKS[name](CLASSES)
     batches = [batch_of(name, 40), batch_of(name, 9, 40)]
