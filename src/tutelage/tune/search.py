@@ -366,7 +366,8 @@ def _why(reason: BaseException) -> str:
 
 def _front(rows: Sequence[TrialRow], metric: Metric) -> list[int]:
     """Trials that no other beats in both; empty where latency was not searched."""
-    timed = [(row.latency_ms, -metric.rank(_known(row)), row) for row in rows if row.latency_ms]
+    done = [row for row in rows if row.state == "complete" and row.latency_ms]
+    timed = [(row.latency_ms, -metric.rank(_known(row)), row) for row in done]
     timed.sort(key=lambda entry: entry[:2])
     front: list[int] = []
     lowest = math.inf
