@@ -113,6 +113,28 @@ def test_percentiles_leave_a_rare_value_out_that_minmax_keeps(exported, tmp_path
     assert error["percentile"] < 0.7 * error["minmax"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if n in LIGHT else pytest.mark.slow)
+        for n, target in TARGETS.items()
+        if "minmax" in target.ways
+    ],
+)
+def test_minmax_keeps_the_largest_value_seen_however_early(exported, tmp_path, name):
+    network, samples, source, _ = exported(name)
+    spoilt = samples.repeat(4, 1, 1, 1)
+    spoilt[0, 0, 3, 3] = 60.0
+    error = {}
+    with torch.no_grad():
+        expected = network(samples).numpy()
+    for kind, batch in {"plain": samples, "spoilt": spoilt}.items():
+        path = tmp_path / f"{kind}{source.suffix}"
+        TARGETS[name].quantise(network, source, batch.split(8), path, "minmax")
+        error[kind] = np.abs(open_file(path)(samples.numpy()) - expected).mean()
+    assert error["spoilt"] > 3 * error["plain"]
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_no_path_of_this_machine_is_in_the_file(exported, name):
     _, _, path, _ = exported(name)

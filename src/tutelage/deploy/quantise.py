@@ -14,6 +14,7 @@ from tutelage.deploy.runtime import one_line
 from tutelage.errors import ExportError, find, require
 from tutelage.files import write_bytes
 
+OUTLIERS = 1e-4  # share of values beyond the range, at each end, that a percentile leaves out
 WAYS: Mapping[str, str] = {
     "minmax": "static: activations scaled by the smallest and largest value seen",
     "percentile": "static: activations scaled without the rarest values",
@@ -84,6 +85,7 @@ def _quantise(prepared: Path, made: Path, calibration: Iterable[Tensor], way: st
         activation_type=quantization.QuantType.QUInt8,
         weight_type=weights,
         calibrate_method=method,
+        extra_options={"CalibPercentile": 100 * (1 - 2 * OUTLIERS)},
     )
 
 

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tutelage.deploy.quantise import OUTLIERS
 from tutelage.deploy.targets.base import Batches, Runner, Target, label, traced
 from tutelage.files import write_bytes
 
-OUTLIERS = 1e-4  # share of values beyond the range, at each end, that a percentile leaves out
 SMALLEST_SCALE = 2**-12  # XNNPACK's own
 
 

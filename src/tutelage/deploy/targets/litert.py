@@ -61,13 +61,8 @@ class LiteRt(Target):
         from ai_edge_quantizer import quantizer, recipe
 
         rule = recipe.dynamic_wi8_afp32() if way == "dynamic" else recipe.static_wi8_ai8()
+        found = None if way == "dynamic" else _ranges(source, rule, calibration)
         maker = quantizer.Quantizer(str(source), rule)
-        found = None
-        if way != "dynamic":
-            ((signature, names),) = _interpreter(source, 1).get_signature_list().items()
-            rows = [row[None].numpy() for batch in calibration for row in batch]
-            samples = [{names["inputs"][0]: _narrow(row)} for row in rows]
-            found = maker.calibrate({signature: samples})
         write_bytes(path, bytes(maker.quantize(found).quantized_model))
 
     def _open(self, path: Path, threads: int) -> Runner:
@@ -80,6 +75,20 @@ class LiteRt(Target):
             return _unscaled(interpreter.get_tensor(given["index"]), given)
 
         return Runner(label(self.title, "ai-edge-litert"), run, self.batch_size)
+
+
+def _ranges(source: Path, rule: Any, calibration: Batches) -> Any:
+    """The smallest and largest value of each tensor; the quantiser's own way is a moving mean."""
+    from ai_edge_quantizer import calibrator, recipe_manager
+    from ai_edge_quantizer.utils.qsv_utils import min_max_update
+
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(rule)
+    ((signature, names),) = _interpreter(source, 1).get_signature_list().items()
+    rows = [row[None].numpy() for batch in calibration for row in batch]
+    finder = calibrator.Calibrator(str(source), qsv_update_func=min_max_update)
+    finder.calibrate({signature: [{names["inputs"][0]: _narrow(row)} for row in rows]}, manager)
+    return finder.get_model_qsvs()
 
 
 def _interpreter(path: Path, threads: int) -> Any:

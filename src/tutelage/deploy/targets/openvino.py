@@ -6,6 +6,7 @@ from typing import Any, ClassVar, final
 
 from torch import Tensor, nn
 
+from tutelage.deploy.quantise import OUTLIERS
 from tutelage.deploy.targets.base import (
     Batches,
     Runner,
@@ -14,8 +15,6 @@ from tutelage.deploy.targets.base import (
     label,
     traced,
 )
-
-OUTLIERS = 1e-4  # share of values beyond the range, at each end, that a percentile leaves out
 
 
 @final

@@ -1,0 +1,258 @@
+"""Every target with several networks, float and eight bits: size, speed, agreement, or why not.
+
+Networks are trained for a moment on the handwritten digits, so that agreement means something:
+pictures of 32 x 32 for the image classifiers, their 64 grey values as tokens for the text encoder.
+All files of one network are timed by turns, one sample a call and one thread, against the float
+ONNX file. Results are kept by network and target, and the same command goes on where it stopped.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tutelage.data.builtin import load_digits
+from tutelage.deploy import TARGETS, export_checked, open_file
+from tutelage.errors import ConfigError, ExportError, MissingExtraError
+from tutelage.losses.divergences import cross_entropy
+from tutelage.models.load import make_model
+
+EPOCHS, BATCH, ROUNDS, WARM_UP = 12, 64, 60, 5
+FLOAT = "float"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file, or the reason why there is none."""
+
+    network: str
+    target: str
+    kind: str
+    reason: str = ""
+    size_bytes: int = 0
+    agreement: float = 0.0
+    difference: float = 0.0
+    accuracy: float = 0.0
+    ratio: float = 0.0
+    runtime: str = ""
+
+
+class Encoder(nn.Module):
+    """A BERT of two layers that reads whole numbers."""
+
+    def __init__(self) -> None:
+        """Make it, with random weights."""
+        super().__init__()
+        from transformers import BertConfig, BertForSequenceClassification
+
+        config = BertConfig(
+            vocab_size=17,
+            hidden_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=512,
+            max_position_embeddings=64,
+            num_labels=10,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        self.bert = BertForSequenceClassification(config)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits."""
+        logits: Tensor = self.bert(input_ids=tokens).logits
+        return logits
+
+
+def made(name: str, **settings: object) -> Callable[[], nn.Module]:
+    """Makes a network by its name in recipes."""
+    return lambda: make_model(name, settings, num_classes=10, in_channels=1, image_size=32)
+
+
+def mobile() -> nn.Module:
+    """MobileNetV2, which wants three channels."""
+    network = made("torchvision:mobilenet_v2")()
+    return nn.Sequential(Grey(), network)
+
+
+class Grey(nn.Module):
+    """A grey picture as one of three equal channels."""
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """The same picture three times."""
+        return pictures.expand(-1, 3, -1, -1)
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "mlp 800-800": made("mlp", hidden=[800, 800]),
+    "cnn 32": made("cnn", width=32),
+    "resnet 32": made("resnet", width=32),
+    "mobilenet_v2": mobile,
+    "vit 64": made("vit", width=64, depth=4, patch=4),
+    "bert 2x128": Encoder,
+}
+
+
+def digits(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training and test inputs and labels, as the network takes them."""
+    splits = load_digits()
+    parts = []
+    for source in (splits.train, splits.test):
+        inputs, labels = source.fetch(torch.arange(len(source)))
+        if name.startswith("bert"):
+            inputs = (inputs.flatten(1).float() * 16 / 255).round().long()
+        else:
+            inputs = F.interpolate(inputs.float() / 255, scale_factor=4, mode="bilinear")
+        parts += [inputs, labels]
+    return parts[0], parts[1], parts[2], parts[3]
+
+
+def trained(name: str, folder: Path) -> nn.Module:
+    """The network after a few epochs; its weights are kept."""
+    torch.manual_seed(0)
+    network = NETWORKS[name]()
+    kept = folder / f"{name}.pt".replace(" ", "-")
+    if kept.is_file():
+        network.load_state_dict(torch.load(kept, weights_only=True))
+        return network.eval()
+    inputs, labels, *_ = digits(name)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    network.train()
+    for _ in range(EPOCHS):
+        for ids in torch.randperm(len(inputs)).split(BATCH):
+            loss = cross_entropy(network(inputs[ids]), labels[ids])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    torch.save(network.state_dict(), kept)
+    return network.eval()
+
+
+def files(
+    name: str, network: nn.Module, target: str, folder: Path
+) -> Iterator[tuple[str, Path | None, str]]:
+    """Float and eight bits of one target: the kind, and the file or the reason why not."""
+    kind = TARGETS[target]
+    train, _, test, _ = digits(name)
+    source = folder / f"{name.replace(' ', '-')}{kind.suffix}"
+    try:
+        export_checked(network, test[:256].split(64), source, name=name, target=target)
+        yield FLOAT, source, ""
+    except (ExportError, MissingExtraError) as error:
+        yield FLOAT, None, str(error)
+        return
+    for way in kind.ways:
+        path = source.with_name(f"{source.stem}.{way}{kind.suffix}")
+        try:
+            kind.quantise(network, source, train[:256].split(64), path, way)
+            yield way, path, ""
+        except ExportError as error:
+            yield way, None, str(error)
+    if not kind.ways:
+        yield "int8", None, kind.why_no_int8
+
+
+def judge(name: str, target: str, folder: Path) -> list[Row]:
+    """All rows of one network and target."""
+    network = trained(name, folder)
+    *_, test, labels = digits(name)
+    with torch.no_grad():
+        expected = network(test)
+    made = list(files(name, network, target, folder))
+    reference = folder / f"{name.replace(' ', '-')}.reference.onnx"
+    export_checked(network, test[:64].split(64), reference, name=name)
+    ratios = by_turns(reference, [path for _, path, _ in made if path], test[:1].numpy())
+    rows = []
+    for kind, path, reason in made:
+        if path is None:
+            rows.append(Row(name, target, kind, reason))
+            continue
+        run = open_file(path)
+        given = torch.from_numpy(run(test.numpy()))
+        same = (given.argmax(1) == expected.argmax(1)).double().mean()
+        right = (given.argmax(1) == labels).double().mean()
+        rows.append(
+            Row(
+                name,
+                target,
+                kind,
+                size_bytes=TARGETS[target].size_bytes(path),
+                agreement=float(same),
+                difference=float((given - expected).abs().max()),
+                accuracy=float(right),
+                ratio=ratios[path],
+                runtime=run.runtime,
+            )
+        )
+    return rows
+
+
+def by_turns(reference: Path, paths: list[Path], sample: np.ndarray) -> dict[Path, float]:
+    """Median time of the reference over that of each file, one call of each in turn."""
+    runs = {path: open_file(path, threads=1) for path in (reference, *paths)}
+    times: dict[Path, list[float]] = {path: [] for path in runs}
+    for number in range(WARM_UP + ROUNDS):
+        for path, run in runs.items():
+            begun = time.perf_counter()
+            run(sample)
+            if number >= WARM_UP:
+                times[path].append(time.perf_counter() - begun)
+    median = {path: float(np.median(each)) for path, each in times.items()}
+    return {path: median[reference] / median[path] for path in paths}
+
+
+def table(rows: list[Row]) -> str:
+    """All rows as Markdown."""
+    lines = [
+        "| network | target | kind | size, kB | speed | agreement, % | largest difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if row.reason:
+            lines.append(f"| {row.network} | {row.target} | {row.kind} | no: {row.reason} | | | |")
+            continue
+        lines.append(
+            f"| {row.network} | {row.target} | {row.kind} | {row.size_bytes / 1000:,.0f} | "
+            f"{row.ratio:.2f} | {100 * row.agreement:.1f} | {row.difference:.2g} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure what is not there yet, and print all of it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/targets"))
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--targets", default=",".join(TARGETS))
+    parser.add_argument("--print", action="store_true", help="only print what was measured")
+    chosen = parser.parse_args()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    for name in [] if chosen.print else chosen.networks.split(","):
+        for target in chosen.targets.split(","):
+            kept = chosen.out / f"{name.replace(' ', '-')}.{target}.json"
+            if name not in NETWORKS or target not in TARGETS:
+                raise ConfigError(f"--networks {name} --targets {target}: unknown. See --help.")
+            if not kept.is_file():
+                rows = judge(name, target, chosen.out)
+                kept.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+                print(table(rows), flush=True)
+    found = [
+        Row(**row)
+        for name in NETWORKS
+        for target in TARGETS
+        if (kept := chosen.out / f"{name.replace(' ', '-')}.{target}.json").is_file()
+        for row in json.loads(kept.read_text())
+    ]
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
