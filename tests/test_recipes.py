@@ -142,7 +142,7 @@ def test_the_template_writes_out_the_keys_that_people_edit():
     text = recipe_path("template").read_text(encoding="utf-8")
     for key in Recipe.model_fields:
         written = f"\n{key}:" in text or f"\n# {key}:" in text
-        assert written or key in {"measure", "optimizer"}, key
+        assert written or key in {"measure", "optimizer", "on_policy"}, key
 
 
 def test_no_recipe_is_left_out_here():

@@ -14,6 +14,7 @@ from tutelage.data.views import Identity, ViewPolicy
 from tutelage.deploy.budgets import Budget
 from tutelage.engine import TrainSettings
 from tutelage.engine.inversion import InversionSettings
+from tutelage.engine.writing import WritingSettings
 from tutelage.objective import Objective, Term
 from tutelage.tasks import Classification, Task
 from tutelage.teachers.ensemble import Ensemble
@@ -129,6 +130,7 @@ class Job:
         command: What repeats the run.
         notes: What a reader of the report must know of the set-up.
         make_task: Makes the task for a number of classes.
+        writing: How much of the distilled arm's text a network writes; None reads all of it.
         save_student: Writes the student that is delivered into a folder of its own kind; None
             where its weights are enough.
     """
@@ -155,6 +157,7 @@ class Job:
     command: str = ""
     notes: tuple[str, ...] = ()
     make_task: Callable[[int], Task] = Classification
+    writing: WritingSettings | None = None
     save_student: Callable[[nn.Module, Path], None] | None = None
 
     @property

@@ -23,10 +23,11 @@ REFRESH_SHARE = 200
 
 
 class _Rate(ProgressColumn):
-    """Units a second."""
+    """Units a second, or what the stage itself says of its speed."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="dim")
+        told = task.fields.get("rate")
+        return Text(told or (f"{task.speed:,.0f}/s" if task.speed else ""), style="dim")
 
 
 class ProgressListener:
@@ -75,17 +76,17 @@ class ProgressListener:
             case StageStarted(name=name, total=total):
                 self.task = self.bar.add_task(name, total=total)
                 self.shown = 0
-            case Advanced(done=done, total=total):
-                self._advance(done, total)
+            case Advanced(done=done, total=total, note=note):
+                self._advance(done, total, note)
             case StageDone():
                 self._finish(event)
 
-    def _advance(self, done: int, total: int) -> None:
+    def _advance(self, done: int, total: int, rate: str) -> None:
         """Move the bar, but not on every step of a fast training."""
         if self.task is None or (done < total and done - self.shown < total // REFRESH_SHARE):
             return
         self.shown = done
-        self.bar.update(self.task, completed=done, total=total)
+        self.bar.update(self.task, completed=done, total=total, rate=rate)
 
     def _finish(self, event: StageDone) -> None:
         elapsed = ""

@@ -78,6 +78,7 @@ def build_job(
         recipe=_resolved(recipe, folder),
         command=command,
         make_task=ground.make_task if ground else TASKS[recipe.task],
+        writing=ground.writing if ground else None,
         save_student=ground.save_student if ground else None,
         notes=ground.notes if ground else (),
     )

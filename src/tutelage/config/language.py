@@ -16,6 +16,7 @@ from tutelage.data.corpus import (
     tokenizer_fingerprint,
 )
 from tutelage.data.sources import Splits
+from tutelage.engine.writing import WritingSettings
 from tutelage.errors import ConfigError
 from tutelage.models.causal import PREFIX, save_causal
 from tutelage.tasks import LanguageModeling, Task
@@ -31,12 +32,14 @@ class Ground:
         splits: The text.
         make_task: Makes the task, whatever the number of classes.
         save_student: Writes a Hugging Face folder.
+        writing: Text that is written while the student learns.
         notes: What a reader must know.
     """
 
     splits: Splits
     make_task: Callable[[int], Task]
     save_student: Callable[[nn.Module, Path], None]
+    writing: WritingSettings | None
     notes: tuple[str, ...]
 
 
@@ -47,6 +50,8 @@ def is_language(recipe: Recipe) -> bool:
         ConfigError: Task and data do not belong together.
     """
     has_text = isinstance(recipe.data, CorpusData)
+    if recipe.on_policy is not None and not has_text:
+        raise ConfigError(f"on_policy: only language models write (task: {TASK}).")
     if has_text != (recipe.task == TASK):
         raise ConfigError(
             f"task: {recipe.task} does not go with data kind {recipe.data.kind!r}. task: {TASK} "
@@ -78,6 +83,7 @@ def lay_ground(recipe: Recipe) -> Ground:
         splits=corpus.splits,
         make_task=lambda _: LanguageModeling(corpus.num_words, corpus.block),
         save_student=partial(save_causal, tokenizer=corpus.tokenizer),
+        writing=_writing(recipe, data),
         notes=corpus.notes,
     )
 
@@ -100,6 +106,39 @@ def _check(recipe: Recipe) -> None:
             "measure: a language model is written as a Hugging Face folder, not as one file that "
             "is timed. Set measure: null."
         )
+
+
+def _writing(recipe: Recipe, data: CorpusData) -> WritingSettings | None:
+    """The settings of on-policy text, once they go with the rest.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    chosen = recipe.on_policy
+    terms = {term.loss for term in recipe.objective.terms}
+    is_own = chosen is not None and chosen.writer == "student"
+    if "sampled_reverse_kl" in terms and not (
+        chosen and is_own and chosen.share == 1 and chosen.sampling_temperature == 1
+    ):
+        raise ConfigError(
+            "objective: sampled_reverse_kl judges tokens that the student drew. Set on_policy: "
+            "{writer: student, share: 1, sampling_temperature: 1}."
+        )
+    if chosen is None:
+        return None
+    if recipe.cache is not None:
+        raise ConfigError("on_policy: a cache holds only text that was there. Set cache: null.")
+    if not data.is_packed or chosen.prompt_tokens >= data.block:
+        raise ConfigError(
+            f"on_policy: prompt_tokens ({chosen.prompt_tokens}) must be below data.block "
+            f"({data.block}), of text in blocks (is_packed: true)."
+        )
+    if is_own and recipe.objective.task_weight > 0:
+        raise ConfigError(
+            "on_policy: with task_weight above 0 the student would learn its own mistakes by "
+            "heart. Set objective.task_weight: 0."
+        )
+    return WritingSettings(**chosen.model_dump())
 
 
 def _networks(recipe: Recipe) -> list[tuple[str, Network]]:

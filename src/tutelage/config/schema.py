@@ -274,6 +274,22 @@ class Transfer(Strict):
     seed: Seed = 0
 
 
+class OnPolicy(Strict):
+    """How much of a language model's training text is written by a network; see `WritingSettings`.
+
+    Attributes:
+        share: Of the batches whose text is written.
+        writer: Who writes: student (on-policy), or teacher (sequence-level distillation).
+        prompt_tokens: Tokens of each block that are read before it is written on.
+        sampling_temperature: Of the writing.
+    """
+
+    share: float = Field(default=0.5, gt=0, le=1)
+    writer: Literal["student", "teacher"] = "student"
+    prompt_tokens: int = Field(default=32, ge=1)
+    sampling_temperature: float = Field(default=1.0, gt=0)
+
+
 class Cache(Strict):
     """The teacher cache.
 
@@ -355,6 +371,7 @@ class Recipe(Strict):
         schedule: Of the students.
         seeds: One pair of trainings each.
         baseline: Whether the baseline is trained.
+        on_policy: Text that a language model writes while it learns; null reads all of it.
         cache: The teacher cache; null teaches live.
         measure: Export and latency; null leaves them out.
         budget: What the student may need, as in "1 MB, 2 ms, 8 MB ram"; one that needs more is an
@@ -377,6 +394,7 @@ class Recipe(Strict):
     schedule: Schedule = Schedule()
     seeds: Seeds = (0, 1, 2)
     baseline: bool = True
+    on_policy: OnPolicy | None = None
     cache: Cache | None = Cache()
     measure: Measure | None = Measure()
     budget: Annotated[str, AfterValidator(_budget)] | None = None

@@ -27,6 +27,7 @@ from tutelage.engine.processes import Meetings, has_idle, make_accelerator, pred
 from tutelage.engine.settings import TrainSettings
 from tutelage.engine.trainee import Trainee
 from tutelage.engine.watch import is_constant
+from tutelage.engine.writing import WritingSettings, maybe_written
 from tutelage.errors import (
     GradientError,
     OutOfMemoryError,
@@ -37,7 +38,7 @@ from tutelage.errors import (
 from tutelage.objective import LossReport, Objective
 from tutelage.records import MetricPoint
 from tutelage.tasks import Task
-from tutelage.teachers import CanCheck, Teacher
+from tutelage.teachers import CanCheck, ModuleTeacher, Teacher
 from tutelage.types import Batch, Signal
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -59,6 +60,7 @@ class Arm:
         teacher: What is learned from; None where the objective needs none.
         folder: Where checkpoints and logs go.
         key: Fingerprint of all that the training depends on.
+        writing: How much of the text is written by a network; None reads all of it.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Arm:
     teacher: Teacher | None
     folder: Path
     key: str
+    writing: WritingSettings | None = None
 
     @property
     def micro_steps(self) -> int:
@@ -194,7 +197,8 @@ class _Loop:
         self.sums = torch.tensor(self.progress.sums, dtype=torch.float64, device=self.device)
         self.one = torch.ones((), device=self.device)
         self.saved_at = time.monotonic()
-        self.clock = time.perf_counter()
+        self.clock = self.began = time.perf_counter()
+        self.seen = 0
 
     @property
     def judged(self) -> nn.Module:
@@ -245,10 +249,30 @@ class _Loop:
                 done = self.progress.epoch * self.arm.micro_steps + self.progress.micro_step
                 torch.manual_seed(int(mix(self.arm.seed, done, self.ranks.number)))
             try:
-                report = self.distiller.step(batch)
+                report = self.distiller.step(self._written(batch))
             except GradientError as error:
                 self._stop(str(error), "", type(error))
             yield report, rows
+
+    def _written(self, batch: Batch) -> Batch:
+        """The batch, or what a network writes in its place; always the same at the same step."""
+        settings, teacher = self.arm.writing, self.arm.teacher
+        if settings is None:
+            return batch
+        writer = self.trainee.student
+        if settings.writer == "teacher":
+            assert isinstance(teacher, ModuleTeacher), "a recipe asks for a live one"
+            writer = teacher.model
+        step = self.progress.epoch * self.arm.micro_steps + self.progress.micro_step
+        with self.trainee.autocast(self.device):
+            return maybe_written(
+                batch.to(self.device),
+                writer,
+                settings,
+                num_words=self.arm.task.num_classes,
+                seed=self.arm.seed * 1_000_003 + step,
+                rank=self.ranks.number,
+            )
 
     def _batches(self) -> Iterator[tuple[Batch, int]]:
         """This process's rows of each batch, and how many rows the whole batch has."""
@@ -301,7 +325,16 @@ class _Loop:
         ):
             self._check_finite(report)
         done = progress.epoch * self.arm.micro_steps + progress.micro_step
-        self.listener(Advanced(done, self.arm.settings.epochs * self.arm.micro_steps))
+        total = self.arm.settings.epochs * self.arm.micro_steps
+        self.listener(Advanced(done, total, self._rate(rows)))
+
+    def _rate(self, rows: int) -> str:
+        """Tokens a second since the training began or went on, where an item is a token."""
+        items = self.arm.task.items_per_sample
+        if items is None or items == 1:
+            return ""
+        self.seen += rows * items
+        return f"{self.seen / (time.perf_counter() - self.began):,.0f} tokens/s"
 
     @torch.no_grad()
     def _limit_norms(self) -> None:

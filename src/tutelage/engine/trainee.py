@@ -36,13 +36,16 @@ class Trainee(nn.Module):
         self.task = task
         self.dtype = PRECISIONS[precision]
 
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The precision of the student's forward."""
+        return torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
     def forward(self, batch: Batch, teacher: Outputs | None) -> LossReport:
         """The objective of one batch, given what the teacher says of it.
 
         Where several processes share a batch, the mean of theirs is that of the whole batch.
         """
-        is_reduced = self.dtype != torch.float32
-        with torch.autocast(batch.device.type, dtype=self.dtype, enabled=is_reduced):
+        with self.autocast(batch.device):
             student = self.task.run(self.student, batch, self.layers)
         items = self.task.items(batch)
         if not here().are_several:

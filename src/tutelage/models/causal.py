@@ -1,6 +1,7 @@
 """Causal language models of Hugging Face, and students made from them."""
 
 import copy
+import inspect
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -41,6 +42,14 @@ def parts_of(model: Any) -> Parts | None:
     if type(head) is not nn.Linear or not isinstance(body, nn.Module) or not is_plain:
         return None
     return Parts(body, head)
+
+
+def key_value_cache(body: Any) -> dict[str, Any]:
+    """The argument in which a body keeps keys and values from call to call."""
+    transformers = require("transformers", "text", "Writing text")
+    names = inspect.signature(body.forward).parameters
+    name = "cache" if "cache" in names else "past_key_values"
+    return {name: transformers.DynamicCache(), "use_cache": True}
 
 
 def make_causal(

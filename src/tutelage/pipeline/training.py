@@ -167,6 +167,7 @@ def _taught(
         teacher=teacher,
         folder=folder,
         key="",
+        writing=None if teacher is None else job.writing,
     )
     return train_arm(arm, student, tell)
 
@@ -245,8 +246,10 @@ def _owned(model: nn.Module) -> Mapping[str, torch.Tensor]:
 
 def _key(arm: Arm, model: nn.Module) -> str:
     """Fingerprint of all that decides how a training ends."""
+    writing = [] if arm.writing is None else [asdict(arm.writing)]
     return fingerprint(
         [
+            *writing,
             arm.name.startswith("teacher"),
             state_fingerprint(model),
             arm.objective.describe(),

@@ -1,0 +1,129 @@
+"""Text that a language model writes: on-policy, for a student to learn from, and to look at."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tutelage.errors import ConfigError, DataError
+from tutelage.losses.divergences import soften
+from tutelage.models.calling import call_checked
+from tutelage.models.causal import key_value_cache, parts_of
+from tutelage.models.modes import left_as_it_was
+from tutelage.types import Batch
+
+WRITERS = ("student", "teacher")
+
+
+@dataclass(frozen=True, slots=True)
+class WritingSettings:
+    """How much of the training text is written by a network rather than read.
+
+    Attributes:
+        share: Of the batches whose text is written, above 0 and at most 1; GKD calls it lambda.
+        writer: "student" (on-policy), or "teacher" (sequence-level distillation).
+        prompt_tokens: Tokens of each block that are read; the rest is written, and alone counts.
+        sampling_temperature: Of the writing, above 0; not that of any loss.
+
+    Source:
+        Agarwal et al. 2023, "On-Policy Distillation of Language Models: Learning from
+        Self-Generated Mistakes", arXiv:2306.13649, algorithm 1; sequence-level: Kim & Rush 2016,
+        "Sequence-Level Knowledge Distillation", arXiv:1606.07947.
+    """
+
+    share: float = 0.5
+    writer: str = "student"
+    prompt_tokens: int = 32
+    sampling_temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ConfigError: A setting is out of its range.
+        """
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"share must be above 0 and at most 1, got {self.share}.")
+        if self.writer not in WRITERS:
+            raise ConfigError(f"writer must be {' or '.join(WRITERS)}, got {self.writer!r}.")
+        if self.prompt_tokens < 1 or self.sampling_temperature <= 0:
+            raise ConfigError(
+                "prompt_tokens must be 1 or more and sampling_temperature above 0, got "
+                f"{self.prompt_tokens} and {self.sampling_temperature}."
+            )
+
+
+def maybe_written(
+    batch: Batch, writer: nn.Module, settings: WritingSettings, *, num_words: int, seed: int, rank: int = 0
+) -> Batch:
+    """The batch itself, or the one that the writer makes of its beginnings.
+
+    Args:
+        batch: Blocks of tokens, all of which count.
+        writer: The network that writes; its mode and weights stay as they are.
+        settings: How often, and how.
+        num_words: Of the tokenizer; a filled-up vocabulary is not written from.
+        seed: Of this batch; the same seed writes the same text.
+        rank: Of the process, where several share a batch; each writes its own.
+    """
+    generator = torch.Generator(batch.device).manual_seed(seed)
+    drawn = torch.rand((), generator=generator, device=batch.device)
+    if float(drawn) >= settings.share:
+        return batch
+    generator.manual_seed(seed + 7919 * rank)
+    inputs, labels = batch.inputs, batch.labels
+    if isinstance(inputs, Tensor) or labels is None or "attention_mask" in inputs:
+        raise DataError("Text can be written in place of packed blocks alone (is_packed: true).")
+    read, length = settings.prompt_tokens, labels.shape[1]
+    tokens = continued(
+        writer,
+        inputs["input_ids"][:, :read],
+        length + 1 - read,
+        lambda logits: _drawn(logits[:, :num_words], settings.sampling_temperature, generator),
+    )
+    counted = torch.zeros_like(tokens[:, 1:], dtype=torch.bool)
+    counted[:, read - 1 :] = True
+    written = {**inputs, "input_ids": tokens[:, :-1], "counted": counted}
+    return replace(batch, inputs=written, labels=tokens[:, 1:])
+
+
+@torch.no_grad()
+def continued(
+    model: nn.Module,
+    prompts: Int[Tensor, "texts read"],
+    num_tokens: int,
+    choose: Callable[[Tensor], Tensor],
+) -> Int[Tensor, "texts all"]:
+    """Texts with what a model writes after them, prompts included.
+
+    Args:
+        model: A causal language model.
+        prompts: Beginnings, all of one length.
+        num_tokens: That are written.
+        choose: Picks a token for each row of logits.
+    """
+    tokens = fresh = prompts
+    parts = parts_of(model)
+    kept = {} if parts is None else key_value_cache(parts.body)
+    with left_as_it_was(model):
+        model.eval()
+        for _ in range(num_tokens):
+            if parts is None:
+                logits = call_checked(model, {"input_ids": tokens})[:, -1]
+            else:
+                logits = parts.head(parts.body(input_ids=fresh, **kept)[0][:, -1])
+            fresh = choose(logits)[:, None]
+            tokens = torch.cat([tokens, fresh], dim=1)
+    return tokens
+
+
+def likeliest(logits: Float[Tensor, "texts words"]) -> Int[Tensor, " texts"]:
+    """Greedy writing: the token that the model holds most likely."""
+    return logits.argmax(dim=-1)
+
+
+def _drawn(logits: Tensor, sampling_temperature: float, generator: torch.Generator) -> Tensor:
+    chances = soften(logits, sampling_temperature)
+    return torch.multinomial(chances, num_samples=1, generator=generator).squeeze(dim=1)
