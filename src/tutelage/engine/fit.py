@@ -165,6 +165,8 @@ def _check_teacher(arm: Arm) -> None:
 class _Loop:
     """State of one training while it runs."""
 
+    seen = 0  # tokens, for the rate
+
     def __init__(self, student: nn.Module, arm: Arm, listener: Listener, parts: int = 1) -> None:
         self.arm = arm
         self.listener = listener
@@ -198,7 +200,6 @@ class _Loop:
         self.one = torch.ones((), device=self.device)
         self.saved_at = time.monotonic()
         self.clock = self.began = time.perf_counter()
-        self.seen = 0
 
     @property
     def judged(self) -> nn.Module:

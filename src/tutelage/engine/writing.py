@@ -56,7 +56,13 @@ class WritingSettings:
 
 
 def maybe_written(
-    batch: Batch, writer: nn.Module, settings: WritingSettings, *, num_words: int, seed: int, rank: int = 0
+    batch: Batch,
+    writer: nn.Module,
+    settings: WritingSettings,
+    *,
+    num_words: int,
+    seed: int,
+    rank: int = 0,
 ) -> Batch:
     """The batch itself, or the one that the writer makes of its beginnings.
 
