@@ -159,6 +159,7 @@ def _look_at_output(job: Job) -> Iterator[Finding]:
 
 def _look_at_data(job: Job) -> Iterator[Finding]:
     splits = job.splits
+    yield from (Finding(FINE, "data", note) for note in job.notes)
     check_pictures(picture_folders(splits))
     num_classes = len(splits.class_names)
     for name, source in (("train", splits.train), ("valid", splits.valid), ("test", splits.test)):

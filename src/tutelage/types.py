@@ -258,6 +258,16 @@ class Outputs:
         if isinstance(first, HiddenStates):
             values = torch.cat([part.values for part in scores if isinstance(part, HiddenStates)])
             return cls(HiddenStates(values, first.weight, first.bias))
+        if isinstance(first, SparseLogits):
+            sparse = [part for part in scores if isinstance(part, SparseLogits)]
+            return cls(
+                replace(
+                    first,
+                    values=torch.cat([part.values for part in sparse]),
+                    indices=torch.cat([part.indices for part in sparse]),
+                    filler=torch.cat([part.filler for part in sparse]),
+                )
+            )
         return cls(torch.cat([part.logits for part in parts]))
 
     def pick(self, rows: slice | Int[Tensor, " picked"]) -> "Outputs":

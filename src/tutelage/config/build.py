@@ -32,7 +32,7 @@ from tutelage.engine.inversion import InversionSettings
 from tutelage.errors import ConfigError, TutelageError, find
 from tutelage.job import ExportSettings, Job, MeasureSettings, TeacherPlan, TransferPlan
 from tutelage.losses import LOSSES
-from tutelage.models.causal import PREFIX
+from tutelage.models import causal, served
 from tutelage.models.load import import_own, make_model
 from tutelage.objective import Loss, Objective, Ramp, Term
 from tutelage.tasks import TASKS
@@ -53,7 +53,7 @@ def build_job(
     """
     ground = lay_ground(recipe) if is_language(recipe) else None
     splits = splits or (ground.splits if ground else load_data(recipe.data))
-    facts = data_facts(splits)
+    facts = {**data_facts(splits), **(ground.facts if ground else {})}
     return Job(
         name=recipe.output.name,
         out=recipe.output,
@@ -111,7 +111,9 @@ def _teacher(
     teacher: Teacher, place: str, views: Views, folder: Path, facts: Mapping[str, Any]
 ) -> TeacherPlan:
     training = teacher.training
-    is_trained = teacher.weights is not None or teacher.model.startswith(PREFIX)
+    is_trained = teacher.weights is not None or teacher.model.startswith(
+        (causal.PREFIX, served.PREFIX)
+    )
     if training is None and not is_trained and not teacher.settings:
         raise ConfigError(
             f"{place}: it has neither weights nor training, so it would teach noise. Give weights: "

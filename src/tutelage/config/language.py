@@ -1,9 +1,10 @@
 """Recipes of language models: what must fit together, checked before anything is loaded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -19,6 +20,7 @@ from tutelage.data.sources import Splits
 from tutelage.engine.writing import WritingSettings
 from tutelage.errors import ConfigError
 from tutelage.models.causal import PREFIX, save_causal
+from tutelage.models.served import PREFIX as SERVED
 from tutelage.tasks import LanguageModeling, Task
 
 TASK = "language_modeling"
@@ -33,6 +35,7 @@ class Ground:
         make_task: Makes the task, whatever the number of classes.
         save_student: Writes a Hugging Face folder.
         writing: Text that is written while the student learns.
+        facts: What networks may want to know of it.
         notes: What a reader must know.
     """
 
@@ -40,6 +43,7 @@ class Ground:
     make_task: Callable[[int], Task]
     save_student: Callable[[nn.Module, Path], None]
     writing: WritingSettings | None
+    facts: Mapping[str, Any]
     notes: tuple[str, ...]
 
 
@@ -84,7 +88,8 @@ def lay_ground(recipe: Recipe) -> Ground:
         make_task=lambda _: LanguageModeling(corpus.num_words, corpus.block),
         save_student=partial(save_causal, tokenizer=corpus.tokenizer),
         writing=_writing(recipe, data),
-        notes=corpus.notes,
+        facts={"num_words": corpus.num_words},
+        notes=(*corpus.notes, *_cost(recipe, corpus)),
     )
 
 
@@ -106,6 +111,18 @@ def _check(recipe: Recipe) -> None:
             "measure: a language model is written as a Hugging Face folder, not as one file that "
             "is timed. Set measure: null."
         )
+
+
+def _cost(recipe: Recipe, corpus: Corpus) -> list[str]:
+    """What a served teacher is asked for, and what that costs."""
+    if not recipe.teacher.model.startswith(SERVED):
+        return []
+    splits = corpus.splits
+    parts = [splits.train, splits.test] + ([] if splits.valid is None else [splits.valid])
+    tokens = sum(len(part) for part in parts) * (corpus.block or 0)
+    price = recipe.teacher.settings.get("price_per_million")
+    cost = "" if price is None else f", about {tokens * price / 1e6:.2f} at {price} a million"
+    return [f"The served teacher reads {tokens:,} tokens once{cost}."]
 
 
 def _writing(recipe: Recipe, data: CorpusData) -> WritingSettings | None:

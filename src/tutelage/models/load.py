@@ -18,6 +18,7 @@ from tutelage.errors import ConfigError, ModelError, TutelageError, find, requir
 from tutelage.files import fingerprint
 from tutelage.models import cifar_nets, nets
 from tutelage.models.causal import make_causal
+from tutelage.models.served import make_served
 from tutelage.models.slices import initialise, slice_network
 from tutelage.sealed import is_sealed, read_facts
 
@@ -69,7 +70,7 @@ NOT_OWN = (
     "joblib", "numpy", "onnx", "onnxruntime", "pandas", "PIL", "pip", "pydantic", "requests",
     "safetensors", "scipy", "setuptools", "sklearn", "torch", "transformers", "yaml",
 )  # fmt: skip
-LIBRARIES = "timm:NAME, torchvision:NAME, causal:NAME"
+LIBRARIES = "timm:NAME, torchvision:NAME, causal:NAME, served:NAME"
 WAYS = f"{', '.join(BUILTIN)}, {LIBRARIES}, path/to/file.py:make, module:make"
 
 
@@ -183,6 +184,8 @@ def _factory(name: str, folder: Path) -> Factory:
         return _torchvision_factory(rest)
     if library == "causal":
         return functools.partial(make_causal, rest)
+    if library == "served":
+        return functools.partial(make_served, rest)
     if library.endswith(".py"):
         return _attribute(_load_file(folder / library), rest, name)
     return _attribute(import_own(library, f"model {name!r}"), rest, name)

@@ -15,11 +15,12 @@ from tutelage.losses.divergences import kl_of_logs, log_of_labels, log_soften
 from tutelage.models.calling import call_checked
 from tutelage.models.causal import parts_of
 from tutelage.models.modes import left_as_it_was
+from tutelage.models.served import ServedModel
 from tutelage.models.taps import tapped
 from tutelage.records import Evaluation, Metric
 from tutelage.tasks.base import Predictions
 from tutelage.tasks.tokens import counted_tokens, network_inputs, score_by_sample, token_items
-from tutelage.types import Batch, HiddenStates, Outputs, Signal, describe_inputs
+from tutelage.types import Batch, HiddenStates, Outputs, Signal, SparseLogits, describe_inputs
 
 NLL = "nll"
 
@@ -75,7 +76,12 @@ class LanguageModeling:
             scores = self._scores(model, batch, counted)
         return Outputs(scores, features)
 
-    def _scores(self, model: nn.Module, batch: Batch, counted: Tensor) -> Tensor | HiddenStates:
+    def _scores(
+        self, model: nn.Module, batch: Batch, counted: Tensor
+    ) -> Tensor | HiddenStates | SparseLogits:
+        if isinstance(model, ServedModel):
+            said = model.sparse_logits(network_inputs(batch)["input_ids"])
+            return said.pick(counted.flatten().nonzero().squeeze(dim=1))
         parts = parts_of(model)
         if parts is None:
             logits = call_checked(model, network_inputs(batch))
@@ -188,6 +194,8 @@ def _on_cpu(outputs: Outputs) -> Outputs:
     if isinstance(scores, HiddenStates):
         bias = None if scores.bias is None else scores.bias.cpu()
         return Outputs(HiddenStates(scores.values.cpu(), scores.weight.detach().cpu(), bias))
+    if isinstance(scores, SparseLogits):
+        return outputs.to(torch.device("cpu"))
     return Outputs(outputs.logits.float().cpu())
 
 
