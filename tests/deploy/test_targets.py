@@ -15,6 +15,7 @@ from tutelage.errors import ExportError, MissingExtraError, UnknownNameError
 from tutelage.models.nets import cnn, vit
 
 LIGHT = ("onnx", "torch_export")
+QUICK = {("onnx", "cnn"), ("torch_export", "cnn"), ("torch_export", "text")}
 EVERY = [pytest.param(n, marks=() if n in LIGHT else pytest.mark.slow) for n in TARGETS]
 WAYS = [
     pytest.param(name, way, marks=() if name in LIGHT else pytest.mark.slow)
@@ -70,8 +71,14 @@ def exported(tmp_path_factory):
     return give
 
 
-@pytest.mark.parametrize("kind", ["cnn", "vit", "text"])
-@pytest.mark.parametrize("name", EVERY)
+KINDS = [
+    pytest.param(name, kind, marks=() if (name, kind) in QUICK else pytest.mark.slow)
+    for name in TARGETS
+    for kind in ("cnn", "vit", "text")
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_the_file_computes_what_the_network_computes(exported, name, kind):
     network, samples, path, row = exported(name, kind)
     assert target_of(path).name == row.target == name

@@ -13,39 +13,10 @@ from tutelage.engine.checkpoint import Progress
 from tutelage.errors import ConfigError, ExportError, RunFolderError, UnknownNameError
 from tutelage.job import ExportSettings, MeasureSettings
 from tutelage.losses import SimKD
-from tutelage.pipeline import exporting, run_job
+from tutelage.pipeline import exporting
 from tutelage.pipeline.finetuning import check_can_go_on
 from tutelage.pipeline.reopen import reopen
 from tutelage.records import RunRecord, load_record
-
-RECIPE = """
-data: {kind: digits}
-teacher:
-  model: mlp
-  settings: {hidden: [16]}
-  training: {train: {epochs: 1}}
-student: {model: mlp, settings: {hidden: [8]}}
-train: {epochs: 2, batch_size: 64}
-optimizer: {lr: 1.0e-2}
-seeds: [0, 1]
-baseline: false
-measure: {batch_sizes: [1], seconds: 0.2, int8: minmax}
-export:
-  targets: [torch_export]
-  int8: [dynamic]
-  finetune: {train: {epochs: 1, batch_size: 64}}
-  licences: {data: BSD}
-"""
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "recipe.yaml").write_text(RECIPE + f"output: {folder / 'out'}\n")
-    recipe = read_recipe(folder / "recipe.yaml")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "LEAST_AGREEMENT", 0.5)
-        yield run_job(replace(build_job(recipe, folder=folder), has_report=False)), folder / "out"
 
 
 def test_every_target_and_way_is_delivered_and_judged(finished):
@@ -140,8 +111,8 @@ def test_a_loss_that_changes_the_student_cannot_be_fine_tuned():
         check_can_go_on(1.0 * SimKD(("head",)))
 
 
-def test_unknown_targets_and_fine_tuning_for_nothing_are_refused(tmp_path):
-    (tmp_path / "recipe.yaml").write_text(RECIPE + f"output: {tmp_path}\n")
+def test_unknown_targets_and_fine_tuning_for_nothing_are_refused(tmp_path, recipe_of_exports):
+    (tmp_path / "recipe.yaml").write_text(recipe_of_exports + f"output: {tmp_path}\n")
 
     def build(*overrides):
         return build_job(read_recipe(tmp_path / "recipe.yaml", overrides))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,43 +17,19 @@ from tutelage.config import build_job, read_recipe
 from tutelage.deploy import open_file
 from tutelage.deploy.targets import onnx as onnx_target
 from tutelage.errors import ExportError, RunFolderError, UnknownNameError
-from tutelage.pipeline import exporting, run_job
+from tutelage.pipeline import run_job
 from tutelage.pipeline.export_run import export_run
 from tutelage.pipeline.stamps import is_done
 from tutelage.records import RunRecord, load_record
 
-RECIPE = """
-data: {kind: digits}
-teacher:
-  model: mlp
-  settings: {hidden: [16]}
-  training: {train: {epochs: 1}}
-student: {model: mlp, settings: {hidden: [8]}}
-train: {epochs: 2, batch_size: 64}
-optimizer: {lr: 1.0e-2}
-seeds: [0]
-baseline: false
-measure: {batch_sizes: [1], seconds: 0.2}
-export: {licences: {data: "BSD | 3-clause"}}
-"""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def students_may_be_poor():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "LEAST_AGREEMENT", 0.5)
-        yield
-
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "recipe.yaml").write_text(RECIPE + f"output: {folder / 'out'}\n")
-    job = build_job(read_recipe(folder / "recipe.yaml"), folder=folder, command="tutelage run it")
-    run_job(replace(job, has_report=False))
-    export_run(folder / "out", target="onnx", way="dynamic")
-    export_run(folder / "out", target="torch_export")
-    return folder / "out"
+def out(finished, tmp_path_factory):
+    """A copy of the run, elsewhere, with one more way."""
+    folder = tmp_path_factory.mktemp("moved") / "out"
+    shutil.copytree(finished[1], folder, ignore=shutil.ignore_patterns(".lock*"))
+    export_run(folder, target="onnx", way="percentile")
+    return folder
 
 
 WITHOUT_US = """
@@ -89,7 +66,10 @@ def test_the_folder_describes_every_file_in_it(out):
     assert {entry["file"]: (entry["target"], entry["int8"]) for entry in config["files"]} == {
         "student.onnx": ("onnx", None),
         "student.pt2": ("torch_export", None),
-        "student.int8.onnx": ("onnx", "dynamic"),
+        "student.int8.onnx": ("onnx", "minmax"),
+        "student.dynamic.int8.onnx": ("onnx", "dynamic"),
+        "student.finetuned.int8.onnx": ("onnx", "minmax, finetuned"),
+        "student.percentile.int8.onnx": ("onnx", "percentile"),
     }
     for entry in config["files"]:
         for name in entry["sha256"]:
@@ -114,25 +94,25 @@ def test_the_card_says_where_it_comes_from_and_only_what_was_stated(out):
     assert "| `tutelage run it` |" in card.replace("| command ", "")
     assert r"| data | BSD \| 3-clause |" in card
     assert "| student | not stated by whoever ran this |" in card
-    for name in ("student.onnx", "student.pt2", "student.int8.onnx"):
+    for name in ("student.onnx", "student.pt2", "student.percentile.int8.onnx"):
         assert f"| `{name}` |" in card
 
 
-def test_the_finished_run_knows_its_new_files(out):
+def test_the_finished_run_knows_its_new_file(out):
     record = load_record(out / "results.json", RunRecord)
-    assert [row.file for row in record.parity] == ["teacher.onnx", "student.onnx", "student.pt2"]
-    assert [row.way for row in record.quantised] == ["dynamic"]
-    assert "student.pt2" in (out / "report.html").read_text()
+    assert {row.file for row in record.parity} == {"teacher.onnx", "student.onnx", "student.pt2"}
+    assert {row.way for row in record.quantised} >= {"minmax", "dynamic", "percentile"}
+    assert "student.percentile.int8.onnx" in (out / "report.html").read_text()
     stamp = json.loads((out / "export" / "stamp.json").read_text())
-    assert {"student.pt2", "student.int8.onnx"} <= stamp["files"].keys()
+    assert {"student.pt2", "student.percentile.int8.onnx"} <= stamp["files"].keys()
     assert is_done(out / "export", stamp["key"])
 
 
 def test_the_same_run_again_keeps_what_was_exported_since(out):
-    recipe = read_recipe(out / "recipe.yaml")
+    recipe = read_recipe(out / "recipe.yaml").model_copy(update={"output": out})
     again = run_job(replace(build_job(recipe, folder=out), has_report=False))
-    assert [row.file for row in again.record.quantised] == ["student.int8.onnx"]
-    assert (out / "export" / "student.pt2").is_file()
+    assert "student.percentile.int8.onnx" in {row.file for row in again.record.quantised}
+    assert (out / "export" / "student.percentile.int8.onnx").is_file()
 
 
 def test_exporting_trains_nothing(out, monkeypatch):
@@ -140,14 +120,6 @@ def test_exporting_trains_nothing(out, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in (out / "arms").rglob("*")}
     export_run(out, target="torch_export")
     assert {path: path.stat().st_mtime_ns for path in (out / "arms").rglob("*")} == before
-
-
-def test_another_way_gets_a_name_of_its_own(out):
-    record = export_run(out, target="onnx", way="minmax")
-    assert {row.file: row.way for row in record.quantised} == {
-        "student.int8.onnx": "dynamic",
-        "student.minmax.int8.onnx": "minmax",
-    }
 
 
 def test_wrong_names_are_refused_before_anything_is_loaded(tmp_path, out):

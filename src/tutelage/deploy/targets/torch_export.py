@@ -23,7 +23,7 @@ class TorchExport(Target):
     title = "PyTorch"
     places = "PyTorch elsewhere, compilers"
     suffix = ".pt2"
-    extra = "onnx"
+    extra = ""
     modules = ()
     why_no_int8 = (
         "PyTorch runs such a graph by turning eight bits back into floats at each step, which is "
