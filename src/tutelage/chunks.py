@@ -10,9 +10,10 @@ from torch import Tensor
 from tutelage.types import HiddenStates
 
 # Logits that are there at one time, in numbers: 32 MB of float32, and a few times that for what
-# the losses make of them. With fewer rows the head's gradient would be added up too often.
+# the losses make of them. But adding a chunk's share to the head's gradient costs as much for few
+# rows as for many, so there are never fewer than this many rows.
 CHUNK_NUMBERS = 2**23
-LEAST_ROWS = 128
+LEAST_ROWS = 512
 
 Values = tuple[Float[Tensor, ""], Float[Tensor, " parts"]]
 ValueOf = Callable[[Float[Tensor, "rows classes"], int, int], Values]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tutelage.data.loading import Reader
 from tutelage.data.sources import Source, Splits
@@ -131,6 +131,7 @@ class Job:
         notes: What a reader of the report must know of the set-up.
         make_task: Makes the task for a number of classes.
         writing: How much of the distilled arm's text a network writes; None reads all of it.
+        decode: Text of token numbers, for language models; None for others.
         save_student: Writes the student that is delivered into a folder of its own kind; None
             where its weights are enough.
     """
@@ -158,6 +159,7 @@ class Job:
     notes: tuple[str, ...] = ()
     make_task: Callable[[int], Task] = Classification
     writing: WritingSettings | None = None
+    decode: Callable[[Tensor], str] | None = None
     save_student: Callable[[nn.Module, Path], None] | None = None
 
     @property

@@ -19,7 +19,7 @@ def test_the_shipped_recipe_runs_from_text_to_a_folder_that_transformers_loads(
     monkeypatch.chdir(tmp_path)
     short = [
         f"data.path={corpus_path}",
-        "data.block=16",
+        "data.block=40",
         "data.train_tokens=1600",
         "data.valid_tokens=320",
         "data.test_tokens=640",
@@ -39,6 +39,9 @@ def test_the_shipped_recipe_runs_from_text_to_a_folder_that_transformers_loads(
     assert "nats a token" in record.verdicts["selected"].sentence
     assert record.cache.codec == "topk:8"
     assert (job.out / "report.html").stat().st_size > 10_000
+    texts = (job.out / "texts.md").read_text()
+    for name in ("the text itself", "teacher", "baseline", "distilled"):
+        assert texts.count(f"| {name} | ") == 4
     by_arm = {(s.arm, s.choice): s.mean for s in record.summaries}
     assert by_arm["teacher", "last"]["perplexity"] < by_arm["distilled", "last"]["perplexity"]
     assert by_arm["distilled", "last"]["agreement"] > 0.5

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tutelage.config.schema import CorpusData, Network, Recipe
 from tutelage.data.corpus import (
@@ -34,6 +34,7 @@ class Ground:
         splits: The text.
         make_task: Makes the task, whatever the number of classes.
         save_student: Writes a Hugging Face folder.
+        decode: Text of token numbers.
         writing: Text that is written while the student learns.
         facts: What networks may want to know of it.
         notes: What a reader must know.
@@ -42,6 +43,7 @@ class Ground:
     splits: Splits
     make_task: Callable[[int], Task]
     save_student: Callable[[nn.Module, Path], None]
+    decode: Callable[[Tensor], str]
     writing: WritingSettings | None
     facts: Mapping[str, Any]
     notes: tuple[str, ...]
@@ -87,6 +89,7 @@ def lay_ground(recipe: Recipe) -> Ground:
         splits=corpus.splits,
         make_task=lambda _: LanguageModeling(corpus.num_words, corpus.block),
         save_student=partial(save_causal, tokenizer=corpus.tokenizer),
+        decode=corpus.tokenizer.decode,
         writing=_writing(recipe, data),
         facts={"num_words": corpus.num_words},
         notes=(*corpus.notes, *_cost(recipe, corpus)),

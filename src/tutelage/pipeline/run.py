@@ -32,6 +32,7 @@ from tutelage.pipeline.handover import hand_over
 from tutelage.pipeline.judging import Judged, judge_stage
 from tutelage.pipeline.proposals import check_budget
 from tutelage.pipeline.stamps import is_done, stamp
+from tutelage.pipeline.texts import write_texts
 from tutelage.pipeline.training import (
     Trained,
     arm_stage,
@@ -108,6 +109,8 @@ def _run(job: Job, listener: Listener) -> Finished:
     notes += [note for trained in (teacher, *arms) for note in _memory_note(job, trained)]
     student = pick_student(arms, job.task.metric)
     student_stage(job, student, listener)
+    firsts = {one.arm: one.selected for one in reversed(arms)}
+    write_texts(job, {"teacher": teacher.selected, **firsts})
     with clock.time("fine-tuning"):
         finetuned = finetune_stage(job, student, source, listener)
 

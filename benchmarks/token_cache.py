@@ -1,0 +1,94 @@
+"""What caches of a language model's tokens keep: bytes, divergence, bias of the gradient, speed.
+
+python benchmarks/token_cache.py              # SmolLM2 on English text (scripts/get-language)
+python benchmarks/token_cache.py --tokens 8192 --model FOLDER --text FOLDER
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from timing import machine
+
+from tutelage.data.corpus import find_folder, load_corpus
+from tutelage.data.loading import Reader
+from tutelage.models.causal import make_causal
+from tutelage.tasks import LanguageModeling
+from tutelage.teachers import CachedTeacher
+from tutelage.teachers.build import build_cache
+from tutelage.teachers.codecs import make_codec
+from tutelage.teachers.module import ModuleTeacher
+from tutelage.types import Batch, HiddenStates, Outputs
+
+CODECS = (
+    "float16",
+    "topk:2",
+    "topk:4",
+    "topk:8",
+    "topk:32",
+    "sampled:8",
+    "sampled:16",
+    "sampled:64",
+)
+BLOCK = 128
+
+
+class Asked(ModuleTeacher):
+    """A live teacher whose hidden states are kept, so that each codec costs no forward."""
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """What was said before of the same blocks, or is said now."""
+        self.said = getattr(self, "said", {})
+        key = tuple(batch.sample_ids.tolist())
+        if key not in self.said:
+            self.said[key] = super().__call__(batch)
+        assert isinstance(self.said[key].scores, HiddenStates)
+        return self.said[key]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--text", default="english")
+    chosen = parser.parse_args()
+    corpus = load_corpus(
+        Path(find_folder(chosen.text)), chosen.model, block=BLOCK, train_tokens=chosen.tokens
+    )
+    task = LanguageModeling(corpus.num_words, BLOCK)
+    reader = Reader(corpus.splits.train, num_classes=corpus.num_words)
+    teacher = Asked(make_causal(find_folder(chosen.model)), task, chunk=4)
+    ids = torch.arange(len(reader))
+    begun = time.process_time()
+    for part in ids.split(4):
+        teacher(reader[part, torch.zeros_like(part)])
+    forward = len(reader) * BLOCK / (time.process_time() - begun)
+    print(machine(torch.get_num_threads()))
+    print(f"{chosen.model}, {len(reader) * BLOCK} tokens, {corpus.num_words} words")
+    print(f"The teacher says {forward:.0f} tokens a second (of the processor).\n")
+    print(
+        "| codec | bytes a token | KL, nats | gradient's bias | tokens/s written | tokens/s read |"
+    )
+    print("|---|---|---|---|---|---|")
+    for name in CODECS:
+        with tempfile.TemporaryDirectory() as folder:
+            begun = time.process_time()
+            manifest = build_cache(
+                Path(folder), teacher, reader, make_codec(name), device=torch.device("cpu")
+            )
+            written = len(reader) * BLOCK / (time.process_time() - begun)
+            cached = CachedTeacher(Path(folder))
+            begun = time.process_time()
+            for part in ids.split(4):
+                cached(reader[part, torch.zeros_like(part)])
+            read = len(reader) * BLOCK / (time.process_time() - begun)
+        bias = "" if manifest.gradient_bias is None else f"{manifest.gradient_bias:.4f}"
+        cells = (name, f"{manifest.bytes_per_item:.1f}", f"{manifest.kl_to_live:.4f}", bias)
+        print(f"| {' | '.join(cells)} | {written:.0f} | {read:,.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
