@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         SkewReverseKL,
         TeacherFree,
         TotalVariation,
+        UniversalLogitDistance,
         VkD,
     )
     from tutelage.objective import Loss, LossReport, Objective, Ramp
@@ -139,6 +140,7 @@ _HOMES = {
         "AdaptiveKL",
         "AlphaBeta",
         "TotalVariation",
+        "UniversalLogitDistance",
         "TAID",
         "SampledReverseKL",
         "EmbeddingCosine",
@@ -230,6 +232,7 @@ __all__ = [
     "TotalVariation",
     "TrainSettings",
     "Trainee",
+    "UniversalLogitDistance",
     "VkD",
     "distill",
 ]

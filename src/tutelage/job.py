@@ -131,6 +131,7 @@ class Job:
         notes: What a reader of the report must know of the set-up.
         make_task: Makes the task for a number of classes.
         writing: How much of the distilled arm's text a network writes; None reads all of it.
+        make_teacher_task: Makes the task as the teacher does it; None where it does the same.
         decode: Text of token numbers, for language models; None for others.
         save_student: Writes the student that is delivered into a folder of its own kind; None
             where its weights are enough.
@@ -159,6 +160,7 @@ class Job:
     notes: tuple[str, ...] = ()
     make_task: Callable[[int], Task] = Classification
     writing: WritingSettings | None = None
+    make_teacher_task: Callable[[], Task] | None = None
     decode: Callable[[Tensor], str] | None = None
     save_student: Callable[[nn.Module, Path], None] | None = None
 
@@ -172,6 +174,11 @@ class Job:
         """Ways to eight bits, each once; that of `measure` is the first."""
         first = (self.measure.int8,) if self.measure and self.measure.int8 else ()
         return tuple(dict.fromkeys((*first, *self.export.int8)))
+
+    @property
+    def teacher_task(self) -> Task:
+        """How the teacher is called and judged."""
+        return self.task if self.make_teacher_task is None else self.make_teacher_task()
 
     @property
     def train_reader(self) -> Reader:

@@ -79,6 +79,7 @@ def build_job(
         command=command,
         make_task=ground.make_task if ground else TASKS[recipe.task],
         writing=ground.writing if ground else None,
+        make_teacher_task=ground.make_teacher_task if ground else None,
         decode=ground.decode if ground else None,
         save_student=ground.save_student if ground else None,
         notes=ground.notes if ground else (),

@@ -16,14 +16,17 @@ from tutelage.data.corpus import (
     load_tokenizer,
     tokenizer_fingerprint,
 )
+from tutelage.data.pairs import load_pairs
 from tutelage.data.sources import Splits
 from tutelage.engine.writing import WritingSettings
 from tutelage.errors import ConfigError
 from tutelage.models.causal import PREFIX, save_causal
 from tutelage.models.served import PREFIX as SERVED
 from tutelage.tasks import LanguageModeling, Task
+from tutelage.tasks.other_tokenizer import OtherTokenizer
 
 TASK = "language_modeling"
+ACROSS = "universal_logit_distance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Ground:
     Attributes:
         splits: The text.
         make_task: Makes the task, whatever the number of classes.
+        make_teacher_task: Makes the teacher's, where its tokenizer is another; else None.
         save_student: Writes a Hugging Face folder.
         decode: Text of token numbers.
         writing: Text that is written while the student learns.
@@ -42,6 +46,7 @@ class Ground:
 
     splits: Splits
     make_task: Callable[[int], Task]
+    make_teacher_task: Callable[[], Task] | None
     save_student: Callable[[nn.Module, Path], None]
     decode: Callable[[Tensor], str]
     writing: WritingSettings | None
@@ -82,18 +87,45 @@ def lay_ground(recipe: Recipe) -> Ground:
             "the folder of a tokenizer."
         )
     settings = data.model_dump(exclude={"kind", "path", "tokenizer"})
-    corpus = load_corpus(Path(find_folder(str(data.path))), name, **settings)
-    for role, network in _networks(recipe):
-        _check_tokenizer(role, network, corpus, name)
+    path = Path(find_folder(str(data.path)))
+    make_teacher_task: Callable[[], Task] | None = None
+    if _learns_across(recipe):
+        own = _model_name(recipe.student) or name
+        del settings["is_packed"]
+        corpus, num_words = load_pairs(path, own, name, **settings)
+        make_teacher_task = partial(OtherTokenizer, num_words)
+    else:
+        corpus = load_corpus(path, name, **settings)
+        for role, network in _networks(recipe):
+            _check_tokenizer(role, network, corpus, name)
     return Ground(
         splits=corpus.splits,
         make_task=lambda _: LanguageModeling(corpus.num_words, corpus.block),
+        make_teacher_task=make_teacher_task,
         save_student=partial(save_causal, tokenizer=corpus.tokenizer),
         decode=corpus.tokenizer.decode,
         writing=_writing(recipe, data),
         facts={"num_words": corpus.num_words},
         notes=(*corpus.notes, *_cost(recipe, corpus)),
     )
+
+
+def _learns_across(recipe: Recipe) -> bool:
+    """Whether the student learns from a teacher that reads with another tokenizer.
+
+    Raises:
+        ConfigError: It would, and the rest of the recipe does not go with that.
+    """
+    losses = [term.loss for term in recipe.objective.terms]
+    if ACROSS not in losses:
+        return False
+    plain = recipe.teacher.training is None and not recipe.co_teachers and not recipe.assistants
+    if set(losses) != {ACROSS} or recipe.cache is not None or not plain or recipe.on_policy:
+        raise ConfigError(
+            f"objective: {ACROSS} is for a teacher with another tokenizer. It stands alone beside "
+            "the task loss, and goes with one trained teacher, asked live (cache: null)."
+        )
+    return True
 
 
 def located(model: str) -> str:
@@ -186,6 +218,6 @@ def _check_tokenizer(role: str, network: Network, corpus: Corpus, name: str) -> 
     raise ConfigError(
         f"{role}: {own} reads text with another tokenizer ({len(tokenizer)} words) than {name} "
         f"({corpus.num_words} words), so their next tokens cannot be compared one by one. Make the "
-        "student from the teacher (settings: {keep_layers: [...]}), or train the student on the "
-        "teacher's text."
+        "student from the teacher (settings: {keep_layers: [...]}), or learn across tokenizers: "
+        f"the loss {ACROSS}, with cache: null."
     )

@@ -26,6 +26,7 @@ from tutelage.losses.language import (
     SkewKL,
     SkewReverseKL,
     TotalVariation,
+    UniversalLogitDistance,
 )
 from tutelage.losses.logit import KD, CrossEntropy, LogitMSE
 from tutelage.losses.projected import SRD, VkD
@@ -106,6 +107,7 @@ FAMILIES: Mapping[str, Mapping[str, type[Loss]]] = {
         "skew_reverse_kl": SkewReverseKL,
         "taid": TAID,
         "total_variation": TotalVariation,
+        "universal_logit_distance": UniversalLogitDistance,
     },
     "unaided": {
         "auxiliary_heads": AuxiliaryHeads,
@@ -172,5 +174,6 @@ __all__ = [
     "SkewReverseKL",
     "TeacherFree",
     "TotalVariation",
+    "UniversalLogitDistance",
     "VkD",
 ]

@@ -25,6 +25,7 @@ from tutelage.losses.divergences import (
     kl_per_item,
     log_of_labels,
     log_soften,
+    soften,
 )
 from tutelage.losses.rows import Rows, mean_per_row
 from tutelage.objective import Loss, Scheduled, value_at
@@ -438,6 +439,58 @@ class SampledReverseKL(Loss):
         teacher = log_of_labels(log_soften(rows.teacher), rows.labels)
         gap = (student - teacher.clamp(min=-100.0)).detach()
         return gap + gap * (student - student.detach())
+
+
+@final
+class UniversalLogitDistance(Loss):
+    """Distance of sorted probabilities: for a teacher with another tokenizer.
+
+    Both networks' probabilities are sorted and compared by rank, so that the words need not be the
+    same; the shorter vocabulary is filled up with zeros. It says how sure to be, not of what, so it
+    goes with the task loss.
+
+    Args:
+        temperature: Of both, above 0; 1 is usual. A ramp moves it.
+
+    Usual weight: 1.5 beside a task loss of weight 1.
+
+    Source:
+        Boizard, El Haddad, Hudelot & Colombo 2024, "Towards Cross-Tokenizer Distillation: the
+        Universal Logit Distillation Loss for LLMs", arXiv:2402.12030, equation 4.
+
+    Differs from the paper:
+        Tokens are paired where both tokenizers end at the same character, as in TRL's GOLD, and not
+        by their numbers in the text; a token without a counterpart adds nothing, and counts in the
+        mean.
+    """
+
+    needs = frozenset({Signal.LOGITS})
+    title = "universal_logit_distance"
+
+    def __init__(self, temperature: Scheduled = 1.0) -> None:
+        """Hold the temperature."""
+        super().__init__()
+        self.temperature = check_scheduled_temperature(temperature)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+        """The sum of absolute differences, 0 to 2, a mean over tokens."""
+        return mean_per_row(self, student, teacher, batch)
+
+    def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
+        """The distance of each row; 0 where the teacher's row is not a number."""
+        temperature = value_at(self.temperature, self.progress)
+        teacher_rows = rows.teacher_of_any_width
+        is_there = ~teacher_rows.isnan().any(dim=-1)
+        student = soften(rows.student, temperature).sort(dim=-1, descending=True).values
+        teacher = soften(teacher_rows.nan_to_num(nan=0.0), temperature)
+        teacher = teacher.sort(dim=-1, descending=True).values
+        width = max(student.shape[-1], teacher.shape[-1])
+        gap = _widened(student, width) - _widened(teacher, width)
+        return torch.where(is_there, gap.abs().sum(dim=-1), 0.0)
+
+
+def _widened(rows: Float[Tensor, "rows words"], width: int) -> Float[Tensor, "rows wider"]:
+    return torch.nn.functional.pad(rows, (0, width - rows.shape[-1]))
 
 
 def _share(name: str, value: float | int) -> float:

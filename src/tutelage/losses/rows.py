@@ -48,6 +48,17 @@ class Rows:
         )
 
     @cached_property
+    def teacher_of_any_width(self) -> Float[Tensor, "rows words"]:
+        """The teacher's logits, whatever its classes are.
+
+        Raises:
+            SignalError: There is no teacher.
+        """
+        if self.teacher_outputs is None:
+            raise SignalError(_no_teacher(self.loss))
+        return self._counted(_precise(self.teacher_outputs.logits.detach()))
+
+    @cached_property
     def pair(self) -> tuple[Float[Tensor, "rows classes"], Float[Tensor, "rows classes"]]:
         """The student's and the teacher's logits of the classes that the teacher tells apart.
 
@@ -127,10 +138,14 @@ def teacher_logits(
         ShapeError: The class counts differ.
     """
     if teacher is None:
-        raise SignalError(f"Loss {loss.title!r} needs a teacher's logits, but no teacher is given.")
+        raise SignalError(_no_teacher(loss))
     check_same_classes(student.logits, teacher.logits)
     return teacher.logits.detach()
 
 
 def _precise(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _no_teacher(loss: Loss) -> str:
+    return f"Loss {loss.title!r} needs a teacher's logits, but no teacher is given."

@@ -40,12 +40,14 @@ class _Said:
     selected: Predictions
 
 
-def predict_test(job: Job, model: nn.Module, device: torch.device) -> Predictions:
-    """What a network says of the test data."""
+def predict_test(
+    job: Job, model: nn.Module, device: torch.device, task: Task | None = None
+) -> Predictions:
+    """What a network says of the test data; the teacher's task may be its own."""
     reader = job.test_reader
     requests = in_order(len(reader), batch_size=job.settings.batch_size)
     batches = iterate(reader, requests, job.settings.workers)
-    return job.task.predict(model.to(device), batches, device)
+    return (task or job.task).predict(model.to(device), batches, device)
 
 
 def judge_stage(
@@ -53,7 +55,7 @@ def judge_stage(
 ) -> Judged:
     """Evaluate every network and compare the arms."""
     task = job.task
-    teacher_said = _ask(job, teacher, device)
+    teacher_said = _ask(job, teacher, device, job.teacher_task)
     teacher_record = _record(task, teacher_said, None)
     said = [_ask(job, trained, device) for trained in arms]
     records = [_record(task, one, teacher_said.selected) for one in said]
@@ -70,11 +72,11 @@ def judge_stage(
     )
 
 
-def _ask(job: Job, trained: Trained, device: torch.device) -> _Said:
-    last = predict_test(job, trained.last, device)
+def _ask(job: Job, trained: Trained, device: torch.device, task: Task | None = None) -> _Said:
+    last = predict_test(job, trained.last, device, task)
     if trained.selected is trained.last:
         return _Said(trained, last, last)
-    return _Said(trained, last, predict_test(job, trained.selected, device))
+    return _Said(trained, last, predict_test(job, trained.selected, device, task))
 
 
 def _record(task: Task, said: _Said, teacher: Predictions | None) -> TrainingRecord:

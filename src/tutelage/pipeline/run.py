@@ -170,7 +170,7 @@ def _source(job: Job, trained: Trained, folder: str, listener: Listener) -> Teac
     """A trained network as a teacher, live or cached."""
     live = ModuleTeacher(
         trained.selected,
-        job.task,
+        job.teacher_task,
         chunk=job.settings.batch_size,
         device=Accelerator().device,
         layers=job.objective.teacher_layers,

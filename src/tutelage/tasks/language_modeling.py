@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tutelage.chunks import rows_at_once
+from tutelage.data.pairs import OTHER
 from tutelage.errors import DataError, ModelError, ShapeError
 from tutelage.losses import CrossEntropy
 from tutelage.losses.divergences import kl_of_logs, log_of_labels, log_soften
@@ -19,7 +20,8 @@ from tutelage.models.served import ServedModel
 from tutelage.models.taps import tapped
 from tutelage.records import Evaluation, Metric
 from tutelage.tasks.base import Predictions
-from tutelage.tasks.tokens import counted_tokens, network_inputs, score_by_sample, token_items
+from tutelage.tasks.tokens import counted_tokens, score_by_sample, token_items
+from tutelage.tasks.tokens import network_inputs as all_inputs
 from tutelage.types import Batch, HiddenStates, Outputs, Signal, SparseLogits, describe_inputs
 
 NLL = "nll"
@@ -151,6 +153,8 @@ class LanguageModeling:
     def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
         """Perplexity, share of tokens that are picked, and likeness to the teacher."""
         perplexity, nll = self.validate(said)
+        if teacher is not None and teacher.outputs.shape != said.outputs.shape:
+            teacher = None  # it speaks of other tokens
         correct = agreed = divergence = 0.0
         for rows in _spans(said.outputs):
             logits = said.outputs.pick(rows).logits
@@ -172,6 +176,11 @@ class LanguageModeling:
             count=count,
             others={"perplexity": perplexity},
         )
+
+
+def network_inputs(batch: Batch) -> dict[str, Tensor]:
+    """What this network is called with, without what another one reads of the same text."""
+    return {n: value for n, value in all_inputs(batch).items() if not n.startswith(OTHER)}
 
 
 def _hidden_states(body: nn.Module, batch: Batch) -> Float[Tensor, "samples length width"]:
