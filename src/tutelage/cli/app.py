@@ -259,6 +259,27 @@ def propose(
 
 
 @app.command()
+def measure(
+    folder: RunFolder,
+    batch_sizes: Annotated[str, typer.Option(help="Samples in one call, as in 1,32.")] = "1,32",
+    threads: Annotated[str, typer.Option(help="Of the runtime, as in 1,2.")] = "1",
+    seconds: Annotated[float, typer.Option(help="For all latencies together.")] = 20.0,
+    name: Annotated[str, typer.Option(help="Of this machine, for the tables.")] = "",
+    rows: Annotated[
+        Path | None,
+        typer.Option("--import", help="What export/measure.py printed on another machine."),
+    ] = None,
+) -> None:
+    """Size, memory, latency, throughput and energy of a finished run's exported files."""
+    from tutelage.cli.measure import import_rows, measure_files
+
+    if rows is not None:
+        import_rows(folder, rows)
+        return
+    measure_files(folder, batch_sizes=batch_sizes, threads=threads, seconds=seconds, name=name)
+
+
+@app.command()
 def tune(
     recipe: Recipe,
     overrides: Overrides = None,

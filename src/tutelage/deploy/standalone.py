@@ -69,10 +69,12 @@ def open_openvino(path: Path, threads: int) -> Call:
     return lambda inputs: request.infer([inputs])[compiled.output(0)]
 
 
-def open_executorch(path: Path, threads: int) -> Call:  # noqa: ARG001 - it has no such setting
+def open_executorch(path: Path, threads: int) -> Call:
     """ExecuTorch."""
     torch = importlib.import_module("torch")
     runtime = importlib.import_module("executorch.runtime")
+    library = importlib.import_module("executorch.extension.pybindings.portable_lib")
+    library._unsafe_reset_threadpool(threads)
     program = runtime.Runtime.get().load_program(str(path))
     method = program.load_method("forward")
     return lambda inputs: method.execute([torch.from_numpy(inputs)])[0].numpy()
@@ -85,8 +87,11 @@ def open_litert(path: Path, threads: int) -> Call:
     interpreter.allocate_tensors()
     taken, given = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
 
+    scale, zero = taken["quantization"]
+
     def call(inputs: Any) -> Any:
-        interpreter.set_tensor(taken["index"], inputs.astype(taken["dtype"], copy=False))
+        scaled = np.round(inputs / scale) + zero if scale else inputs
+        interpreter.set_tensor(taken["index"], scaled.astype(taken["dtype"], copy=False))
         interpreter.invoke()
         return interpreter.get_tensor(given["index"])
 

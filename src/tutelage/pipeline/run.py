@@ -30,6 +30,7 @@ from tutelage.pipeline.environment import environment
 from tutelage.pipeline.finetuning import check_can_go_on, finetune_stage
 from tutelage.pipeline.handover import hand_over
 from tutelage.pipeline.judging import Judged, judge_stage
+from tutelage.pipeline.measuring import load_measurements
 from tutelage.pipeline.proposals import check_budget
 from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.pipeline.texts import write_texts
@@ -284,6 +285,7 @@ def _record(
         latencies=costs.latencies,
         parity=costs.parity,
         quantised=costs.quantised,
+        measurements=load_measurements(job.out),
         samples=judged.samples,
         cache=cache,
         notes=[*job.notes, *notes],

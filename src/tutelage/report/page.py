@@ -9,7 +9,15 @@ from typing import Any
 from tutelage.errors import require
 from tutelage.files import write_text
 from tutelage.records import RunRecord
-from tutelage.report import formatting, headline, networks, recipe_text, soft_targets, tables
+from tutelage.report import (
+    formatting,
+    headline,
+    measured,
+    networks,
+    recipe_text,
+    soft_targets,
+    tables,
+)
 from tutelage.report.charts import make_charts
 
 PURPOSE = "Writing the report"
@@ -59,7 +67,7 @@ def render_page(template: str, content: Mapping[str, Any]) -> str:
 
 def _content(record: RunRecord) -> dict[str, Any]:
     choice = networks.choices(record)[0] if networks.choices(record) else "last"
-    charts = make_charts(record, choice)
+    charts = {**make_charts(record, choice), "measured": measured.measured_charts(record)}
     cards = soft_targets.make_cards(record)
     return {
         "record": record,
@@ -89,6 +97,8 @@ def _tables(record: RunRecord, choice: str) -> dict[str, Any]:
         "epoch_table": tables.epoch_table(record),
         "parity_table": tables.parity_table(record),
         "quantised_table": tables.quantised_table(record),
+        "measured_tables": measured.measured_tables(record),
+        "measured_problems": measured.problems(record),
         "cache_facts": tables.cache_facts(record),
     }
 

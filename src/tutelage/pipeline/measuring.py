@@ -1,0 +1,191 @@
+"""A finished run's exported files measured, here or elsewhere, and brought into its report."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tutelage.deploy import open_session
+from tutelage.deploy.measuring import (
+    MAX_BYTES,
+    KitNetwork,
+    measure_folder,
+    parse_measurement,
+    write_kit,
+)
+from tutelage.deploy.targets import open_file, target_of
+from tutelage.errors import RunFolderError
+from tutelage.files import file_sha256, fingerprint, write_json
+from tutelage.locks import locked
+from tutelage.records import Measurement, RunRecord, load_record, save_record
+from tutelage.report import write_report
+
+FOLDER, HERE = "measurements", "here.json"
+NUMPY_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(uint8)": "uint8",
+}
+
+
+def measure_run(
+    folder: Path,
+    *,
+    batch_sizes: Sequence[int] = (1, 32),
+    threads: Sequence[int] = (1,),
+    seconds: float = 20.0,
+    name: str = "",
+) -> RunRecord:
+    """Measure all exported files of a finished run on this machine; nothing is trained.
+
+    The script and its list of files stay in the run's `export` folder, to be taken elsewhere.
+
+    Args:
+        folder: The run folder.
+        batch_sizes: Samples in one call.
+        threads: Threads of the runtime.
+        seconds: For all latencies together; as long again for energy where it is told.
+        name: Of this machine.
+
+    Returns:
+        The results, which also stand in results.json and in the report now.
+
+    Raises:
+        RunFolderError: It is no finished run with exported files.
+        ExportError: A file cannot be measured.
+    """
+    with locked(folder, "tutelage measure"):
+        record = load_record(folder / "results.json", RunRecord)
+        write_kit(folder / "export", kit_networks(folder, record))
+        found = measure_folder(
+            folder / "export", batch_sizes=batch_sizes, threads=threads, seconds=seconds, name=name
+        )
+        write_json(folder / FOLDER / HERE, asdict(found))
+        return _update(folder, record)
+
+
+def import_measurement(folder: Path, file: Path) -> RunRecord:
+    """Bring what the script printed on another machine into a run's results and report.
+
+    Args:
+        folder: The run folder.
+        file: Its output.
+
+    Returns:
+        The results.
+
+    Raises:
+        RunFolderError: It is no such output, or was measured with other files than the run's.
+    """
+    with locked(folder, "tutelage measure"):
+        record = load_record(folder / "results.json", RunRecord)
+        found = _read(file)
+        _check_same_files(folder, record, found, file)
+        slug = fingerprint([found.machine.name, found.machine.processor])
+        write_json(folder / FOLDER / f"{slug}.json", asdict(found))
+        return _update(folder, record)
+
+
+def load_measurements(folder: Path) -> list[Measurement]:
+    """What was measured of a run's files as they are now: here first, then other machines.
+
+    Raises:
+        RunFolderError: A file of it is damaged.
+    """
+    files = sorted((folder / FOLDER).glob("*.json"), key=lambda path: (path.name != HERE, path))
+    found = [_read(file) for file in files]
+    return [one for one in found if one.rows and _is_of(folder, one)]
+
+
+def kit_networks(folder: Path, record: RunRecord) -> list[KitNetwork]:
+    """What the script shall measure: every exported file of a run.
+
+    Raises:
+        RunFolderError: There is none, or one is missing or takes more than one input.
+    """
+    rows = list(exported_files(record).items())
+    if not rows:
+        raise RunFolderError(
+            f"{folder}: nothing was exported. Run its recipe with `measure` set, or "
+            "`tutelage export`."
+        )
+    shape, dtype = _inputs(folder / "export", rows)
+    networks = []
+    for name, file in rows:
+        path = folder / "export" / file
+        target = target_of(path)
+        missing = [part for part in target.files(path) if not part.is_file()]
+        if missing:
+            raise RunFolderError(f"{missing[0]}: no such file. Run the same recipe again.")
+        if target.name == "torch_export":
+            open_file(path)  # it refuses a file that would run code
+        parts = tuple(part.name for part in target.files(path) if part != path)
+        networks.append(KitNetwork(name, file, target.name, shape, dtype, target.batch_size, parts))
+    return networks
+
+
+def exported_files(record: RunRecord) -> dict[str, str]:
+    """Name in the tables to name of the file, of all that was exported."""
+    float_files = {row.name: row.file for row in record.parity}
+    return float_files | {row.name: row.file for row in record.quantised}
+
+
+def _inputs(export: Path, rows: Sequence[tuple[str, str]]) -> tuple[tuple[int, ...], str]:
+    """Shape and kind of one sample, as the run's ONNX file tells them."""
+    file = next((export / file for _, file in rows if file.endswith(".onnx")), None)
+    if file is None or not file.is_file():
+        raise RunFolderError(f"{file or export}: no such file. Run the same recipe again.")
+    inputs = open_session(file, threads=1).get_inputs()
+    shape = tuple(inputs[0].shape[1:])
+    if len(inputs) > 1 or not all(isinstance(size, int) for size in shape):
+        taken = ", ".join(f"{one.name} {one.shape}" for one in inputs)
+        raise RunFolderError(
+            f"{file}: takes {taken}. Only files with one input of a fixed shape are measured."
+        )
+    return shape, NUMPY_TYPES[inputs[0].type]
+
+
+def _read(file: Path) -> Measurement:
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise RunFolderError(f"{file}: cannot be read ({error.strerror or error}).") from error
+    return parse_measurement(content, str(file))
+
+
+def _check_same_files(folder: Path, record: RunRecord, found: Measurement, file: Path) -> None:
+    """Refuse numbers of files that are not this run's."""
+    known = {file: name for name, file in exported_files(record).items()}
+    names = {one.name for one in found.files}
+    hint = f"Copy the run's export folder as it is now and run {folder / 'export' / 'measure.py'}."
+    for one in found.files:
+        if known.get(one.file) != one.name:
+            raise RunFolderError(f"{file}: {one.name} ({one.file}) is no file of {folder}. {hint}")
+        if one.sha256 and one.sha256 != _sha256(folder, one.file):
+            raise RunFolderError(
+                f"{file}: {one.file} was another file there than it is in {folder}. {hint}"
+            )
+    if stray := {row.name for row in found.rows} - names:
+        raise RunFolderError(f"{file}: rows of {sorted(stray)[0]}, which is not among its files.")
+    if not found.rows:
+        problems = "; ".join(f"{one.file}: {one.problem}" for one in found.files if one.problem)
+        raise RunFolderError(f"{file}: nothing could be run there ({problems or 'no files'}).")
+
+
+def _is_of(folder: Path, found: Measurement) -> bool:
+    return all(one.sha256 == _sha256(folder, one.file) for one in found.files if one.sha256)
+
+
+def _sha256(folder: Path, name: str) -> str:
+    path = folder / "export" / Path(name).name
+    return file_sha256(path) if path.is_file() else ""
+
+
+def _update(folder: Path, record: RunRecord) -> RunRecord:
+    record = replace(record, measurements=load_measurements(folder))
+    save_record(folder / "results.json", record)
+    write_report(record, folder / "report.html")
+    return record
