@@ -1,12 +1,13 @@
 """How far down a student can go: accuracy against the bytes of its eight-bit file.
 
-One teacher (MLP 2x1200, trained on shifted pictures) teaches MLPs of one hidden layer, from about a
-million bytes down to ten thousand. Each width is a run of its own, so that the same command goes on
-where it was stopped; baseline and distilled students of every seed become eight-bit ONNX files, and
-each file is run on the official test data in ONNX Runtime.
+One teacher (MLP 2x1200; on MNIST trained on shifted pictures) teaches MLPs of one hidden layer,
+from about a million bytes down to ten thousand. Each width is a run of its own, so that the same
+command goes on where it was stopped; baseline and distilled students of every seed become eight-bit
+ONNX files, and each file is run on the official test data in ONNX Runtime.
 """
 
 import argparse
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from tutelage.config import build_job, read_recipe
 from tutelage.data.loading import in_order
 from tutelage.deploy import export_onnx, open_session, quantise_onnx, run_session
 from tutelage.evidence import correct, judge, paired_interval
-from tutelage.files import read_json, write_json, write_text
+from tutelage.files import write_text
 from tutelage.job import Job
 from tutelage.pipeline import run_job
 from tutelage.pipeline.delivery import deliverable
@@ -87,8 +88,8 @@ def one_width(chosen: argparse.Namespace, width: int) -> Row:
     found = folder / "row.json"
     if not found.exists():
         job = make_job(chosen, width, folder)
-        write_json(found, asdict(measure(job, run_job(job), width)))
-    return Row(**read_json(found))
+        write_text(found, json.dumps(asdict(measure(job, run_job(job), width)), indent=1) + "\n")
+    return Row(**json.loads(found.read_text(encoding="utf-8")))
 
 
 def make_job(chosen: argparse.Namespace, width: int, folder: Path) -> Job:
@@ -107,6 +108,8 @@ def make_job(chosen: argparse.Namespace, width: int, folder: Path) -> Job:
     ]
     if folder == teacher.parent:
         overrides.append(f"teacher.training.train.epochs={chosen.teacher_epochs}")
+        if chosen.data != "mnist":  # shifted by 2 pixels, clothes are learned worse
+            overrides.append("teacher.training.views={kind: identity}")
     else:
         overrides += ["teacher.training=null", f"teacher.weights={weights}"]
     return build_job(read_recipe("mnist", overrides))

@@ -1,10 +1,12 @@
 import gzip
 import hashlib
 import io
+import json
 import os
 import stat
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -268,3 +270,64 @@ def test_an_unknown_name_is_wrong_input(script: ModuleType, capsys: pytest.Captu
         script.main(["cifar"])
     assert caught.value.code == 2
     assert "unknown data set 'cifar'; known: mnist, fashion_mnist" in capsys.readouterr().err
+
+
+def emoji_package(style: str, names: tuple[str, ...]) -> bytes:
+    """Like emoji-datasource, with one picture that its table does not name."""
+    rows = [
+        {"image": n, "name": n.upper(), "category": "Animals", "subcategory": "bird", "more": 1}
+        for n in names
+    ]
+    contents = {f"img/{style}/64/{n}": n.encode() for n in (*names, "skin-tone.png")}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in {**contents, "emoji.json": json.dumps(rows).encode()}.items():
+            info = tarfile.TarInfo(f"package/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def with_emoji(script: ModuleType, tmp_path: Path) -> ModuleType:
+    """The script, and an npm that has both styles of two made-up emoji."""
+    script.PINS["emoji"] = {}
+    for style in script.EMOJI_STYLES:
+        package = emoji_package(style, ("b.png", "a.png"))
+        (tmp_path / f"{style}.tgz").write_bytes(package)
+        script.EMOJI_PACKAGE_SHA256[style] = sha256(package)
+        with tarfile.open(fileobj=io.BytesIO(package)) as archive:
+            files = script.emoji_files(archive, style)
+        script.PINS["emoji"] |= {name: sha256(content) for name, content in files.items()}
+    body = (
+        'style = sys.argv[2].removeprefix("emoji-datasource-").removesuffix("@16.0.0")\n'
+        f'shutil.copy(pathlib.Path({str(tmp_path)!r}) / f"{{style}}.tgz", "package.tgz")'
+    )
+    write_tool(tmp_path / "bin", "npm", body)
+    return script
+
+
+def test_emoji_of_both_styles_come_with_one_table(with_emoji, tmp_path, capsys):
+    assert with_emoji.main(["emoji", "--to", str(tmp_path / "to")]) == 0
+    folder = tmp_path / "to" / "emoji"
+    table = (folder / "emoji.csv").read_text().splitlines()
+    assert table == [
+        "image,name,category,subcategory",
+        "a.png,A.PNG,Animals,bird",
+        "b.png,B.PNG,Animals,bird",
+    ]
+    for style in ("google", "twitter"):
+        with zipfile.ZipFile(folder / f"{style}.zip") as archive:
+            assert {n: archive.read(n) for n in archive.namelist()} == {
+                "a.png": b"a.png",
+                "b.png": b"b.png",
+            }
+    assert with_emoji.main(["emoji", "--to", str(tmp_path / "to")]) == 0
+    assert "already right" in capsys.readouterr().out
+
+
+def test_an_emoji_package_with_another_checksum_is_refused(with_emoji, tmp_path, capsys):
+    with_emoji.EMOJI_PACKAGE_SHA256["twitter"] = "0" * 64
+    assert with_emoji.main(["emoji", "--to", str(tmp_path / "to")]) == 1
+    assert "checksum differs" in capsys.readouterr().err
+    assert not (tmp_path / "to" / "emoji" / "twitter.zip").exists()
