@@ -120,7 +120,10 @@ def test_a_huge_file_is_refused_unread(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("epochs=3", r"epochs: Extra inputs .* \(got 3\)\..* Known: assistants, baseline, cache,"),
+        (
+            "epochs=3",
+            r"epochs: Extra inputs .* \(got 3\)\..* Known: assistants, baseline, budget, cache,",
+        ),
         ("sedes=[1]", r"sedes: .*Did you mean 'seeds'\?"),
         ("train.epoch=2", r"train\.epoch: .*\(got 2\)\. Did you mean 'epochs'\? Known: accumulate"),
         ("teacher.training.optimizer.lrr=1", r"teacher\.training\.optimizer\.lrr: .*Did you mean"),
