@@ -207,6 +207,19 @@ def test_a_real_interrupt_of_a_real_process_is_130_and_loses_nothing(tmp_path):
     assert _told("out") == _told("whole")
 
 
+def test_a_real_sigterm_outside_of_a_training_is_130_and_one_line(tmp_path):
+    """The process is in the middle of its checks, where no loop looks for signals."""
+    command = [*COMMAND, "run", "digits", *CHANGES, "output=out"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not (tmp_path / "out").exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert error == "Interrupted. The same command goes on there.\n"
+
+
 def _told(folder):
     record = asdict(load_record(Path(folder) / "results.json", RunRecord))
     for arm in [record["teacher"], *record["arms"]]:

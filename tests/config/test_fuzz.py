@@ -1,6 +1,8 @@
 """Whatever a recipe holds, it parses or there is one error that a person can read."""
 
 import copy
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,51 @@ def test_any_override_makes_a_job_or_an_error(tmp_path, path, value):
 @given(st.text(max_size=30))
 def test_any_text_as_an_override_is_taken_or_an_error(tmp_path, text):
     assert read(tmp_path, TEXTS["digits"], [text])
+
+
+deep = st.recursive(
+    values,
+    lambda inside: st.one_of(
+        st.lists(inside, max_size=3),
+        st.dictionaries(st.sampled_from(["kind", "loss", "weight", "base", "model"]), inside),
+    ),
+    max_leaves=8,
+)
+
+
+@quick
+@given(st.sampled_from(PLACES), deep)
+def test_anything_nested_anywhere_makes_a_job_or_an_error(tmp_path, path, value):
+    content = copy.deepcopy(DIGITS)
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    if _is_digits(content) and path[0] != "data":
+        assert build(read(tmp_path, yaml.safe_dump(content)))
+
+
+BOMBS = {
+    "aliases": "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"{n}: &{n} [{', '.join([f'*{m}'] * 9)}]\n" for m, n in pairwise("abcdefghi")),
+    "deep list": "data: " + "[" * 20_000,
+    "deep map": "data: " + "{a: " * 5_000,
+    "long number": "seeds: [" + "9" * 100_000 + "]",
+    "merge of itself": "a: &a\n  <<: *a\n",
+    "long key": "? " + "k" * 200_000 + "\n: 1\n",
+    "many keys": "".join(f"key{n}: 1\n" for n in range(20_000)),
+    "sexagesimal": "seeds: " + ":".join(["59"] * 3_000),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BOMBS))
+def test_a_recipe_that_would_explode_is_an_error_within_seconds(tmp_path, name):
+    begin = time.process_time()
+    found = read(tmp_path, BOMBS[name])
+    assert isinstance(found, TutelageError)
+    assert "mine.yaml" in str(found)
+    assert len(str(found)) < 3000
+    assert time.process_time() - begin < 5
 
 
 def test_the_places_that_are_changed_reach_every_part():

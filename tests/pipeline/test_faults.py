@@ -349,12 +349,19 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_disk_that_is_really_full_is_one_error(make_job, small_disk):
+def test_a_disk_that_is_really_full_is_one_error_and_space_lets_the_run_go_on(
+    make_job, small_disk, expected
+):
     job = make_job(small_disk / "run")
     with pytest.raises(WriteError, match="cannot be written"):
         run_job(job)
     assert not [path for path in job.out.rglob("*") if path.name.endswith(".tmp")]
     assert (job.out / "teacher/stamp.json").is_file()
+    more = ["mount", "-o", "remount,size=16m", str(small_disk)]
+    subprocess.run(more, capture_output=True, check=True)
+    listener = Stages()
+    assert told(run_job(job, listener).record) == expected
+    assert listener.kept["teacher"]
 
 
 # Numbers that go wrong.

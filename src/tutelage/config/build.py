@@ -233,8 +233,8 @@ def _loss_class(name: str, place: str) -> Callable[..., Loss]:
     what = f"{place}: loss {name!r}"
     try:
         found = getattr(import_own(module, what), attribute)
-    except TutelageError as error:
-        raise ConfigError(f"{error} Write it as module:Class.") from error
+    except ConfigError:
+        raise
     except Exception as error:  # the module is the user's own: anything can happen
         raise ConfigError(
             f"{what} cannot be imported: {type(error).__name__}: {error}. Write it as module:Class."

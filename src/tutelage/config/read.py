@@ -6,6 +6,7 @@ import os
 import re
 import types
 import typing
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +20,7 @@ from tutelage.config.schema import Recipe
 from tutelage.errors import ConfigError, find
 
 MAX_BYTES = 1_000_000
+MOST_PROBLEMS, LONGEST_NAME = 100, 80
 MAX_DEPTH = 20
 UNIONS = ("data",)  # pydantic puts the kind between such a key and the keys inside
 OF_ITS_MODEL = ("settings", "weights")
@@ -80,10 +82,13 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
+        counts = Counter(keys)
+        twice = next((key for key in keys if counts[key] > 1), None)
         if twice is not None:
             line = node.start_mark.line + 1
-            raise yaml.YAMLError(f"the key {twice!r} stands twice in the mapping of line {line}")
+            raise yaml.YAMLError(
+                f"the key {_short(twice)} stands twice in the mapping of line {line}"
+            )
         return super().construct_mapping(node, deep)
 
 
@@ -188,7 +193,7 @@ def _check_finite(value: Any, loc: tuple[int | str, ...], path: Path) -> None:
 def _explain(error: ValidationError, path: Path) -> str:
     """The first things that are wrong, each with place, value and what is allowed."""
     lines = []
-    for problem in _innermost(error.errors(include_url=False))[:5]:
+    for problem in _innermost(error.errors(include_url=False)[:MOST_PROBLEMS])[:5]:
         place = _place(problem["loc"])
         shown = "" if problem["type"] == "missing" else f" (got {_short(problem['input'])})"
         lines.append(f"{place}: {problem['msg']}{shown}.{_hint(problem)}")
@@ -226,7 +231,7 @@ def _quoted(text: str) -> list[str]:
 
 
 def _nearest(name: Any, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(str(name), known, n=1)
+    near = difflib.get_close_matches(str(name)[:LONGEST_NAME], known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
@@ -234,12 +239,18 @@ def _place(loc: Sequence[int | str]) -> str:
     text = ""
     steps = [part for i, part in enumerate(loc) if i == 0 or loc[i - 1] not in UNIONS]
     for part in steps:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        name = str(part) if len(str(part)) <= LONGEST_NAME else f"{str(part)[:LONGEST_NAME]}..."
+        text += f"[{part}]" if isinstance(part, int) else f".{name}" if text else name
     return text
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"a whole number of {value.bit_length()} bits"
+    try:
+        text = repr(value)
+    except ValueError:  # such a number deeper inside
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

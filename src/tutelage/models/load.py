@@ -188,7 +188,7 @@ def _factory(name: str, folder: Path) -> Factory:
         return functools.partial(make_served, rest)
     if library.endswith(".py"):
         return _attribute(_load_file(folder / library), rest, name)
-    return _attribute(import_own(library, f"model {name!r}"), rest, name)
+    return _attribute(_import_module(library, name), rest, name)
 
 
 def import_own(library: str, what: str) -> Any:
@@ -202,23 +202,29 @@ def import_own(library: str, what: str) -> Any:
         what: Which entry of the recipe names it.
 
     Raises:
-        ConfigError: There is no such module, or it is nobody's own.
-        ModelError: Importing it failed.
+        ConfigError: It is nobody's own.
+        Exception: Whatever importing it raises.
     """
     if library.split(".")[0] in {*sys.stdlib_module_names, *NOT_OWN}:
         raise ConfigError(
             f"{what}: {library!r} is no module of your own, and a recipe may run no other. Write "
             "a file.py with a function that makes what you want."
         )
+    return importlib.import_module(library)
+
+
+def _import_module(library: str, name: str) -> Any:
     try:
-        return importlib.import_module(library)
+        return import_own(library, f"model {name!r}")
+    except ConfigError:
+        raise
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{what}: there is no module {library!r} ({error}). Allowed: {WAYS}."
+            f"model {name!r}: there is no module {library!r} ({error}). Allowed: {WAYS}."
         ) from error
     except Exception as error:
         raise ModelError(
-            f"{what}: importing {library!r} failed: {type(error).__name__}: {error}"
+            f"model {name!r}: importing {library!r} failed: {type(error).__name__}: {error}"
         ) from error
 
 
