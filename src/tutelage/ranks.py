@@ -112,8 +112,7 @@ def _check_launcher() -> None:
 def leave() -> None:
     """Part from the others at the end, once all are there."""
     if here().are_several:
-        first(lambda: None)
-        dist.barrier()
+        wait_for_all()
         dist.destroy_process_group()
 
 
@@ -140,10 +139,30 @@ def first(work: Callable[[], Any]) -> Any:
         store.set(key, json.dumps(value))
         return value
     while not store.check([key]):
-        if store.check([FAILED]):
-            raise OtherFailed("Another process of this run has failed.")
-        time.sleep(WAIT_S)
+        _wait(store)
     return json.loads(store.get(key))
+
+
+def wait_for_all() -> None:
+    """Go on once every process has come here, however long the slowest takes.
+
+    Raises:
+        OtherFailed: A process has failed meanwhile.
+    """
+    ranks = here()
+    if not ranks.are_several:
+        return
+    store = _store()
+    call = store.add(f"tutelage/calls/{ranks.number}", 1)
+    store.add(f"tutelage/arrivals/{call}", 1)
+    while store.add(f"tutelage/arrivals/{call}", 0) < ranks.count:
+        _wait(store)
+
+
+def _wait(store: Any) -> None:
+    if store.check([FAILED]):
+        raise OtherFailed("Another process of this run has failed.")
+    time.sleep(WAIT_S)
 
 
 def may_speak() -> bool:

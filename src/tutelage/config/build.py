@@ -72,6 +72,7 @@ def build_job(
         seeds=recipe.seeds,
         has_baseline=recipe.baseline,
         codec=None if recipe.cache is None else recipe.cache.codec,
+        cache_path=None if recipe.cache is None else recipe.cache.path,
         measure=None if recipe.measure is None else MeasureSettings(**recipe.measure.model_dump()),
         budget=None if recipe.budget is None else parse_budget(recipe.budget),
         export=_export(recipe),

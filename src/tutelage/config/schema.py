@@ -3,10 +3,16 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from tutelage.deploy.budgets import parse_budget
 from tutelage.engine.settings import OptimizerSettings, ScheduleSettings, TrainSettings
+
+
+def _folder(path: object) -> object:
+    if isinstance(path, str) and "://" in path:
+        raise ValueError("a run folder is a folder; only cache.path takes an address")
+    return path
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -295,9 +301,11 @@ class Cache(Strict):
 
     Attributes:
         codec: float32 (exact), float16, topk:K or sampled:N.
+        path: A folder, or an address such as s3://bucket/folder; the run folder if not given.
     """
 
     codec: str = "float32"
+    path: str | None = None
 
 
 Way = Literal["minmax", "percentile", "dynamic"]
@@ -399,7 +407,7 @@ class Recipe(Strict):
     measure: Measure | None = Measure()
     budget: Annotated[str, AfterValidator(_budget)] | None = None
     export: Export = Export()
-    output: Path
+    output: Annotated[Path, BeforeValidator(_folder)]
 
 
 def train_settings(train: Train, optimizer: Optimizer, schedule: Schedule) -> TrainSettings:
