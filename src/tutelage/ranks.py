@@ -138,8 +138,7 @@ def first(work: Callable[[], Any]) -> Any:
         value = work()
         store.set(key, json.dumps(value))
         return value
-    while not store.check([key]):
-        _wait(store)
+    _wait_until(lambda: store.check([key]))
     return json.loads(store.get(key))
 
 
@@ -155,14 +154,18 @@ def wait_for_all() -> None:
     store = _store()
     call = store.add(f"tutelage/calls/{ranks.number}", 1)
     store.add(f"tutelage/arrivals/{call}", 1)
-    while store.add(f"tutelage/arrivals/{call}", 0) < ranks.count:
-        _wait(store)
+    _wait_until(lambda: store.add(f"tutelage/arrivals/{call}", 0) >= ranks.count)
 
 
-def _wait(store: Any) -> None:
-    if store.check([FAILED]):
-        raise OtherFailed("Another process of this run has failed.")
-    time.sleep(WAIT_S)
+def _wait_until(is_so: Callable[[], bool]) -> None:
+    store = _store()
+    try:
+        while not is_so():
+            if store.check([FAILED]):
+                raise OtherFailed("Another process of this run has failed.")
+            time.sleep(WAIT_S)
+    except RuntimeError as error:  # the process that keeps the store is gone
+        raise OtherFailed("Another process of this run has failed.") from error
 
 
 def may_speak() -> bool:

@@ -1,5 +1,6 @@
 """Two processes as `torchrun` starts them, without waiting for two Pythons to import torch."""
 
+import contextlib
 import multiprocessing
 import os
 import queue
@@ -36,7 +37,8 @@ def _run(answers, work, rank, count, port, arguments):
     try:
         ranks.join()
         answers.put((rank, None, work(*arguments)))
-        ranks.leave()
+        with contextlib.suppress(ranks.OtherFailed):
+            ranks.leave()
     except BaseException:
         answers.put((rank, traceback.format_exc(), None))
 

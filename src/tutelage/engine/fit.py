@@ -298,7 +298,7 @@ class _Loop:
         ]
         batches = iterate(arm.train, iter(own), arm.settings.workers)
         for batch, (ids, _), (_, mask) in zip(batches, whole, shares, strict=True):
-            yield replace(batch, mask=mask), len(ids)
+            yield _counting_only(batch, mask), len(ids)
 
     def _set_schedules(self, step: int) -> None:
         """Learning rate, and whatever in the objective moves with the training."""
@@ -476,6 +476,15 @@ def _averaged(student: nn.Module, decay: float | None) -> AveragedModel | None:
     if decay is None:
         return None
     return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def _counting_only(batch: Batch, rows: torch.Tensor | None) -> Batch:
+    """A batch of which only some rows count."""
+    if rows is None:
+        return batch
+    if batch.mask is None:
+        return replace(batch, mask=rows)
+    return replace(batch, mask=batch.mask & rows.view(-1, *[1] * (batch.mask.ndim - 1)))
 
 
 def _check_signals(arm: Arm) -> None:
