@@ -19,6 +19,7 @@ from tutelage.errors import ConfigError, TutelageError
 WAIT_S = 0.05
 FAILED = "tutelage/failed"
 _COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 _LOST = ("gloo", "NCCL", "Connection", "Broken pipe", "recv")
 
 
@@ -79,6 +80,7 @@ def join() -> Ranks:
     Raises:
         ConfigError: Several were asked for, and each would run by itself.
     """
+    _check_sharding()
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if asked == 1:
         _check_launcher()
@@ -94,6 +96,16 @@ def join() -> Ranks:
     if found.count != asked:
         raise ConfigError(f"{asked} processes were asked for, but {found.count} run together.")
     return found
+
+
+def _check_sharding() -> None:
+    for name in _SHARDING:
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise ConfigError(
+                f"accelerate launch: {name} cuts the student's weights into pieces, which "
+                "checkpoints and evaluation here do not put together. Take a configuration "
+                "without it (--multi_gpu), in which every process holds the whole student."
+            )
 
 
 def _check_launcher() -> None:

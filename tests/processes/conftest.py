@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import queue
+import random
 import socket
 import traceback
 
@@ -14,9 +15,12 @@ CONTEXT.set_forkserver_preload(["tutelage.pipeline", "torch._dynamo", "torch.dis
 
 
 def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below those that the system gives away, so that nobody takes it before the first binds it."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _run(answers, work, rank, count, port, arguments):

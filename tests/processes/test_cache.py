@@ -3,10 +3,13 @@ from pathlib import Path
 import torch
 
 from tests.processes.cases import live_teacher, objectives, reader
+from tests.processes.conftest import CONTEXT
 from tutelage import ranks
 from tutelage.teachers import CachedTeacher
 from tutelage.teachers import build as build_module
 from tutelage.teachers.codecs import make_codec
+from tutelage.teachers.parts import Part, read_manifest, verify_place
+from tutelage.teachers.places import Folder
 
 
 def build(folder):
@@ -23,6 +26,31 @@ def build(folder):
     )
     build_module._write = write
     return made, len(manifest.shards), ranks.here().number
+
+
+def build_part(folder, number):
+    """One of four jobs that know nothing of one another."""
+    data, codec = reader(), make_codec("float32")
+    build_module.build_cache(
+        Path(folder),
+        live_teacher(objectives()["kd"]),
+        data,
+        codec,
+        device=torch.device("cpu"),
+        shard_bytes=512,
+        part=Part(number, 4),
+    )
+
+
+def test_jobs_that_build_at_the_same_time_make_one_cache(tmp_path):
+    jobs = [CONTEXT.Process(target=build_part, args=(str(tmp_path), n)) for n in (1, 2, 3, 4)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(timeout=120)
+    assert [job.exitcode for job in jobs] == [0, 0, 0, 0]
+    place = Folder(tmp_path)
+    verify_place(place, read_manifest(place))
 
 
 def test_two_processes_build_the_cache_of_one_each_its_own_shards(together, tmp_path):

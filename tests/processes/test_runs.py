@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,10 +68,20 @@ def test_processes_that_would_not_know_of_one_another_are_refused(monkeypatch, e
         ranks.join()
 
 
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_a_student_in_pieces_is_refused(monkeypatch, kind):
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    with pytest.raises(ConfigError, match=f"{kind} cuts the student's weights into pieces"):
+        ranks.join()
+
+
 def wait_for_one_that_fails():
     """What the others hear when the first fails while they wait."""
+    ranks.wait_for_all()
     if ranks.here().is_first:
-        return ranks.may_speak(), ranks.may_speak()
+        spoken = ranks.may_speak(), ranks.may_speak()
+        time.sleep(2)  # it keeps the store that the other asks
+        return spoken
     try:
         ranks.first(lambda: None)
     except ranks.OtherFailed as error:

@@ -1,5 +1,4 @@
 import json
-import threading
 
 import numpy as np
 import pytest
@@ -13,11 +12,13 @@ from tutelage.models.nets import cnn
 from tutelage.tasks import Classification
 from tutelage.teachers import CachedTeacher, ModuleTeacher
 from tutelage.teachers import build as build_module
+from tutelage.teachers import parts as parts_module
 from tutelage.teachers.build import build_cache, cache_key
 from tutelage.teachers.codecs import make_codec
 from tutelage.teachers.parts import (
     Part,
     copy_here,
+    finish,
     finish_or_say,
     parse_part,
     read_manifest,
@@ -106,17 +107,23 @@ def test_parts_built_by_jobs_anywhere_make_the_cache_of_one(live, reader, tmp_pa
     assert torch.equal(items(CachedTeacher(folder, made.key), reader), items(live, reader))
 
 
-def test_jobs_that_build_at_the_same_time_do_not_disturb_one_another(live, reader, tmp_path):
-    place = Folder(tmp_path)
-    jobs = [
-        threading.Thread(target=build, args=(place, live, reader, Part(number, 4)))
-        for number in (1, 2, 3, 4)
-    ]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
+def test_a_part_that_comes_again_leaves_a_complete_cache_alone(live, reader, place):
+    made = build(place, live, reader)
+    assert build(place, live, reader, Part(1, 3)) == made
     verify_place(place, finish_or_say(place))
+
+
+def test_a_part_that_another_has_overtaken_finds_the_manifest(live, reader, place, monkeypatch):
+    build(place, live, reader, Part(1, 2))
+    read = parts_module.read_notes
+
+    def overtaken(where, names, key=None):
+        monkeypatch.setattr(parts_module, "read_notes", read)
+        build(place, live, reader, Part(2, 2))
+        return read(where, names, key)
+
+    monkeypatch.setattr(parts_module, "read_notes", overtaken)
+    assert finish(place, cache_key(live, reader, CODEC)) == read_manifest(place)
 
 
 def test_a_part_that_was_cut_short_builds_only_what_is_missing(live, reader, place, monkeypatch):
@@ -176,6 +183,7 @@ def test_a_copy_is_brought_once_and_only_if_it_fits(live, reader, tmp_path, monk
 def test_shards_of_two_builds_in_one_place_are_refused(live, reader, tmp_path):
     build(tmp_path, live, reader, Part(1, 2))
     text = json.loads((tmp_path / "shard-00000.json").read_text())
+    text.pop("sha256")
     text["key"]["teacher"] = "another"
     (tmp_path / "shard-00000.json").write_text(json.dumps(text))
     with pytest.raises(CacheError, match="shards 0 and 1 were made from different things"):

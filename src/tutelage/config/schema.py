@@ -126,7 +126,26 @@ class CorpusData(Strict):
     seed: Seed = 0
 
 
-Data = Annotated[BuiltinData | ImageData | CorpusData, Field(discriminator="kind")]
+class ArrayData(Strict):
+    """NumPy files, mapped and not read: for data larger than memory.
+
+    Attributes:
+        kind: arrays.
+        path: A folder with train/, test/ and, for model selection, valid/ inside; each holds
+            inputs.npy (float32, float16 or uint8, one row a sample) and labels.npy.
+        num_classes: One more than the highest training label if not given.
+        mean: Per channel, of inputs scaled to 0..1; none if not given.
+        std: As mean.
+    """
+
+    kind: Literal["arrays"]
+    path: Path
+    num_classes: Count | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
+
+
+Data = Annotated[BuiltinData | ImageData | CorpusData | ArrayData, Field(discriminator="kind")]
 
 
 class Network(Strict):

@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tutelage import ranks
-from tutelage.data.loading import Reader, iterate, training_requests
+from tutelage.data.loading import Reader, Request, iterate, training_requests
 from tutelage.data.views import mix
 from tutelage.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tutelage.engine.distiller import Distiller
@@ -291,14 +291,12 @@ class _Loop:
             for batch in iterate(arm.train, requests, arm.settings.workers):
                 yield batch, len(batch)
             return
-        whole = list(requests)
-        shares = [self.ranks.share(len(ids)) for ids, _ in whole]
-        own = [
-            (ids[rows], views[rows]) for (ids, views), (rows, _) in zip(whole, shares, strict=True)
-        ]
-        batches = iterate(arm.train, iter(own), arm.settings.workers)
-        for batch, (ids, _), (_, mask) in zip(batches, whole, shares, strict=True):
-            yield _counting_only(batch, mask), len(ids)
+        own = (_picked(request, self.ranks.share(len(request[0]))[0]) for request in requests)
+        count, size = len(arm.train), arm.settings.batch_size
+        begun = self.progress.micro_step * size
+        for batch in iterate(arm.train, own, arm.settings.workers):
+            rows, begun = min(size, count - begun), begun + size
+            yield _counting_only(batch, self.ranks.share(rows)[1]), rows
 
     def _set_schedules(self, step: int) -> None:
         """Learning rate, and whatever in the objective moves with the training."""
@@ -476,6 +474,10 @@ def _averaged(student: nn.Module, decay: float | None) -> AveragedModel | None:
     if decay is None:
         return None
     return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def _picked(request: Request, rows: slice) -> Request:
+    return request[0][rows], request[1][rows]
 
 
 def _counting_only(batch: Batch, rows: torch.Tensor | None) -> Batch:

@@ -89,6 +89,8 @@ def build_cache(  # noqa: PLR0913 - where, what and how fast, each with a defaul
     """
     key = cache_key(teacher, reader, codec)
     place = Folder(where) if isinstance(where, Path) else where
+    if part is not None and first(lambda: _is_complete(place, key)):
+        return read_manifest(place)
     first(lambda: place.remove(MANIFEST))
     per_shard = _samples_per_shard(key, codec, shard_bytes)
     starts = range(0, key.num_samples, per_shard)
@@ -108,6 +110,10 @@ def build_cache(  # noqa: PLR0913 - where, what and how fast, each with a defaul
         wait_for_all()
         is_complete = first(lambda: finish(place, key) is not None)
     return read_manifest(place) if is_complete else None
+
+
+def _is_complete(place: Place, key: CacheKey) -> bool:
+    return place.size(MANIFEST) is not None and read_manifest(place).key == key
 
 
 def _build_shard(builder: _Builder, number: int, count: int, samples: range) -> None:

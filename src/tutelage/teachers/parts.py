@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tutelage.errors import CacheError, ConfigError
+from tutelage.errors import CacheError, ConfigError, RunFolderError
 from tutelage.files import file_sha256
 from tutelage.records import load_record, save_record
 from tutelage.teachers.places import Place, local_folder
@@ -132,6 +132,18 @@ def finish(place: Place, key: CacheKey | None = None) -> Manifest | None:
     Raises:
         CacheError: There is nothing, or shards of two builds lie there.
     """
+    try:
+        made = _finish(place, key)
+    except (CacheError, RunFolderError):
+        if place.size(MANIFEST) is None:
+            raise
+        made = None
+    if made is None and place.size(MANIFEST) is not None:  # another part was faster
+        return read_manifest(place)
+    return made
+
+
+def _finish(place: Place, key: CacheKey | None) -> Manifest | None:
     names = place.names()
     notes = read_notes(place, names, key)
     if not notes:

@@ -72,7 +72,10 @@ class Folder:
 
     def get(self, name: str, path: Path) -> None:
         """Copy a file."""
-        path.write_bytes((self.path / name).read_bytes())
+        try:
+            path.write_bytes((self.path / name).read_bytes())
+        except OSError as error:
+            raise CacheError(f"{self.path / name}: cannot be read ({error.strerror}).") from error
 
     def sha256(self, name: str) -> str:
         """Of a file's content."""
