@@ -107,7 +107,7 @@ def measure(count: int, folder: Path) -> list[dict[str, float]]:
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         found = json.loads(output.splitlines()[-1])
         grown = {
-            name: (found["peak"][name] - found["start"][name]) / 1024 for name in found["peak"]
+            name: max(0, peak - found["start"][name]) / 1024 for name, peak in found["peak"].items()
         }
         cost = 1e6 * found["seconds"] / count
         rows.append({"count": count, "stage": stage, "us": cost, "MB": grown["RssAnon"]})
