@@ -3,7 +3,7 @@ from pathlib import Path
 import torch
 
 from tests.processes.cases import live_teacher, objectives, reader
-from tests.processes.conftest import CONTEXT
+from tests.processes.launch import CONTEXT
 from tutelage import ranks
 from tutelage.teachers import CachedTeacher
 from tutelage.teachers import build as build_module

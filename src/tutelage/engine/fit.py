@@ -192,7 +192,7 @@ class _Loop:
             self.modules["average"] = self.average
         path = arm.folder / CHECKPOINT
         self.progress = load_checkpoint(path, self.modules, self.optimizer, arm.key) or Progress()
-        self.progress.parts = self.distiller.parts = max(parts, self.progress.parts)
+        self._cut_batches(parts)
         self.dead_epochs = 0
         self._check_together()
         self._set_schedules(max(0, self.progress.step - 1))  # as the last step left them
@@ -200,6 +200,12 @@ class _Loop:
         self.one = torch.ones((), device=self.device)
         self.saved_at = time.monotonic()
         self.clock = self.began = time.perf_counter()
+
+    def _cut_batches(self, parts: int) -> None:
+        """Into how many parts; several processes take less memory each, and must go in step."""
+        whole = self.ranks.are_several
+        self.progress.parts = 1 if whole else max(parts, self.progress.parts)
+        self.distiller.parts = self.progress.parts
 
     @property
     def judged(self) -> nn.Module:

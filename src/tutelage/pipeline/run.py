@@ -113,9 +113,9 @@ def _run(job: Job, listener: Listener) -> Finished:
         arms, notes = _arms(job, source, teacher, listener)
     notes += [note for trained in (teacher, *arms) for note in _memory_note(job, trained)]
     student = pick_student(arms, job.task.metric)
-    student_stage(job, student, listener)
+    first(lambda: student_stage(job, student, listener))
     firsts = {one.arm: one.selected for one in reversed(arms)}
-    write_texts(job, {"teacher": teacher.selected, **firsts})
+    first(lambda: write_texts(job, {"teacher": teacher.selected, **firsts}))
     with clock.time("fine-tuning"):
         finetuned = finetune_stage(job, student, source, listener)
 
@@ -152,8 +152,6 @@ def prepare_teacher(
     with clock.time("teacher"):
         teacher = teacher_stage(job, listener)
     with clock.time("transfer"):
-        if here().are_several:  # one makes the pictures, then all open them
-            first(lambda: transfer_stage(job, teacher, listener))
         job = transfer_stage(job, teacher, listener)
     if not job.objective.needs_teacher:
         return job, teacher, None

@@ -98,15 +98,15 @@ def build_cache(  # noqa: PLR0913 - where, what and how fast, each with a defaul
     names = place.names()
     there = first(lambda: [n for n in read_notes(place, names, key) if n in mine])
     left = [number for number in mine if number not in there]
-    items = key.num_samples * key.num_views
+    items = min(len(mine) * per_shard, key.num_samples) * key.num_views
     with local_folder(place) as folder:
         builder = _Builder(folder, place, teacher, reader, codec, device, workers, key)
         for done, number in enumerate(left[here().number :: here().count]):
             stop = min(starts[number] + per_shard, key.num_samples)
             _build_shard(builder, number, len(starts), range(starts[number], stop))
-            if progress is not None:
-                share = (len(there) + (done + 1) * here().count) / len(mine)
-                progress(min(items, int(share * items)), items)
+            if progress is not None:  # of all processes, as if they were as far as this one
+                built = (len(there) + (done + 1) * here().count) * per_shard * key.num_views
+                progress(min(items, built), items)
         wait_for_all()
         is_complete = first(lambda: finish(place, key) is not None)
     return read_manifest(place) if is_complete else None
