@@ -94,11 +94,12 @@ def rebuild_cache(job: Job, listener: Listener = ignore) -> None:
 @contextmanager
 def _at_work(job: Job, what: str) -> Iterator[None]:
     """The job is checked, and then its folder is ours."""
+    join()
     _check_extras(job)
-    preflight(job)
+    first(lambda: preflight(job))
     if job.budget is not None:
         check_budget(job, deliverable(job, job.new_student(0)))
-    if not join().is_first:
+    if not here().is_first:
         yield
         return
     with locked(job.out, what):
@@ -113,9 +114,13 @@ def _run(job: Job, listener: Listener) -> Finished:
         arms, notes = _arms(job, source, teacher, listener)
     notes += [note for trained in (teacher, *arms) for note in _memory_note(job, trained)]
     student = pick_student(arms, job.task.metric)
-    first(lambda: student_stage(job, student, listener))
-    firsts = {one.arm: one.selected for one in reversed(arms)}
-    first(lambda: write_texts(job, {"teacher": teacher.selected, **firsts}))
+
+    def deliver() -> None:
+        student_stage(job, student, listener)
+        firsts = {one.arm: one.selected for one in reversed(arms)}
+        write_texts(job, {"teacher": teacher.selected, **firsts})
+
+    first(deliver)
     with clock.time("fine-tuning"):
         finetuned = finetune_stage(job, student, source, listener)
 
