@@ -122,6 +122,8 @@ class Job:
         seeds: One pair of trainings each.
         has_baseline: Whether the baseline is trained.
         codec: Of the teacher cache; None teaches live.
+        cache_path: Where the teacher cache lies, a folder or an address with `://`; None puts it
+            into the run folder.
         measure: Export and timing; None leaves both out.
         budget: What the student may need; None allows anything.
         export: What the student is delivered as.
@@ -151,6 +153,7 @@ class Job:
     seeds: tuple[int, ...] = (0, 1, 2)
     has_baseline: bool = True
     codec: str | None = "float32"
+    cache_path: str | None = None
     measure: MeasureSettings | None = field(default_factory=MeasureSettings)
     budget: Budget | None = None
     export: ExportSettings = field(default_factory=ExportSettings)

@@ -19,6 +19,7 @@ from tutelage.errors import ConfigError, TutelageError
 WAIT_S = 0.05
 FAILED = "tutelage/failed"
 _COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 _LOST = ("gloo", "NCCL", "Connection", "Broken pipe", "recv")
 
 
@@ -79,6 +80,7 @@ def join() -> Ranks:
     Raises:
         ConfigError: Several were asked for, and each would run by itself.
     """
+    _check_sharding()
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if asked == 1:
         _check_launcher()
@@ -94,6 +96,16 @@ def join() -> Ranks:
     if found.count != asked:
         raise ConfigError(f"{asked} processes were asked for, but {found.count} run together.")
     return found
+
+
+def _check_sharding() -> None:
+    for name in _SHARDING:
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise ConfigError(
+                f"accelerate launch: {name} cuts the student's weights into pieces, which "
+                "checkpoints and evaluation here do not put together. Take a configuration "
+                "without it (--multi_gpu), in which every process holds the whole student."
+            )
 
 
 def _check_launcher() -> None:
@@ -112,8 +124,7 @@ def _check_launcher() -> None:
 def leave() -> None:
     """Part from the others at the end, once all are there."""
     if here().are_several:
-        first(lambda: None)
-        dist.barrier()
+        wait_for_all()
         dist.destroy_process_group()
 
 
@@ -139,11 +150,34 @@ def first(work: Callable[[], Any]) -> Any:
         value = work()
         store.set(key, json.dumps(value))
         return value
-    while not store.check([key]):
-        if store.check([FAILED]):
-            raise OtherFailed("Another process of this run has failed.")
-        time.sleep(WAIT_S)
+    _wait_until(lambda: store.check([key]))
     return json.loads(store.get(key))
+
+
+def wait_for_all() -> None:
+    """Go on once every process has come here, however long the slowest takes.
+
+    Raises:
+        OtherFailed: A process has failed meanwhile.
+    """
+    ranks = here()
+    if not ranks.are_several:
+        return
+    store = _store()
+    call = store.add(f"tutelage/calls/{ranks.number}", 1)
+    store.add(f"tutelage/arrivals/{call}", 1)
+    _wait_until(lambda: store.add(f"tutelage/arrivals/{call}", 0) >= ranks.count)
+
+
+def _wait_until(is_so: Callable[[], bool]) -> None:
+    store = _store()
+    try:
+        while not is_so():
+            if store.check([FAILED]):
+                raise OtherFailed("Another process of this run has failed.")
+            time.sleep(WAIT_S)
+    except RuntimeError as error:  # the process that keeps the store is gone
+        raise OtherFailed("Another process of this run has failed.") from error
 
 
 def may_speak() -> bool:

@@ -165,12 +165,12 @@ def test_an_interrupted_cache_build_keeps_its_whole_shards(make_job, tmp_path):
     job = make_job(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run_job(job, Stages("teacher cache", 324))
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/shard-*")}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/shard-*.safetensors")}
     assert len(before) == 2
     assert not (tmp_path / "cache/manifest.json").exists()
     run_job(job)
     assert (tmp_path / "cache/manifest.json").is_file()
-    assert len(list(tmp_path.glob("cache/shard-*"))) == 4
+    assert len(list(tmp_path.glob("cache/shard-*.safetensors"))) == 4
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

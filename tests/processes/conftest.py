@@ -1,82 +1,11 @@
-"""Two processes as `torchrun` starts them, without waiting for two Pythons to import torch."""
-
-import multiprocessing
-import os
-import queue
-import socket
-import traceback
+"""Two processes as `torchrun` starts them."""
 
 import pytest
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tutelage.pipeline", "torch._dynamo", "torch.distributed.tensor"])
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _run(answers, work, rank, count, port, arguments):
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-    }
-    import torch
-
-    from tutelage import ranks
-
-    torch.set_num_threads(1)
-    try:
-        ranks.join()
-        answers.put((rank, None, work(*arguments)))
-        ranks.leave()
-    except BaseException:
-        answers.put((rank, traceback.format_exc(), None))
-
-
-def _next_answer(answers, processes):
-    """An answer, or what became of the processes if none comes."""
-    for _ in range(240):
-        try:
-            return answers.get(timeout=1)
-        except queue.Empty:
-            codes = [process.exitcode for process in processes]
-            if all(code is not None for code in codes) and answers.empty():
-                return -1, f"all have ended, with codes {codes}", None
-    return -1, "no answer in 240 s", None
+from tests.processes.launch import start
 
 
 @pytest.fixture(scope="session")
 def together():
     """Calls a function of a module in several processes; gives what each gave."""
-
-    def start(work, *arguments, count=2):
-        answers, port = CONTEXT.Queue(), _free_port()
-        processes = [
-            CONTEXT.Process(
-                target=_run, args=(answers, work, rank, count, port, arguments), daemon=True
-            )
-            for rank in range(count)
-        ]
-        for process in processes:
-            process.start()
-        found = {}
-        while len(found) < count:
-            rank, error, value = _next_answer(answers, processes)
-            if error:
-                for process in processes:
-                    process.terminate()
-                pytest.fail(f"process {rank}: {error}")
-            found[rank] = value
-        for process in processes:
-            process.join(timeout=60)
-        return [found[rank] for rank in range(count)]
-
     return start

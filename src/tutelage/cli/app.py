@@ -33,6 +33,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Changes to the recipe: train.epochs=5 ...", metavar="[KEY=VALUE]..."),
 ]
+CachePlace = Annotated[
+    str, typer.Argument(help="A run folder, a cache's folder, or its address.", metavar="PLACE")
+]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
 
 
@@ -140,27 +143,49 @@ def export(
 
 
 @cache_app.command("build")
-def cache_build(recipe: Recipe, overrides: Overrides = None) -> None:
+def cache_build(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    part: Annotated[
+        str, typer.Option(help="Only the shards of part K of N, which other jobs complete.")
+    ] = "",
+    only_teacher: Annotated[
+        bool, typer.Option("--only-teacher", help="Train the teacher; build no shards yet.")
+    ] = False,
+) -> None:
     """Train or load the teacher, and write its outputs for every view."""
-    from tutelage.cli.commands import build_teacher_cache
+    from tutelage.cli.cache import build_cache_part, build_teacher_cache, train_teacher
 
-    build_teacher_cache(recipe, overrides or [])
+    if only_teacher:
+        train_teacher(recipe, overrides or [])
+    elif part:
+        build_cache_part(recipe, overrides or [], part)
+    else:
+        build_teacher_cache(recipe, overrides or [])
+
+
+@cache_app.command("finish")
+def cache_finish(place: CachePlace) -> None:
+    """Complete a cache whose parts were built by several jobs, or say what is missing."""
+    from tutelage.cli.cache import finish_cache
+
+    finish_cache(place)
 
 
 @cache_app.command("info")
-def cache_info(folder: RunFolder) -> None:
+def cache_info(place: CachePlace) -> None:
     """Say what a cache holds."""
-    from tutelage.cli.commands import describe_cache
+    from tutelage.cli.cache import describe_cache
 
-    describe_cache(folder)
+    describe_cache(place)
 
 
 @cache_app.command("verify")
-def cache_verify(folder: RunFolder) -> None:
+def cache_verify(place: CachePlace) -> None:
     """Check every shard of a cache against its checksum."""
-    from tutelage.cli.commands import verify_cache
+    from tutelage.cli.cache import verify_cache
 
-    verify_cache(folder)
+    verify_cache(place)
 
 
 @app.command()

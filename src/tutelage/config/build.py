@@ -11,6 +11,7 @@ from torch import nn
 
 from tutelage.config.language import is_language, lay_ground, located
 from tutelage.config.schema import (
+    ArrayData,
     BuiltinData,
     CorpusData,
     ImageData,
@@ -22,6 +23,7 @@ from tutelage.config.schema import (
     train_settings,
 )
 from tutelage.config.schema import Term as TermConfig
+from tutelage.data.arrays import load_arrays
 from tutelage.data.builtin import BUILTIN
 from tutelage.data.images import load_image_folder
 from tutelage.data.sources import Splits
@@ -72,6 +74,7 @@ def build_job(
         seeds=recipe.seeds,
         has_baseline=recipe.baseline,
         codec=None if recipe.cache is None else recipe.cache.codec,
+        cache_path=None if recipe.cache is None else recipe.cache.path,
         measure=None if recipe.measure is None else MeasureSettings(**recipe.measure.model_dump()),
         budget=None if recipe.budget is None else parse_budget(recipe.budget),
         export=_export(recipe),
@@ -154,12 +157,14 @@ def _resolved(recipe: Recipe, folder: Path) -> dict[str, Any]:
     return content
 
 
-def load_data(data: BuiltinData | ImageData | CorpusData) -> Splits:
+def load_data(data: BuiltinData | ImageData | CorpusData | ArrayData) -> Splits:
     """The data that a recipe names, of all kinds but text for language models."""
     assert not isinstance(data, CorpusData)
     settings = data.model_dump(exclude={"kind"}, exclude_none=True)
     if isinstance(data, ImageData):
         return _make("data", load_image_folder, settings)
+    if isinstance(data, ArrayData):
+        return _make("data", load_arrays, settings)
     return _make(f"data kind {data.kind!r}", BUILTIN[data.kind], settings)
 
 
@@ -169,7 +174,8 @@ def data_facts(splits: Splits) -> dict[str, Any]:
     facts = {"num_classes": len(splits.class_names)}
     if not isinstance(inputs, torch.Tensor):
         return facts
-    return {**facts, "in_channels": inputs.shape[1], "image_size": inputs.shape[-1]}
+    size = inputs.shape[-1] if inputs.ndim > 2 else 1  # a vector is a picture of one place
+    return {**facts, "in_channels": inputs.shape[1], "image_size": size}
 
 
 def _maker(network: Network, folder: Path, facts: Mapping[str, Any]) -> Callable[[], nn.Module]:

@@ -3,10 +3,16 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from tutelage.deploy.budgets import parse_budget
 from tutelage.engine.settings import OptimizerSettings, ScheduleSettings, TrainSettings
+
+
+def _folder(path: object) -> object:
+    if isinstance(path, str) and "://" in path:
+        raise ValueError("a run folder is a folder; only cache.path takes an address")
+    return path
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -120,7 +126,26 @@ class CorpusData(Strict):
     seed: Seed = 0
 
 
-Data = Annotated[BuiltinData | ImageData | CorpusData, Field(discriminator="kind")]
+class ArrayData(Strict):
+    """NumPy files, mapped and not read: for data larger than memory.
+
+    Attributes:
+        kind: arrays.
+        path: A folder with train/, test/ and, for model selection, valid/ inside; each holds
+            inputs.npy (float32, float16 or uint8, one row a sample) and labels.npy.
+        num_classes: One more than the highest training label if not given.
+        mean: Per channel, of inputs scaled to 0..1; none if not given.
+        std: As mean.
+    """
+
+    kind: Literal["arrays"]
+    path: Path
+    num_classes: Count | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
+
+
+Data = Annotated[BuiltinData | ImageData | CorpusData | ArrayData, Field(discriminator="kind")]
 
 
 class Network(Strict):
@@ -295,9 +320,11 @@ class Cache(Strict):
 
     Attributes:
         codec: float32 (exact), float16, topk:K or sampled:N.
+        path: A folder, or an address such as s3://bucket/folder; the run folder if not given.
     """
 
     codec: str = "float32"
+    path: str | None = None
 
 
 Way = Literal["minmax", "percentile", "dynamic"]
@@ -399,7 +426,7 @@ class Recipe(Strict):
     measure: Measure | None = Measure()
     budget: Annotated[str, AfterValidator(_budget)] | None = None
     export: Export = Export()
-    output: Path
+    output: Annotated[Path, BeforeValidator(_folder)]
 
 
 def train_settings(train: Train, optimizer: Optimizer, schedule: Schedule) -> TrainSettings:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from tutelage.data.order import shuffled
 from tutelage.data.sources import Source
 from tutelage.data.views import Identity, ViewPolicy
 from tutelage.errors import ConfigError, DataError, TutelageError
@@ -108,16 +109,16 @@ def training_requests(
         seed: Of order and views.
         epoch: Counted from 0.
     """
-    generator = torch.Generator().manual_seed(_order_seed(seed, epoch))
-    order = torch.randperm(count, generator=generator)
-    for block in order.split(_BATCHES_AT_ONCE * batch_size):
+    order_seed, size = _order_seed(seed, epoch), _BATCHES_AT_ONCE * batch_size
+    for block in shuffled(count, seed=order_seed, block=size):
         chosen = views.choose(block, epoch, seed)
         yield from zip(block.split(batch_size), chosen.split(batch_size), strict=True)
 
 
 def in_order(count: int, *, batch_size: int, view_id: int = 0) -> Iterator[Request]:
     """Every sample once, in its own order, always in the same view."""
-    for ids in torch.arange(count).split(batch_size):
+    for start in range(0, count, batch_size):
+        ids = torch.arange(start, min(start + batch_size, count))
         yield ids, torch.full_like(ids, view_id)
 
 
@@ -145,13 +146,23 @@ def iterate(reader: Reader, requests: Iterator[Request], workers: int = 0) -> It
         return (reader[request] for request in requests)
     loader: Any = DataLoader(
         _ErrorsAsValues(reader),
-        sampler=list(requests),
+        sampler=_Once(requests),
         batch_size=None,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else it draws from the global one, which dropout uses
     )
     return _raising(loader)
+
+
+class _Once(Sampler[Request]):
+    """Requests as a loader takes them, which are made while it reads."""
+
+    def __init__(self, requests: Iterator[Request]) -> None:
+        self.requests = requests
+
+    def __iter__(self) -> Iterator[Request]:
+        return self.requests
 
 
 class _ErrorsAsValues(Dataset[Batch | TutelageError]):

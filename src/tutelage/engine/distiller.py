@@ -47,6 +47,7 @@ class Distiller:
     ) -> None:
         """Let Accelerate prepare what is trained."""
         self.accelerator = accelerator or Accelerator()
+        self._plain = trainee  # whose names are the user's, however it is wrapped
         self.trainee, prepared = self.accelerator.prepare(trainee, optimizer)
         self.optimizer = _unwrap(self.accelerator, prepared)
         self.teacher = teacher
@@ -93,7 +94,7 @@ class Distiller:
         norm = None
         if self.clip_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.clip_norm)
-        self.watch.see(self.trainee, norm)
+        self.watch.see(self._plain, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
 

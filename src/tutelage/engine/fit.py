@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tutelage import ranks
-from tutelage.data.loading import Reader, iterate, training_requests
+from tutelage.data.loading import Reader, Request, iterate, training_requests
 from tutelage.data.views import mix
 from tutelage.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tutelage.engine.distiller import Distiller
@@ -192,7 +192,7 @@ class _Loop:
             self.modules["average"] = self.average
         path = arm.folder / CHECKPOINT
         self.progress = load_checkpoint(path, self.modules, self.optimizer, arm.key) or Progress()
-        self.progress.parts = self.distiller.parts = max(parts, self.progress.parts)
+        self._cut_batches(parts)
         self.dead_epochs = 0
         self._check_together()
         self._set_schedules(max(0, self.progress.step - 1))  # as the last step left them
@@ -200,6 +200,12 @@ class _Loop:
         self.one = torch.ones((), device=self.device)
         self.saved_at = time.monotonic()
         self.clock = self.began = time.perf_counter()
+
+    def _cut_batches(self, parts: int) -> None:
+        """Into how many parts; several processes take less memory each, and must go in step."""
+        whole = self.ranks.are_several
+        self.progress.parts = 1 if whole else max(parts, self.progress.parts)
+        self.distiller.parts = self.progress.parts
 
     @property
     def judged(self) -> nn.Module:
@@ -291,14 +297,12 @@ class _Loop:
             for batch in iterate(arm.train, requests, arm.settings.workers):
                 yield batch, len(batch)
             return
-        whole = list(requests)
-        shares = [self.ranks.share(len(ids)) for ids, _ in whole]
-        own = [
-            (ids[rows], views[rows]) for (ids, views), (rows, _) in zip(whole, shares, strict=True)
-        ]
-        batches = iterate(arm.train, iter(own), arm.settings.workers)
-        for batch, (ids, _), (_, mask) in zip(batches, whole, shares, strict=True):
-            yield replace(batch, mask=mask), len(ids)
+        own = (_picked(request, self.ranks.share(len(request[0]))[0]) for request in requests)
+        count, size = len(arm.train), arm.settings.batch_size
+        begun = self.progress.micro_step * size
+        for batch in iterate(arm.train, own, arm.settings.workers):
+            rows, begun = min(size, count - begun), begun + size
+            yield _counting_only(batch, self.ranks.share(rows)[1]), rows
 
     def _set_schedules(self, step: int) -> None:
         """Learning rate, and whatever in the objective moves with the training."""
@@ -476,6 +480,19 @@ def _averaged(student: nn.Module, decay: float | None) -> AveragedModel | None:
     if decay is None:
         return None
     return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def _picked(request: Request, rows: slice) -> Request:
+    return request[0][rows], request[1][rows]
+
+
+def _counting_only(batch: Batch, rows: torch.Tensor | None) -> Batch:
+    """A batch of which only some rows count."""
+    if rows is None:
+        return batch
+    if batch.mask is None:
+        return replace(batch, mask=rows)
+    return replace(batch, mask=batch.mask & rows.view(-1, *[1] * (batch.mask.ndim - 1)))
 
 
 def _check_signals(arm: Arm) -> None:

@@ -4,6 +4,8 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+from tutelage.ranks import here
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -36,7 +38,8 @@ class DeferredInterrupt:
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
+        if not here().are_several:  # launchers pass on what every process has had already
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -1,6 +1,7 @@
 """Several processes that train one student: what each sees, and what they agree on."""
 
 import copy
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -133,10 +134,11 @@ def predict_together(
     device: torch.device,
 ) -> Predictions:
     """What a network says of a whole data set, in every process; each predicts some batches."""
-    here, requests = ranks.here(), list(in_order(len(reader), batch_size=batch_size))
-    are_shared = here.are_several and len(requests) >= here.count
-    own = requests[here.number :: here.count] if are_shared else requests
-    said = task.predict(model, iterate(reader, iter(own), workers), device)
+    here, requests = ranks.here(), in_order(len(reader), batch_size=batch_size)
+    are_shared = here.are_several and len(reader) > batch_size * (here.count - 1)
+    if are_shared:
+        requests = itertools.islice(requests, here.number, None, here.count)
+    said = task.predict(model, iterate(reader, requests, workers), device)
     if not are_shared:
         return said
     rows, _ = ranks.sizes(len(said.sample_ids), 0)

@@ -13,9 +13,9 @@ from tutelage import __version__
 from tutelage.data.images import check_pictures, picture_folders
 from tutelage.deploy import TARGETS
 from tutelage.doctor import preflight
-from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
+from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted, ignore
 from tutelage.engine.memory import in_parts_note, told_where
-from tutelage.errors import require
+from tutelage.errors import ConfigError, require
 from tutelage.files import fingerprint, write_json, write_text
 from tutelage.job import Job
 from tutelage.locks import locked
@@ -38,7 +38,9 @@ from tutelage.pipeline.training import (
     Trained,
     arm_stage,
     assistant_stage,
+    cache_place,
     cache_stage,
+    discard_cache,
     teacher_stage,
 )
 from tutelage.pipeline.transfer import transfer_stage
@@ -46,7 +48,10 @@ from tutelage.ranks import first, here, join
 from tutelage.records import CacheRow, Metric, RunRecord, load_record, save_record
 from tutelage.report import write_report
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
-from tutelage.teachers.store import discard
+from tutelage.teachers.build import build_cache
+from tutelage.teachers.codecs import make_codec
+from tutelage.teachers.parts import Part
+from tutelage.teachers.store import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +88,19 @@ def rebuild_cache(job: Job, listener: Listener = ignore) -> None:
         LockedError: Another process writes into the run folder.
     """
     with _at_work(job, "cache build"):
-        first(lambda: discard(job.out / "cache"))
+        first(lambda: discard_cache(job))
         prepare_teacher(job, listener)
 
 
 @contextmanager
 def _at_work(job: Job, what: str) -> Iterator[None]:
     """The job is checked, and then its folder is ours."""
+    join()
     _check_extras(job)
-    preflight(job)
+    first(lambda: preflight(job))
     if job.budget is not None:
         check_budget(job, deliverable(job, job.new_student(0)))
-    if not join().is_first:
+    if not here().is_first:
         yield
         return
     with locked(job.out, what):
@@ -109,9 +115,13 @@ def _run(job: Job, listener: Listener) -> Finished:
         arms, notes = _arms(job, source, teacher, listener)
     notes += [note for trained in (teacher, *arms) for note in _memory_note(job, trained)]
     student = pick_student(arms, job.task.metric)
-    student_stage(job, student, listener)
-    firsts = {one.arm: one.selected for one in reversed(arms)}
-    write_texts(job, {"teacher": teacher.selected, **firsts})
+
+    def deliver() -> None:
+        student_stage(job, student, listener)
+        firsts = {one.arm: one.selected for one in reversed(arms)}
+        write_texts(job, {"teacher": teacher.selected, **firsts})
+
+    first(deliver)
     with clock.time("fine-tuning"):
         finetuned = finetune_stage(job, student, source, listener)
 
@@ -148,8 +158,6 @@ def prepare_teacher(
     with clock.time("teacher"):
         teacher = teacher_stage(job, listener)
     with clock.time("transfer"):
-        if here().are_several:  # one makes the pictures, then all open them
-            first(lambda: transfer_stage(job, teacher, listener))
         job = transfer_stage(job, teacher, listener)
     if not job.objective.needs_teacher:
         return job, teacher, None
@@ -162,6 +170,55 @@ def prepare_teacher(
     return job, teacher, source
 
 
+def only_teacher(job: Job, listener: Listener) -> tuple[Job, Trained]:
+    """Train or load the teacher and draw transfer pictures: all that a cache is made from."""
+    listener = listener if join().is_first else ignore
+    teacher = teacher_stage(job, listener)
+    return transfer_stage(job, teacher, listener), teacher
+
+
+def build_part(job: Job, part: Part, listener: Listener) -> Manifest | None:
+    """Build some shards of a run's teacher cache; other jobs build the others.
+
+    Args:
+        job: Its teacher must be there: loaded, or trained by an earlier command.
+        part: Which shards.
+        listener: Told of how far it is.
+
+    Returns:
+        The manifest, if this part was the last; else None.
+
+    Raises:
+        ConfigError: The teacher is yet to be trained, or there is no cache to build.
+    """
+    listener = listener if join().is_first else ignore
+    stamps = [job.out / name / "stamp.json" for name in ("teacher", "teacher-2")]
+    trained = zip(job.teachers, stamps, strict=False)
+    if job.codec is None:
+        raise ConfigError("cache: null teaches live, so there is no cache to build. Give a codec.")
+    if any(plan.train is not None and not stamp.is_file() for plan, stamp in trained):
+        raise ConfigError(
+            f"{job.out}/teacher: the teacher is not trained yet, and every part would train its "
+            "own. First run: tutelage cache build RECIPE --only-teacher."
+        )
+    codec = make_codec(job.codec)
+    job, teacher = only_teacher(job, listener)
+    listener(StageStarted(f"cache, part {part.number} of {part.count}", None))
+    manifest = build_cache(
+        cache_place(job),
+        live_teacher(job, teacher),
+        job.train_reader,
+        codec,
+        device=Accelerator().device,
+        workers=job.settings.workers,
+        progress=lambda done, total: listener(Advanced(done, total)),
+        part=part,
+    )
+    state = "others are missing" if manifest is None else "the cache is complete"
+    listener(StageDone(f"cache, part {part.number} of {part.count}", was_there=False, note=state))
+    return manifest
+
+
 def _open(job: Job, listener: Listener) -> None:
     _pictures_stage(job, listener)
     _open_folder(job)
@@ -169,14 +226,18 @@ def _open(job: Job, listener: Listener) -> None:
 
 def _source(job: Job, trained: Trained, folder: str, listener: Listener) -> Teacher:
     """A trained network as a teacher, live or cached."""
-    live = ModuleTeacher(
+    return cache_stage(job, live_teacher(job, trained), listener, folder)
+
+
+def live_teacher(job: Job, trained: Trained) -> ModuleTeacher:
+    """A trained network as a live teacher."""
+    return ModuleTeacher(
         trained.selected,
         job.teacher_task,
         chunk=job.settings.batch_size,
         device=Accelerator().device,
         layers=job.objective.teacher_layers,
     )
-    return cache_stage(job, live, listener, folder)
 
 
 def _pictures_stage(job: Job, listener: Listener) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.build import build_cache, cache_key
 from tutelage.teachers.codecs import make_codec
 from tutelage.teachers.module import state_fingerprint
+from tutelage.teachers.parts import copy_here, reopen
+from tutelage.teachers.places import Folder, Remote, place_of
+from tutelage.teachers.store import MANIFEST, discard
 
 LAST, SELECTED, PROGRESS = "last.safetensors", "selected.safetensors", "training.json"
 UNTOLD = ("workers", "checkpoint_s", "tensorboard")
@@ -100,10 +104,32 @@ def cache_stage(
     """Build the teacher cache, or open the one that is there; without a codec teach live."""
     if job.codec is None:
         return teacher.shared_among(here().count)
-    workers = job.settings.workers
+    local = job.out / folder
+    place = cache_place(job) if folder == "cache" else Folder(local)
+    if isinstance(place, Folder):
+        local = place.path
     return open_or_build(
-        job.out / folder, teacher, job.train_reader, job.codec, listener, workers=workers
+        local,
+        teacher,
+        job.train_reader,
+        job.codec,
+        listener,
+        workers=job.settings.workers,
+        place=place,
     )
+
+
+def cache_place(job: Job) -> Folder | Remote:
+    """Where the teacher cache of a run lies."""
+    return place_of(job.cache_path or job.out / "cache")
+
+
+def discard_cache(job: Job) -> None:
+    """Let the cache be built anew; its unharmed shards stay for the build to use."""
+    place = cache_place(job)
+    discard(place.path if isinstance(place, Folder) else job.out / "cache")
+    if isinstance(place, Remote):
+        reopen(place)
 
 
 def open_or_build(
@@ -114,16 +140,28 @@ def open_or_build(
     listener: Listener,
     *,
     workers: int = 0,
+    place: Folder | Remote | None = None,
 ) -> CachedTeacher:
-    """A teacher's cache for these data and views, built first if it is not there."""
+    """A teacher's cache for these data and views, built first if it is not there.
+
+    Args:
+        folder: Where it lies, or where it is copied to.
+        teacher: The live teacher.
+        reader: The data, with the view policy.
+        codec_name: How logits are written.
+        listener: Told of the build.
+        workers: Processes that read data.
+        place: Where it lies, if not in the folder.
+    """
     codec = make_codec(codec_name)
+    place = place or Folder(folder)
     wanted = cache_key(teacher, reader, codec)
-    was_there = (folder / "manifest.json").is_file()
+    was_there = first(lambda: place.size(MANIFEST) is not None)
     listener(StageStarted("teacher cache", wanted.num_samples * wanted.num_views))
     if not was_there:
-        with locked(folder, "cache build"), told_where("teacher cache"):
+        with _alone(place), told_where("teacher cache"):
             build_cache(
-                folder,
+                place,
                 teacher,
                 reader,
                 codec,
@@ -131,9 +169,16 @@ def open_or_build(
                 workers=workers,
                 progress=lambda done, total: listener(Advanced(done, total)),
             )
+    if isinstance(place, Remote):
+        first(lambda: copy_here(place, folder, wanted))
     cached = CachedTeacher(folder, wanted, teacher.task.gives)
     listener(StageDone("teacher cache", was_there, f"{cached.manifest.size_bytes / 1e6:.1f} MB"))
     return cached
+
+
+def _alone(place: Folder | Remote) -> AbstractContextManager[None]:
+    """A folder is held while a cache is built there; an address cannot be."""
+    return locked(place.path, "cache build") if isinstance(place, Folder) else nullcontext()
 
 
 def arm_stage(

@@ -16,6 +16,7 @@ from tutelage.files import fingerprint, write_whole
 from tutelage.job import Job
 from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.pipeline.training import Trained
+from tutelage.ranks import first
 from tutelage.teachers.module import state_fingerprint
 
 PICTURES = "pictures.safetensors"
@@ -37,8 +38,9 @@ def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
     listener(StageStarted("transfer pictures", plan.num_images))
     folder = job.out / "transfer"
     key = fingerprint([state_fingerprint(teacher.selected), asdict(plan), list(shape)])
-    was_there = is_done(folder, key)
-    if not was_there:
+    was_there = first(lambda: is_done(folder, key))
+
+    def draw() -> None:
         made = invert(
             teacher.selected,
             plan.num_images,
@@ -49,6 +51,9 @@ def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
             progress=lambda done, total: listener(Advanced(done, total)),
         )
         _keep(folder, key, job.train_reader, made)
+
+    if not was_there:
+        first(draw)
     kept = load_file(folder / PICTURES)
     listener(StageDone("transfer pictures", was_there, f"{plan.num_images:,} pictures"))
     note = (

@@ -9,17 +9,18 @@ import torch
 
 from tutelage.data.loading import Reader, all_views, iterate
 from tutelage.files import file_sha256
+from tutelage.ranks import first, here, wait_for_all
 from tutelage.teachers.codecs import Codec
 from tutelage.teachers.fidelity import WhatIsLost, spans
 from tutelage.teachers.module import ModuleTeacher
+from tutelage.teachers.parts import Note, Part, finish, leave_note, read_manifest, read_notes
+from tutelage.teachers.places import Folder, Place, local_folder
 from tutelage.teachers.store import (
-    FORMAT,
     MANIFEST,
     SHARD_BYTES,
     CacheKey,
     Manifest,
     Shard,
-    save_manifest,
     shard_metadata,
     shard_path,
     write_shard,
@@ -45,6 +46,7 @@ def cache_key(teacher: ModuleTeacher, reader: Reader, codec: Codec) -> CacheKey:
 @dataclass(frozen=True, slots=True)
 class _Builder:
     folder: Path
+    place: Place
     teacher: ModuleTeacher
     reader: Reader
     codec: Codec
@@ -53,8 +55,8 @@ class _Builder:
     key: CacheKey
 
 
-def build_cache(
-    folder: Path,
+def build_cache(  # noqa: PLR0913 - where, what and how fast, each with a default
+    where: Path | Place,
     teacher: ModuleTeacher,
     reader: Reader,
     codec: Codec,
@@ -63,13 +65,16 @@ def build_cache(
     workers: int = 0,
     progress: Progress | None = None,
     shard_bytes: int = SHARD_BYTES,
-) -> Manifest:
+    part: Part | None = None,
+) -> Manifest | None:
     """Write the teacher's outputs for every view of every sample.
 
-    Shards that an interrupted build of the same cache left are kept.
+    Shards that an interrupted build of the same cache left are kept. Several processes of a run
+    build different shards at once, and so do several jobs that are given a part each; whoever
+    finds all shards there writes the manifest.
 
     Args:
-        folder: Where the cache goes.
+        where: The folder that the cache goes to, or another place.
         teacher: The live teacher.
         reader: The data, with the view policy.
         codec: How logits are written.
@@ -77,36 +82,47 @@ def build_cache(
         workers: Processes that read data.
         progress: Called with items done and items in all.
         shard_bytes: Aimed size of a shard.
+        part: Which shards to build; None builds all.
 
     Returns:
-        The manifest, already on disk.
+        The manifest, already in its place; None while other parts are missing.
     """
-    begun = time.perf_counter()
     key = cache_key(teacher, reader, codec)
-    builder = _Builder(folder, teacher, reader, codec, device, workers, key)
-    (folder / MANIFEST).unlink(missing_ok=True)
+    place = Folder(where) if isinstance(where, Path) else where
+    if part is not None and first(lambda: _is_complete(place, key)):
+        return read_manifest(place)
+    first(lambda: place.remove(MANIFEST))
     per_shard = _samples_per_shard(key, codec, shard_bytes)
-    shards = []
-    for number, start in enumerate(range(0, key.num_samples, per_shard)):
-        stop = min(start + per_shard, key.num_samples)
-        shards.append(_shard(builder, number, start, stop))
-        if progress is not None:
-            progress(stop * key.num_views, key.num_samples * key.num_views)
-    items = key.num_samples * key.items_of_sample
-    biases = [(s.stop - s.start, s.gradient_bias) for s in shards if s.gradient_bias is not None]
-    size = sum(shard.size_bytes for shard in shards)
-    manifest = Manifest(
-        format=FORMAT,
-        key=key,
-        shards=shards,
-        size_bytes=size,
-        bytes_per_item=size / items,
-        kl_to_live=sum(shard.kl_sum for shard in shards) / items,
-        build_seconds=time.perf_counter() - begun,
-        gradient_bias=sum(n * b for n, b in biases) / key.num_samples if biases else None,
-    )
-    save_manifest(folder, manifest)
-    return manifest
+    starts = range(0, key.num_samples, per_shard)
+    mine = (part or Part()).of(len(starts))
+    names = place.names()
+    there = first(lambda: [n for n in read_notes(place, names, key) if n in mine])
+    left = [number for number in mine if number not in there]
+    items = min(len(mine) * per_shard, key.num_samples) * key.num_views
+    with local_folder(place) as folder:
+        builder = _Builder(folder, place, teacher, reader, codec, device, workers, key)
+        for done, number in enumerate(left[here().number :: here().count]):
+            stop = min(starts[number] + per_shard, key.num_samples)
+            _build_shard(builder, number, len(starts), range(starts[number], stop))
+            if progress is not None:  # of all processes, as if they were as far as this one
+                built = (len(there) + (done + 1) * here().count) * per_shard * key.num_views
+                progress(min(items, built), items)
+        wait_for_all()
+        is_complete = first(lambda: finish(place, key) is not None)
+    return read_manifest(place) if is_complete else None
+
+
+def _is_complete(place: Place, key: CacheKey) -> bool:
+    return place.size(MANIFEST) is not None and read_manifest(place).key == key
+
+
+def _build_shard(builder: _Builder, number: int, count: int, samples: range) -> None:
+    begun = time.perf_counter()
+    shard = _shard(builder, number, samples.start, samples.stop)
+    builder.place.put(shard_path(builder.folder, number))
+    seconds = time.perf_counter() - begun
+    note = Note(number, count, builder.key, shard, seconds)
+    leave_note(builder.place, builder.folder, note)
 
 
 def _samples_per_shard(key: CacheKey, codec: Codec, shard_bytes: int) -> int:

@@ -158,6 +158,29 @@ def map_shard(path: Path, num_items: int) -> dict[str, np.ndarray]:
     return arrays
 
 
+def make_manifest(key: CacheKey, shards: list[Shard], seconds: float) -> Manifest:
+    """The manifest of a cache whose shards are all there.
+
+    Args:
+        key: What it was made from.
+        shards: All of them, in order.
+        seconds: Time of the build.
+    """
+    items = key.num_samples * key.items_of_sample
+    biases = [(s.stop - s.start, s.gradient_bias) for s in shards if s.gradient_bias is not None]
+    size = sum(shard.size_bytes for shard in shards)
+    return Manifest(
+        format=FORMAT,
+        key=key,
+        shards=shards,
+        size_bytes=size,
+        bytes_per_item=size / items,
+        kl_to_live=sum(shard.kl_sum for shard in shards) / items,
+        build_seconds=seconds,
+        gradient_bias=sum(n * b for n, b in biases) / key.num_samples if biases else None,
+    )
+
+
 def save_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest: from now on the cache is complete."""
     save_record(folder / MANIFEST, manifest)
@@ -194,7 +217,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
     Raises:
         CacheError: A shard is missing or differs from what was written; the message names it.
     """
-    _check_ranges(folder, manifest)
+    verify_ranges(folder, manifest)
     for number, shard in enumerate(manifest.shards):
         path = shard_path(folder, number)
         if not path.is_file():
@@ -222,19 +245,24 @@ def discard(folder: Path) -> None:
 _REBUILD = "Build the cache again, which keeps the whole shards: tutelage cache build RECIPE."
 
 
-def _check_ranges(folder: Path, manifest: Manifest) -> None:
+def verify_ranges(folder: Path | str, manifest: Manifest) -> None:
+    """Check that the shards cover the samples one after another.
+
+    Raises:
+        CacheError: They do not.
+    """
     ends = [0, *(shard.stop for shard in manifest.shards)]
     starts = [shard.start for shard in manifest.shards]
     sizes = {shard.stop - shard.start for shard in manifest.shards[:-1]}
     whole = starts == ends[:-1] and ends[-1] == manifest.key.num_samples
     if not whole or len(sizes) > 1 or any(s.stop <= s.start for s in manifest.shards):
         raise CacheError(
-            f"{folder / MANIFEST}: its shards do not cover the samples one after another. "
+            f"{folder}/{MANIFEST}: its shards do not cover the samples one after another. "
             "Build the cache anew: tutelage cache build RECIPE."
         )
 
 
-def check_fits(folder: Path, manifest: Manifest, wanted: CacheKey) -> None:
+def check_fits(folder: Path | str, manifest: Manifest, wanted: CacheKey) -> None:
     """Refuse a cache that was made from something else.
 
     Raises:

@@ -1,0 +1,123 @@
+"""Samples in NumPy files on disk, mapped and not read: data of any size in constant memory."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tutelage.data.sources import Samples, Splits
+from tutelage.errors import DataError
+
+INPUTS, LABELS = "inputs.npy", "labels.npy"
+LOOKED_AT = 4096
+LABELS_AT_ONCE = 2**20
+_KINDS = ("float32", "float16", "uint8")
+
+
+class ArraySource:
+    """Samples that lie in `inputs.npy` and their labels in `labels.npy`, one row a sample.
+
+    Rows are read when they are asked for; the operating system keeps in memory what there is room
+    for. The fingerprint covers shapes, kinds, and 4096 rows spread evenly, labels included.
+
+    Args:
+        folder: Where the two files lie.
+
+    Raises:
+        DataError: A file is missing, is no plain array, or the two do not fit.
+    """
+
+    is_fast = False
+
+    def __init__(self, folder: Path) -> None:
+        """Map the files."""
+        self.folder = folder
+        self.inputs, self.labels = _mapped(folder / INPUTS), _mapped(folder / LABELS)
+        if str(self.inputs.dtype) not in _KINDS or self.inputs.ndim < 2:
+            raise DataError(
+                f"{folder / INPUTS}: holds {self.inputs.dtype} of shape {self.inputs.shape}; one "
+                f"row a sample of {', '.join(_KINDS)} is needed. Write it with numpy.save."
+            )
+        if self.labels.ndim != 1 or self.labels.dtype.kind not in "iu":
+            raise DataError(
+                f"{folder / LABELS}: holds {self.labels.dtype} of shape {self.labels.shape}; one "
+                "whole number a sample is needed."
+            )
+        if len(self.inputs) != len(self.labels) or len(self.labels) == 0:
+            raise DataError(
+                f"{folder}: {len(self.inputs)} inputs and {len(self.labels)} labels. Each sample "
+                "needs one of both."
+            )
+        self.fingerprint = self._fingerprint()
+
+    def _fingerprint(self) -> str:
+        arrays = (self.inputs, self.labels)
+        digest = hashlib.sha256(repr([(str(a.dtype), a.shape) for a in arrays]).encode())
+        rows = np.unique(np.linspace(0, len(self) - 1, LOOKED_AT).astype(np.int64))
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array[rows]).tobytes())
+        return digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.labels)
+
+    def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
+        """Rows with these numbers."""
+        rows = ids.numpy()
+        inputs = torch.from_numpy(np.asarray(self.inputs[rows]))
+        if inputs.dtype == torch.float16:
+            inputs = inputs.float()
+        return inputs, torch.from_numpy(self.labels[rows].astype(np.int64))
+
+    def highest_label(self) -> int:
+        """The highest label; all of them are looked at, some at a time."""
+        starts = range(0, len(self), LABELS_AT_ONCE)
+        return max(int(self.labels[start : start + LABELS_AT_ONCE].max()) for start in starts)
+
+
+def load_arrays(
+    path: Path,
+    *,
+    num_classes: int | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Splits:
+    """A data set of NumPy files.
+
+    Args:
+        path: A folder with `train`, `test` and, for model selection, `valid` inside, each with
+            `inputs.npy` and `labels.npy`.
+        num_classes: One more than the highest label of the training data if not given.
+        mean: Per channel, of inputs scaled to 0..1; None leaves inputs as they come.
+        std: As mean.
+
+    Raises:
+        DataError: A folder or a file is missing or does not fit.
+    """
+    train, test = ArraySource(path / "train"), ArraySource(path / "test")
+    valid = ArraySource(path / "valid") if (path / "valid").is_dir() else None
+    for name, part in (("test", test), ("valid", valid)):
+        if part is not None and part.inputs.shape[1:] != train.inputs.shape[1:]:
+            raise DataError(
+                f"{path / name / INPUTS}: rows of shape {part.inputs.shape[1:]}, but those of "
+                f"train have {train.inputs.shape[1:]}. All parts need one shape."
+            )
+    count = num_classes or train.highest_label() + 1
+    names = tuple(str(number) for number in range(count))
+    return Splits(train, valid, test, names, mean, std)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Write it with numpy.save.")
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError, TypeError, SyntaxError, MemoryError) as error:
+        raise DataError(f"{path}: not a NumPy file that can be mapped ({error}).") from error
+    if not isinstance(found, np.ndarray):
+        raise DataError(f"{path}: holds several arrays; one plain .npy file is needed.")
+    return found
