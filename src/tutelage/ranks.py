@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +68,12 @@ class Ranks:
         return slice(0, rows), mask
 
 
+_ALONE = ContextVar("alone", default=False)
+
+
 def here() -> Ranks:
-    """This process, as far as processes know of one another."""
-    if not (dist.is_available() and dist.is_initialized()):
+    """This process among those that work together now: alone within the work of `first`."""
+    if _ALONE.get() or not (dist.is_available() and dist.is_initialized()):
         return Ranks()
     return Ranks(dist.get_rank(), dist.get_world_size())
 
@@ -131,6 +135,8 @@ def leave() -> None:
 def first(work: Callable[[], Any]) -> Any:
     """Let the first process do something while the others wait, however long it takes.
 
+    Meanwhile it is the only process: nothing of what it does is shared with those that wait.
+
     Args:
         work: Gives plain data.
 
@@ -147,7 +153,11 @@ def first(work: Callable[[], Any]) -> Any:
     call = store.add(f"tutelage/calls/{ranks.number}", 1)
     key = f"tutelage/results/{call}"
     if ranks.is_first:
-        value = work()
+        token = _ALONE.set(True)
+        try:
+            value = work()
+        finally:
+            _ALONE.reset(token)
         store.set(key, json.dumps(value))
         return value
     _wait_until(lambda: store.check([key]))

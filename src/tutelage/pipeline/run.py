@@ -1,6 +1,5 @@
 """A run from start to end: data, teacher, cache, arms, judgement, export, report."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from tutelage.errors import ConfigError, require
 from tutelage.files import fingerprint, write_json, write_text
 from tutelage.job import Job
 from tutelage.locks import locked
+from tutelage.pipeline.clock import Clock
 from tutelage.pipeline.delivery import (
     Costs,
     deliverable,
@@ -108,7 +108,7 @@ def _at_work(job: Job, what: str) -> Iterator[None]:
 
 
 def _run(job: Job, listener: Listener) -> Finished:
-    clock = _Clock()
+    clock = Clock()
     listener = listener if join().is_first else ignore
     job, teacher, source = prepare_teacher(job, listener, clock)
     with clock.time("arms"):
@@ -144,7 +144,7 @@ def _run(job: Job, listener: Listener) -> Finished:
 
 
 def prepare_teacher(
-    job: Job, listener: Listener, clock: "_Clock | None" = None
+    job: Job, listener: Listener, clock: Clock | None = None
 ) -> tuple[Job, Trained, Teacher | None]:
     """The first stages: train or load the teacher, make transfer pictures, build the cache.
 
@@ -152,7 +152,7 @@ def prepare_teacher(
         The job with the data that students see, the teacher's training, and what the students
         learn from (None if nothing needs it).
     """
-    clock = clock or _Clock()
+    clock = clock or Clock()
     listener = listener if join().is_first else ignore
     first(lambda: _open(job, listener))
     with clock.time("teacher"):
@@ -389,16 +389,3 @@ def _open_folder(job: Job) -> None:
     write_text(job.out / "recipe.yaml", yaml.safe_dump(dict(job.recipe), sort_keys=False))
     seeds = {"teachers": [plan.seed for plan in job.teachers], "students": list(job.seeds)}
     write_json(job.out / "environment.json", {**environment(), "seeds": seeds})
-
-
-class _Clock:
-    """Seconds of each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def time(self, name: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - begun, 3)
