@@ -22,10 +22,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 from torchvision.transforms.functional import pil_to_tensor
+from tutelage.data.places import cache_dir
 
 from tutelage.data.images import DEFAULT_MEAN, DEFAULT_STD
 from tutelage.data.loading import Reader, in_order
-from tutelage.data.places import cache_dir
 from tutelage.data.sources import Splits, TensorSource
 from tutelage.data.views import CropFlip
 from tutelage.engine import OptimizerSettings, ScheduleSettings, TrainSettings

@@ -97,6 +97,7 @@ class Loss(nn.Module, ABC):
         student_layers: Parts of the student whose features it looks at.
         teacher_layers: Parts of the teacher whose features it looks at.
         progress: Share of the training that is done; the engine sets it before each step.
+        skips_unlabelled: Whether it leaves out samples without a label where others have one.
     """
 
     needs: frozenset[Signal]
@@ -104,6 +105,7 @@ class Loss(nn.Module, ABC):
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
     progress: float = 0.0
+    skips_unlabelled: bool = False
 
     @property
     def is_by_item(self) -> bool:
@@ -305,6 +307,23 @@ class Objective(nn.Module):
                 raise SignalError(
                     f"Loss {term.name!r} needs {wanted}, but {giver} gives only {given}. "
                     f"{_remedy(missing)}"
+                )
+
+    def check_gaps(self, giver: str) -> None:
+        """Refuse losses that need every label, for data of which some have none.
+
+        Args:
+            giver: The data, for the message.
+
+        Raises:
+            SignalError: A term needs them all.
+        """
+        for term in self.counted:
+            if Signal.LABELS in term.loss.needs and not term.loss.skips_unlabelled:
+                raise SignalError(
+                    f"Loss {term.name!r} needs a label for every sample, but {giver} has samples "
+                    "without one. Leave out data.transfer, or use losses on the teacher's logits "
+                    "alone, as kd."
                 )
 
     @property

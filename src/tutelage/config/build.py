@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from tutelage.config.schema import (
-    BuiltinData,
     ImageData,
     Network,
     Recipe,
     Teacher,
+    TextData,
     Transfer,
     Views,
     train_settings,
@@ -23,7 +23,9 @@ from tutelage.config.schema import Term as TermConfig
 from tutelage.data.builtin import BUILTIN
 from tutelage.data.images import load_image_folder
 from tutelage.data.sources import Splits
+from tutelage.data.text import load_text
 from tutelage.data.views import VIEWS, ViewPolicy
+from tutelage.data.words import load_words
 from tutelage.deploy.budgets import parse_budget
 from tutelage.engine.inversion import InversionSettings
 from tutelage.errors import ConfigError, TutelageError, find
@@ -47,8 +49,8 @@ def build_job(
         command: What repeats the run.
         splits: The recipe's data, where they are loaded already.
     """
-    splits = splits or load_data(recipe.data)
-    facts = data_facts(splits)
+    splits = splits or load_data(recipe)
+    facts = {**data_facts(splits), "task": recipe.task}
     return Job(
         name=recipe.output.name,
         out=recipe.output,
@@ -72,6 +74,7 @@ def build_job(
         recipe=_resolved(recipe, folder),
         command=command,
         make_task=TASKS[recipe.task],
+        notes=splits.notes,
     )
 
 
@@ -117,12 +120,37 @@ def _resolved(recipe: Recipe, folder: Path) -> dict[str, Any]:
     return content
 
 
-def load_data(data: BuiltinData | ImageData) -> Splits:
+def load_data(recipe: Recipe) -> Splits:
     """The data that a recipe names."""
+    data = recipe.data
     settings = data.model_dump(exclude={"kind"}, exclude_none=True)
+    if isinstance(data, TextData):
+        return _text(data, recipe, settings | {"tokenizer": _tokenizer(data, recipe)})
     if isinstance(data, ImageData):
         return _make("data", load_image_folder, settings)
     return _make(f"data kind {data.kind!r}", BUILTIN[data.kind], settings)
+
+
+def _text(data: TextData, recipe: Recipe, settings: dict[str, Any]) -> Splits:
+    if recipe.task == "classification":
+        return _make("data", load_text, settings)
+    if data.transfer:
+        raise ConfigError(f"data.transfer: texts without labels cannot be used for {recipe.task}.")
+    of_words = {k: v for k, v in settings.items() if not k.startswith("transfer")}
+    return _make("data", load_words, of_words)
+
+
+def _tokenizer(data: TextData, recipe: Recipe) -> str:
+    """The tokenizer that is named, or the teacher's."""
+    if data.tokenizer is not None:
+        return data.tokenizer
+    library, _, name = recipe.teacher.model.partition(":")
+    if library != "hf":
+        raise ConfigError(
+            "data.tokenizer: none is given, and the teacher brings none. Give a folder with a "
+            "tokenizer.json, or a teacher hf:NAME_OR_FOLDER."
+        )
+    return name
 
 
 def data_facts(splits: Splits) -> dict[str, Any]:
@@ -130,7 +158,7 @@ def data_facts(splits: Splits) -> dict[str, Any]:
     inputs, _ = splits.train.fetch(torch.tensor([0]))
     facts = {"num_classes": len(splits.class_names)}
     if not isinstance(inputs, torch.Tensor):
-        return facts
+        return {**facts, **getattr(splits.train, "facts", {})}
     return {**facts, "in_channels": inputs.shape[1], "image_size": inputs.shape[-1]}
 
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tutelage.data.loading import Reader, in_order, iterate, training_requests
+from tutelage.data.loading import Reader, has_unlabelled, in_order, iterate, training_requests
 from tutelage.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tutelage.engine.distiller import Distiller
 from tutelage.engine.events import Advanced, EpochDone, Listener, TensorBoardLog, ignore
@@ -229,6 +229,7 @@ class _Loop:
             batch_size=arm.settings.batch_size,
             seed=arm.seed,
             epoch=self.progress.epoch,
+            lengths=arm.train.lengths,
         )
         for _ in range(self.progress.micro_step):
             next(requests)
@@ -385,3 +386,5 @@ def _check_signals(arm: Arm) -> None:
         gives |= arm.teacher.gives
         giver += f" with {type(arm.teacher).__name__}"
     arm.objective.check(gives, giver)
+    if has_unlabelled(arm.train.source):
+        arm.objective.check_gaps(giver)

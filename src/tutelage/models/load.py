@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tutelage.errors import ConfigError, ModelError, find, require
+from tutelage.errors import ConfigError, ModelError, TutelageError, find, require
 from tutelage.files import fingerprint
-from tutelage.models import cifar_nets, nets
+from tutelage.models import cifar_nets, nets, text_nets
+from tutelage.models.hf import hf_factory
 from tutelage.models.slices import initialise, slice_network
 from tutelage.sealed import is_sealed, read_facts
 
@@ -60,6 +61,8 @@ BUILTIN: Mapping[str, Factory] = {
     "wide_resnet": cifar_nets.wide_resnet,
     "vgg": cifar_nets.vgg,
     "slice": sliced,
+    "bag_of_words": text_nets.BagOfWords,
+    "text_cnn": text_nets.TextCNN,
 }
 
 NOT_OWN = (
@@ -67,7 +70,10 @@ NOT_OWN = (
     "joblib", "numpy", "onnx", "onnxruntime", "pandas", "PIL", "pip", "pydantic", "requests",
     "safetensors", "scipy", "setuptools", "sklearn", "torch", "transformers", "yaml",
 )  # fmt: skip
-WAYS = f"{', '.join(BUILTIN)}, timm:NAME, torchvision:NAME, path/to/file.py:make, module:make"
+WAYS = (
+    f"{', '.join(BUILTIN)}, timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, path/to/file.py:make, "
+    "module:make"
+)
 
 
 def make_model(
@@ -81,7 +87,8 @@ def make_model(
     """Make a network by name.
 
     Args:
-        name: A built-in name, `timm:NAME`, `torchvision:NAME`, `file.py:make` or `module:make`.
+        name: A built-in name, `timm:NAME`, `torchvision:NAME`, `hf:NAME_OR_FOLDER`, `file.py:make`
+            or `module:make`.
         settings: Arguments of the network's own constructor.
         weights: A safetensors file, or a state dict that torch can read without running code.
         folder: Where a relative `file.py` is looked for.
@@ -100,6 +107,8 @@ def make_model(
     try:
         model = factory(**arguments)
     except Exception as error:
+        if name.startswith("hf:") and isinstance(error, TutelageError):
+            raise
         raise ModelError(
             f"model {name!r}: making it with {arguments} failed: {type(error).__name__}: {error}"
         ) from error
@@ -169,6 +178,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _factory(name: str, folder: Path) -> Factory:
+    if name.startswith("hf:"):
+        return hf_factory(name.removeprefix("hf:"))
     library, _, rest = name.rpartition(":")
     if not library:
         return find("model", rest, BUILTIN)
