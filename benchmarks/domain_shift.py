@@ -25,7 +25,6 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from tutelage.data.images import DEFAULT_MEAN, DEFAULT_STD
 from tutelage.data.loading import Reader, in_order
-from tutelage.data.places import cache_dir
 from tutelage.data.sources import Splits, TensorSource
 from tutelage.data.views import CropFlip
 from tutelage.engine import OptimizerSettings, ScheduleSettings, TrainSettings
@@ -35,6 +34,7 @@ from tutelage.losses import KD, CrossEntropy
 from tutelage.models.load import load_weights
 from tutelage.pipeline import run_job
 from tutelage.pipeline.run import Finished
+from tutelage.places import cache_dir
 
 STYLES = ("google", "twitter")
 ARMS = ("baseline", "distilled")

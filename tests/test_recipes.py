@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from texts import save_transformer, snippets, write_csv
 
 from tutelage.config import build_job, read_recipe, shipped_recipes
 from tutelage.config.read import recipe_path
@@ -41,6 +42,7 @@ FEW = {
         "train.workers=0",
         "teacher.training.train.workers=0",
     ],
+    "movie_snippets": ["data.max_length=16", "data.path=texts", "data.transfer=[more.csv]"],
     "template": ["data.image_size=8", "views.padding=1"],
 }
 ELSEWHERE = {"smollm2"}  # tests/language/test_language_run.py
@@ -90,6 +92,12 @@ def changes(tmp_path, monkeypatch):
         if name in ("mnist", "fashion_mnist"):
             write_idx(tmp_path / "idx")
             return [*short, "data.path=idx"]
+        if name == "movie_snippets":
+            write_csv(Path("texts/train.csv"), snippets(48))
+            write_csv(Path("texts/test.csv"), snippets(20, 300))
+            write_csv(Path("more.csv"), [(text,) for text, _ in snippets(16, 500)], header="text")
+            bert = save_transformer(Path("bert"), layers=6)
+            return [*short, f"teacher.model=hf:{bert}", f"student.model=hf:{bert}"]
         if name in ("images", "template"):
             write_pictures(tmp_path / "pictures")
             return [*short, "data.path=pictures"]

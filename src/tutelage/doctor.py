@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tutelage.data.images import check_pictures, picture_folders
-from tutelage.data.loading import in_order
+from tutelage.data.loading import has_unlabelled, in_order
 from tutelage.engine.prepare import prepare
 from tutelage.engine.trainee import Trainee
 from tutelage.errors import ConfigError, DataError, ModelError, RunFolderError, TutelageError
@@ -54,12 +54,21 @@ def preflight(job: Job) -> None:
         _check_cache(job, job.codec)
     check_output(job)
     batch = _first_batch(job, job.settings.batch_size)
+    _check_export(job, batch)
     _try_network("student", lambda: job.new_student(0), job.task, batch)
     _try_network("teacher", job.new_teacher, job.teacher_task, batch)
     _try_objective(job, batch)
     for source in (job.splits.train, job.splits.valid, job.splits.test):
         if source is not None:
             job.reader(source)[torch.tensor([0]), torch.tensor([0])]
+
+
+def _check_export(job: Job, batch: Batch) -> None:
+    if job.measure is not None and not isinstance(batch.inputs, torch.Tensor):
+        raise ConfigError(
+            "measure: networks that take one tensor can be exported and timed, these take "
+            f"{', '.join(batch.inputs)}. Set measure: null."
+        )
 
 
 def _check_cache(job: Job, codec: str) -> None:
@@ -88,6 +97,8 @@ def _try_objective(job: Job, batch: Batch) -> None:
     if batch.labels is not None:
         gives |= {Signal.LABELS}
     job.objective.check(gives, f"{giver} with this data")
+    if has_unlabelled(job.splits.train):
+        job.objective.check_gaps("the training data")
     trainee, teacher = _try_out(job, batch)
     _check_trainable(trainee(batch, teacher(batch)))
 

@@ -1,7 +1,7 @@
 """A run as objects: what the recipe or the Python call asked for, with nothing left to parse."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +187,19 @@ class Job:
     def train_reader(self) -> Reader:
         """Training data as the students see it."""
         return self.reader(self.splits.train, self.views)
+
+    @property
+    def labelled_reader(self) -> Reader:
+        """The training data that have labels: what teacher and baseline learn from."""
+        return self.reader(self.splits.labelled or self.splits.train, self.views)
+
+    @property
+    def baseline_settings(self) -> TrainSettings:
+        """The students' settings; over labelled data alone with as many steps as over all."""
+        if self.splits.labelled is None:
+            return self.settings
+        share = len(self.splits.train) / len(self.splits.labelled)
+        return replace(self.settings, epochs=max(1, round(self.settings.epochs * share)))
 
     @property
     def valid_reader(self) -> Reader | None:

@@ -100,6 +100,7 @@ class Loss(nn.Module, ABC):
         whole_batch: Whether its formula relates the samples of a batch, or it remembers samples:
             where several processes share a batch, it is then computed of all rows in each of
             them. Otherwise each computes it of its own rows, and the mean is the same.
+        skips_unlabelled: Whether it leaves out samples without a label where others have one.
     """
 
     needs: frozenset[Signal]
@@ -108,6 +109,7 @@ class Loss(nn.Module, ABC):
     teacher_layers: tuple[str, ...] = ()
     progress: float = 0.0
     whole_batch: bool = False
+    skips_unlabelled: bool = False
 
     @property
     def is_by_item(self) -> bool:
@@ -339,6 +341,23 @@ class Objective(nn.Module):
                 raise SignalError(
                     f"Loss {term.name!r} needs {wanted}, but {giver} gives only {given}. "
                     f"{_remedy(missing)}"
+                )
+
+    def check_gaps(self, giver: str) -> None:
+        """Refuse losses that need every label, for data of which some have none.
+
+        Args:
+            giver: The data, for the message.
+
+        Raises:
+            SignalError: A term needs them all.
+        """
+        for term in self.counted:
+            if Signal.LABELS in term.loss.needs and not term.loss.skips_unlabelled:
+                raise SignalError(
+                    f"Loss {term.name!r} needs a label for every sample, but {giver} has samples "
+                    "without one. Leave out data.transfer, or use losses on the teacher's logits "
+                    "alone, as kd."
                 )
 
     @property

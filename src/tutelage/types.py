@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-UNLABELLED = -100
+UNLABELLED = -100  # where a label would stand and there is none
+COUNTED = "counted"  # the input that says which tokens are items (tasks/tokens.py)
 
 
 def tensor_bytes(tensor: Shaped[Tensor, "..."]) -> memoryview:
@@ -64,6 +65,7 @@ class Batch:
         sample_ids: Position of each sample in its data set; stable from run to run.
         view_ids: Which view of its sample each row shows.
         mask: True where a row counts in means; None counts all.
+        is_labelled: True where the label is known; None where all are.
     """
 
     inputs: Inputs
@@ -71,10 +73,18 @@ class Batch:
     sample_ids: Int[Tensor, " items"]
     view_ids: Int[Tensor, " items"]
     mask: Bool[Tensor, " items"] | None = None
+    is_labelled: Bool[Tensor, " items"] | None = None
 
     def __len__(self) -> int:
         """Number of samples."""
         return len(first_tensor(self.inputs))
+
+    @property
+    def label_mask(self) -> Tensor | None:
+        """True where a row counts in means over labels; None where all do."""
+        if self.mask is None or self.is_labelled is None:
+            return self.is_labelled if self.mask is None else self.mask
+        return self.mask & self.is_labelled
 
     @property
     def device(self) -> torch.device:
@@ -85,11 +95,16 @@ class Batch:
         """The same batch on a device; itself when it is there already."""
         if self.device == device:
             return self
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
         return replace(
             self,
             inputs=each(self.inputs, lambda tensor: tensor.to(device, non_blocking=True)),
-            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
-            mask=None if self.mask is None else self.mask.to(device, non_blocking=True),
+            labels=moved(self.labels),
+            mask=moved(self.mask),
+            is_labelled=moved(self.is_labelled),
         )
 
     def parts(self, count: int) -> "list[Batch]":

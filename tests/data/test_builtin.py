@@ -17,9 +17,9 @@ from tutelage.data import builtin
 from tutelage.data.builtin import BUILTIN, FILES, load_digits, load_fashion_mnist, load_mnist
 from tutelage.data.cifar import load_cifar100
 from tutelage.data.idx import read_idx
-from tutelage.data.places import socket_timeout
 from tutelage.data.sources import Source, Splits
 from tutelage.errors import DataError
+from tutelage.places import socket_timeout
 
 MNIST_TRAIN = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

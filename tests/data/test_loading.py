@@ -159,3 +159,21 @@ def test_the_fingerprint_tells_data_and_normalisation_apart():
     ]
     assert len({reader.fingerprint for reader in readers}) == 4
     assert readers[0].fingerprint == Reader(TensorSource(inputs.clone())).fingerprint
+
+
+def test_texts_of_like_length_come_together_and_each_once():
+    lengths = torch.arange(1000) * 37 % 50
+    chosen = {"batch_size": 16, "seed": 3, "epoch": 1}
+    plain = list(training_requests(1000, Identity(), **chosen))
+    alike = list(training_requests(1000, Identity(), lengths=lengths, **chosen))
+    assert sorted(torch.cat([ids for ids, _ in alike]).tolist()) == list(range(1000))
+    assert [len(ids) for ids, _ in alike] == [16] * 62 + [8]
+
+    def filled_up(requests):
+        return sum(int(lengths[ids].max()) * len(ids) for ids, _ in requests)
+
+    assert filled_up(alike) < 1.1 * int(lengths.sum()) < 0.7 * filled_up(plain)
+    means = torch.tensor([float(lengths[ids].float().mean()) for ids, _ in alike[:62]])
+    assert float(torch.corrcoef(torch.stack([means, torch.arange(62.0)]))[0, 1].abs()) < 0.3
+    again = list(training_requests(1000, Identity(), lengths=lengths, **chosen))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(alike, again, strict=True))

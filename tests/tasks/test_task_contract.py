@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from tutelage.tasks import TASKS, Task
-from tutelage.tasks.tokens import COUNTED
-from tutelage.types import UNLABELLED, Batch, Signal
+from tutelage.types import COUNTED, UNLABELLED, Batch, Signal
 
 CLASSES, LENGTH = 4, 5
 CPU = torch.device("cpu")

@@ -9,9 +9,8 @@ from tutelage.engine.trainee import Trainee
 from tutelage.errors import ConfigError, DataError, ShapeError
 from tutelage.losses import KD, CrossEntropy
 from tutelage.tasks import TokenClassification
-from tutelage.tasks.tokens import COUNTED
 from tutelage.teachers import ModuleTeacher
-from tutelage.types import UNLABELLED, Batch
+from tutelage.types import COUNTED, UNLABELLED, Batch
 
 TASK = TokenClassification(num_classes=3)
 

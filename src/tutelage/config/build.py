@@ -12,12 +12,12 @@ from torch import nn
 from tutelage.config.language import is_language, lay_ground, located
 from tutelage.config.schema import (
     ArrayData,
-    BuiltinData,
     CorpusData,
     ImageData,
     Network,
     Recipe,
     Teacher,
+    TextData,
     Transfer,
     Views,
     train_settings,
@@ -27,7 +27,9 @@ from tutelage.data.arrays import load_arrays
 from tutelage.data.builtin import BUILTIN
 from tutelage.data.images import load_image_folder
 from tutelage.data.sources import Splits
+from tutelage.data.text import load_text
 from tutelage.data.views import VIEWS, ViewPolicy
+from tutelage.data.words import load_words
 from tutelage.deploy import TARGETS
 from tutelage.deploy.budgets import parse_budget
 from tutelage.engine.inversion import InversionSettings
@@ -54,8 +56,8 @@ def build_job(
         splits: The recipe's data, where they are loaded already.
     """
     ground = lay_ground(recipe) if is_language(recipe) else None
-    splits = splits or (ground.splits if ground else load_data(recipe.data))
-    facts = {**data_facts(splits), **(ground.facts if ground else {})}
+    splits = splits or (ground.splits if ground else load_data(recipe))
+    facts = {**data_facts(splits), "task": recipe.task, **(ground.facts if ground else {})}
     return Job(
         name=recipe.output.name,
         out=recipe.output,
@@ -85,7 +87,7 @@ def build_job(
         make_teacher_task=ground.make_teacher_task if ground else None,
         decode=ground.decode if ground else None,
         save_student=ground.save_student if ground else None,
-        notes=ground.notes if ground else (),
+        notes=(*splits.notes, *(ground.notes if ground else ())),
     )
 
 
@@ -157,10 +159,13 @@ def _resolved(recipe: Recipe, folder: Path) -> dict[str, Any]:
     return content
 
 
-def load_data(data: BuiltinData | ImageData | CorpusData | ArrayData) -> Splits:
+def load_data(recipe: Recipe) -> Splits:
     """The data that a recipe names, of all kinds but text for language models."""
+    data = recipe.data
     assert not isinstance(data, CorpusData)
     settings = data.model_dump(exclude={"kind"}, exclude_none=True)
+    if isinstance(data, TextData):
+        return _text(data, recipe, settings | {"tokenizer": _tokenizer(data, recipe)})
     if isinstance(data, ImageData):
         return _make("data", load_image_folder, settings)
     if isinstance(data, ArrayData):
@@ -168,12 +173,34 @@ def load_data(data: BuiltinData | ImageData | CorpusData | ArrayData) -> Splits:
     return _make(f"data kind {data.kind!r}", BUILTIN[data.kind], settings)
 
 
+def _text(data: TextData, recipe: Recipe, settings: dict[str, Any]) -> Splits:
+    if recipe.task == "classification":
+        return _make("data", load_text, settings)
+    if data.transfer:
+        raise ConfigError(f"data.transfer: texts without labels cannot be used for {recipe.task}.")
+    of_words = {k: v for k, v in settings.items() if not k.startswith("transfer")}
+    return _make("data", load_words, of_words)
+
+
+def _tokenizer(data: TextData, recipe: Recipe) -> str:
+    """The tokenizer that is named, or the teacher's."""
+    if data.tokenizer is not None:
+        return data.tokenizer
+    library, _, name = recipe.teacher.model.partition(":")
+    if library != "hf":
+        raise ConfigError(
+            "data.tokenizer: none is given, and the teacher brings none. Give a folder with a "
+            "tokenizer.json, or a teacher hf:NAME_OR_FOLDER."
+        )
+    return name
+
+
 def data_facts(splits: Splits) -> dict[str, Any]:
     """What networks may want to know of the data."""
     inputs, _ = splits.train.fetch(torch.tensor([0]))
     facts = {"num_classes": len(splits.class_names)}
     if not isinstance(inputs, torch.Tensor):
-        return facts
+        return {**facts, **getattr(splits.train, "facts", {})}
     size = inputs.shape[-1] if inputs.ndim > 2 else 1  # a vector is a picture of one place
     return {**facts, "in_channels": inputs.shape[1], "image_size": size}
 

@@ -145,15 +145,49 @@ class ArrayData(Strict):
     std: tuple[Positive, ...] | None = None
 
 
-Data = Annotated[BuiltinData | ImageData | CorpusData | ArrayData, Field(discriminator="kind")]
+class TextData(Strict):
+    """Texts with labels.
+
+    Attributes:
+        kind: text.
+        path: A file (.csv, .tsv, .jsonl, .ndjson, .parquet); a folder with files or folders named
+            train, valid and test; a folder with one subfolder of .txt files a class; a folder that
+            `datasets` saved, or a name on its hub.
+        text_column: Of the texts; for token_classification, of their words.
+        label_column: Of the classes; for token_classification, of the words' classes.
+        tokenizer: A folder, a tokenizer.json, or a name on the hub; the teacher's if not given.
+        max_length: Tokens of a text; what is longer is cut, counted and said.
+        transfer: More texts, without labels: students learn from what the teacher says of them.
+        transfer_column: Of their texts.
+        valid_fraction: Share held out for model selection, where there is no valid part.
+        test_fraction: Share held out for the reported numbers, where there is no test part.
+        seed: Of the parts held out.
+    """
+
+    kind: Literal["text"]
+    path: Path
+    text_column: str = "text"
+    label_column: str = "label"
+    tokenizer: str | None = None
+    max_length: int = Field(default=128, ge=1)
+    transfer: tuple[Path, ...] = ()
+    transfer_column: str = "text"
+    valid_fraction: float = Field(default=0.1, gt=0, lt=1)
+    test_fraction: float = Field(default=0.1, gt=0, lt=1)
+    seed: Seed = 0
+
+
+Data = Annotated[
+    BuiltinData | ImageData | TextData | CorpusData | ArrayData, Field(discriminator="kind")
+]
 
 
 class Network(Strict):
     """A network.
 
     Attributes:
-        model: mlp, cnn, resnet, vit, wide_resnet, vgg, timm:NAME, torchvision:NAME, causal:NAME,
-            file.py:make or module:make.
+        model: mlp, cnn, resnet, vit, wide_resnet, vgg, bag_of_words, text_cnn, timm:NAME,
+            torchvision:NAME, hf:NAME_OR_FOLDER, causal:NAME, file.py:make or module:make.
         settings: Arguments of its constructor; num_classes, in_channels and image_size come from
             the data where it has such arguments.
         weights: Start from these: safetensors, or a state dict without code.

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from tutelage.data.cifar import load_cifar100
 from tutelage.data.idx import read_idx
-from tutelage.data.places import cache_dir, socket_timeout
 from tutelage.data.sources import Source, Splits, TensorSource, split_off
 from tutelage.errors import DataError
+from tutelage.places import cache_dir, socket_timeout
 
 FILES = (
     "train-images-idx3-ubyte",

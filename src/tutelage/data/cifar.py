@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from tutelage.data.places import cache_dir, socket_timeout
 from tutelage.data.sources import Source, Splits, TensorSource, split_off
 from tutelage.errors import DataError
 from tutelage.files import write_whole
+from tutelage.places import cache_dir, socket_timeout
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
 MD5 = "03b5dce01913d631647c71ecec9e9cb8"

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tutelage.data.places import cache_dir
 from tutelage.data.sources import Samples, Splits
 from tutelage.errors import ConfigError, DataError, require
+from tutelage.places import cache_dir
 from tutelage.types import UNLABELLED, tensor_bytes
 
 SUFFIXES = (".txt", ".jsonl")

@@ -53,6 +53,12 @@ class Reader(Dataset[Batch]):
         std = None if self.std is None else self.std.flatten().tolist()
         return f"{self.source.fingerprint} mean={mean} std={std}"
 
+    @property
+    def lengths(self) -> Int[Tensor, " n"] | None:
+        """Tokens of each sample; None for data whose samples are all of one shape."""
+        found: Tensor | None = getattr(self.source, "lengths", None)
+        return found
+
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.source)
@@ -65,10 +71,12 @@ class Reader(Dataset[Batch]):
         """
         sample_ids, view_ids = request
         inputs, labels = self.source.fetch(sample_ids)
+        has_gaps = has_unlabelled(self.source)
         if labels is not None and self.num_classes is not None:
-            _check_labels(labels, sample_ids, self.num_classes)
-        viewed = self._view(inputs, sample_ids, view_ids)
-        return Batch(self._normalise(viewed), labels, sample_ids, view_ids)
+            _check_labels(labels, sample_ids, self.num_classes, has_gaps)
+        viewed = self._normalise(self._view(inputs, sample_ids, view_ids))
+        is_labelled = labels != UNLABELLED if has_gaps and labels is not None else None
+        return Batch(viewed, labels, sample_ids, view_ids, is_labelled=is_labelled)
 
     def _view(self, inputs: Inputs, sample_ids: Tensor, view_ids: Tensor) -> Inputs:
         if isinstance(inputs, Tensor):
@@ -98,7 +106,13 @@ class Reader(Dataset[Batch]):
 
 
 def training_requests(
-    count: int, views: ViewPolicy, *, batch_size: int, seed: int, epoch: int
+    count: int,
+    views: ViewPolicy,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    lengths: Int[Tensor, " n"] | None = None,
 ) -> Iterator[Request]:
     """Every sample once, in the order and views of this seed and epoch.
 
@@ -108,11 +122,25 @@ def training_requests(
         batch_size: Rows a batch; the last one may be smaller.
         seed: Of order and views.
         epoch: Counted from 0.
+        lengths: Of texts: those of like length come together, so that less is filled up.
     """
     order_seed, size = _order_seed(seed, epoch), _BATCHES_AT_ONCE * batch_size
-    for block in shuffled(count, seed=order_seed, block=size):
+    generator = torch.Generator().manual_seed(order_seed)
+    for ids in shuffled(count, seed=order_seed, block=size):
+        block = ids if lengths is None else _alike(ids, lengths, batch_size, generator)
         chosen = views.choose(block, epoch, seed)
         yield from zip(block.split(batch_size), chosen.split(batch_size), strict=True)
+
+
+def _alike(block: Tensor, lengths: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+    """The samples of a block in batches of like length, the batches in random order.
+
+    A batch that is not full stays the last one.
+    """
+    batches = list(block[lengths[block].argsort(stable=True)].split(batch_size))
+    full = len(block) // batch_size
+    order = torch.randperm(full, generator=generator).tolist()
+    return torch.cat([*(batches[number] for number in order), *batches[full:]])
 
 
 def in_order(count: int, *, batch_size: int, view_id: int = 0) -> Iterator[Request]:
@@ -189,11 +217,16 @@ def _order_seed(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch * 7_919 + 17) % 2**63
 
 
-def _check_labels(labels: Tensor, sample_ids: Tensor, num_classes: int) -> None:
+def has_unlabelled(source: Source) -> bool:
+    """Whether some samples of a source have a label and others have none."""
+    return bool(getattr(source, "is_partly_labelled", False))
+
+
+def _check_labels(labels: Tensor, sample_ids: Tensor, num_classes: int, has_gaps: bool) -> None:
     if labels.is_floating_point():  # embeddings, not class numbers
         return
     outside = (labels < 0) | (labels >= num_classes)
-    if labels.ndim > 1:  # one label a token, of which some have none
+    if has_gaps or labels.ndim > 1:  # some samples or tokens have none
         outside &= labels != UNLABELLED
     wrong = outside.nonzero()
     if len(wrong) == 0:

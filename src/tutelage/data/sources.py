@@ -192,6 +192,8 @@ class SubsetSource:
         self.source = source
         self.ids = ids.long()
         self.is_fast = source.is_fast
+        lengths: Tensor | None = getattr(source, "lengths", None)
+        self.lengths = None if lengths is None else lengths[self.ids]
         chosen = hashlib.sha256(tensor_bytes(self.ids)).hexdigest()[:16]
         self.fingerprint = f"{source.fingerprint}[{chosen}]"
 
@@ -215,6 +217,8 @@ class Splits:
         class_names: One a class, in the order of the labels.
         mean: Per channel, of inputs scaled to 0..1; None leaves inputs as they come.
         std: As mean.
+        labelled: The part of `train` that has labels, where not all of it has.
+        notes: What a reader of the numbers must know of the data.
     """
 
     train: Source
@@ -223,6 +227,8 @@ class Splits:
     class_names: tuple[str, ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    labelled: Source | None = None
+    notes: tuple[str, ...] = ()
 
 
 def split_off(

@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tutelage import ranks
-from tutelage.data.loading import Reader, Request, iterate, training_requests
+from tutelage.data.loading import Reader, Request, has_unlabelled, iterate, training_requests
 from tutelage.data.views import mix
 from tutelage.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tutelage.engine.distiller import Distiller
@@ -290,6 +290,7 @@ class _Loop:
             batch_size=arm.settings.batch_size,
             seed=arm.seed,
             epoch=self.progress.epoch,
+            lengths=arm.train.lengths,
         )
         for _ in range(self.progress.micro_step):
             next(requests)
@@ -503,3 +504,5 @@ def _check_signals(arm: Arm) -> None:
         gives |= arm.teacher.gives
         giver += f" with {type(arm.teacher).__name__}"
     arm.objective.check(gives, giver)
+    if has_unlabelled(arm.train.source):
+        arm.objective.check_gaps(giver)

@@ -24,8 +24,9 @@ from tutelage.types import Batch, Outputs, Signal
 class CrossEntropy(Loss):
     """The task loss: cross-entropy against the labels at temperature 1.
 
-    The baseline of every comparison, and one part of most objectives. Leave it out (task_weight
-    0) where labels are missing or poor and the teacher is good.
+    The baseline of every comparison, and one part of most objectives. It is a mean over the
+    samples that have a label. Leave it out (task_weight 0) where labels are missing or poor and the
+    teacher is good.
 
     Source:
         The hard term of Hinton, Vinyals & Dean 2015, arXiv:1503.02531, section 2.
@@ -33,6 +34,7 @@ class CrossEntropy(Loss):
 
     needs = frozenset({Signal.LABELS})
     title = "cross_entropy"
+    skips_unlabelled = True
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """Mean negative log-probability of the labels, in nats."""
@@ -41,7 +43,7 @@ class CrossEntropy(Loss):
                 "Loss 'cross_entropy' needs labels, but this batch has none. Use task_weight: 0 "
                 "for unlabelled data."
             )
-        return cross_entropy(student.logits, batch.labels, batch.mask)
+        return cross_entropy(student.logits, batch.labels, batch.label_mask)
 
     def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
         """Negative log-probability of each row's label."""

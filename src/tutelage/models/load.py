@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError, TutelageError, find, require
 from tutelage.files import fingerprint
-from tutelage.models import cifar_nets, nets
+from tutelage.models import cifar_nets, nets, text_nets
 from tutelage.models.causal import make_causal
+from tutelage.models.hf import hf_factory
 from tutelage.models.served import make_served
 from tutelage.models.slices import initialise, slice_network
 from tutelage.sealed import is_sealed, read_facts
@@ -63,6 +64,8 @@ BUILTIN: Mapping[str, Factory] = {
     "wide_resnet": cifar_nets.wide_resnet,
     "vgg": cifar_nets.vgg,
     "slice": sliced,
+    "bag_of_words": text_nets.BagOfWords,
+    "text_cnn": text_nets.TextCNN,
 }
 
 NOT_OWN = (
@@ -70,7 +73,7 @@ NOT_OWN = (
     "joblib", "numpy", "onnx", "onnxruntime", "pandas", "PIL", "pip", "pydantic", "requests",
     "safetensors", "scipy", "setuptools", "sklearn", "torch", "transformers", "yaml",
 )  # fmt: skip
-LIBRARIES = "timm:NAME, torchvision:NAME, causal:NAME, served:NAME"
+LIBRARIES = "timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, causal:NAME, served:NAME"
 WAYS = f"{', '.join(BUILTIN)}, {LIBRARIES}, path/to/file.py:make, module:make"
 
 
@@ -85,7 +88,8 @@ def make_model(
     """Make a network by name.
 
     Args:
-        name: A built-in name, `timm:NAME`, `torchvision:NAME`, `file.py:make` or `module:make`.
+        name: A built-in name, `timm:NAME`, `torchvision:NAME`, `hf:NAME_OR_FOLDER`, `file.py:make`
+            or `module:make`.
         settings: Arguments of the network's own constructor.
         weights: A safetensors file, or a state dict that torch can read without running code.
         folder: Where a relative `file.py` is looked for.
@@ -175,6 +179,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _factory(name: str, folder: Path) -> Factory:
+    if name.startswith("hf:"):
+        return hf_factory(name.removeprefix("hf:"))
     library, _, rest = name.rpartition(":")
     if not library:
         return find("model", rest, BUILTIN)

@@ -106,7 +106,7 @@ def _of_run(folder: Path) -> Question:
 
 def facts_of(recipe: Recipe) -> Facts:
     """What a recipe's data say of their pictures."""
-    return Facts(**data_facts(load_data(recipe.data)))
+    return Facts(**data_facts(load_data(recipe)))
 
 
 def _teacher_part(

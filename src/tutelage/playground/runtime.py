@@ -8,9 +8,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tutelage.data.places import user_cache
 from tutelage.errors import MissingExtraError
 from tutelage.files import file_sha256, write_whole
+from tutelage.places import user_cache
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"

@@ -8,9 +8,7 @@ from torch import Tensor
 
 from tutelage.errors import DataError
 from tutelage.tasks.base import Predictions
-from tutelage.types import Batch
-
-COUNTED = "counted"
+from tutelage.types import COUNTED, Batch
 
 
 def counted_tokens(batch: Batch) -> Bool[Tensor, "samples length"]:

@@ -12,14 +12,18 @@ from torch import Tensor, nn
 from tutelage.errors import TeacherChangedError
 from tutelage.models.taps import find_layer
 from tutelage.tasks import Task
+from tutelage.teachers.lengths import by_length, has_lengths
 from tutelage.types import Batch, Outputs, Signal, each, tensor_bytes
+
+TEXT_CHUNK = 8  # texts of one length in a batch are few, and filling up costs
 
 
 class ModuleTeacher:
     """A network as a teacher: in eval mode, frozen, and run in chunks of one size.
 
     Chunks of one size, the last one filled up, make its outputs for a view independent of the
-    batch that the view comes in, bit for bit. That is what makes a cache exact.
+    batch that the view comes in, bit for bit. That is what makes a cache exact. Texts are sorted
+    into chunks by their length, unless features are asked for, which no cache holds.
 
     Args:
         model: The network; it is put in eval mode and its parameters stop requiring gradients.
@@ -60,7 +64,9 @@ class ModuleTeacher:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Outputs:
         """Logits, and features if asked for, of the batch's views."""
-        chunks = [self._run(part) for part in split(batch, self.chunk)]
+        if has_lengths(batch) and not self.layers and self.task.items_per_sample == 1:
+            return self._by_length(batch)
+        chunks = [self._run(part, self.chunk) for part in split(batch, self.chunk)]
         if len(chunks) == 1:
             return chunks[0]
         features = {
@@ -96,10 +102,20 @@ class ModuleTeacher:
                 "the same command begins this training anew."
             )
 
-    def _run(self, part: Batch) -> Outputs:
+    def _by_length(self, batch: Batch) -> Outputs:
+        """Texts in chunks of one shape each, so that a text's companions do not matter."""
+        chunk = min(self.chunk, TEXT_CHUNK)
+        rows, logits = [], []
+        for numbers, part in by_length(batch):
+            rows.append(numbers)
+            logits += [self._run(few, chunk).logits for few in split(part, chunk)]
+        order = torch.cat(rows).argsort()
+        return Outputs(torch.cat(logits).index_select(0, order))
+
+    def _run(self, part: Batch, chunk: int) -> Outputs:
         rows, items = len(part), len(self.task.items(part).sample_ids)
         paths = {self._inside + layer: layer for layer in self.layers}
-        given = self.task.run(self.model, filled_up(part, self.chunk), tuple(paths))
+        given = self.task.run(self.model, filled_up(part, chunk), tuple(paths))
         features = {paths[path]: feature[:rows] for path, feature in given.features.items()}
         return Outputs(given.pick(slice(items)).scores, features)
 

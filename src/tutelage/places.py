@@ -1,4 +1,4 @@
-"""Where data sets lie that are looked for by name, and how long a download may be silent."""
+"""Where data and networks lie that are looked for by name, and a limit for silent downloads."""
 
 import os
 import socket
@@ -23,6 +23,17 @@ def cache_dir(name: str) -> Path:
         name: Of the data set, as in a recipe.
     """
     return user_cache() / "datasets" / name
+
+
+def find_place(name: str | Path) -> Path | None:
+    """A file or folder: as given, below TUTELAGE_DATA, or in the user's cache; None if nowhere."""
+    below = os.environ.get("TUTELAGE_DATA", "")
+    places = [
+        Path(name).expanduser(),
+        *([Path(below) / name] if below else []),
+        cache_dir(str(name)),
+    ]
+    return next((place for place in places if place.exists()), None)
 
 
 @contextmanager

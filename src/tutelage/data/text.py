@@ -1,0 +1,439 @@
+"""Texts with labels: from files, folders and data sets of `datasets` to tokens."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.data.sources import Splits, SubsetSource
+from tutelage.data.tables import READERS, Table, class_folders, read_class_folders, read_table
+from tutelage.data.tokens import TokenSource
+from tutelage.errors import DataError, ModelError, require
+from tutelage.places import find_place
+from tutelage.types import UNLABELLED
+
+SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "valid": ("valid", "validation", "dev", "val"),
+    "test": ("test",),
+}
+PURPOSE = "Reading texts"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns are read.
+
+    Attributes:
+        text: Of the text; for tasks of tokens, of its words.
+        label: Of the class; for tasks of tokens, of the words' classes.
+    """
+
+    text: str = "text"
+    label: str = "label"
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Some rows of a table.
+
+    Attributes:
+        table: Where they stand.
+        rows: Their numbers there.
+        columns: Of text and label.
+    """
+
+    table: Table
+    rows: Sequence[int]
+    columns: Columns
+
+    @property
+    def texts(self) -> list[Any]:
+        """The texts."""
+        values = self.table.column(self.columns.text, "data.text_column")
+        return [values[row] for row in self.rows]
+
+    @property
+    def labels(self) -> list[Any]:
+        """The labels as they stand."""
+        values = self.table.column(self.columns.label, "data.label_column")
+        return [values[row] for row in self.rows]
+
+    def place(self, number: int) -> str:
+        """Where an example stands, for messages."""
+        return self.table.place(self.rows[number])
+
+
+def load_text(  # noqa: PLR0913 - the keys of data in a recipe
+    path: str | Path,
+    tokenizer: str,
+    text_column: str = "text",
+    label_column: str = "label",
+    max_length: int = 128,
+    valid_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    transfer: Sequence[str | Path] = (),
+    transfer_column: str = "text",
+    seed: int = 0,
+) -> Splits:
+    """Labelled texts as tokens.
+
+    Args:
+        path: A file (.csv, .tsv, .jsonl, .ndjson, .parquet); a folder with such files named train,
+            valid and test; a folder with one subfolder of .txt files a class, or with train/,
+            valid/ and test/ of that form; a folder that `datasets` saved; or a name on its hub.
+        tokenizer: A folder, a `tokenizer.json`, or a name on the hub.
+        text_column: Of the texts.
+        label_column: Of the classes: any text or whole numbers.
+        max_length: Tokens of a text; what is longer is cut, counted and said.
+        valid_fraction: Share of the training texts held out where there is no valid part.
+        test_fraction: Share held out where there is no test part.
+        transfer: More texts, without labels: the student learns from what the teacher says of
+            them. Files as above, or .txt with one text a line.
+        transfer_column: Of their texts.
+        seed: Of the parts held out.
+
+    Raises:
+        DataError: A file, a column, a text or a label cannot be used; the message says where.
+        MissingExtraError: transformers is not installed.
+    """
+    columns = Columns(text_column, label_column)
+    tables = read_parts(path)
+    parts = held_out_parts(tables, columns, valid_fraction, test_fraction, seed)
+    cut = Cutter(load_tokenizer(tokenizer), max_length, tokenizer)
+    return _classified(parts, cut, [_transfer_table(p, transfer_column) for p in transfer])
+
+
+def read_parts(path: str | Path) -> dict[str, Table]:
+    """The tables of a data set by part: train, valid, test, as far as they are there.
+
+    Raises:
+        DataError: Nothing is there, or it holds no texts.
+    """
+    place = find_place(path)
+    if place is None:
+        return _from_hub(str(path))
+    if place.is_file():
+        return {"train": read_table(place)}
+    if any((place / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+        return _saved(place)
+    return _from_folder(place)
+
+
+def _from_folder(place: Path) -> dict[str, Table]:
+    files = {file.stem: file for file in sorted(place.iterdir()) if file.suffix in READERS}
+    folders = {folder.name: folder for folder in class_folders(place)}
+    of_files = {part: read_table(file) for part, file in _named(files).items()}
+    if of_files:
+        return _with_train(place, of_files)
+    of_folders = _named(folders)
+    if "train" in of_folders:
+        return {part: read_class_folders(folder) for part, folder in of_folders.items()}
+    if not folders:
+        raise DataError(
+            f"{place}: no texts. Allowed: files named train, valid, test ({', '.join(READERS)}), "
+            "or one subfolder of .txt files a class."
+        )
+    return {"train": read_class_folders(place)}
+
+
+def _named(things: Mapping[str, Path]) -> dict[str, Path]:
+    """Those that are named as parts, by part."""
+    return {
+        part: things[name]
+        for part, names in SPLIT_NAMES.items()
+        for name in names
+        if name in things
+    }
+
+
+def _with_train(place: str | Path, tables: dict[str, Table]) -> dict[str, Table]:
+    if "train" not in tables:
+        raise DataError(f"{place}: it has {', '.join(tables)}, but no train part. Add one.")
+    return tables
+
+
+def _saved(place: Path) -> dict[str, Table]:
+    datasets = require("datasets", "text", PURPOSE)
+    try:
+        return _tables_of(datasets.load_from_disk(str(place)), str(place))
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{place}: cannot be read: {type(error).__name__}: {error}.") from error
+
+
+def _from_hub(name: str) -> dict[str, Table]:
+    datasets = require("datasets", "text", PURPOSE)
+    try:
+        return _tables_of(datasets.load_dataset(name), name)
+    except DataError:
+        raise
+    except Exception as error:  # no network, no such name, a data set that needs code, ...
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise DataError(
+            f"data.path: {name}: no such file or folder, and the hub gives no data set of that "
+            f"name ({reason}). Give a path; scripts/get-data {Path(name).name} may bring it."
+        ) from error
+
+
+def _tables_of(found: Any, origin: str) -> dict[str, Table]:
+    """The tables of a data set of `datasets`, or of a dictionary of them."""
+    parts = found if isinstance(found, Mapping) else {"train": found}
+    given = {name: part for name, part in parts.items() if len(part)}
+    named = {
+        part: _named_classes(given[name], f"{origin} ({name})")
+        for part, names in SPLIT_NAMES.items()
+        for name in names
+        if name in given
+    }
+    return _with_train(origin, named)
+
+
+def _named_classes(part: Any, origin: str) -> Table:
+    """A table of a data set, its class numbers turned into names where it has any."""
+    columns: dict[str, Sequence[Any]] = {}
+    for name, feature in part.features.items():
+        values = part[name][:]
+        columns[name] = [_named_class(value, feature) for value in values]
+    return Table(columns, origin)
+
+
+def _named_class(value: Any, feature: Any) -> Any:
+    """A class number's name, or those of a list of them; anything else as it is."""
+    names = getattr(feature, "names", None)
+    if names:
+        return names[value] if value is not None and value >= 0 else None
+    inside = getattr(feature, "feature", None)
+    if isinstance(value, list) and getattr(inside, "names", None):
+        return [_named_class(entry, inside) for entry in value]
+    return value
+
+
+def held_out_parts(
+    tables: Mapping[str, Table],
+    columns: Columns,
+    valid_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> dict[str, Examples]:
+    """Examples of train, valid and test; what is missing is held out of train."""
+    parts = {part: Examples(t, range(len(t)), columns) for part, t in tables.items()}
+    for part, fraction in (("test", test_fraction), ("valid", valid_fraction)):
+        if part not in parts:
+            parts["train"], parts[part] = _hold_out(parts["train"], fraction, seed)
+    for part, examples in parts.items():
+        if not examples.rows:
+            raise DataError(f"{examples.table.origin}: the {part} part has no texts.")
+    return parts
+
+
+def _hold_out(examples: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(examples.rows), generator=generator).tolist()
+    count = round(len(order) * fraction)
+    if not 0 < count < len(order):
+        raise DataError(
+            f"{examples.table.origin}: a share of {fraction} of {len(order)} texts is {count}; "
+            "both parts need texts. Choose another fraction, or give a part of your own."
+        )
+    held, rest = sorted(order[:count]), sorted(order[count:])
+    return (
+        replace(examples, rows=[examples.rows[i] for i in rest]),
+        replace(examples, rows=[examples.rows[i] for i in held]),
+    )
+
+
+def _transfer_table(path: str | Path, column: str) -> Examples:
+    place = find_place(path)
+    if place is None:
+        raise DataError(f"data.transfer: {path}: no such file or folder.")
+    table = read_table(place) if place.is_file() else _from_folder(place)["train"]
+    return Examples(table, range(len(table)), Columns(column))
+
+
+def _classified(
+    parts: Mapping[str, Examples], cut: "Cutter", transfer: Sequence[Examples]
+) -> Splits:
+    names = class_names([str(label) for label in parts["train"].labels])
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = {part: _numbered(examples, numbers) for part, examples in parts.items()}
+    texts = {part: _texts(examples, "data.text_column") for part, examples in parts.items()}
+    more = [text for examples in transfer for text in _texts(examples, "data.transfer_column")]
+    labelled = cut.source(texts["train"], labels["train"])
+    train, whole = labelled, None
+    if more:
+        train = cut.source([*texts["train"], *more], [*labels["train"], *[UNLABELLED] * len(more)])
+        whole = SubsetSource(train, torch.arange(len(labelled)))
+    return Splits(
+        train=train,
+        valid=cut.source(texts["valid"], labels["valid"]),
+        test=cut.source(texts["test"], labels["test"]),
+        class_names=tuple(names),
+        labelled=whole,
+        notes=cut.notes(),
+    )
+
+
+def class_names(labels: Sequence[str]) -> list[str]:
+    """All classes in the order of their numbers: whole numbers by size, other names by letters.
+
+    Raises:
+        DataError: There is only one.
+    """
+    found = sorted(set(labels), key=lambda name: (0, int(name)) if _is_whole(name) else (1, name))
+    if len(found) < 2:
+        raise DataError(
+            f"data.label_column: all training texts have the label {found[0]!r}. Classification "
+            "needs at least two classes; is it the right column?"
+        )
+    return found
+
+
+def _is_whole(name: str) -> bool:
+    return name.lstrip("-").isdecimal()
+
+
+def _numbered(examples: Examples, numbers: Mapping[str, int]) -> list[int]:
+    found = []
+    for row, label in enumerate(examples.labels):
+        if label is None or str(label) == "":
+            raise DataError(
+                f"{examples.place(row)}: the label is empty. Give one, or put the text into "
+                "data.transfer, which needs none."
+            )
+        if str(label) not in numbers:
+            known = ", ".join(list(numbers)[:8])
+            raise DataError(
+                f"{examples.place(row)}: the label {str(label)!r} stands nowhere in the training "
+                f"texts. Known: {known}{', ...' if len(numbers) > 8 else ''}."
+            )
+        found.append(numbers[str(label)])
+    return found
+
+
+def _texts(examples: Examples, setting: str) -> list[str]:
+    column = examples.columns.text
+    values = examples.table.column(column, setting)
+    texts = [values[row] for row in examples.rows]
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(
+                f"{examples.place(row)}: {column!r} holds a {type(text).__name__}, not a text. "
+                f"Name the column of the texts in {setting}."
+            )
+        if not text.strip():
+            raise DataError(f"{examples.place(row)}: the text is empty. Remove the row.")
+    return texts
+
+
+class Cutter:
+    """Cuts texts into tokens, and counts what did not fit.
+
+    Args:
+        tokenizer: Of `transformers`.
+        max_length: Tokens of a text, those that the tokenizer adds included.
+        name: Of the tokenizer, for messages.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int, name: str) -> None:
+        """Hold the tokenizer and its facts."""
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.name = name
+        self.num_texts = 0
+        self.num_cut = 0
+        self.special = set(tokenizer.all_special_ids)
+        self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
+        added = tokenizer.num_special_tokens_to_add()
+        if max_length <= added:
+            raise DataError(
+                f"data.max_length: {max_length} leaves no room for a text: the tokenizer {name} "
+                f"adds {added} tokens of its own. Usual: 64 to 512."
+            )
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What networks may want to know of the tokens."""
+        return {
+            "vocab_size": len(self.tokenizer),
+            "max_length": self.max_length,
+            "pad_id": self.pad_id,
+            "tokenizer": self.name,
+        }
+
+    def source(self, texts: Sequence[str], labels: Sequence[int] | None) -> TokenSource:
+        """Texts as a source.
+
+        Raises:
+            DataError: A text has no token.
+        """
+        ids = self.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
+        empty = next((n for n, tokens in enumerate(ids) if not tokens), None)
+        if empty is not None:
+            raise DataError(
+                f"The tokenizer {self.name} finds no token in the text {texts[empty]!r}. Remove it."
+            )
+        kept = [[tokens[place] for place in self.kept(tokens)] for tokens in ids]
+        return self.token_source(kept, labels, None, texts)
+
+    def token_source(
+        self,
+        ids: Sequence[Sequence[int]],
+        labels: Sequence[int] | Sequence[Sequence[int]] | None,
+        counted: Sequence[Sequence[bool]] | None,
+        texts: Sequence[str],
+    ) -> TokenSource:
+        """A source of tokens that were cut here."""
+        return TokenSource(
+            ids,
+            labels,
+            counted=counted,
+            pad_id=self.pad_id,
+            pads_left=self.tokenizer.padding_side == "left",
+            texts=texts,
+            facts=self.facts,
+        )
+
+    def kept(self, tokens: Sequence[int]) -> Sequence[int]:
+        """Places of a text's tokens that stay: the first ones, and what the tokenizer ends with."""
+        self.num_texts += 1
+        if len(tokens) <= self.max_length:
+            return range(len(tokens))
+        self.num_cut += 1
+        tail = 0
+        while tokens[-1 - tail] in self.special:
+            tail += 1
+        return [*range(self.max_length - tail), *range(len(tokens) - tail, len(tokens))]
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the numbers must know."""
+        if not self.num_cut:
+            return ()
+        return (
+            f"{self.num_cut} of {self.num_texts} texts ({self.num_cut / self.num_texts:.1%}) are "
+            f"longer than {self.max_length} tokens and were cut there (data.max_length).",
+        )
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer from a folder, from a `tokenizer.json`, or by its name on the hub.
+
+    Raises:
+        ModelError: There is none.
+        MissingExtraError: transformers is not installed.
+    """
+    transformers = require("transformers", "text", "Cutting texts into tokens")
+    place = find_place(name)
+    try:
+        if place is not None and place.is_file():
+            return transformers.PreTrainedTokenizerFast(tokenizer_file=str(place))
+        return transformers.AutoTokenizer.from_pretrained(str(place or name))
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ModelError(
+            f"data.tokenizer: {name}: cannot be loaded ({reason}). Give a folder with a "
+            "tokenizer.json, or a name on the hub."
+        ) from error

@@ -1,0 +1,101 @@
+"""Texts as tokens in memory, filled up to the longest of each batch."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tutelage.data.sources import Samples
+from tutelage.types import COUNTED, UNLABELLED, tensor_bytes
+
+
+class TokenSource:
+    """Texts that were cut into tokens once.
+
+    Args:
+        ids: Tokens of each text.
+        labels: One class number a text, or for each text one a token; `UNLABELLED` where there is
+            none. None for texts without labels.
+        counted: For tasks of tokens, which tokens of each text count.
+        pad_id: The token that fills a text up.
+        pads_left: Whether it does so in front.
+        texts: The texts themselves, for the report.
+        facts: What networks may want to know: vocab_size, pad_id, max_length, ...
+    """
+
+    is_fast = True
+
+    def __init__(
+        self,
+        ids: Sequence[Sequence[int]],
+        labels: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        *,
+        counted: Sequence[Sequence[bool]] | None = None,
+        pad_id: int = 0,
+        pads_left: bool = False,
+        texts: Sequence[str] = (),
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
+        """Lay all tokens end to end, and fingerprint them."""
+        lengths = torch.tensor([len(tokens) for tokens in ids], dtype=torch.long)
+        self.ends = lengths.cumsum(dim=0)
+        self.lengths = lengths
+        self.tokens = _flat(ids, torch.int32)
+        self.counted = None if counted is None else _flat(counted, torch.bool)
+        self.of_tokens = counted is not None
+        self.labels = None if labels is None else _labels(labels, self.of_tokens)
+        self.pad_id = pad_id
+        self.pads_left = pads_left
+        self.texts = texts
+        self.facts = dict(facts or {})
+        self.is_partly_labelled = (
+            not self.of_tokens
+            and self.labels is not None
+            and bool((self.labels == UNLABELLED).any())
+        )
+        self.fingerprint = self._fingerprint()
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(repr((self.pad_id, self.pads_left)).encode())
+        for part in (self.tokens, self.lengths, self.labels, self.counted):
+            if part is not None:
+                digest.update(tensor_bytes(part))
+        return digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        """Number of texts."""
+        return len(self.lengths)
+
+    def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
+        """Texts with these numbers: `input_ids`, `attention_mask`, and what counts."""
+        lengths = self.lengths[ids]
+        longest = int(lengths.max())
+        places = torch.arange(longest).expand(len(ids), longest)
+        if self.pads_left:
+            places = places - (longest - lengths)[:, None]
+        is_token = (places >= 0) & (places < lengths[:, None])
+        where = ((self.ends[ids] - lengths)[:, None] + places).where(is_token, 0)
+
+        def filled(values: Tensor, filler: int) -> Tensor:
+            return values[where].where(is_token, filler)
+
+        inputs = {
+            "input_ids": filled(self.tokens, self.pad_id).long(),
+            "attention_mask": is_token.long(),
+        }
+        if self.counted is not None:
+            inputs[COUNTED] = filled(self.counted, 0)
+        if self.labels is None:
+            return inputs, None
+        return inputs, filled(self.labels, UNLABELLED) if self.of_tokens else self.labels[ids]
+
+
+def _flat(values: Sequence[Sequence[int]] | Sequence[Sequence[bool]], dtype: torch.dtype) -> Tensor:
+    return torch.tensor([value for row in values for value in row], dtype=dtype)
+
+
+def _labels(labels: Sequence[int] | Sequence[Sequence[int]], of_tokens: bool) -> Tensor:
+    flat = [label for row in labels for label in row] if of_tokens else labels  # type: ignore[union-attr]
+    return torch.tensor(flat, dtype=torch.long)

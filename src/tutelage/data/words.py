@@ -1,0 +1,118 @@
+"""Texts whose words have labels: one class for the first token of each word."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tutelage.data.sources import Splits
+from tutelage.data.text import (
+    Columns,
+    Cutter,
+    Examples,
+    class_names,
+    held_out_parts,
+    load_tokenizer,
+    read_parts,
+)
+from tutelage.data.tokens import TokenSource
+from tutelage.errors import DataError
+from tutelage.types import UNLABELLED
+
+
+def load_words(
+    path: str | Path,
+    tokenizer: str,
+    text_column: str = "words",
+    label_column: str = "labels",
+    max_length: int = 128,
+    valid_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+) -> Splits:
+    """Texts with labelled words as tokens.
+
+    Args:
+        path: As in `load_text`.
+        tokenizer: As in `load_text`.
+        text_column: Of the words: lists, or words with spaces between them.
+        label_column: Of the words' classes, likewise.
+        max_length: Tokens of a text; what is longer is cut, counted and said.
+        valid_fraction: Share of the training texts held out where there is no valid part.
+        test_fraction: Share held out where there is no test part.
+        seed: Of the parts held out.
+
+    Raises:
+        DataError: Words and labels differ in number, or a label is unknown; the message says where.
+    """
+    columns = Columns(text_column, label_column)
+    parts = held_out_parts(read_parts(path), columns, valid_fraction, test_fraction, seed)
+    cut = Cutter(load_tokenizer(tokenizer), max_length, tokenizer)
+    if not cut.tokenizer.is_fast:
+        raise DataError(
+            f"data.tokenizer: {cut.name} cannot say which word a token belongs to. Give one with a "
+            "tokenizer.json."
+        )
+    tagged = {part: _tagged(examples) for part, examples in parts.items()}
+    names = class_names([label for _, labels in tagged["train"] for label in labels])
+    numbers = {name: number for number, name in enumerate(names)}
+    train, valid, test = (
+        _source(parts[part], tagged[part], numbers, cut) for part in ("train", "valid", "test")
+    )
+    return Splits(train, valid, test, tuple(names), notes=cut.notes())
+
+
+Tagged = list[tuple[list[str], list[str]]]
+
+
+def _tagged(examples: Examples) -> Tagged:
+    rows = []
+    for row, (text, label) in enumerate(zip(examples.texts, examples.labels, strict=True)):
+        words, labels = _listed(text), [str(entry) for entry in _listed(label)]
+        if not words:
+            raise DataError(f"{examples.place(row)}: it has no words. Remove the row.")
+        if len(words) != len(labels):
+            raise DataError(
+                f"{examples.place(row)}: {len(words)} words, but {len(labels)} labels. Give each "
+                "word one, in lists or with spaces between them."
+            )
+        rows.append((words, labels))
+    return rows
+
+
+def _listed(value: Any) -> list[Any]:
+    return value.split() if isinstance(value, str) else list(value)
+
+
+def _source(
+    examples: Examples, tagged: Tagged, numbers: Mapping[str, int], cut: Cutter
+) -> TokenSource:
+    encoded = cut.tokenizer([words for words, _ in tagged], is_split_into_words=True)
+    ids, classes, counted = [], [], []
+    for row, (_, labels) in enumerate(tagged):
+        tokens = encoded["input_ids"][row]
+        of_tokens = _of_tokens(examples, row, labels, encoded.word_ids(row), numbers)
+        kept = cut.kept(tokens)
+        ids.append([tokens[place] for place in kept])
+        classes.append([of_tokens[place] for place in kept])
+        counted.append([of_tokens[place] != UNLABELLED for place in kept])
+    return cut.token_source(ids, classes, counted, [" ".join(words) for words, _ in tagged])
+
+
+def _of_tokens(
+    examples: Examples,
+    row: int,
+    labels: Sequence[str],
+    words: Sequence[int | None],
+    numbers: Mapping[str, int],
+) -> list[int]:
+    """The class of each token that begins a word; `UNLABELLED` for all others."""
+    before = [None, *words[:-1]]
+    starts = zip(words, before, strict=True)
+    of_tokens = [UNLABELLED if w is None or w == b else w for w, b in starts]
+    for label in labels:
+        if label not in numbers:
+            raise DataError(
+                f"{examples.place(row)}: the label {label!r} stands nowhere in the training texts. "
+                f"Known: {', '.join(list(numbers)[:8])}."
+            )
+    return [UNLABELLED if word == UNLABELLED else numbers[labels[word]] for word in of_tokens]

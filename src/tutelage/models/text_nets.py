@@ -1,0 +1,149 @@
+"""Small networks for texts, down to the size of a microcontroller."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tutelage.errors import ConfigError
+from tutelage.models.hf import input_embeddings
+
+_HASH = 1_000_003
+
+
+def token_vectors(rows: int, width: int, embeddings: str | None) -> nn.Embedding:
+    """Vectors of tokens: drawn, or those of a network of `transformers` brought to the width."""
+    words = nn.Embedding(rows, width)
+    with torch.no_grad():
+        words.weight.normal_(std=0.1)
+        if embeddings is not None:
+            vectors = input_embeddings(embeddings, width)[:rows]
+            words.weight[: len(vectors)] = vectors / vectors.std()
+    return words
+
+
+class BagOfWords(nn.Module):
+    """The mean of token vectors, and of vectors of hashed pairs of neighbours, then a classifier.
+
+    Args:
+        num_classes: Width of the logits.
+        vocab_size: Of the tokenizer.
+        width: Of the vectors.
+        buckets: Rows that pairs of neighbouring tokens share; 0 leaves pairs out.
+        hidden: Width of a layer before the logits; 0 for none.
+        dropout: Share of the mean's entries dropped while training.
+        embeddings: A network of `transformers` whose token embeddings, brought to the width, are
+            the first vectors of the tokens; None draws them.
+        max_tokens: Rows for tokens; larger token numbers share them. None gives each its own.
+
+    Source:
+        Joulin, Grave, Bojanowski & Mikolov 2016, "Bag of Tricks for Efficient Text Classification",
+        arXiv:1607.01759.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        vocab_size: int,
+        width: int = 64,
+        *,
+        buckets: int = 0,
+        hidden: int = 0,
+        dropout: float = 0.0,
+        embeddings: str | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        """Draw the vectors, or take the teacher's."""
+        super().__init__()
+        self.rows = min(vocab_size, max_tokens or vocab_size)
+        self.buckets = buckets
+        if embeddings is not None and self.rows < vocab_size:
+            raise ConfigError(
+                "settings: embeddings need a row for each token; leave max_tokens out."
+            )
+        self.words = token_vectors(self.rows, width, embeddings)
+        self.pairs = nn.Embedding(buckets, width) if buckets else None
+        if self.pairs is not None:
+            nn.init.zeros_(self.pairs.weight)
+        self.dropout = nn.Dropout(dropout)
+        self.hidden = (
+            nn.Sequential(nn.Linear(width, hidden), nn.ReLU()) if hidden else nn.Identity()
+        )
+        self.head = nn.Linear(hidden or width, num_classes)
+
+    def forward(
+        self, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Logits."""
+        mask = attention_mask.to(self.words.weight.dtype)
+        total = (self.words(input_ids % self.rows) * mask.unsqueeze(dim=-1)).sum(dim=1)
+        count = mask.sum(dim=1, keepdim=True)
+        if self.pairs is not None:
+            pairs = (input_ids[:, :-1] * _HASH + input_ids[:, 1:]) % self.buckets
+            both = (mask[:, :-1] * mask[:, 1:]).unsqueeze(dim=-1)
+            total = total + (self.pairs(pairs) * both).sum(dim=1)
+        mean = total / count.clamp(min=1)
+        logits: Tensor = self.head(self.hidden(self.dropout(mean)))
+        return logits
+
+
+class TextCNN(nn.Module):
+    """Convolutions over token vectors, the largest answer of each filter, then a classifier.
+
+    Args:
+        num_classes: Width of the logits.
+        vocab_size: Of the tokenizer.
+        width: Of the vectors.
+        filters: Of each size.
+        sizes: Tokens that a filter sees.
+        dropout: Share of the answers dropped while training.
+        embeddings: As in `BagOfWords`.
+
+    Source:
+        Kim 2014, "Convolutional Neural Networks for Sentence Classification", arXiv:1408.5882.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        vocab_size: int,
+        width: int = 64,
+        *,
+        filters: int = 64,
+        sizes: Sequence[int] = (1, 2, 3),
+        dropout: float = 0.0,
+        embeddings: str | None = None,
+    ) -> None:
+        """Draw the weights; the token vectors may be the teacher's."""
+        super().__init__()
+        self.words = token_vectors(vocab_size, width, embeddings)
+        self.sizes = tuple(sizes)
+        self.filters = nn.ModuleList(
+            nn.Conv1d(width, filters, size, padding=size - 1) for size in sizes
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(filters * len(sizes), num_classes)
+
+    def forward(
+        self, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Logits."""
+        mask = attention_mask.to(self.words.weight.dtype).unsqueeze(dim=-1)
+        vectors = (self.words(input_ids) * mask).transpose(1, 2)
+        row = mask.transpose(1, 2)
+        answers = [
+            _largest(convolution(vectors), row, size)
+            for size, convolution in zip(self.sizes, self.filters, strict=True)
+        ]
+        logits: Tensor = self.head(self.dropout(torch.cat(answers, dim=1)))
+        return logits
+
+
+def _largest(
+    answers: Float[Tensor, "batch filters places"], mask: Float[Tensor, "batch 1 length"], size: int
+) -> Float[Tensor, "batch filters"]:
+    """Each filter's largest answer, above 0, where it sees a token at all."""
+    sees = F.max_pool1d(F.pad(mask, (size - 1, size - 1)), size, stride=1)
+    return (answers.relu() * sees).amax(dim=-1)

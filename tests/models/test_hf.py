@@ -1,0 +1,134 @@
+import pytest
+import torch
+from texts import save_tokenizer, save_transformer
+
+from tutelage.errors import ConfigError, ModelError, UnknownNameError
+from tutelage.models.calling import call
+from tutelage.models.hf import input_embeddings, layers_of, spread_evenly
+from tutelage.models.load import make_model
+from tutelage.models.taps import tapped
+
+pytest.importorskip("transformers")
+
+IDS = torch.tensor([[2, 7, 9, 3], [2, 8, 3, 0]])
+INPUTS = {"input_ids": IDS, "attention_mask": (IDS > 0).long()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_transformer(tmp_path_factory.mktemp("bert"))
+
+
+def made(folder, seed=0, **settings):
+    torch.manual_seed(seed)
+    return make_model(f"hf:{folder}", settings, num_classes=3, task="classification").eval()
+
+
+def test_a_folder_gives_a_network_with_a_head_for_the_task(folder):
+    model = made(folder)
+    assert call(model, INPUTS).shape == (2, 3)
+    tagger = make_model(f"hf:{folder}", {}, num_classes=5, task="token_classification").eval()
+    assert call(tagger, INPUTS).shape == (2, 4, 5)
+
+
+def test_the_seed_draws_the_head_and_leaves_the_loaded_weights(folder):
+    one, same, other = made(folder, 1), made(folder, 1), made(folder, 2)
+    assert torch.equal(one.classifier.weight, same.classifier.weight)
+    assert not torch.equal(one.classifier.weight, other.classifier.weight)
+    assert torch.equal(
+        one.bert.embeddings.word_embeddings.weight, other.bert.embeddings.word_embeddings.weight
+    )
+
+
+def test_kept_layers_are_the_teachers_in_the_order_given(folder):
+    teacher, student = made(folder), made(folder, keep_layers=[0, 3])
+    theirs, ours = layers_of(teacher)[1], layers_of(student)[1]
+    assert (len(theirs), len(ours), student.config.num_hidden_layers) == (4, 2, 2)
+    for number, kept in ((0, 0), (1, 3)):
+        for a, b in zip(ours[number].parameters(), theirs[kept].parameters(), strict=True):
+            assert torch.equal(a, b)
+    with torch.no_grad(), tapped(teacher, ["bert.encoder.layer.0"]) as features:
+        call(teacher, INPUTS)
+    with torch.no_grad(), tapped(student, ["bert.encoder.layer.0"]) as kept:
+        call(student, INPUTS)
+    assert torch.equal(*(f["bert.encoder.layer.0"] for f in (features, kept)))
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "wanted"),
+    [
+        (6, 2, [0, 5]),
+        (12, 6, [0, 2, 4, 7, 9, 11]),
+        (6, 3, [0, 2, 5]),
+        (4, 1, [0]),
+        (3, 3, [0, 1, 2]),
+    ],
+)
+def test_layers_are_spread_from_the_first_to_the_last(total, count, wanted):
+    assert spread_evenly(total, count) == wanted
+
+
+def test_a_number_of_layers_keeps_them_evenly(folder):
+    assert len(layers_of(made(folder, num_layers=2))[1]) == 2
+
+
+def test_a_fresh_network_may_be_narrower(folder):
+    settings = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 16}
+    model = made(folder, fresh=True, **settings)
+    assert model.bert.embeddings.word_embeddings.weight.shape == (42, 8)
+    assert call(model, INPUTS).shape == (2, 3)
+
+
+def test_frozen_embeddings_are_not_trained(folder):
+    model = made(folder, freeze_embeddings=True)
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert frozen == ["bert.embeddings.word_embeddings.weight"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"keep_layers": [0, 4]}, r"keep_layers: .* has the layers 0 to 3, got \[0, 4\]"),
+        ({"keep_layers": []}, r"keep_layers: .* got \[\]"),
+        ({"keep_layers": [0], "num_layers": 1}, "keep_layers or num_layers, not both"),
+        ({"num_layers": 5}, "num_layers must be 1 to 4, got 5"),
+    ],
+)
+def test_settings_that_fit_no_network_are_refused(folder, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        made(folder, **settings)
+
+
+def test_an_unknown_setting_says_which_are_known(folder):
+    with pytest.raises(UnknownNameError, match=r"'hidden_sise'\. Did you mean 'hidden_size'"):
+        made(folder, hidden_sise=8)
+
+
+def test_a_folder_without_a_network_is_one_line(tmp_path):
+    with pytest.raises(ModelError, match=r"model 'hf:.*': making it with"):
+        made(save_tokenizer(tmp_path))
+
+
+def test_another_tokenizer_is_told_before_it_reads_other_words(folder, tmp_path):
+    other = save_tokenizer(tmp_path / "other", words=["film", *[f"x{n}" for n in range(35)]])
+    facts = {"num_classes": 3, "vocab_size": 42}
+    make_model(f"hf:{folder}", {}, tokenizer=str(folder), **facts)
+    with pytest.raises(ConfigError, match="its tokenizer numbers the tokens otherwise"):
+        make_model(f"hf:{folder}", {}, tokenizer=str(other), **facts)
+    with pytest.raises(
+        ConfigError, match=r"it knows 42 tokens, but the data's tokenizer .* has 50"
+    ):
+        make_model(f"hf:{folder}", {}, tokenizer=str(other), **{**facts, "vocab_size": 50})
+
+
+def test_token_vectors_keep_the_distances_that_their_width_can_hold(folder):
+    full = made(folder).bert.embeddings.word_embeddings.weight.detach()
+    whole, narrow = input_embeddings(str(folder), 16), input_embeddings(str(folder), 4)
+    torch.testing.assert_close(
+        torch.cdist(whole, whole), torch.cdist(full, full), atol=5e-3, rtol=0
+    )
+    # The best plane in the sense of least squares: what is left out is what numpy's svd leaves out.
+    values = torch.linalg.svdvals(full - full.mean(dim=0))
+    assert float(narrow.square().sum()) == pytest.approx(float(values[:4].square().sum()), rel=1e-4)
+    with pytest.raises(ConfigError, match="width: 20 is more than the 16"):
+        input_embeddings(str(folder), 20)

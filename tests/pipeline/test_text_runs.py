@@ -1,0 +1,127 @@
+"""Whole runs on texts, in miniature."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from texts import save_transformer, snippets, write_csv
+
+from tutelage.config import build_job, read_recipe
+from tutelage.errors import ConfigError, SignalError
+from tutelage.pipeline import run_job
+from tutelage.teachers.module import state_fingerprint
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Texts, more texts without labels, and a transformer."""
+    folder = tmp_path_factory.mktemp("place")
+    write_csv(folder / "data/train.csv", snippets(48))
+    write_csv(folder / "data/valid.csv", snippets(12, 200))
+    write_csv(folder / "data/test.csv", snippets(20, 300))
+    write_csv(folder / "more.csv", [(text,) for text, _ in snippets(32, 500)], header="text")
+    save_transformer(folder / "bert", layers=2)
+    return folder
+
+
+def recipe_of(place, out, epochs=8, **changes):
+    training = {"train": {"epochs": epochs, "batch_size": 8}, "optimizer": {"lr": 5.0e-3}}
+    content = {
+        "data": {"kind": "text", "path": str(place / "data"), "max_length": 16},
+        "teacher": {"model": f"hf:{place / 'bert'}", "training": training},
+        "student": {"model": f"hf:{place / 'bert'}", "settings": {"keep_layers": [1]}},
+        "train": {"epochs": 2, "batch_size": 8},
+        "optimizer": {"lr": 2.0e-3},
+        "seeds": [0, 1],
+        "measure": None,
+        "output": str(out),
+    }
+    for key, value in changes.items():
+        is_part = isinstance(content.get(key), dict) and isinstance(value, dict)
+        content[key] = {**content[key], **value} if is_part else value
+    path = out.parent / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return read_recipe(path)
+
+
+def test_a_text_classifier_is_distilled_with_texts_that_have_no_labels(place, tmp_path):
+    recipe = recipe_of(place, tmp_path / "run", data={"transfer": [str(place / "more.csv")]})
+    job = build_job(recipe)
+    assert (len(job.splits.train), len(job.splits.labelled)) == (80, 48)
+    finished = run_job(job)
+    record = finished.record
+    assert record.class_names == ["negative", "positive"]
+    assert record.verdicts["selected"].num_samples == 20
+    assert record.teacher.selected.accuracy > 0.8
+    assert record.cache.num_samples == 80
+    steps = {training.arm: training.steps for training in record.arms}
+    # 80 texts twice are 20 steps; the baseline takes as many over its 48 texts, as far as whole
+    # epochs reach: 3 of 6 steps.
+    assert steps == {"distilled": 20, "baseline": 18}
+    assert (job.out / "report.html").is_file()
+
+
+def test_students_of_a_cached_and_of_a_live_teacher_are_equal_bit_for_bit(place, tmp_path):
+    found = []
+    for name, cache in (("cached", {"codec": "float32"}), ("live", None)):
+        recipe = recipe_of(place, tmp_path / name, cache=cache, seeds=[0], baseline=False)
+        student = run_job(replace(build_job(recipe), has_report=False)).student
+        found.append(state_fingerprint(student.last))
+    assert found[0] == found[1]
+
+
+def test_a_small_net_learns_from_a_transformer(place, tmp_path):
+    student = {"model": "bag_of_words", "settings": {"width": 8, "embeddings": str(place / "bert")}}
+    recipe = recipe_of(place, tmp_path / "run", student=student, seeds=[0], baseline=False)
+    job = replace(build_job(recipe), has_report=False)
+    assert run_job(job).record.summary("distilled", "last").mean["agreement"] > 0.5
+
+
+def test_words_get_labels(place, tmp_path):
+    rows = [
+        {"words": text.split(), "tags": ["A" if word == "good" else "B" for word in text.split()]}
+        for text, _ in snippets(40)
+    ]
+    for part in ("train", "valid", "test"):
+        path = tmp_path / f"words/{part}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+    data = {"path": str(tmp_path / "words"), "text_column": "words", "label_column": "tags"}
+    out = tmp_path / "run"
+    task = {"task": "token_classification", "data": data, "cache": None}
+    recipe = recipe_of(place, out, epochs=10, seeds=[0], **task)
+    record = run_job(replace(build_job(recipe), has_report=False)).record
+    assert record.teacher.selected.count == sum(len(row["words"]) for row in rows)
+    assert record.verdicts["last"].num_samples == 40
+    share = sum(word == "B" for row in rows for word in row["tags"]) / record.teacher.selected.count
+    assert record.teacher.selected.accuracy > share + 0.05
+
+
+def test_what_cannot_be_run_is_said_before_anything_is_trained(place, tmp_path):
+    more = {"transfer": [str(place / "more.csv")]}
+    dkd = {"terms": [{"loss": "dkd", "weight": 1.0}]}
+    job = build_job(recipe_of(place, tmp_path / "run", data=more, objective=dkd))
+    with pytest.raises(SignalError, match="Loss 'dkd' needs a label for every sample"):
+        run_job(job)
+    with pytest.raises(ConfigError, match=r"cannot be used for token_classification"):
+        build_job(recipe_of(place, tmp_path / "run", data=more, task="token_classification"))
+    with pytest.raises(ConfigError, match="none is given, and the teacher brings none"):
+        build_job(recipe_of(place, tmp_path / "run", teacher={"model": "bag_of_words"}))
+    with pytest.raises(ConfigError, match="measure: networks that take one tensor can be"):
+        run_job(build_job(recipe_of(place, tmp_path / "run", measure={"threads": 1})))
+    views = {"kind": "shift", "pixels": 1}
+    with pytest.raises(ConfigError, match="views: shift"):
+        run_job(build_job(recipe_of(place, tmp_path / "run", views=views)))
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_a_labelled_part_is_normal_data_to_every_loss(place, tmp_path):
+    recipe = recipe_of(place, tmp_path / "run", data={"transfer": [str(place / "more.csv")]})
+    job = build_job(recipe)
+    batch = job.labelled_reader[torch.arange(4), torch.zeros(4, dtype=torch.long)]
+    assert batch.is_labelled is None
+    assert batch.labels.min() >= 0
