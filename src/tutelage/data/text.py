@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from tutelage.data.cutting import Cutter, load_tokenizer
 from tutelage.data.sources import Splits, SubsetSource
 from tutelage.data.tables import READERS, Table, class_folders, read_class_folders, read_table
-from tutelage.data.tokens import TokenSource
-from tutelage.errors import DataError, ModelError, require
+from tutelage.errors import DataError, require
 from tutelage.places import find_place
 from tutelage.types import UNLABELLED
 
@@ -327,113 +327,3 @@ def _texts(examples: Examples, setting: str) -> list[str]:
         if not text.strip():
             raise DataError(f"{examples.place(row)}: the text is empty. Remove the row.")
     return texts
-
-
-class Cutter:
-    """Cuts texts into tokens, and counts what did not fit.
-
-    Args:
-        tokenizer: Of `transformers`.
-        max_length: Tokens of a text, those that the tokenizer adds included.
-        name: Of the tokenizer, for messages.
-    """
-
-    def __init__(self, tokenizer: Any, max_length: int, name: str) -> None:
-        """Hold the tokenizer and its facts."""
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-        self.name = name
-        self.num_texts = 0
-        self.num_cut = 0
-        self.special = set(tokenizer.all_special_ids)
-        self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
-        added = tokenizer.num_special_tokens_to_add()
-        if max_length <= added:
-            raise DataError(
-                f"data.max_length: {max_length} leaves no room for a text: the tokenizer {name} "
-                f"adds {added} tokens of its own. Usual: 64 to 512."
-            )
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """What networks may want to know of the tokens."""
-        return {
-            "vocab_size": len(self.tokenizer),
-            "max_length": self.max_length,
-            "pad_id": self.pad_id,
-            "tokenizer": self.name,
-        }
-
-    def source(self, texts: Sequence[str], labels: Sequence[int] | None) -> TokenSource:
-        """Texts as a source.
-
-        Raises:
-            DataError: A text has no token.
-        """
-        ids = self.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
-        empty = next((n for n, tokens in enumerate(ids) if not tokens), None)
-        if empty is not None:
-            raise DataError(
-                f"The tokenizer {self.name} finds no token in the text {texts[empty]!r}. Remove it."
-            )
-        kept = [[tokens[place] for place in self.kept(tokens)] for tokens in ids]
-        return self.token_source(kept, labels, None, texts)
-
-    def token_source(
-        self,
-        ids: Sequence[Sequence[int]],
-        labels: Sequence[int] | Sequence[Sequence[int]] | None,
-        counted: Sequence[Sequence[bool]] | None,
-        texts: Sequence[str],
-    ) -> TokenSource:
-        """A source of tokens that were cut here."""
-        return TokenSource(
-            ids,
-            labels,
-            counted=counted,
-            pad_id=self.pad_id,
-            pads_left=self.tokenizer.padding_side == "left",
-            texts=texts,
-            facts=self.facts,
-        )
-
-    def kept(self, tokens: Sequence[int]) -> Sequence[int]:
-        """Places of a text's tokens that stay: the first ones, and what the tokenizer ends with."""
-        self.num_texts += 1
-        if len(tokens) <= self.max_length:
-            return range(len(tokens))
-        self.num_cut += 1
-        tail = 0
-        while tokens[-1 - tail] in self.special:
-            tail += 1
-        return [*range(self.max_length - tail), *range(len(tokens) - tail, len(tokens))]
-
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of the numbers must know."""
-        if not self.num_cut:
-            return ()
-        return (
-            f"{self.num_cut} of {self.num_texts} texts ({self.num_cut / self.num_texts:.1%}) are "
-            f"longer than {self.max_length} tokens and were cut there (data.max_length).",
-        )
-
-
-def load_tokenizer(name: str) -> Any:
-    """A tokenizer from a folder, from a `tokenizer.json`, or by its name on the hub.
-
-    Raises:
-        ModelError: There is none.
-        MissingExtraError: transformers is not installed.
-    """
-    transformers = require("transformers", "text", "Cutting texts into tokens")
-    place = find_place(name)
-    try:
-        if place is not None and place.is_file():
-            return transformers.PreTrainedTokenizerFast(tokenizer_file=str(place))
-        return transformers.AutoTokenizer.from_pretrained(str(place or name))
-    except Exception as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ModelError(
-            f"data.tokenizer: {name}: cannot be loaded ({reason}). Give a folder with a "
-            "tokenizer.json, or a name on the hub."
-        ) from error

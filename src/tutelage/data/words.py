@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tutelage.data.cutting import Cutter, load_tokenizer
 from tutelage.data.sources import Splits
 from tutelage.data.text import (
     Columns,
-    Cutter,
     Examples,
     class_names,
     held_out_parts,
-    load_tokenizer,
     read_parts,
 )
 from tutelage.data.tokens import TokenSource
