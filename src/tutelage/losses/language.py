@@ -4,6 +4,7 @@ Forward KL is `KD`; what stands here are the other ways to compare two next-toke
 They work for classes as well.
 """
 
+from abc import abstractmethod
 from typing import final
 
 import torch
@@ -40,8 +41,34 @@ def softened_logs(rows: Rows, temperature: float) -> Logs:
     return log_soften(student, temperature), log_soften(teacher, temperature)
 
 
+class _OfLogs(Loss):
+    """What losses share that compare two softened distributions and scale by T squared."""
+
+    needs = frozenset({Signal.LOGITS})
+
+    def __init__(self, temperature: Scheduled) -> None:
+        """Hold the temperature."""
+        super().__init__()
+        self.temperature = check_scheduled_temperature(temperature)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+        """The divergence, times T squared."""
+        return mean_per_row(self, student, teacher, batch)
+
+    def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
+        """The divergence of each row."""
+        temperature = value_at(self.temperature, self.progress)
+        return temperature**2 * self._divergence(*softened_logs(rows, temperature))
+
+    @abstractmethod
+    def _divergence(
+        self, student: Float[Tensor, "rows classes"], teacher: Float[Tensor, "rows classes"]
+    ) -> Float[Tensor, " rows"]:
+        """Between the student's and the teacher's log-probabilities, for each row."""
+
+
 @final
-class ReverseKL(Loss):
+class ReverseKL(_OfLogs):
     """Reverse KL: T squared times KL(student || teacher) at temperature T.
 
     It punishes what the student holds likely and the teacher does not: a small student picks some
@@ -60,26 +87,18 @@ class ReverseKL(Loss):
         holds impossible counts as e to the minus 100.
     """
 
-    needs = frozenset({Signal.LOGITS})
     title = "reverse_kl"
 
     def __init__(self, temperature: Scheduled = 1.0) -> None:
         """Hold the temperature."""
-        super().__init__()
-        self.temperature = check_scheduled_temperature(temperature)
+        super().__init__(temperature)
 
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The divergence, in nats times T squared."""
-        return mean_per_row(self, student, teacher, batch)
-
-    def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
-        """The divergence of each row."""
-        temperature = value_at(self.temperature, self.progress)
-        return temperature**2 * reverse_kl_of_logs(*softened_logs(rows, temperature))
+    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return reverse_kl_of_logs(student, teacher)
 
 
 @final
-class JensenShannon(Loss):
+class JensenShannon(_OfLogs):
     """Generalised Jensen-Shannon divergence: between forward and reverse KL, without a jump.
 
     Both are compared with their mixture, so that it stays finite and small mistakes of either
@@ -100,33 +119,24 @@ class JensenShannon(Loss):
         its ends; TRL puts the full KL there, many times larger than what lies beside it.
     """
 
-    needs = frozenset({Signal.LOGITS})
     title = "jensen_shannon"
 
     def __init__(self, teacher_share: float | int = 0.5, temperature: Scheduled = 1.0) -> None:
         """Hold the settings."""
-        super().__init__()
+        super().__init__(temperature)
         if not (teacher_share in (0, 1) or 0.001 <= teacher_share <= 0.999):
             raise ConfigError(
                 f"teacher_share must be 0 (forward KL), 1 (reverse KL) or from 0.001 to 0.999, got "
                 f"{teacher_share}. Usual: 0.5."
             )
         self.teacher_share = float(teacher_share)
-        self.temperature = check_scheduled_temperature(temperature)
 
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The divergence, in nats times T squared."""
-        return mean_per_row(self, student, teacher, batch)
-
-    def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
-        """The divergence of each row."""
-        temperature = value_at(self.temperature, self.progress)
-        logs = softened_logs(rows, temperature)
-        return temperature**2 * jensen_shannon_of_logs(*logs, self.teacher_share)
+    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return jensen_shannon_of_logs(student, teacher, self.teacher_share)
 
 
 @final
-class SkewKL(Loss):
+class SkewKL(_OfLogs):
     """Skewed forward KL: from the teacher to a mixture that holds a little of the teacher.
 
     As KD, but bounded: a token that the student holds impossible cannot make it explode.
@@ -140,28 +150,19 @@ class SkewKL(Loss):
         Models", arXiv:2402.03898, section 3.1.
     """
 
-    needs = frozenset({Signal.LOGITS})
     title = "skew_kl"
 
     def __init__(self, skew: float | int = 0.1, temperature: Scheduled = 1.0) -> None:
         """Hold the settings."""
-        super().__init__()
+        super().__init__(temperature)
         self.skew = _share("skew", skew)
-        self.temperature = check_scheduled_temperature(temperature)
 
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The divergence, in nats times T squared."""
-        return mean_per_row(self, student, teacher, batch)
-
-    def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
-        """The divergence of each row."""
-        temperature = value_at(self.temperature, self.progress)
-        student, teacher = softened_logs(rows, temperature)
-        return temperature**2 * kl_of_logs(log_mixture(student, teacher, self.skew), teacher)
+    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return kl_of_logs(log_mixture(student, teacher, self.skew), teacher)
 
 
 @final
-class SkewReverseKL(Loss):
+class SkewReverseKL(_OfLogs):
     """Skewed reverse KL: from the student to a mixture that holds a little of the student.
 
     As `ReverseKL`, but bounded; DistiLLM's choice for text that the student wrote.
@@ -179,28 +180,19 @@ class SkewReverseKL(Loss):
         classes that are left.
     """
 
-    needs = frozenset({Signal.LOGITS})
     title = "skew_reverse_kl"
 
     def __init__(self, skew: float | int = 0.1, temperature: Scheduled = 1.0) -> None:
         """Hold the settings."""
-        super().__init__()
+        super().__init__(temperature)
         self.skew = _share("skew", skew)
-        self.temperature = check_scheduled_temperature(temperature)
 
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The divergence, in nats times T squared."""
-        return mean_per_row(self, student, teacher, batch)
-
-    def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
-        """The divergence of each row."""
-        temperature = value_at(self.temperature, self.progress)
-        student, teacher = softened_logs(rows, temperature)
-        return temperature**2 * kl_of_logs(log_mixture(student, teacher, 1 - self.skew), student)
+    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return kl_of_logs(log_mixture(student, teacher, 1 - self.skew), student)
 
 
 @final
-class AdaptiveKL(Loss):
+class AdaptiveKL(_OfLogs):
     """Adaptive KL: forward KL where the student lags in the head, reverse KL where in the tail.
 
     Each token weighs the two by the share of its absolute error that lies among the teacher's
@@ -219,28 +211,19 @@ class AdaptiveKL(Loss):
         through the weights, and has a cross-entropy for the forward part.
     """
 
-    needs = frozenset({Signal.LOGITS})
     title = "adaptive_kl"
 
     def __init__(self, head_mass: float | int = 0.5, temperature: Scheduled = 1.0) -> None:
         """Hold the settings."""
-        super().__init__()
+        super().__init__(temperature)
         self.head_mass = _share("head_mass", head_mass)
-        self.temperature = check_scheduled_temperature(temperature)
 
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The weighed divergence, in nats times T squared."""
-        return mean_per_row(self, student, teacher, batch)
-
-    def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
-        """The weighed divergence of each row."""
-        temperature = value_at(self.temperature, self.progress)
-        logs = softened_logs(rows, temperature)
-        return temperature**2 * adaptive_kl_of_logs(*logs, self.head_mass)
+    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return adaptive_kl_of_logs(student, teacher, self.head_mass)
 
 
 @final
-class AlphaBeta(Loss):
+class AlphaBeta(_OfLogs):
     """Alpha-beta divergence: two powers choose between covering all and picking a few.
 
     Powers (1, 0) are forward KL and (0, 1) reverse KL; a sum above 1 looks at likely classes
@@ -261,7 +244,6 @@ class AlphaBeta(Loss):
         both, and float32 does not carry that.
     """
 
-    needs = frozenset({Signal.LOGITS})
     title = "alpha_beta"
 
     def __init__(
@@ -271,7 +253,7 @@ class AlphaBeta(Loss):
         temperature: Scheduled = 1.0,
     ) -> None:
         """Hold the settings."""
-        super().__init__()
+        super().__init__(temperature)
         powers = (teacher_power, student_power)
         if not all(p == 0 or 0.01 <= p < float("inf") for p in powers) or powers == (0, 0):
             raise ConfigError(
@@ -279,18 +261,10 @@ class AlphaBeta(Loss):
                 f"got {teacher_power} and {student_power}. Usual: 0.8 and 0.3."
             )
         self.teacher_power, self.student_power = float(teacher_power), float(student_power)
-        self.temperature = check_scheduled_temperature(temperature)
 
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The divergence, times T squared."""
-        return mean_per_row(self, student, teacher, batch)
-
-    def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
-        """The divergence of each row."""
-        temperature = value_at(self.temperature, self.progress)
-        logs = softened_logs(rows, temperature)
+    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         powers = (self.teacher_power, self.student_power)
-        return temperature**2 * alpha_beta_of_logs(*logs, *powers)
+        return alpha_beta_of_logs(student, teacher, *powers)
 
 
 @final
