@@ -36,6 +36,11 @@ def find_place(name: str | Path) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
+def place_or_name(name: str | Path) -> str:
+    """Where a file or folder lies that is named so; the name itself, for a hub, if nowhere."""
+    return str(find_place(name) or name)
+
+
 @contextmanager
 def socket_timeout(seconds: float = DOWNLOAD_TIMEOUT_S) -> Iterator[None]:
     """A silent network shall end in an error; torchvision has no setting for it."""

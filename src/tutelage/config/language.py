@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from tutelage.config.schema import CorpusData, Network, Recipe
 from tutelage.data.corpus import (
     Corpus,
-    find_folder,
     load_corpus,
     load_tokenizer,
     tokenizer_fingerprint,
@@ -22,6 +21,7 @@ from tutelage.engine.writing import WritingSettings
 from tutelage.errors import ConfigError
 from tutelage.models.causal import PREFIX, save_causal
 from tutelage.models.served import PREFIX as SERVED
+from tutelage.places import place_or_name
 from tutelage.tasks import LanguageModeling, Task
 from tutelage.tasks.other_tokenizer import OtherTokenizer
 
@@ -87,7 +87,7 @@ def lay_ground(recipe: Recipe) -> Ground:
             "the folder of a tokenizer."
         )
     settings = data.model_dump(exclude={"kind", "path", "tokenizer"})
-    path = Path(find_folder(str(data.path)))
+    path = Path(place_or_name(str(data.path)))
     make_teacher_task: Callable[[], Task] | None = None
     if _learns_across(recipe):
         own = _model_name(recipe.student) or name
@@ -132,7 +132,7 @@ def located(model: str) -> str:
     """A network's name, with the folder of a causal language model found in the user's cache."""
     if not model.startswith(PREFIX):
         return model
-    return PREFIX + find_folder(model.removeprefix(PREFIX))
+    return PREFIX + place_or_name(model.removeprefix(PREFIX))
 
 
 def _check(recipe: Recipe) -> None:
@@ -210,7 +210,7 @@ def _check_tokenizer(role: str, network: Network, corpus: Corpus, name: str) -> 
         ConfigError: It brings another one.
     """
     own = _model_name(network)
-    if own is None or find_folder(own) == find_folder(name):
+    if own is None or place_or_name(own) == place_or_name(name):
         return
     tokenizer = load_tokenizer(own)
     if tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(corpus.tokenizer):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tutelage.data.sources import Samples, Splits
 from tutelage.errors import ConfigError, DataError, require
-from tutelage.places import cache_dir
+from tutelage.places import place_or_name
 from tutelage.types import UNLABELLED, tensor_bytes
 
 SUFFIXES = (".txt", ".jsonl")
@@ -217,21 +217,13 @@ def load_tokenizer(name: str) -> Any:
     """
     transformers = require("transformers", "text", "Text for language models")
     try:
-        return transformers.AutoTokenizer.from_pretrained(find_folder(name))
+        return transformers.AutoTokenizer.from_pretrained(place_or_name(name))
     except Exception as error:  # what lies in the folder is the user's own
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"data: there is no tokenizer {name!r} ({reason}). Give the folder of a Hugging Face "
             "model, such as the teacher's."
         ) from error
-
-
-def find_folder(name: str) -> str:
-    """A folder as it is named, the one of this name in the user's cache, or a hub name."""
-    if Path(name).exists():
-        return name
-    cached = cache_dir(name)
-    return str(cached) if cached.is_dir() else name
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

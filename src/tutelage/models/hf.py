@@ -1,14 +1,13 @@
 """Networks of `transformers`: whole, with some of their layers, or fresh and narrower."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError, find, require
-from tutelage.places import find_place
+from tutelage.places import find_place, place_or_name
 
 HEADS = {
     "classification": "AutoModelForSequenceClassification",
@@ -53,14 +52,16 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
         head = getattr(transformers, find("head for task", task, HEADS))
         _hush(transformers)
         if config:
-            _check_config(transformers.AutoConfig.from_pretrained(_where(name)), config, name)
+            _check_config(
+                transformers.AutoConfig.from_pretrained(place_or_name(name)), config, name
+            )
         settings = {**config, "num_labels": num_classes}
         if fresh:
             made = head.from_config(
-                transformers.AutoConfig.from_pretrained(_where(name), **settings)
+                transformers.AutoConfig.from_pretrained(place_or_name(name), **settings)
             )
         else:
-            made = head.from_pretrained(_where(name), **settings)
+            made = head.from_pretrained(place_or_name(name), **settings)
         model: nn.Module = made.float()
         check_vocabulary(model, name, vocab_size, tokenizer)
         if freeze_embeddings:
@@ -69,10 +70,6 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
         return model if keep is None else keep_some_layers(model, keep)
 
     return make
-
-
-def _where(name: str) -> str:
-    return str(find_place(name) or name)
 
 
 def _hush(transformers: Any) -> None:
@@ -135,7 +132,7 @@ def _vocabulary(name: str) -> dict[str, int]:
     if place is not None and place.is_file():
         tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(place))
     else:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(_where(name))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place_or_name(name))
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     return vocabulary
 
@@ -221,7 +218,7 @@ def input_embeddings(name: str, width: int) -> Tensor:
     """
     transformers = require("transformers", "text", "Starting from a teacher's embeddings")
     _hush(transformers)
-    model = transformers.AutoModel.from_pretrained(_where(name))
+    model = transformers.AutoModel.from_pretrained(place_or_name(name))
     vectors: Tensor = model.get_input_embeddings().weight.detach().float()
     if width > vectors.shape[1]:
         raise ConfigError(
@@ -231,12 +228,3 @@ def input_embeddings(name: str, width: int) -> Tensor:
     _, axes = torch.linalg.eigh(centred.T @ centred)
     reduced: Tensor = centred @ axes[:, -width:].flip(dims=(1,))
     return reduced
-
-
-def save_folder(model: nn.Module, folder: Path, tokenizer: str | None = None) -> None:
-    """Write a network, and the tokenizer that goes with it, as `from_pretrained` reads them."""
-    network: Any = model
-    network.save_pretrained(folder)
-    if tokenizer is not None:
-        transformers = require("transformers", "text", "Saving a tokenizer")
-        transformers.AutoTokenizer.from_pretrained(_where(tokenizer)).save_pretrained(folder)
