@@ -16,8 +16,6 @@ from tutelage.losses import LOSSES
 from tutelage.teachers.build import build_cache
 from tutelage.teachers.codecs import make_codec
 
-pytestmark = pytest.mark.slow  # more than a minute
-
 # Two processes add gradients in another order than one: float32 rounds otherwise.
 RTOL, ATOL = 1e-4, 1e-5
 CASES = [
