@@ -244,8 +244,10 @@
     const times = await alone(() => measureLatency(networks, pixels, channels, size));
     networks.forEach(({ name, bytes }, i) => {
       const row = document.querySelector(`[data-cost="${name}"]`);
-      row.querySelector(".time").textContent = `${digits(times[i], 3)} ms`;
-      row.querySelector(".faster").textContent = i ? `${digits(times[0] / times[i], 3)}×` : "–";
+      // A browser may hold its clock still; then there is no time to tell.
+      const isTold = times[0] > 0 && times[i] > 0;
+      row.querySelector(".time").textContent = isTold ? `${digits(times[i], 3)} ms` : "–";
+      row.querySelector(".faster").textContent = i && isTold ? `${digits(times[0] / times[i], 3)}×` : "–";
       row.querySelector(".smaller").textContent = i ? `${digits(networks[0].bytes / bytes, 3)}×` : "–";
     });
     find("measure").disabled = false;
