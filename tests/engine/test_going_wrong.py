@@ -12,7 +12,15 @@ from torch import nn
 
 from tutelage.data.loading import Reader
 from tutelage.data.sources import TensorSource
-from tutelage.engine import Arm, OptimizerSettings, ScheduleSettings, TrainSettings, fit
+from tutelage.engine import (
+    Arm,
+    Distiller,
+    OptimizerSettings,
+    ScheduleSettings,
+    Trainee,
+    TrainSettings,
+    fit,
+)
 from tutelage.engine.memory import in_parts_note, is_out_of_memory, told_where
 from tutelage.engine.watch import DEAD_LOOKS, ENOUGH, LOOK_EVERY, GradientWatch
 from tutelage.errors import GradientError, OutOfMemoryError, TeacherChangedError, TrainingError
@@ -22,6 +30,7 @@ from tutelage.tasks import Classification
 from tutelage.teachers import CachedTeacher, ModuleTeacher
 from tutelage.teachers.build import build_cache, cache_key
 from tutelage.teachers.codecs import make_codec
+from tutelage.types import Batch
 
 TASK = Classification(num_classes=4)
 SGD = OptimizerSettings("sgd", lr=0.05)
@@ -312,3 +321,21 @@ def test_a_steady_training_meets_none_of_this(arm_of):
         live(), 0.1 * CrossEntropy() + 0.9 * KD(4.0), schedule=ScheduleSettings("constant")
     )
     assert fit(student(), arm).progress.parts == 1
+
+
+def test_parts_of_unequal_size_teach_what_the_whole_batch_teaches():
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.arange(5)
+    batch = Batch(
+        torch.randn(5, 4, generator=generator), torch.tensor([0, 1, 2, 0, 1]), ids, ids * 0
+    )
+    learned = []
+    for parts in (1, 2, 3):
+        torch.manual_seed(0)
+        network = nn.Linear(4, 3)
+        trainee = Trainee(network, 1.0 * CrossEntropy(), Classification(3))
+        optimizer = torch.optim.SGD(trainee.parameters(), lr=1.0)
+        Distiller(trainee, None, optimizer, parts=parts).step(batch)
+        learned.append(network.weight.detach())
+    torch.testing.assert_close(learned[1], learned[0])
+    torch.testing.assert_close(learned[2], learned[0])
