@@ -169,7 +169,7 @@ def test_a_missing_extra_is_named(module, tmp_path, monkeypatch):
 def quick_trace(cnn, monkeypatch):
     """The export of another network, without its seconds."""
     proto = onnx.load(cnn.path)
-    monkeypatch.setattr("tutelage.deploy.export._trace", lambda network, pair: proto)
+    monkeypatch.setattr("tutelage.deploy.export.trace", lambda network, pair, **named: proto)
     return cnn
 
 

@@ -41,8 +41,23 @@ def _onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
     # One sample alone would be taken for a fixed batch size: torch.export specialises on 1.
     pair = example[:1].detach().cpu().expand(2, *example.shape[1:]).contiguous()
     checked_logits(network, pair)
-    proto = _trace(network, pair)
+    proto = trace(
+        network,
+        (pair,),
+        input_names=["inputs"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )
     _check_batch_is_dynamic(type(network).__name__, proto.graph)
+    return serialised(network, proto)
+
+
+def serialised(network: nn.Module, proto: Any) -> bytes:
+    """The content of a file: equal networks give equal bytes, and no path gets into it.
+
+    Raises:
+        ExportError: It is too large for one file.
+    """
     strip(proto)
     try:
         content: bytes = proto.SerializeToString(deterministic=True)
@@ -51,20 +66,25 @@ def _onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
     return content
 
 
-def _trace(network: nn.Module, pair: Tensor) -> Any:
+def trace(network: nn.Module, arguments: tuple[Any, ...], **named: Any) -> Any:
+    """A network as ONNX.
+
+    Args:
+        network: In eval mode, on the CPU.
+        arguments: Of its forward.
+        **named: Names of inputs and outputs, and which sizes may change, as `torch.onnx.export` has
+            them.
+
+    Raises:
+        ExportError: The network cannot be expressed in ONNX.
+    """
     with quiet():
         for module in ("onnx", "onnxscript"):
             require(module, "onnx", "Exporting to ONNX")
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 program: Any = torch.onnx.export(
-                    network,
-                    (pair,),
-                    dynamo=True,
-                    verbose=False,
-                    input_names=["inputs"],
-                    output_names=["logits"],
-                    dynamic_shapes=({0: torch.export.Dim("batch")},),
+                    network, arguments, dynamo=True, verbose=False, **named
                 )
                 return program.model_proto
         except Exception as error:
