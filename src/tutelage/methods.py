@@ -37,7 +37,7 @@ class Method:
 
     Attributes:
         name: As in a recipe.
-        family: labels, logit, feature, relational, embedding, language or unaided.
+        family: labels, logit, feature, relational, transformer, embedding, language or unaided.
         summary: What it is, in a line.
         advice: When to use it and when not.
         needs: What must be there besides the student's logits.

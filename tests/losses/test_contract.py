@@ -63,6 +63,7 @@ class Special:
         remembers: Whether training steps change it; it is looked at in eval mode, after one.
         rest: Largest gradient where the student matches.
         holds: Whether it takes something of the student as a constant.
+        step: Share of the gradient that is a small step down it.
     """
 
     settings: tuple[Mapping[str, Any], ...] = ({},)
@@ -73,6 +74,7 @@ class Special:
     remembers: bool = False
     rest: float = 1e-10
     holds: bool = False
+    step: float = 0.1
 
 
 def layers(*settings: Mapping[str, Any], **promises: Any) -> Special:
@@ -156,6 +158,15 @@ SPECIAL: Mapping[str, Special] = {
     "similarity_preserving": RELATIONAL,
     "simkd": Special(settings=({}, {"student_parts": "map"})),
     "srd": layers(between("map", "vector"), claims_sign=False, is_mean=False, bf16=0.05),
+    "distilbert_cosine": Special(settings=(among("tokens", "tokens"),), bf16=0.02),
+    "minilm_v2": Special(settings=(between("attention", "attention", heads=2),), bf16=0.05),
+    "tinybert_attention": Special(
+        settings=(among("attention attention", "attention attention", heads=2),),
+        bf16=0.05,
+        step=1e-5,  # it is of the fourth power
+    ),
+    "tinybert_embedding": layers(between("tokens", "long")),
+    "tinybert_hidden": Special(settings=(among("tokens long", "tokens long"),)),
     "vid": layers(among("map vector", "wide vector"), among("tokens", "tokens"), claims_sign=False),
     "vkd": layers(between("map", "vector"), between("small", "wide")),
 }
@@ -200,12 +211,15 @@ def numbers() -> tuple[Tensor, Tensor, Tensor]:
     return student, teacher, torch.randint(0, CLASSES, (ROWS,), generator=generator)
 
 
+QKV = ("query", "key", "value")
 FEATURES: Mapping[str, tuple[int, ...]] = {
     "map": (4, 3, 3),
     "wide": (6, 3, 3),
     "small": (5, 2, 2),
     "vector": (7,),
     "tokens": (3, 4),
+    "long": (3, 6),
+    **{f"attention.{part}": (3, width) for part, width in zip(QKV, (4, 4, 6), strict=True)},
     "head": (5,),
 }
 
@@ -310,7 +324,7 @@ def test_a_step_down_the_gradient_lowers_the_loss(trial):
     loss = trial.make()
     before = value(loss, student, teacher, labels)
     (gradient,) = torch.autograd.grad(before, student)
-    after = value(loss, student.detach() - 0.1 * gradient, teacher, labels)
+    after = value(loss, student.detach() - trial.special.step * gradient, teacher, labels)
     assert after < before.detach()
 
 

@@ -14,6 +14,7 @@ from tutelage.pipeline import run_job
 from tutelage.teachers.module import state_fingerprint
 
 pytest.importorskip("transformers")
+TEXTS = snippets(40)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,53 @@ def test_a_small_net_learns_from_a_transformer(place, tmp_path):
     recipe = recipe_of(place, tmp_path / "run", student=student, seeds=[0], baseline=False)
     job = replace(build_job(recipe), has_report=False)
     assert run_job(job).record.summary("distilled", "last").mean["agreement"] > 0.5
+
+
+BLOCK = "bert.encoder.layer"
+BETWEEN_TRANSFORMERS = [
+    {"loss": "tinybert_embedding"},
+    {"loss": "tinybert_hidden", "student_layers": f"{BLOCK}.0", "teacher_layers": f"{BLOCK}.1"},
+    {"loss": "distilbert_cosine", "student_layers": f"{BLOCK}.0", "teacher_layers": f"{BLOCK}.1"},
+    {
+        "loss": "tinybert_attention",
+        "student_layers": f"{BLOCK}.0.attention.self",
+        "teacher_layers": f"{BLOCK}.1.attention.self",
+        "heads": 2,
+    },
+    {
+        "loss": "minilm_v2",
+        "student_layer": f"{BLOCK}.0.attention.self",
+        "teacher_layer": f"{BLOCK}.1.attention.self",
+        "heads": 4,
+    },
+]
+
+
+@pytest.mark.parametrize(
+    "task", ["classification", pytest.param("token_classification", marks=pytest.mark.slow)]
+)
+def test_a_narrow_transformer_learns_from_a_teachers_layers(place, tmp_path, task):
+    small = {"fresh": True, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8}
+    student = {"model": f"hf:{place / 'bert'}", "settings": small}
+    objective = {"task_weight": 1.0, "terms": BETWEEN_TRANSFORMERS}
+    common = {"student": student, "objective": objective, "seeds": [0], "baseline": False}
+    if task == "token_classification":
+        rows = [{"words": text.split(), "tags": ["A", *"B" * text.count(" ")]} for text, _ in TEXTS]
+        path = tmp_path / "words.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+        columns = {"text_column": "words", "label_column": "tags"}
+        common |= {"task": task, "data": {"path": str(path), **columns}}
+    recipe = recipe_of(place, tmp_path / "run", epochs=1, cache=None, **common)
+    finished = run_job(replace(build_job(recipe), has_report=False))
+    (arm,) = finished.arms
+    first, last = (arm.progress.curve[at].train_parts for at in (0, -1))
+    for term in BETWEEN_TRANSFORMERS:
+        assert 0 < last[term["loss"]] < first[term["loss"]]
+    kept = finished.student.last.state_dict()
+    assert not [name for name in kept if "adapter" in name]
+    cached = recipe_of(place, tmp_path / "other", cache={"codec": "float32"}, **common)
+    with pytest.raises((ConfigError, SignalError), match="Teach live"):
+        run_job(build_job(cached))
 
 
 def test_words_get_labels(place, tmp_path):

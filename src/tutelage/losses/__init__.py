@@ -37,11 +37,13 @@ from tutelage.losses.relational import (
     RKDDistance,
     SimilarityPreserving,
 )
+from tutelage.losses.relations import MiniLMv2, TinyBERTAttention
 from tutelage.losses.reuse import SimKD
 from tutelage.losses.review import ReviewKD
 from tutelage.losses.reweighted import ERKD, WSLD
 from tutelage.losses.stages import OFA, AuxiliaryHeads
 from tutelage.losses.transformed import CTKD, TTM, WTTM, LogitStandardisation
+from tutelage.losses.transformer import DistilBERTCosine, TinyBERTEmbedding, TinyBERTHidden
 from tutelage.losses.unaided import MutualLearning, PastSelf
 from tutelage.objective import Loss
 
@@ -89,6 +91,13 @@ FAMILIES: Mapping[str, Mapping[str, type[Loss]]] = {
         "rkd_angle": RKDAngle,
         "rkd_distance": RKDDistance,
         "similarity_preserving": SimilarityPreserving,
+    },
+    "transformer": {
+        "distilbert_cosine": DistilBERTCosine,
+        "minilm_v2": MiniLMv2,
+        "tinybert_attention": TinyBERTAttention,
+        "tinybert_embedding": TinyBERTEmbedding,
+        "tinybert_hidden": TinyBERTHidden,
     },
     "embedding": {
         "embedding_cosine": EmbeddingCosine,
@@ -149,6 +158,7 @@ __all__ = [
     "CRDMemory",
     "CorrelationCongruence",
     "CrossEntropy",
+    "DistilBERTCosine",
     "EmbeddingCosine",
     "EmbeddingMSE",
     "FactorTransfer",
@@ -158,6 +168,7 @@ __all__ = [
     "LogitMSE",
     "LogitStandardisation",
     "MarginMSE",
+    "MiniLMv2",
     "MutualLearning",
     "OFALogit",
     "PastSelf",
@@ -173,6 +184,9 @@ __all__ = [
     "SkewKL",
     "SkewReverseKL",
     "TeacherFree",
+    "TinyBERTAttention",
+    "TinyBERTEmbedding",
+    "TinyBERTHidden",
     "TotalVariation",
     "UniversalLogitDistance",
     "VkD",

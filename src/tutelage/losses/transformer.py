@@ -1,0 +1,175 @@
+"""Losses that compare a transformer's hidden states token by token."""
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tutelage.losses.adapters import Adapter
+from tutelage.losses.features import Features, Layers, dry_features, layer_names
+from tutelage.losses.tokens import check_tokens, over_tokens
+from tutelage.objective import DryRun, Loss
+from tutelage.types import Batch, Outputs, Signal
+
+
+@final
+class TinyBERTHidden(Loss):
+    """Hidden states of the student's layers shall equal those of chosen layers of the teacher.
+
+    The widest transfer between transformers; best where the student starts from the teacher's own
+    layers. Each layer of the student goes with one of the teacher: of 2 and 6 layers, say, the
+    student's 0 and 1 with the teacher's 2 and 5.
+
+    Args:
+        student_layers: One layer or several; each gives tokens (batch, tokens, width).
+        teacher_layers: As many; None takes the student's names.
+
+    Usual weight: 1.
+
+    Source:
+        Jiao et al. 2019, "TinyBERT: Distilling BERT for Natural Language Understanding",
+        arXiv:1909.10351, equation 8.
+
+    Differs from the paper:
+        Padding does not count: the mean is over the width, a text's tokens, and texts. A projection
+        of its own for each layer, and only where widths differ; the authors' code has one for all.
+    """
+
+    needs = frozenset({Signal.FEATURES})
+    title = "tinybert_hidden"
+
+    def __init__(self, student_layers: Layers, teacher_layers: Layers | None = None) -> None:
+        """Keep the layers."""
+        super().__init__()
+        self.student_layers = layer_names(self.title, student_layers)
+        self.teacher_layers = layer_names(
+            self.title, teacher_layers or self.student_layers, self.student_layers
+        )
+        self.adapters = nn.ModuleList()
+
+    def build(self, dry: DryRun) -> None:
+        """Make a projection for each pair of layers whose widths differ."""
+        self.adapters = projections(self, dry)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+        """The sum of the layers' mean squared differences."""
+        return over_tokens(self, student, teacher, batch, self._by_token)
+
+    def _by_token(self, student: Features, teacher: Features, _: Tensor) -> Tensor:
+        return squared_distances(projected(self.adapters, student), teacher)
+
+
+@final
+class TinyBERTEmbedding(Loss):
+    """What the student's embedding layer gives shall equal what the teacher's gives.
+
+    For a student with token vectors of its own, fresh or narrower; one that keeps the teacher's
+    has nothing to learn here.
+
+    Args:
+        student_layer: Gives the embedded tokens.
+        teacher_layer: The teacher's; None takes the student's name.
+
+    Usual weight: 1.
+
+    Source:
+        Jiao et al. 2019, "TinyBERT: Distilling BERT for Natural Language Understanding",
+        arXiv:1909.10351, equation 9.
+
+    Differs from the paper:
+        As `tinybert_hidden`.
+    """
+
+    needs = frozenset({Signal.FEATURES})
+    title = "tinybert_embedding"
+
+    def __init__(
+        self, student_layer: str = "bert.embeddings", teacher_layer: str | None = None
+    ) -> None:
+        """Keep the layers."""
+        super().__init__()
+        self.student_layer = student_layer
+        self.teacher_layer = teacher_layer or student_layer
+        self.student_layers = layer_names(self.title, self.student_layer)
+        self.teacher_layers = layer_names(self.title, self.teacher_layer)
+        self.adapters = nn.ModuleList()
+
+    def build(self, dry: DryRun) -> None:
+        """Make a projection if the widths differ."""
+        self.adapters = projections(self, dry)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+        """The mean squared difference."""
+        return over_tokens(self, student, teacher, batch, self._by_token)
+
+    def _by_token(self, student: Features, teacher: Features, _: Tensor) -> Tensor:
+        return squared_distances(projected(self.adapters, student), teacher)
+
+
+@final
+class DistilBERTCosine(Loss):
+    """Hidden states of the student shall point where the teacher's point, however long they are.
+
+    Gentler than `tinybert_hidden`: lengths stay free.
+
+    Args:
+        student_layers: One layer or several; each gives tokens. In the paper the last one.
+        teacher_layers: As many; None takes the student's names.
+
+    Usual weight: 1.
+
+    Source:
+        Sanh et al. 2019, "DistilBERT, a distilled version of BERT: smaller, faster, cheaper and
+        lighter", arXiv:1910.01108, section 3.
+
+    Differs from the paper:
+        The mean is over a text's tokens, then over texts, not over all tokens of a batch; a
+        projection where widths differ.
+    """
+
+    needs = frozenset({Signal.FEATURES})
+    title = "distilbert_cosine"
+
+    def __init__(self, student_layers: Layers, teacher_layers: Layers | None = None) -> None:
+        """Keep the layers."""
+        super().__init__()
+        self.student_layers = layer_names(self.title, student_layers)
+        self.teacher_layers = layer_names(
+            self.title, teacher_layers or self.student_layers, self.student_layers
+        )
+        self.adapters = nn.ModuleList()
+
+    def build(self, dry: DryRun) -> None:
+        """Make a projection for each pair of layers whose widths differ."""
+        self.adapters = projections(self, dry)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+        """The sum of the layers' means of 1 minus the cosine, each 0 to 2."""
+        return over_tokens(self, student, teacher, batch, self._by_token)
+
+    def _by_token(self, student: Features, teacher: Features, _: Tensor) -> Tensor:
+        pairs = zip(projected(self.adapters, student), teacher, strict=True)
+        return torch.stack([1 - F.cosine_similarity(s, t, dim=-1) for s, t in pairs]).sum(dim=0)
+
+
+def squared_distances(student: Features, teacher: Features) -> Float[Tensor, "rows length"]:
+    """Each token's mean squared difference over the width, summed over layers."""
+    pairs = zip(student, teacher, strict=True)
+    return torch.stack([(s - t).square().mean(dim=-1) for s, t in pairs]).sum(dim=0)
+
+
+def projections(loss: Loss, dry: DryRun) -> nn.ModuleList:
+    """For each pair of layers a linear map to the teacher's width; none where widths are equal."""
+    ours, theirs = dry_features(loss, dry)
+    check_tokens(loss, ours, theirs)
+    widths = [(s.shape[-1], t.shape[-1]) for s, t in zip(ours, theirs, strict=True)]
+    return nn.ModuleList(Adapter(s, t) if s != t else nn.Identity() for s, t in widths)
+
+
+def projected(adapters: nn.ModuleList, features: Features) -> Features:
+    """Features brought to the teacher's width; as they are where no projection was made."""
+    if not adapters:
+        return features
+    return tuple(adapter(feature) for adapter, feature in zip(adapters, features, strict=True))
