@@ -3,8 +3,8 @@ import torch
 
 from tutelage.deploy import proposing
 from tutelage.deploy.budgets import Budget, Needs
-from tutelage.deploy.proposing import Predictor, propose
-from tutelage.errors import ConfigError
+from tutelage.deploy.proposing import Form, Predictor, propose
+from tutelage.errors import ConfigError, ExportError, UnknownNameError
 from tutelage.models import propose as candidates
 from tutelage.models.load import make_model
 from tutelage.models.propose import Facts, Original, find_candidates
@@ -23,10 +23,10 @@ def original(name="cnn", *, is_trained=False, **settings):
     return Original(name, settings, network, is_trained)
 
 
-def true_needs(candidate):
-    """Files of 4 bytes a weight and 100 a layer; times of 1 us a layer and 1 ns a MAC."""
+def true_needs(candidate, way=None):
+    """Files of 4 bytes a weight (or 1) and 100 a layer; times of 1 us a layer and 1 ns a MAC."""
     layers = proposing.num_layers(candidate)
-    size = float(candidate.weight_bytes + 100 * layers)
+    size = float(candidate.weight_bytes / (1 if way is None else 4) + 100 * layers)
     return Needs(size, 1e-3 * layers + 1e-6 * candidate.macs, candidate.memory_bytes + 5e5)
 
 
@@ -35,20 +35,21 @@ def pretend(monkeypatch):
     """Measures without exporting; notes what was measured."""
     asked = []
 
-    def measure(candidates, facts, *, seconds):
+    def measure(candidates, facts, *, seconds, form):
         asked.append([candidate.name for candidate in candidates])
-        return {candidate.name: true_needs(candidate) for candidate in candidates}
+        return {candidate.name: true_needs(candidate, form.way) for candidate in candidates}
 
     monkeypatch.setattr(proposing, "measure_needs", measure)
     return asked
 
 
-def test_two_measurements_predict_a_third(pretend):
+@pytest.mark.parametrize("way", [None, "minmax"])
+def test_two_measurements_predict_a_third(pretend, way):
     candidates = find_candidates(original(width=32), FACTS)
     first, middle, last = candidates[0], candidates[len(candidates) // 2], candidates[-1]
-    needs = {candidate.name: true_needs(candidate) for candidate in (first, last)}
+    needs = {candidate.name: true_needs(candidate, way) for candidate in (first, last)}
     predicted = Predictor.fit(first, last, needs).predict(middle)
-    wanted = true_needs(middle)
+    wanted = true_needs(middle, way)
     assert predicted.size_bytes == pytest.approx(wanted.size_bytes, rel=0.01)
     assert predicted.latency_ms == pytest.approx(wanted.latency_ms, rel=0.01)
     assert predicted.memory_bytes == pytest.approx(wanted.memory_bytes, rel=0.01)
@@ -94,6 +95,30 @@ def test_all_proposals_fit_and_the_largest_comes_first(pretend):
     assert not any(budget.excess(true_needs(c)) <= 1 for c in larger)
 
 
+def test_a_budget_in_eight_bits_lets_larger_students_in_than_one_in_float(pretend):
+    budget = Budget(size_bytes=4000.0)
+    found = [
+        propose(original(width=16), FACTS, budget, count=2, form=Form("onnx", way))
+        for way in (None, "minmax")
+    ]
+    floats, eights = ([p.candidate.parameters for p in proposals] for proposals in found)
+    assert max(eights) > 2 * max(floats)
+    assert all(p.measured == true_needs(p.candidate, "minmax") for p in found[1])
+
+
+@pytest.mark.parametrize(
+    ("form", "error", "message"),
+    [
+        (Form("onx"), UnknownNameError, r"Unknown target 'onx'\. Did you mean 'onnx'"),
+        (Form("onnx", "entropy"), UnknownNameError, "way to eight bits of onnx 'entropy'"),
+        (Form("torch_export", "minmax"), ExportError, "torch_export has no eight-bit files"),
+    ],
+)
+def test_what_no_student_can_be_delivered_as_is_refused(form, error, message):
+    with pytest.raises(error, match=message):
+        propose(original(width=16), FACTS, Budget(size_bytes=4000.0), form=form)
+
+
 def test_where_nothing_fits_the_nearest_come(pretend):
     found = propose(original(width=16), FACTS, Budget(size_bytes=10.0), count=2)
     assert [p.fits for p in found] == [False, False]
@@ -106,9 +131,12 @@ def test_a_teacher_that_nothing_is_smaller_than_is_refused():
         propose(original("cnn", width=1, stages=1), FACTS, Budget(1e6))
 
 
-def test_real_files_are_measured():
-    candidates = find_candidates(original(width=8), FACTS)[-1:]
-    needs = proposing.measure_needs(candidates, FACTS, seconds=0.2)[candidates[0].name]
-    assert needs.size_bytes > candidates[0].weight_bytes
+@pytest.mark.parametrize("way", [None, "minmax"])
+def test_real_files_are_measured(way):
+    candidates = find_candidates(original(width=64), FACTS)[:1]
+    form = Form("onnx", way)
+    needs = proposing.measure_needs(candidates, FACTS, seconds=0.2, form=form)[candidates[0].name]
+    share = needs.size_bytes / candidates[0].weight_bytes
+    assert 1 < share < 1.2 if way is None else 0.25 < share < 0.6
     assert 0 < needs.latency_ms < 100
     assert 0 < needs.memory_bytes < 1e8

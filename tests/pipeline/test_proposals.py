@@ -6,14 +6,14 @@ from safetensors.torch import load_file, save_file
 
 from tutelage.config import build_job, read_recipe
 from tutelage.deploy.budgets import Budget, Needs
-from tutelage.deploy.proposing import Proposal
+from tutelage.deploy.proposing import Form, Proposal
 from tutelage.errors import ConfigError, RunFolderError
 from tutelage.files import write_text
 from tutelage.models import propose as candidates
 from tutelage.models.load import make_model
 from tutelage.models.propose import find_candidates
 from tutelage.pipeline import proposals
-from tutelage.pipeline.proposals import ask, check_budget, write_proposals
+from tutelage.pipeline.proposals import ask, check_budget, form_of, write_proposals
 
 RECIPE = """
 data: {{kind: digits}}
@@ -76,6 +76,15 @@ def test_a_run_s_slice_starts_from_its_teacher_and_its_recipe_runs(run_folder, t
     assert job.out == run_folder.with_name("run-slice-w100-d50")
 
 
+def test_a_recipe_delivers_what_was_measured_and_is_held_to_it(run_folder, tmp_path):
+    question, form = ask(str(run_folder)), Form("executorch", "dynamic")
+    proposal = some(question, "slice-w100-d50")
+    path, *_ = write_proposals(question, "50 kB", [proposal], tmp_path, form)
+    job = build_job(read_recipe(path), folder=tmp_path)
+    assert (job.export.targets, job.export.int8) == (("executorch",), ("dynamic",))
+    assert form_of(job) == form
+
+
 def test_a_teacher_without_weights_is_trained_as_the_base_says(recipe, tmp_path):
     question = ask("mlp", settings={"hidden": [30, 30]}, base=str(recipe))
     proposal = some(question, "slice-w50-d100")
@@ -121,13 +130,20 @@ def test_recipes_need_a_recipe_to_build_on(tmp_path):
 def test_a_student_within_the_budget_passes_and_one_outside_stops_the_run(
     recipe, monkeypatch, tmp_path
 ):
-    def measure(candidates, facts, *, seconds):
-        return {c.name: Needs(float(c.weight_bytes), 0.1, None) for c in candidates}
+    def measure(candidates, facts, *, seconds, form):
+        bits = 1.0 if form.way is None else 0.25
+        return {c.name: Needs(bits * c.weight_bytes, 0.1, None) for c in candidates}
 
     monkeypatch.setattr(proposals, "measure_needs", measure)
     monkeypatch.setattr("tutelage.deploy.proposing.measure_needs", measure)
     job = build_job(read_recipe(recipe, ["budget=1 MB"]))
     assert "within the budget of 1 MB" in check_budget(job, job.new_student(0))
+    eight = ["budget=500 B", "measure={int8: minmax}"]
+    job = build_job(read_recipe(recipe, eight))
+    assert "(eight bits (minmax) in ONNX Runtime): within" in check_budget(job, job.new_student(0))
+    job = build_job(read_recipe(recipe, eight[:1]))
+    with pytest.raises(ConfigError, match=r"\(float in ONNX Runtime\), allowed are 500 B"):
+        check_budget(job, job.new_student(0))
     job = build_job(read_recipe(recipe, ["budget=300 B, 1 ms"]))
     nearest = (
         r"allowed are 300 B, 1 ms \(size [\d.]+ times, latency 0.10 times\). Nearest proposals"

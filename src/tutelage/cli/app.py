@@ -253,7 +253,7 @@ def _names(text: str) -> list[str]:
 
 
 @app.command()
-def propose(
+def propose(  # noqa: PLR0913 - one argument an option
     model: Annotated[
         str,
         typer.Argument(help="A run folder, or a network named as in a recipe.", metavar="MODEL"),
@@ -267,9 +267,16 @@ def propose(
         str, typer.Option(help="Classes x channels x height, as in 1000x3x224.")
     ] = "",
     count: Annotated[int, typer.Option(min=1, max=50, help="How many.")] = 5,
+    target: Annotated[
+        str, typer.Option(help="onnx, executorch, litert, openvino or torch_export.")
+    ] = "onnx",
+    int8: Annotated[
+        str, typer.Option(help="As files of eight bits: minmax, percentile or dynamic.")
+    ] = "",
 ) -> None:
     """Students of a teacher that fit a size, a latency, a memory: predicted, then measured."""
     from tutelage.cli.propose import propose_students
+    from tutelage.deploy.proposing import Form
 
     propose_students(
         model,
@@ -280,6 +287,7 @@ def propose(
         pictures=pictures,
         count=count,
         write=write,
+        form=Form(target, int8 or None),
     )
 
 

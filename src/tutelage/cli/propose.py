@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from tutelage.deploy.budgets import Needs, bytes_text, parse_budget
-from tutelage.deploy.proposing import Proposal, propose
+from tutelage.deploy.proposing import Form, Proposal, propose
 from tutelage.errors import ConfigError
 from tutelage.models.propose import Facts
 from tutelage.pipeline.proposals import ask, write_proposals
 
 
-def propose_students(
+def propose_students(  # noqa: PLR0913 - one argument an option
     model: str,
     budget_text: str,
     *,
@@ -25,10 +25,12 @@ def propose_students(
     pictures: str,
     count: int,
     write: Path | None,
+    form: Form,
 ) -> None:
     """Print what fits, and write it where that is asked for."""
     console = Console()
     budget = parse_budget(budget_text)
+    form.check()
     question = ask(
         model,
         settings=_mapping(settings),
@@ -36,15 +38,17 @@ def propose_students(
         base=recipe,
         facts=_facts(pictures) if pictures else None,
     )
-    proposals = propose(question.original, question.facts, budget, count=count)
-    console.print(_table(proposals, f"Students of {model} within {budget}"))
+    proposals = propose(question.original, question.facts, budget, count=count, form=form)
+    console.print(_table(proposals, f"Students of {model} within {budget}", form))
     if not any(proposal.fits for proposal in proposals):
         console.print("[yellow]None fits; these come nearest.[/]")
-    for path in write_proposals(question, budget_text, proposals, write) if write else []:
+    if write is None:
+        return
+    for path in write_proposals(question, budget_text, proposals, write, form):
         console.print(f"Recipe: {path}", soft_wrap=True)
 
 
-def _table(proposals: Sequence[Proposal], title: str) -> Table:
+def _table(proposals: Sequence[Proposal], title: str, form: Form) -> Table:
     table = Table(title=title, box=None, pad_edge=False)
     table.add_column("student", no_wrap=True)
     table.add_column("starts from")
@@ -60,9 +64,7 @@ def _table(proposals: Sequence[Proposal], title: str) -> Table:
             *_cells(proposal.predicted, proposal.measured),
             f"[{'green' if proposal.fits else 'red'}]{proposal.excess:.0%}[/]",
         )
-    table.caption = (
-        "Predicted, and below it measured in ONNX Runtime: batch 1, one thread, by turns."
-    )
+    table.caption = f"Predicted, and below it measured as {form}: batch 1, one thread, by turns."
     return table
 
 

@@ -9,13 +9,49 @@ import numpy as np
 from scipy.optimize import nnls
 
 from tutelage.deploy.budgets import Budget, Needs
-from tutelage.deploy.export import export_onnx
 from tutelage.deploy.measuring import KitNetwork, measure_folder, write_kit
-from tutelage.errors import ConfigError, ExportError
+from tutelage.deploy.targets import TARGETS, Target
+from tutelage.errors import ConfigError, ExportError, find
 from tutelage.models.propose import Candidate, Facts, Original, describe, find_candidates
 
 SLACK = 1.3
 REFERENCE_S, MEASURE_S = 2.0, 0.4
+NUM_CALIBRATION = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """As what a student is delivered, and so what a budget is held against.
+
+    Attributes:
+        target: A name of `TARGETS`.
+        way: Of the target's to eight bits; None stands for the float file.
+    """
+
+    target: str = "onnx"
+    way: str | None = None
+
+    def check(self) -> Target:
+        """The target, with all that is needed to write its files.
+
+        Raises:
+            UnknownNameError: There is no such target, or it has no such way.
+            ExportError: The target has no eight-bit files.
+            MissingExtraError: The target's extra is not installed.
+        """
+        target = find("target", self.target, TARGETS)
+        if self.way is not None:
+            target.check_way(self.way)
+        target.check()
+        return target
+
+    def __str__(self) -> str:
+        """In words, for tables."""
+        bits = "float" if self.way is None else f"eight bits ({self.way})"
+        return f"{bits} in {TARGETS[self.target].title}"
+
+
+FLOAT_ONNX = Form()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +61,7 @@ class Proposal:
     Attributes:
         candidate: The network.
         predicted: From its counts and the measured references.
-        measured: Its file in its runtime, with untrained weights; None if not measured.
+        measured: Its file in the target's runtime, untrained; None if not measured.
         excess: How many times the tightest limit of the budget is needed; 1 and less fits.
     """
 
@@ -45,12 +81,14 @@ class Predictor:
     """What a network needs, by two measured ones: the teacher and the smallest candidate.
 
     Attributes:
+        bytes_a_weight: Of a file, for each byte of its float weights: near 1, or near 1/4.
         bytes_a_layer: Of a file, beyond its weights.
         ms_a_layer: Time of a layer without MACs.
         ms_a_mac: Time of one MAC.
-        runtime_bytes: Memory beyond weights and live tensors.
+        runtime_bytes: Memory beyond weights and live tensors of the float network.
     """
 
+    bytes_a_weight: float
     bytes_a_layer: float
     ms_a_layer: float
     ms_a_mac: float
@@ -58,28 +96,40 @@ class Predictor:
 
     @classmethod
     def fit(cls, large: Candidate, small: Candidate, needs: Mapping[str, Needs]) -> "Predictor":
-        """Lay a plane through what the two need, without negative costs."""
+        """Lay planes through what the two need, without negative costs."""
         pairs = [(candidate, needs[candidate.name]) for candidate in (large, small)]
-        spare = [(n.size_bytes - c.weight_bytes) / num_layers(c) for c, n in pairs]
-        counts = np.array([[num_layers(c), c.macs] for c, _ in pairs], dtype=float)
-        scale = counts.max(axis=0).clip(min=1)
-        costs, _ = nnls(counts / scale, np.array([n.latency_ms or 0.0 for _, n in pairs]))
+        layers = [float(num_layers(c)) for c, _ in pairs]
+        sizes = _costs(
+            [float(c.weight_bytes) for c, _ in pairs], layers, [n.size_bytes for _, n in pairs]
+        )
+        times = _costs(
+            [float(c.macs) for c, _ in pairs], layers, [n.latency_ms or 0.0 for _, n in pairs]
+        )
         above = [n.memory_bytes - c.memory_bytes for c, n in pairs if n.memory_bytes is not None]
         return cls(
-            bytes_a_layer=max(0.0, sum(spare) / len(spare)),
-            ms_a_layer=float(costs[0] / scale[0]),
-            ms_a_mac=float(costs[1] / scale[1]),
+            bytes_a_weight=sizes[0],
+            bytes_a_layer=sizes[1],
+            ms_a_layer=times[1],
+            ms_a_mac=times[0],
             runtime_bytes=max(0.0, sum(above) / len(above)) if above else None,
         )
 
     def predict(self, candidate: Candidate) -> Needs:
         """What a network will need."""
-        above = self.runtime_bytes
+        above, layers = self.runtime_bytes, num_layers(candidate)
         return Needs(
-            size_bytes=candidate.weight_bytes + self.bytes_a_layer * num_layers(candidate),
-            latency_ms=self.ms_a_layer * num_layers(candidate) + self.ms_a_mac * candidate.macs,
+            size_bytes=self.bytes_a_weight * candidate.weight_bytes + self.bytes_a_layer * layers,
+            latency_ms=self.ms_a_layer * layers + self.ms_a_mac * candidate.macs,
             memory_bytes=None if above is None else candidate.memory_bytes + above,
         )
+
+
+def _costs(counts: Sequence[float], layers: Sequence[float], needs: Sequence[float]) -> list[float]:
+    """Cost of one of each, such that the two networks need what they need."""
+    table = np.array([counts, layers]).T
+    scale = table.max(axis=0).clip(min=1)
+    costs, _ = nnls(table / scale, np.array(needs))
+    return [float(cost) for cost in costs / scale]
 
 
 def num_layers(candidate: Candidate) -> int:
@@ -87,7 +137,14 @@ def num_layers(candidate: Candidate) -> int:
     return sum(not any(module.children()) for module in candidate.network.modules())
 
 
-def propose(original: Original, facts: Facts, budget: Budget, *, count: int = 5) -> list[Proposal]:
+def propose(
+    original: Original,
+    facts: Facts,
+    budget: Budget,
+    *,
+    count: int = 5,
+    form: Form = FLOAT_ONNX,
+) -> list[Proposal]:
     """Students within a budget, the largest first; if none fits, those that come nearest.
 
     A larger student has more MACs, and learns more as a rule; what each will reach only training
@@ -99,11 +156,13 @@ def propose(original: Original, facts: Facts, budget: Budget, *, count: int = 5)
         facts: Of the data.
         budget: What the device allows.
         count: How many to give.
+        form: As what they are delivered, and so predicted and measured.
 
     Raises:
         ConfigError: There is no smaller network to propose.
         ExportError: None could be exported.
     """
+    form.check()
     candidates = find_candidates(original, facts)
     if not candidates:
         raise ConfigError(
@@ -111,13 +170,14 @@ def propose(original: Original, facts: Facts, budget: Budget, *, count: int = 5)
             "Name a larger teacher."
         )
     teacher, smallest = describe(original, facts), candidates[-1]
-    references = measure_needs([teacher, smallest], facts, seconds=REFERENCE_S)
+    references = measure_needs([teacher, smallest], facts, seconds=REFERENCE_S, form=form)
     predictor = Predictor.fit(teacher, smallest, references)
     proposals = [_predicted(candidate, predictor, budget) for candidate in candidates]
     maybe = [p for p in proposals if p.excess <= SLACK]
     nearest = sorted(proposals, key=lambda p: p.excess)
     chosen = _evenly(maybe, count + 2) if maybe else nearest[:count]
-    measured = measure_needs([p.candidate for p in chosen], facts, seconds=MEASURE_S * len(chosen))
+    seconds = MEASURE_S * len(chosen)
+    measured = measure_needs([p.candidate for p in chosen], facts, seconds=seconds, form=form)
     found = [_measured(p, measured[p.candidate.name], budget) for p in chosen]
     fitting = [proposal for proposal in found if proposal.fits]
     return fitting[:count] or sorted(found, key=lambda p: p.excess)[:count]
@@ -142,22 +202,18 @@ def _measured(proposal: Proposal, needs: Needs, budget: Budget) -> Proposal:
 
 
 def measure_needs(
-    candidates: Sequence[Candidate], facts: Facts, *, seconds: float
+    candidates: Sequence[Candidate], facts: Facts, *, seconds: float, form: Form = FLOAT_ONNX
 ) -> dict[str, Needs]:
     """Export networks and measure their files by turns, at batch 1 on one thread.
+
+    Eight bits are scaled on noise: sizes and times do not depend on the values.
 
     Raises:
         ExportError: A network cannot be exported or run.
     """
-    example = facts.example()
-    shape = tuple(example.shape[1:])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        networks = []
-        for candidate in candidates:
-            export_onnx(candidate.network, example, folder / f"{candidate.name}.onnx")
-            networks.append(KitNetwork(candidate.name, f"{candidate.name}.onnx", "onnx", shape))
-        write_kit(folder, networks)
+        write_kit(folder, [_write(candidate, facts, form, folder) for candidate in candidates])
         found = measure_folder(folder, batch_sizes=(1,), threads=(1,), seconds=seconds)
     problem = next((f"{f.name}: {f.problem}" for f in found.files if f.problem), None)
     if problem:
@@ -171,3 +227,21 @@ def measure_needs(
         )
         for file in found.files
     }
+
+
+def _write(candidate: Candidate, facts: Facts, form: Form, folder: Path) -> KitNetwork:
+    """A candidate's file, ready to be measured."""
+    target, example = TARGETS[form.target], facts.example(NUM_CALIBRATION)
+    path = folder / f"{candidate.name}{target.suffix}"
+    target.write(candidate.network, example[:2], path)
+    if form.way is not None:
+        source, path = path, path.with_name(f"{candidate.name}.int8{target.suffix}")
+        target.quantise(candidate.network, source, [example], path, form.way)
+    return KitNetwork(
+        candidate.name,
+        path.name,
+        form.target,
+        tuple(example.shape[1:]),
+        batch=target.batch_size,
+        parts=tuple(file.name for file in target.files(path) if file != path),
+    )

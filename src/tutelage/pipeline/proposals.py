@@ -15,7 +15,8 @@ from tutelage.config.build import data_facts, load_data
 from tutelage.config.read import read_recipe
 from tutelage.config.schema import Recipe
 from tutelage.deploy.budgets import needs_text
-from tutelage.deploy.proposing import Proposal, measure_needs, propose
+from tutelage.deploy.proposing import FLOAT_ONNX, Form, Proposal, measure_needs, propose
+from tutelage.deploy.targets import TARGETS
 from tutelage.errors import ConfigError, RunFolderError
 from tutelage.files import write_text, write_whole
 from tutelage.job import Job
@@ -134,9 +135,20 @@ def _whole_name(model: str, folder: Path) -> str:
 
 
 def write_proposals(
-    question: Question, budget_text: str, proposals: Sequence[Proposal], folder: Path
+    question: Question,
+    budget_text: str,
+    proposals: Sequence[Proposal],
+    folder: Path,
+    form: Form = FLOAT_ONNX,
 ) -> list[Path]:
     """Write each proposal as a recipe that runs, with its weights where it starts from them.
+
+    Args:
+        question: The teacher, and what the recipes share.
+        budget_text: Of what fits; stands in its recipe.
+        proposals: To write.
+        folder: For recipes and weights.
+        form: As what the students are delivered.
 
     Raises:
         ConfigError: There is no recipe to build on.
@@ -147,10 +159,12 @@ def write_proposals(
             "--write: a recipe needs data and settings. Name one to build on with --recipe, or a "
             "run folder as MODEL."
         )
-    return [_write(question, budget_text, proposal, folder) for proposal in proposals]
+    return [_write(question, budget_text, proposal, folder, form) for proposal in proposals]
 
 
-def _write(question: Question, budget_text: str, proposal: Proposal, folder: Path) -> Path:
+def _write(
+    question: Question, budget_text: str, proposal: Proposal, folder: Path, form: Form
+) -> Path:
     assert question.recipe is not None
     candidate = proposal.candidate
     student: dict[str, Any] = {"model": candidate.model, "settings": dict(candidate.settings)}
@@ -163,6 +177,9 @@ def _write(question: Question, budget_text: str, proposal: Proposal, folder: Pat
         student["weights"] = str(file.resolve())
     content = question.recipe.model_dump(mode="json", exclude_defaults=True)
     content |= {"teacher": dict(question.teacher), "student": student}
+    if form != FLOAT_ONNX:
+        ways = [] if form.way is None else [form.way]
+        content["export"] = content.get("export", {}) | {"targets": [form.target], "int8": ways}
     if proposal.fits:
         content["budget"] = budget_text
     output = question.recipe.output
@@ -173,6 +190,14 @@ def _write(question: Question, budget_text: str, proposal: Proposal, folder: Pat
     head = f"# {candidate.name}: {candidate.parameters:,} parameters, {needs}.\n"
     write_text(path, head + yaml.safe_dump(content, sort_keys=False))
     return path
+
+
+def form_of(job: Job) -> Form:
+    """As what a recipe's student is delivered: its first target, in eight bits if it makes any."""
+    target = job.export.targets[0] if job.export.targets else FLOAT_ONNX.target
+    measured = () if job.measure is None or job.measure.int8 is None else (job.measure.int8,)
+    ways = (way for way in (*measured, *job.export.int8) if way in TARGETS[target].ways)
+    return Form(target, next(ways, None))
 
 
 def check_budget(job: Job, deliverable: nn.Module) -> str:
@@ -191,17 +216,19 @@ def check_budget(job: Job, deliverable: nn.Module) -> str:
     assert job.budget is not None
     facts = Facts(**data_facts(job.splits))
     student = describe(Original("student", {}, deliverable.eval(), False), facts)
-    needs = measure_needs([student], facts, seconds=1.0)[student.name]
+    form = form_of(job)
+    needs = measure_needs([student], facts, seconds=1.0, form=form)[student.name]
     if job.budget.excess(needs) <= 1:
-        return f"{needs_text(needs)}: within the budget of {job.budget}."
+        return f"{needs_text(needs)} ({form}): within the budget of {job.budget}."
     over = ", ".join(f"{name} {share:.2f} times" for name, share in job.budget.shares(needs))
     raise ConfigError(
-        f"budget: the student needs {needs_text(needs)}, allowed are {job.budget} ({over}). "
-        f"{_nearest(job, facts)}"
+        f"budget: the student needs {needs_text(needs)} ({form}), "
+        f"allowed are {job.budget} ({over}). "
+        f"{_nearest(job, facts, form)}"
     )
 
 
-def _nearest(job: Job, facts: Facts) -> str:
+def _nearest(job: Job, facts: Facts, form: Form) -> str:
     teacher = job.recipe.get("teacher", {})
     model = teacher.get("model", "")
     hint = f"More: tutelage propose RECIPE_OR_MODEL --budget '{job.budget}'."
@@ -209,7 +236,7 @@ def _nearest(job: Job, facts: Facts) -> str:
         network = copy.deepcopy(job.teacher.make()).eval()
         original = Original(model, teacher.get("settings", {}), network, is_trained=False)
         assert job.budget is not None
-        found = propose(original, facts, job.budget, count=3)
+        found = propose(original, facts, job.budget, count=3, form=form)
     except ConfigError:
         return hint
     return f"Nearest proposals: {'; '.join(map(_as_student, found))}. {hint}"
