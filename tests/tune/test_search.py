@@ -3,6 +3,8 @@
 import re
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,11 +14,13 @@ from tutelage.data.sources import Source, SubsetSource
 from tutelage.engine.events import Advanced, EpochDone
 from tutelage.errors import ConfigError, MissingExtraError, RunFolderError
 from tutelage.files import write_text
+from tutelage.pipeline.training import Trained
 from tutelage.records import ACCURACY, MetricPoint
 from tutelage.tune import Search, search_space, tune
 from tutelage.tune.page import write_page
 from tutelage.tune.records import TrialRow
-from tutelage.tune.search import _front, _Pruned, _Report
+from tutelage.tune.search import TUNING_SEED, _front, _Pruned, _Report, _Study
+from tutelage.tune.space import applied
 from tutelage.tune.students import Students
 
 pytest.importorskip("optuna")
@@ -159,6 +163,25 @@ def test_students_and_latency_are_searched_together(tmp_path):
     front = read_recipe(recipe.output / "tune" / "front-1.yaml")
     chosen = rows[tuned.front[0]].settings["student"]
     assert front.student.settings == students.parts[chosen]["settings"]
+
+
+@pytest.mark.parametrize(("fresh", "best"), [(0.79, 0), (0.8, 0), (0.81, 1)])
+def test_the_recipe_stays_as_it_is_unless_beaten_under_seeds_that_chose_nothing(
+    tmp_path, monkeypatch, fresh, best
+):
+    search = Search(recipe_in(tmp_path), trials=2, confirm=2, groups=["temperature"])
+    default = {s.key: s.default for s in search.space}
+
+    def train(self, chosen, seed, trial=None):
+        score = 0.8 if chosen == default else 0.99 if seed == TUNING_SEED else fresh
+        return Mock(Trained, progress=SimpleNamespace(best_metric=score, curve=[1]))
+
+    monkeypatch.setattr(_Study, "_train", train)
+    tuned = tune(search)
+    assert [row.score for row in tuned.trials] == [0.8, 0.99]
+    assert tuned.best == best
+    written = read_recipe(search.out / "best.yaml").objective
+    assert (written == applied(search.recipe, search.space, default).objective) == (best == 0)
 
 
 def test_the_front_leaves_out_what_is_beaten():

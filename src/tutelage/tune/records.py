@@ -35,7 +35,8 @@ class Confirmed:
 
     Attributes:
         number: Of the trial.
-        scores: One a seed, the search's own first.
+        scores: One a further seed; where none was asked for, that of the search alone. The
+            search's own seed is not among them: it chose the setting, and so flatters it.
     """
 
     number: int

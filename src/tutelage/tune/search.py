@@ -50,7 +50,8 @@ class Search:
         trials: How many, those of an earlier call included.
         groups: Of settings, from `GROUPS`; empty takes all.
         students: To choose from; with any, accuracy and latency are searched together.
-        confirm: Of the best few, trainings under further seeds.
+        confirm: Trainings of the best few under further seeds, which alone decide; with none the
+            search's own seed decides, which favours whatever it was kind to.
         top: How many are confirmed beside the recipe as it stands.
         seed: Of what is tried.
     """
@@ -241,13 +242,14 @@ class _Study:
         return None if students is None else students.latencies_ms[str(chosen["student"])]
 
     def _confirm(self) -> list[Confirmed]:
-        """Train the best few and the first again, under seeds that chose none of them."""
+        """Train the best few and the recipe as it stands again, under seeds that chose none."""
         complete = [row for row in self._rows() if row.state == "complete"]
         ranked = sorted(complete, key=lambda row: -self.metric.rank(_known(row)))[: self.search.top]
-        chosen = {row.number: row for row in (*complete[:1], *ranked)}
+        own = [row for row in complete if row.number == 0]
+        chosen = {row.number: row for row in (*own, *ranked)}
         confirmed = []
         for number, row in chosen.items():
-            scores = [_known(row)]
+            scores = []
             for seed in range(TUNING_SEED + 1, TUNING_SEED + 1 + self.search.confirm):
                 label = f"confirm {number + 1}"
                 self.listener(StageStarted(label, None))
@@ -255,7 +257,7 @@ class _Study:
                 scores.append(self._score(trained))
                 note = self._note(scores[-1])
                 self.listener(StageDone(label, was_there=False, note=note))
-            confirmed.append(Confirmed(number, scores))
+            confirmed.append(Confirmed(number, scores or [_known(row)]))
         return confirmed
 
     def _rows(self) -> list[TrialRow]:
