@@ -10,6 +10,7 @@ from torch import nn
 
 from tutelage.data.images import check_pictures, picture_folders
 from tutelage.data.loading import has_unlabelled, in_order
+from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine.prepare import prepare
 from tutelage.engine.trainee import Trainee
 from tutelage.errors import ConfigError, DataError, ModelError, RunFolderError, TutelageError
@@ -56,6 +57,7 @@ def preflight(job: Job) -> None:
     batch = _first_batch(job, job.settings.batch_size)
     _check_export(job, batch)
     _try_network("student", lambda: job.new_student(0), job.task, batch)
+    _check_text_targets(job)
     _try_network("teacher", job.new_teacher, job.teacher_task, batch)
     _try_objective(job, batch)
     for source in (job.splits.train, job.splits.valid, job.splits.test):
@@ -69,6 +71,11 @@ def _check_export(job: Job, batch: Batch) -> None:
             "measure: networks that take one tensor can be exported and timed, these take "
             f"{', '.join(batch.inputs)}. Set measure: null."
         )
+
+
+def _check_text_targets(job: Job) -> None:
+    for name in job.text_targets:
+        TEXT_TARGETS[name].check(job.new_student(0), job.tokenizer)
 
 
 def _check_cache(job: Job, codec: str) -> None:

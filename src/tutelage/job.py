@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tutelage.data.loading import Reader
 from tutelage.data.sources import Source, Splits
@@ -134,7 +134,9 @@ class Job:
         make_task: Makes the task for a number of classes.
         writing: How much of the distilled arm's text a network writes; None reads all of it.
         make_teacher_task: Makes the task as the teacher does it; None where it does the same.
-        decode: Text of token numbers, for language models; None for others.
+        text_targets: What a language model is written as beside its folder, names of
+            `tutelage.deploy.text_targets.TEXT_TARGETS`.
+        tokenizer: Of transformers, for language models; None for others.
         save_student: Writes the student that is delivered into a folder of its own kind; None
             where its weights are enough.
     """
@@ -164,7 +166,8 @@ class Job:
     make_task: Callable[[int], Task] = Classification
     writing: WritingSettings | None = None
     make_teacher_task: Callable[[], Task] | None = None
-    decode: Callable[[Tensor], str] | None = None
+    text_targets: tuple[str, ...] = ()
+    tokenizer: Any = None
     save_student: Callable[[nn.Module, Path], None] | None = None
 
     @property

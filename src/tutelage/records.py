@@ -430,6 +430,58 @@ class SoftTargetSample:
 
 
 @dataclass(frozen=True, slots=True)
+class TextFileRow:
+    """A language model's student as one file, against PyTorch on the same test text.
+
+    Attributes:
+        file: Its name, in the folder `student`.
+        target: "onnx", "gguf" (float16) or "gguf_q8_0".
+        runtime: What read it, with its version.
+        size_bytes: Of the file.
+        count: Tokens compared.
+        max_abs_difference: Of two logits.
+        agreement: Share of tokens after which both pick the same next one.
+        kl: Mean KL(PyTorch || file) of the next token, in nats.
+        perplexity: Of the file.
+        expected_perplexity: Of PyTorch, on the same tokens.
+        written: Tokens that the file wrote greedily with its key-value cache; 0 where it was not
+            asked to.
+        shortfall: Of the tokens written, how far at most a logit lies below the likeliest, as
+            PyTorch and the file have it that read the whole text at once; 0 where all write alike.
+        tokens_per_s: Written for one text, on one thread; None where it was not timed.
+        expected_tokens_per_s: The same in PyTorch, by turns with it.
+    """
+
+    file: str
+    target: str
+    runtime: str
+    size_bytes: int
+    count: int
+    max_abs_difference: float
+    agreement: float
+    kl: float
+    perplexity: float
+    expected_perplexity: float
+    written: int = 0
+    shortfall: float = 0.0
+    tokens_per_s: float | None = None
+    expected_tokens_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenText:
+    """The beginning of a test text, and how it goes on.
+
+    Attributes:
+        beginning: What all networks read.
+        endings: How the text itself and each network go on, by name.
+    """
+
+    beginning: str
+    endings: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class CacheRow:
     """The teacher cache that was used."""
 
@@ -463,6 +515,8 @@ class RunRecord:
         measurements: The exported files on this machine and on others.
         samples: Test samples for the picture of soft targets.
         cache: The teacher cache, None for a live teacher.
+        text_files: A language model's student as ONNX and GGUF.
+        written: What language models write after the same beginnings.
         notes: Sentences that a reader must know (a teacher no better than the baseline, ...).
         seconds: Stage name to seconds.
         metric: What the networks are compared by.
@@ -489,6 +543,8 @@ class RunRecord:
     notes: list[str] = field(default_factory=list)
     seconds: Mapping[str, float] = field(default_factory=dict)
     metric: Metric = ACCURACY
+    text_files: list[TextFileRow] = field(default_factory=list)
+    written: list[WrittenText] = field(default_factory=list)
 
     def summary(self, arm: str, choice: str) -> Summary | None:
         """The summary of one arm, or None where the arm was not trained."""

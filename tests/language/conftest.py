@@ -2,10 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
-from tiny_language import WORDS, make_model, make_tokenizer, save, sentences
+from tiny_language import WORDS, learn, make_model, make_tokenizer, save, sentences
+
+from tutelage.config import build_job, read_recipe
+from tutelage.pipeline import run_job
+from tutelage.records import RunRecord
 
 
 @pytest.fixture(scope="session")
@@ -21,18 +26,38 @@ def teacher_path(tmp_path_factory, corpus_path) -> Path:
     folder = tmp_path_factory.mktemp("teacher")
     tokenizer = make_tokenizer(WORDS)
     model = make_model(24)
-    documents = sentences(200, seed=1)
-    stream = [t for d in documents for t in [*tokenizer(d)["input_ids"], 0]]
-    blocks = torch.tensor(stream[: len(stream) // 32 * 32]).view(-1, 32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(60):
-        rows = blocks[
-            torch.randperm(len(blocks), generator=torch.Generator().manual_seed(step))[:16]
-        ]
-        model(input_ids=rows, labels=rows).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return save(folder, model.eval(), tokenizer)
+    learn(model, tokenizer, sentences(200, seed=1), steps=60)
+    return save(folder, model, tokenizer)
+
+
+class Shipped(NamedTuple):
+    """A run of the shipped recipe on the tiny model."""
+
+    out: Path
+    record: RunRecord
+    student: torch.nn.Module
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory, corpus_path, teacher_path) -> Shipped:
+    short = [
+        f"data.path={corpus_path}",
+        "data.block=40",
+        "data.train_tokens=1600",
+        "data.valid_tokens=320",
+        "data.test_tokens=640",
+        f"teacher.model=causal:{teacher_path}",
+        f"student.model=causal:{teacher_path}",
+        "student.settings.keep_layers=[0, 3]",
+        "train.epochs=1",
+        "train.batch_size=10",
+        "seeds=[0, 1]",
+        "export.targets=[onnx]",  # its tokenizer has no GGUF
+        f"output={tmp_path_factory.mktemp('shipped')}/run",
+    ]
+    job = build_job(read_recipe("smollm2", short))
+    done = run_job(job)
+    return Shipped(job.out, done.record, done.student.selected)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """A language model's run from recipe to student folder, and what is refused before it begins."""
 
+import html
+
 import pytest
 import torch
 import yaml
@@ -14,46 +16,40 @@ from tutelage.records import RunRecord, load_record
 
 
 def test_the_shipped_recipe_runs_from_text_to_a_folder_that_transformers_loads(
-    write_recipe, tmp_path, teacher_path, corpus_path, monkeypatch
+    shipped, teacher_path
 ):
-    monkeypatch.chdir(tmp_path)
-    short = [
-        f"data.path={corpus_path}",
-        "data.block=40",
-        "data.train_tokens=1600",
-        "data.valid_tokens=320",
-        "data.test_tokens=640",
-        f"teacher.model=causal:{teacher_path}",
-        f"student.model=causal:{teacher_path}",
-        "student.settings.keep_layers=[0, 3]",
-        "train.epochs=1",
-        "train.batch_size=10",
-        "seeds=[0, 1]",
-    ]
-    job = build_job(read_recipe("smollm2", short))
-    done = run_job(job)
-    record = load_record(job.out / "results.json", RunRecord)
+    done = shipped
+    job_out = done.out
+    record = load_record(job_out / "results.json", RunRecord)
     assert record == done.record
     assert record.metric.name == "perplexity"
     assert record.verdicts["selected"].word in {"helped", "no evidence", "hurt"}
     assert "nats a token" in record.verdicts["selected"].sentence
     assert record.cache.codec == "topk:8"
-    assert (job.out / "report.html").stat().st_size > 10_000
-    texts = (job.out / "texts.md").read_text()
-    for name in ("the text itself", "teacher", "baseline", "distilled"):
-        assert texts.count(f"| {name} | ") == 4
     by_arm = {(s.arm, s.choice): s.mean for s in record.summaries}
     assert by_arm["teacher", "last"]["perplexity"] < by_arm["distilled", "last"]["perplexity"]
     assert by_arm["distilled", "last"]["agreement"] > 0.5
-    folder = job.out / "student"
-    student = make_causal(str(folder))
+    student = make_causal(str(job_out / "student"))
     ids = torch.arange(12)[None]
     with torch.no_grad():
         torch.testing.assert_close(
-            student.eval()(input_ids=ids).logits, done.student.selected(input_ids=ids).logits
+            student.eval()(input_ids=ids).logits, done.student(input_ids=ids).logits
         )
-    again = yaml.safe_load((folder.parent / "recipe.yaml").read_text())
+    again = yaml.safe_load((job_out / "recipe.yaml").read_text())
     assert again["student"]["model"] == f"causal:{teacher_path}"
+
+
+def test_texts_stand_side_by_side_in_the_record_the_report_and_a_file(shipped):
+    texts = (shipped.out / "texts.md").read_text()
+    page = (shipped.out / "report.html").read_text()
+    names = ["the text itself", "teacher", "baseline", "distilled"]
+    assert [list(text.endings) for text in shipped.record.written] == [names] * 4
+    for text in shipped.record.written:
+        assert f"> {text.beginning}" in texts
+        assert html.escape(text.beginning) in page
+        for name, ending in text.endings.items():
+            assert f"| {name} | {ending} |" in texts
+            assert html.escape(ending) in page
 
 
 def test_a_trained_student_can_start_from_weights_and_from_adapters(write_recipe, tmp_path):

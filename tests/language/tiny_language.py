@@ -41,6 +41,22 @@ def make_tokenizer(
     )
 
 
+def make_bpe(documents: list[str]) -> "transformers.PreTrainedTokenizerFast":
+    """A tokenizer that joins pairs of bytes, as GPT-2's, of 300 words at most."""
+    plain = tokenizers.Tokenizer(tokenizers.models.BPE())
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<end>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    plain.train_from_iterator(documents, trainer)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<end>")
+
+
 def make_model(
     num_words: int, *, layers: int = 4, width: int = 32, tied: bool = True, seed: int = 0
 ):
@@ -58,6 +74,20 @@ def make_model(
         eos_token_id=0,
     )
     return transformers.LlamaForCausalLM(config)
+
+
+def learn(model, tokenizer, documents: list[str], *, steps: int) -> None:
+    """Train a model a little on documents."""
+    stream = [t for d in documents for t in [*tokenizer(d)["input_ids"], 0]]
+    blocks = torch.tensor(stream[: len(stream) // 32 * 32]).view(-1, 32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(steps):
+        generator = torch.Generator().manual_seed(step)
+        rows = blocks[torch.randperm(len(blocks), generator=generator)[:16]]
+        model(input_ids=rows, labels=rows).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
 
 
 def save(folder: Path, model, tokenizer) -> Path:

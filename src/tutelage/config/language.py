@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from tutelage.config.schema import CorpusData, Network, Recipe
 from tutelage.data.corpus import (
@@ -17,8 +17,9 @@ from tutelage.data.corpus import (
 )
 from tutelage.data.pairs import load_pairs
 from tutelage.data.sources import Splits
+from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine.writing import WritingSettings
-from tutelage.errors import ConfigError
+from tutelage.errors import ConfigError, find
 from tutelage.models.causal import PREFIX, save_causal
 from tutelage.models.served import PREFIX as SERVED
 from tutelage.places import place_or_name
@@ -38,7 +39,8 @@ class Ground:
         make_task: Makes the task, whatever the number of classes.
         make_teacher_task: Makes the teacher's, where its tokenizer is another; else None.
         save_student: Writes a Hugging Face folder.
-        decode: Text of token numbers.
+        tokenizer: Of transformers; it reads for the student.
+        text_targets: What the student is written as beside its folder.
         writing: Text that is written while the student learns.
         facts: What networks may want to know of it.
         notes: What a reader must know.
@@ -48,7 +50,8 @@ class Ground:
     make_task: Callable[[int], Task]
     make_teacher_task: Callable[[], Task] | None
     save_student: Callable[[nn.Module, Path], None]
-    decode: Callable[[Tensor], str]
+    tokenizer: Any
+    text_targets: tuple[str, ...]
     writing: WritingSettings | None
     facts: Mapping[str, Any]
     notes: tuple[str, ...]
@@ -103,7 +106,8 @@ def lay_ground(recipe: Recipe) -> Ground:
         make_task=lambda _: LanguageModeling(corpus.num_words, corpus.block),
         make_teacher_task=make_teacher_task,
         save_student=partial(save_causal, tokenizer=corpus.tokenizer),
-        decode=corpus.tokenizer.decode,
+        tokenizer=corpus.tokenizer,
+        text_targets=_text_targets(recipe),
         writing=_writing(recipe, data),
         facts={"num_words": corpus.num_words},
         notes=(*corpus.notes, *_cost(recipe, corpus)),
@@ -146,6 +150,25 @@ def _check(recipe: Recipe) -> None:
             "measure: a language model is written as a Hugging Face folder, not as one file that "
             "is timed. Set measure: null."
         )
+
+
+def _text_targets(recipe: Recipe) -> tuple[str, ...]:
+    """Files beside the student's folder; none where the recipe says nothing of export.
+
+    Raises:
+        ConfigError: There is no such kind of file, or another key of export is set.
+    """
+    if "export" not in recipe.model_fields_set:
+        return ()
+    others = recipe.export.model_fields_set - {"targets"}
+    if others:
+        raise ConfigError(
+            f"export.{min(others)}: a language model's export has targets alone "
+            f"({', '.join(TEXT_TARGETS)}); eight bits are gguf_q8_0."
+        )
+    for target in recipe.export.targets:
+        find("export.targets", target, TEXT_TARGETS)
+    return tuple(dict.fromkeys(recipe.export.targets))
 
 
 def _cost(recipe: Recipe, corpus: Corpus) -> list[str]:

@@ -45,11 +45,23 @@ def parts_of(model: Any) -> Parts | None:
 
 
 def key_value_cache(body: Any) -> dict[str, Any]:
-    """The argument in which a body keeps keys and values from call to call."""
+    """The arguments with which a body keeps keys and values from call to call."""
+    return {**filled_cache(body, []), "use_cache": True}
+
+
+def filled_cache(model: Any, past: Sequence[Tensor]) -> dict[str, Any]:
+    """The argument that holds keys and values of the tokens so far.
+
+    Args:
+        model: A language model or its body.
+        past: Keys and values of each layer, in turn; none at a text's beginning.
+    """
     transformers = require("transformers", "text", "Writing text")
-    names = inspect.signature(body.forward).parameters
-    name = "cache" if "cache" in names else "past_key_values"
-    return {name: transformers.DynamicCache(), "use_cache": True}
+    cache = transformers.DynamicCache()
+    for layer, (keys, values) in enumerate(zip(past[::2], past[1::2], strict=True)):
+        cache.update(keys, values, layer)
+    names = inspect.signature(model.forward).parameters
+    return {"cache" if "cache" in names else "past_key_values": cache}
 
 
 def make_causal(
@@ -86,6 +98,23 @@ def make_causal(
     if mlp_width is not None:
         narrow_mlps(model, mlp_width)
     return model if lora_rank is None else _with_lora(model, lora_rank)
+
+
+def load_gguf(path: Path) -> nn.Module:
+    """A causal language model from a GGUF file, its weights as float32.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    transformers = require("transformers", "text", "Reading GGUF")
+    transformers.logging.disable_progress_bar()
+    try:
+        model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32
+        )
+    except Exception as error:  # of a file, anything
+        raise ModelError(_not_loaded(str(path), error)) from error
+    return model.eval()
 
 
 def _load(path: str) -> nn.Module:

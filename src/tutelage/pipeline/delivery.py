@@ -71,20 +71,6 @@ def pick_student(arms: Sequence[Trained], metric: Metric) -> Trained:
     return max([trained for trained in arms if trained.arm == "distilled"], key=rank)
 
 
-def student_stage(job: Job, student: Trained, listener: Listener) -> None:
-    """Write the student as a folder that its own library loads, where there is such a thing."""
-    if job.save_student is None:
-        return
-    folder = job.out / "student"
-    listener(StageStarted("student folder", None))
-    was_there = is_done(folder, student.key)
-    if not was_there:
-        job.save_student(student.selected, folder)
-        files = [path for path in folder.iterdir() if path.is_file() and path.name != "stamp.json"]
-        stamp(folder, student.key, files)
-    listener(StageDone("student folder", was_there, str(folder)))
-
-
 def delivery_stage(
     job: Job,
     teacher: Trained,

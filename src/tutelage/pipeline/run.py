@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import yaml
 from accelerate import Accelerator
@@ -24,7 +24,6 @@ from tutelage.pipeline.delivery import (
     deliverable,
     delivery_stage,
     pick_student,
-    student_stage,
 )
 from tutelage.pipeline.environment import environment
 from tutelage.pipeline.finetuning import check_can_go_on, finetune_stage
@@ -33,6 +32,7 @@ from tutelage.pipeline.judging import Judged, judge_stage
 from tutelage.pipeline.measuring import load_measurements
 from tutelage.pipeline.proposals import check_budget
 from tutelage.pipeline.stamps import is_done, stamp
+from tutelage.pipeline.text_files import student_stage
 from tutelage.pipeline.texts import write_texts
 from tutelage.pipeline.training import (
     Trained,
@@ -45,7 +45,13 @@ from tutelage.pipeline.training import (
 )
 from tutelage.pipeline.transfer import transfer_stage
 from tutelage.ranks import first, here, join
-from tutelage.records import CacheRow, Metric, RunRecord, load_record, save_record
+from tutelage.records import (
+    CacheRow,
+    Metric,
+    RunRecord,
+    load_record,
+    save_record,
+)
 from tutelage.report import write_report
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.build import build_cache
@@ -116,16 +122,14 @@ def _run(job: Job, listener: Listener) -> Finished:
     notes += [note for trained in (teacher, *arms) for note in _memory_note(job, trained)]
     student = pick_student(arms, job.task.metric)
 
-    def deliver() -> None:
-        student_stage(job, student, listener)
-        firsts = {one.arm: one.selected for one in reversed(arms)}
-        write_texts(job, {"teacher": teacher.selected, **firsts})
-
-    first(deliver)
     with clock.time("fine-tuning"):
         finetuned = finetune_stage(job, student, source, listener)
 
     def conclude() -> None:
+        with clock.time("student folder"):
+            files = student_stage(job, student, listener)
+            firsts = {one.arm: one.selected for one in arms if one.seed == job.seeds[0]}
+            written = write_texts(job, {"teacher": teacher.selected, **firsts})
         listener(StageStarted("evaluation", None))
         with clock.time("evaluation"), told_where("evaluation"):
             judged = judge_stage(job, teacher, arms, Accelerator().device)
@@ -133,6 +137,7 @@ def _run(job: Job, listener: Listener) -> Finished:
         with clock.time("export and measure"):
             costs = delivery_stage(job, teacher, student, listener, finetuned)
         record = _record(job, judged, costs, _cache_row(source), notes, clock.seconds)
+        record = replace(record, text_files=files, written=written)
         save_record(job.out / "results.json", record)
         hand_over(job, record, student)
         if job.has_report:

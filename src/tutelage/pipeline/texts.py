@@ -1,7 +1,6 @@
 """What the networks of a run write after the same beginnings, side by side."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,44 +9,54 @@ from tutelage.engine.writing import continued, likeliest
 from tutelage.files import write_text
 from tutelage.job import Job
 from tutelage.models.causal import parts_of
+from tutelage.records import WrittenText
 
 NUM_TEXTS, READ, WRITTEN = 4, 32, 32
 
 
-def write_texts(job: Job, networks: Mapping[str, nn.Module]) -> Path | None:
-    """Let each network go on, greedily, where some test texts break off; into `texts.md`.
+def write_texts(job: Job, networks: Mapping[str, nn.Module]) -> list[WrittenText]:
+    """Let each network go on, greedily, where some test texts break off; into `texts.md` too.
 
     Args:
         job: The run.
         networks: By name, in the order of the table.
 
     Returns:
-        The file; None where the job is not about text in blocks, or blocks are too short.
+        The texts; none where the job is not about text in blocks, or blocks are too short.
     """
     block = job.task.items_per_sample
-    if job.decode is None or block is None or block <= READ:
-        return None
+    if job.tokenizer is None or block is None or block <= READ:
+        return []
     reader = job.test_reader
     ids = torch.linspace(0, len(reader) - 1, min(NUM_TEXTS, len(reader))).long().unique()
     inputs = reader[ids, torch.zeros_like(ids)].inputs
     assert not isinstance(inputs, torch.Tensor)
     tokens = inputs["input_ids"]
-    written = {
+    ways = {"the text itself": tokens[:, : READ + WRITTEN]} | {
         name: continued(network, tokens[:, :READ], WRITTEN, likeliest)
         for name, network in networks.items()
         if parts_of(network) is not None
     }
-    parts = []
-    for row, whole in enumerate(tokens):
-        texts = {"the text itself": whole[READ : READ + WRITTEN]}
-        texts |= {name: given[row, READ:] for name, given in written.items()}
-        lines = [f"| {name} | {_cell(job.decode(text))} |" for name, text in texts.items()]
-        beginning = _cell(job.decode(whole[:READ]))
-        parts.append("\n".join([f"> {beginning}", "", "| goes on | text |", "|---|---|", *lines]))
-    path = job.out / "texts.md"
-    write_text(path, f"# {job.name}: how they go on\n\n" + "\n\n".join(parts) + "\n")
-    return path
+    texts = [
+        WrittenText(
+            _said(job, whole[:READ]),
+            {name: _said(job, way[row, READ:]) for name, way in ways.items()},
+        )
+        for row, whole in enumerate(tokens)
+    ]
+    write_text(job.out / "texts.md", "\n".join([f"# {job.name}: how they go on", *map(_md, texts)]))
+    return texts
+
+
+def _said(job: Job, tokens: torch.Tensor) -> str:
+    return " ".join(job.tokenizer.decode(tokens).split())
+
+
+def _md(text: WrittenText) -> str:
+    rows = [f"| {name} | {_cell(end)} |" for name, end in text.endings.items()]
+    head = ["", f"> {_cell(text.beginning)}", "", "| goes on | text |", "|---|---|"]
+    return "\n".join([*head, *rows, ""])
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return text.replace("|", "\\|")

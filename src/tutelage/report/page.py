@@ -17,6 +17,7 @@ from tutelage.report import (
     recipe_text,
     soft_targets,
     tables,
+    texts,
 )
 from tutelage.report.charts import make_charts
 
@@ -99,6 +100,7 @@ def _tables(record: RunRecord, choice: str) -> dict[str, Any]:
         "quantised_table": tables.quantised_table(record),
         "measured_tables": measured.measured_tables(record),
         "measured_problems": measured.problems(record),
+        "text_files_table": texts.text_files_table(record),
         "cache_facts": tables.cache_facts(record),
     }
 

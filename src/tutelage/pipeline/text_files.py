@@ -1,0 +1,209 @@
+"""A language model's student as files: its folder, and what other runtimes take."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tutelage.deploy.causal import OnnxText
+from tutelage.deploy.standalone import take_turns
+from tutelage.deploy.text_targets import TEXT_TARGETS, TextReader
+from tutelage.engine.events import Listener, StageDone, StageStarted
+from tutelage.engine.writing import continued, likeliest
+from tutelage.errors import ExportError
+from tutelage.files import fingerprint
+from tutelage.job import Job
+from tutelage.losses.divergences import kl_of_logs, log_of_labels, log_soften
+from tutelage.models.causal import merged
+from tutelage.pipeline.stamps import is_done, stamp
+from tutelage.pipeline.training import Trained
+from tutelage.records import TextFileRow, load_record, save_record
+
+Reading = Callable[[Tensor], Tensor]
+ROWS = "files.json"
+NUM_TEXTS, NUM_PROMPTS, READ, WRITTEN = 16, 4, 32, 32
+TURNS, SECONDS = 5, 10.0
+MOST_SHORTFALL = 0.01  # in logits: far above rounding, far below a choice
+
+
+@dataclass(frozen=True, slots=True)
+class TextFiles:
+    """The content of `student/files.json`."""
+
+    rows: list[TextFileRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Test text that files are compared on.
+
+    Attributes:
+        tokens: One row a text, all of one length.
+        labels: The next token of each.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+
+
+def student_stage(job: Job, student: Trained, listener: Listener) -> list[TextFileRow]:
+    """Write the student as a folder that its own library loads, where there is such a thing.
+
+    Beside it go the files of `job.text_targets`, each compared with PyTorch on test text.
+
+    Returns:
+        How the files compare.
+
+    Raises:
+        ExportError: A file cannot be written, or says something else than the student.
+    """
+    if job.save_student is None:
+        return []
+    folder = job.out / "student"
+    key = fingerprint([student.key, job.text_targets])
+    listener(StageStarted("student folder", None))
+    was_there = is_done(folder, key)
+    if not was_there:
+        job.save_student(student.selected, folder)
+        rows = _export(job, student.selected) if job.text_targets else []
+        save_record(folder / ROWS, TextFiles(rows))
+        files = [path for path in folder.iterdir() if path.is_file() and path.name != "stamp.json"]
+        stamp(folder, key, files)
+    listener(StageDone("student folder", was_there, str(folder)))
+    return load_record(folder / ROWS, TextFiles).rows
+
+
+def _export(job: Job, student: nn.Module) -> list[TextFileRow]:
+    model = merged(student).cpu().float().eval()
+    sample = test_sample(job)
+    rows = []
+    for name in job.text_targets:
+        target = TEXT_TARGETS[name]
+        path = job.out / "student" / target.file
+        target.write(model, job.tokenizer, path)
+        try:
+            found = compare(model, target.open(path), sample)
+            size = path.stat().st_size
+            rows.append(replace(found, file=target.file, target=name, size_bytes=size))
+            check(rows[-1], target.most_kl)
+        except ExportError:
+            path.unlink()
+            raise
+    return rows
+
+
+def test_sample(job: Job) -> Sample:
+    """The longest of the first test samples, cut to one length."""
+    reader = job.test_reader
+    ids = torch.arange(min(4 * NUM_TEXTS, len(reader)))
+    batch = reader[ids, torch.zeros_like(ids)]
+    assert not isinstance(batch.inputs, Tensor)
+    assert batch.labels is not None
+    lengths = batch.inputs["counted"].sum(dim=1)
+    longest = lengths.argsort(descending=True, stable=True)[:NUM_TEXTS]
+    shortest = int(lengths[longest].min())
+    return Sample(batch.inputs["input_ids"][longest, :shortest], batch.labels[longest, :shortest])
+
+
+@torch.no_grad()
+def compare(model: nn.Module, reader: TextReader, sample: Sample) -> TextFileRow:
+    """What a file says of a sample, beside what the model says.
+
+    A file that keeps keys and values reads each text twice: at once, and in pieces. The worse of
+    the two counts.
+    """
+    ways = [reader.logits]
+    if isinstance(reader, OnnxText):
+        ways.append(reader.logits_in_pieces)
+    pairs = zip(sample.tokens[:, None], sample.labels, strict=True)
+    found = torch.stack([_of_text(model, ways, tokens, labels) for tokens, labels in pairs])
+    agreement, kl, nll = found[..., 1].mean(dim=0), found[..., 2].mean(dim=0), found[:, 0, 3:]
+    given, expected = nll.mean(dim=0).exp().tolist()
+    row = TextFileRow(
+        file="",
+        target="",
+        runtime=reader.runtime,
+        size_bytes=0,
+        count=sample.tokens.numel(),
+        max_abs_difference=float(found[..., 0].max()),
+        agreement=float(agreement.min()),
+        kl=max(0.0, float(kl.max())),
+        perplexity=given,
+        expected_perplexity=expected,
+    )
+    return replace(row, **_writing(model, reader, sample)) if isinstance(reader, OnnxText) else row
+
+
+def _of_text(model: Any, ways: Sequence[Reading], tokens: Tensor, labels: Tensor) -> Tensor:
+    """Gap, agreement, KL and both likelihoods of one text, a row a way of reading it."""
+    wanted = model(input_ids=tokens).logits[0]
+    wanted_log = log_soften(wanted)
+    rows = []
+    for read in ways:
+        given = read(tokens)[0]
+        given_log = log_soften(given)
+        rows.append(
+            torch.stack(
+                [
+                    (given - wanted).abs().max(),
+                    (given.argmax(dim=-1) == wanted.argmax(dim=-1)).float().mean(),
+                    kl_of_logs(given_log, wanted_log).mean(),
+                    -log_of_labels(given_log, labels).mean(),
+                    -log_of_labels(wanted_log, labels).mean(),
+                ]
+            )
+        )
+    return torch.stack(rows).double()
+
+
+def _writing(model: Any, reader: OnnxText, sample: Sample) -> dict[str, Any]:
+    """How a file that keeps keys and values writes on, and how fast."""
+    prompts = sample.tokens[:NUM_PROMPTS, : max(1, min(READ, sample.tokens.shape[1] // 2))]
+    texts = reader.write(prompts, WRITTEN)
+    read = prompts.shape[1]
+    at_once = (reader.logits(texts[:, :-1]), model(input_ids=texts[:, :-1]).logits)
+    shortfalls = [_shortfall(logits[:, read - 1 :], texts[:, read:]) for logits in at_once]
+    turns = take_turns(
+        [
+            lambda: reader.write(prompts[:1], WRITTEN),
+            lambda: continued(model, prompts[:1], WRITTEN, likeliest),
+        ],
+        TURNS,
+        SECONDS,
+    )
+    own, expected = (WRITTEN / np.median(turns, axis=0)).tolist()
+    return {
+        "written": len(prompts) * WRITTEN,
+        "shortfall": max(shortfalls),
+        "tokens_per_s": own,
+        "expected_tokens_per_s": expected,
+    }
+
+
+def _shortfall(logits: Tensor, written: Tensor) -> float:
+    """How far at most the logit of a written token lies below the best one."""
+    chosen = logits.gather(dim=-1, index=written[..., None])[..., 0]
+    return float((logits.max(dim=-1).values - chosen).max())
+
+
+def check(row: TextFileRow, most_kl: float) -> None:
+    """Refuse a file that is not the student.
+
+    Raises:
+        ExportError: Its next tokens or what it writes differ too much.
+    """
+    if not row.kl <= most_kl:
+        raise ExportError(
+            f"{row.file}: its next tokens differ from PyTorch's by {row.kl:.4f} nats of KL, "
+            f"{most_kl} is the most. No file was left. Weights or positions may be of a kind that "
+            "this format has not: leave it out of export.targets."
+        )
+    if not row.shortfall <= MOST_SHORTFALL:
+        raise ExportError(
+            f"{row.file}: with its key-value cache it writes tokens whose logits lie "
+            f"{row.shortfall:.3f} below the likeliest, {MOST_SHORTFALL} is the most. No file was "
+            "left."
+        )

@@ -1,0 +1,38 @@
+"""The table of a language model's files."""
+
+from tutelage.records import RunRecord, TextFileRow
+from tutelage.report.formatting import count, number, percent, size, tiny
+from tutelage.report.tables import Cell, Row, Table
+
+
+def text_files_table(record: RunRecord) -> Table:
+    """The student as files, each against PyTorch on the same test tokens."""
+    columns = [
+        "runtime",
+        "size",
+        "tokens",
+        "KL to PyTorch, nats",
+        "largest difference",
+        "equal picks, %",
+        "perplexity",
+        "PyTorch's",
+        "tokens/s",
+        "PyTorch's tokens/s",
+    ]
+    rows = [Row(row.file, [Cell(text) for text in _cells(row)]) for row in record.text_files]
+    return Table(title="The student as files, against PyTorch", columns=columns, rows=rows)
+
+
+def _cells(row: TextFileRow) -> list[str]:
+    return [
+        row.runtime,
+        size(row.size_bytes),
+        count(row.count),
+        tiny(row.kl),
+        tiny(row.max_abs_difference),
+        percent(row.agreement),
+        number(row.perplexity, 2),
+        number(row.expected_perplexity, 2),
+        number(row.tokens_per_s, 0),
+        number(row.expected_tokens_per_s, 0),
+    ]

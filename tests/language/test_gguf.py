@@ -1,0 +1,202 @@
+"""A language model as GGUF, read back by transformers and, where it is there, run by llama.cpp."""
+
+import json
+import urllib.request
+
+import pytest
+import torch
+from tiny_language import (
+    learn,
+    make_bpe,
+    make_model,
+    make_tokenizer,
+    save,
+    sentences,
+    transformers,
+)
+
+from tutelage.config import build_job, read_recipe
+from tutelage.deploy.gguf import check_gguf, write_gguf
+from tutelage.deploy.text_targets import GgufText
+from tutelage.doctor import preflight
+from tutelage.errors import ConfigError, ExportError, ModelError, UnknownNameError
+from tutelage.models.causal import load_gguf
+from tutelage.pipeline import run_job
+
+pytest.importorskip("gguf")
+TEXT = "the small cat sees a"
+
+
+@pytest.fixture(scope="module")
+def words():
+    return make_bpe(sentences(100, seed=0))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, words):
+    """A model whose vocabulary is filled up to a multiple of 64, written in both ways."""
+    folder = tmp_path_factory.mktemp("gguf")
+    model = make_model(320, layers=2, width=32)
+    learn(model, words, sentences(200, seed=1), steps=50)
+    save(folder / "hf", model, words)
+    for kind in ("float16", "q8_0"):
+        write_gguf(model, words, folder / f"{kind}.gguf", kind)
+    return folder
+
+
+def of_folder(folder):
+    return transformers.AutoModelForCausalLM.from_pretrained(folder / "hf").eval()
+
+
+def make_other(kind: str, head: int):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=head,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+    )
+    if kind == "Qwen2":
+        del config.head_dim
+    return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+
+
+@pytest.mark.parametrize(("kind", "most"), [("float16", 0.01), ("q8_0", 0.25)])
+def test_what_is_read_back_says_what_the_model_says(folder, words, kind, most):
+    ids = torch.tensor([words(TEXT)["input_ids"]])
+    back = GgufText(folder / f"{kind}.gguf")
+    with torch.no_grad():
+        wanted = of_folder(folder)(input_ids=ids).logits
+    gap = (back.logits(ids) - wanted).abs().max() / wanted.abs().max()
+    assert 0 < gap < most
+    assert back.model.config.tie_word_embeddings
+    assert back.runtime.startswith("read by transformers")
+
+
+def test_eight_bits_are_about_half_as_large(folder):
+    whole, half = ((folder / f"{kind}.gguf").stat().st_size for kind in ("float16", "q8_0"))
+    words_alone = 6000
+    assert 0.5 < (half - words_alone) / (whole - words_alone) < 0.7
+
+
+@pytest.mark.parametrize(("kind", "head"), [("Qwen2", 8), ("Qwen3", 128), ("Mistral", 16)])
+def test_other_architectures_and_heads_of_their_own(kind, head, words, tmp_path):
+    model = make_other(kind, head)
+    path = tmp_path / "model.gguf"
+    write_gguf(model, words, path, "float16")
+    ids = torch.tensor([words(TEXT)["input_ids"]])
+    with torch.no_grad():
+        wanted = model(input_ids=ids).logits
+        given = load_gguf(path)(input_ids=ids).logits
+    assert (given - wanted).abs().max() < 0.01 * wanted.abs().max()
+
+
+def test_the_tokenizer_goes_with_it(folder, words):
+    back = transformers.AutoTokenizer.from_pretrained(folder, gguf_file="float16.gguf")
+    for text in (TEXT, "a  BIRD\nfinds 123 trees.", "<end>the"):
+        assert back(text)["input_ids"] == words(text)["input_ids"]
+    assert back.eos_token == "<end>"
+
+
+def test_llama_cpp_reads_and_writes_the_same_tokens(folder, words):
+    xllamacpp = pytest.importorskip("xllamacpp")
+    settings = xllamacpp.CommonParams()
+    settings.model.path = str(folder / "float16.gguf")
+    settings.n_ctx, settings.n_parallel, settings.cpuparams.n_threads = 64, 1, 1
+    settings.warmup, settings.verbosity = False, -1
+    server = xllamacpp.Server(settings)
+
+    def ask(path: str, **content: object) -> dict:
+        data, kind = json.dumps(content).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{server.listening_address}/{path}", data, kind)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())
+
+    ids = words(TEXT)["input_ids"]
+    assert ask("tokenize", content=TEXT)["tokens"] == ids
+    said = ask("completion", prompt=ids, n_predict=8, temperature=0, return_tokens=True, n_probs=5)
+    model = of_folder(folder)
+    with torch.no_grad():
+        wanted = model.generate(
+            torch.tensor([ids]), max_new_tokens=8, do_sample=False, pad_token_id=0
+        )
+        first = model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(dim=-1)
+    assert said["tokens"] == wanted[0, len(ids) :].tolist()
+    for one in said["completion_probabilities"][0]["top_logprobs"]:
+        assert one["logprob"] == pytest.approx(float(first[one["id"]]), abs=0.02)
+
+
+def test_a_run_writes_and_compares_both_and_keeps_them(folder, write_recipe):
+    path = write_recipe(
+        teacher={"model": f"causal:{folder / 'hf'}"},
+        student={"model": f"causal:{folder / 'hf'}", "settings": {"keep_layers": [1]}},
+        baseline=False,
+        export={"targets": ["gguf", "gguf_q8_0"]},
+    )
+    job = build_job(read_recipe(path))
+    record = run_job(job).record
+    assert [row.file for row in record.text_files] == ["model-float16.gguf", "model-q8_0.gguf"]
+    half, eight = record.text_files
+    assert half.size_bytes == (job.out / "student" / half.file).stat().st_size
+    assert 0 < half.kl < eight.kl < 0.05
+    assert half.perplexity == pytest.approx(half.expected_perplexity, rel=1e-3)
+    assert half.expected_perplexity == eight.expected_perplexity
+    assert half.tokens_per_s is None
+    written = (job.out / "student" / half.file).stat().st_mtime_ns
+    assert run_job(job).record.text_files == record.text_files
+    assert (job.out / "student" / half.file).stat().st_mtime_ns == written
+
+
+REFUSED = [
+    ({"targets": ["ggml"]}, UnknownNameError, r"Unknown export.targets 'ggml'.*gguf_q8_0"),
+    ({"targets": ["gguf"], "int8": ["minmax"]}, ConfigError, r"export.int8: .* are gguf_q8_0"),
+    ({"targets": ["gguf"]}, ExportError, r"GGUF: only tokenizers that join pairs of bytes"),
+]
+
+
+@pytest.mark.parametrize(("export", "kind", "message"), REFUSED)
+def test_what_cannot_be_written_is_refused_before_training(write_recipe, export, kind, message):
+    with pytest.raises(kind, match=message):
+        preflight(build_job(read_recipe(write_recipe(export=export))))
+
+
+def test_other_models_positions_and_tokenizers_are_one_clear_error(words):
+    model = make_model(320)
+    model.config.rope_parameters = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}
+    with pytest.raises(ExportError, match=r"positions of the kind 'yarn' .*only 'default'"):
+        check_gguf(model, words)
+    with pytest.raises(ExportError, match=r"Qwen3's heads back as 128 wide, these are 16"):
+        check_gguf(make_other("Qwen3", 16), words)
+    model.config.model_type = "gpt_neox"
+    with pytest.raises(ExportError, match=r"models of type 'gpt_neox' .*Known: llama, mistral"):
+        check_gguf(model, words)
+    with pytest.raises(ExportError, match=r"join pairs of bytes"):
+        check_gguf(make_model(24), make_tokenizer(["a"]))
+    odd = make_bpe(["the cat"])
+    part = {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}
+    facts = json.loads(odd.backend_tokenizer.to_str())
+    facts["pre_tokenizer"] = part | {"trim_offsets": True}
+    changed = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=type(odd.backend_tokenizer).from_str(json.dumps(facts))
+    )
+    with pytest.raises(ExportError, match=r"parts text in a way that is not known.*Known: gpt-2"):
+        check_gguf(make_model(24), changed)
+
+
+def test_a_weight_without_a_name_is_named_and_no_file_left(words, tmp_path):
+    model = make_model(320)
+    model.model.layers[0].extra = torch.nn.Linear(2, 2)
+    with pytest.raises(ExportError, match=r"no name for the weight 'model.layers.0.extra.weight'"):
+        write_gguf(model, words, tmp_path / "model.gguf", "float16")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_none_is_one_line(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match=r"model.gguf: cannot be loaded as a causal"):
+        load_gguf(tmp_path / "model.gguf")
