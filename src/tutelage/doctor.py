@@ -10,6 +10,7 @@ from torch import nn
 
 from tutelage.data.images import check_pictures, picture_folders
 from tutelage.data.loading import has_unlabelled, in_order
+from tutelage.deploy import TARGETS
 from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine.prepare import prepare
 from tutelage.engine.trainee import Trainee
@@ -66,11 +67,15 @@ def preflight(job: Job) -> None:
 
 
 def _check_export(job: Job, batch: Batch) -> None:
-    if job.measure is not None and not isinstance(batch.inputs, torch.Tensor):
+    if job.measure is None:
+        return
+    if not isinstance(batch.inputs, torch.Tensor) and job.task.items_per_sample != 1:
         raise ConfigError(
-            "measure: networks that take one tensor can be exported and timed, these take "
-            f"{', '.join(batch.inputs)}. Set measure: null."
+            "measure: networks of texts can be exported and timed where they give one row of "
+            f"scores a text, not by {type(job.task).__name__}. Set measure: null."
         )
+    for target in job.export.all_targets:
+        TARGETS[target].check_inputs(batch.inputs)
 
 
 def _check_text_targets(job: Job) -> None:

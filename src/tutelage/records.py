@@ -421,12 +421,14 @@ class SoftTargetSample:
         label: Its class.
         picture_png: The picture as a base64 PNG, or None for inputs that are no pictures.
         logits: Network name ("teacher", "baseline", "distilled") to logits.
+        text: The text, or None for inputs that are none.
     """
 
     sample_id: int
     label: int
     picture_png: str | None
     logits: Mapping[str, list[float]]
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,16 @@ def first_tensor(inputs: Inputs) -> Tensor:
     return inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
 
 
+def on_cpu(inputs: Inputs) -> Inputs:
+    """Inputs without gradient, on the CPU."""
+    return each(inputs, lambda tensor: tensor.detach().cpu())
+
+
+def rows_of(inputs: Inputs, rows: slice | Int[Tensor, " rows"]) -> Inputs:
+    """Some of the samples."""
+    return each(inputs, operator.itemgetter(rows))
+
+
 def describe_inputs(inputs: Inputs) -> str:
     """The shapes of inputs in words, for messages."""
     if isinstance(inputs, Tensor):
@@ -111,10 +121,7 @@ class Batch:
         """The same samples in about so many smaller batches."""
         size = -(-len(self) // count)
         cuts = [slice(start, start + size) for start in range(0, len(self), size)]
-        return [
-            replace(self.pick(rows), inputs=each(self.inputs, operator.itemgetter(rows)))
-            for rows in cuts
-        ]
+        return [replace(self.pick(rows), inputs=rows_of(self.inputs, rows)) for rows in cuts]
 
     def pick(self, rows: slice | Int[Tensor, " picked"]) -> "Batch":
         """Some of the items, as losses see them; the inputs stay whole."""

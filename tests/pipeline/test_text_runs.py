@@ -1,6 +1,8 @@
 """Whole runs on texts, in miniature."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,8 @@ import yaml
 from texts import save_transformer, snippets, write_csv
 
 from tutelage.config import build_job, read_recipe
-from tutelage.errors import ConfigError, SignalError
+from tutelage.deploy import open_session, run_session
+from tutelage.errors import ConfigError, ExportError, SignalError
 from tutelage.pipeline import run_job
 from tutelage.teachers.module import state_fingerprint
 
@@ -149,6 +152,76 @@ def test_words_get_labels(place, tmp_path):
     assert record.teacher.selected.accuracy > share + 0.05
 
 
+@pytest.fixture(scope="module")
+def exported(place, tmp_path_factory):
+    """A run that exports, in eight bits too."""
+    out = tmp_path_factory.mktemp("exported") / "run"
+    measure = {"threads": 1, "batch_sizes": [1, 4], "seconds": 0.2, "int8": "dynamic"}
+    recipe = recipe_of(place, out, epochs=2, seeds=[0], baseline=False, measure=measure)
+    return run_job(build_job(recipe)), out
+
+
+def test_a_text_student_is_exported_with_its_named_inputs_and_timed(exported):
+    finished, out = exported
+    record = finished.record
+    files = {row.name: row.file for row in record.parity}
+    assert files == {"teacher": "teacher.onnx", "distilled": "student.onnx"}
+    assert all(row.count == 20 and row.max_abs_difference < 1e-4 for row in record.parity)
+    assert all(row.accuracy == row.expected_accuracy for row in record.parity)
+    assert [row.file for row in record.quantised] == ["student.int8.onnx"]
+    assert {(row.name, row.batch_size) for row in record.latencies} == {
+        (name, size) for name in ("teacher", "distilled", "distilled int8") for size in (1, 4)
+    }
+    assert any("of texts of 6 tokens, the median" in note for note in record.notes)
+    small, large = ({row.name: row for row in record.sizes}[n] for n in ("distilled", "teacher"))
+    assert 0 < small.macs < large.macs
+    session = open_session(out / "export/student.onnx", threads=1)
+    taken = [(one.name, [type(size) for size in one.shape]) for one in session.get_inputs()]
+    assert taken == [("input_ids", [str, str]), ("attention_mask", [str, str])]
+    network = finished.student.selected.eval()
+    for rows, length in ((1, 1), (3, 9), (1, 16)):
+        ids = torch.arange(rows * length).view(rows, length) % 30
+        mask = torch.ones_like(ids)
+        mask[-1, length // 2 + 1 :] = 0
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        given = run_session(session, {name: value.numpy() for name, value in inputs.items()})
+        with torch.no_grad():
+            torch.testing.assert_close(
+                torch.from_numpy(given), network(**inputs).logits, rtol=1e-4, atol=1e-5
+            )
+
+
+def test_a_text_student_lies_in_a_folder_that_transformers_loads(exported):
+    finished, out = exported
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(out / "student")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out / "student")
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+    assert model.config.num_hidden_layers == 1
+    given = tokenizer(["w1 good film", "bad"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        said = model.eval()(given["input_ids"], given["attention_mask"]).logits
+        network = finished.student.selected.eval()
+        assert torch.equal(said, network(given["input_ids"], given["attention_mask"]).logits)
+
+
+def test_the_example_of_a_text_student_runs_and_the_report_shows_texts(exported):
+    finished, out = exported
+    folder = out / "export/student"
+    done = subprocess.run(
+        [sys.executable, folder / "example.py"], capture_output=True, text=True, check=True
+    )
+    assert set(done.stdout.split()) <= {"negative", "positive"}
+    assert len(done.stdout.split()) == 8
+    inputs = json.loads((folder / "config.json").read_text())["inputs"]
+    assert [one["name"] for one in inputs] == ["input_ids", "attention_mask"]
+    assert all(one["shape"] == ["batch", "length"] and one["max_length"] == 16 for one in inputs)
+    texts = [sample.text for sample in finished.record.samples]
+    assert texts
+    page = (out / "report.html").read_text()
+    assert all(text and f"<blockquote>{text}</blockquote>" in page for text in texts)
+
+
 def test_what_cannot_be_run_is_said_before_anything_is_trained(place, tmp_path):
     more = {"transfer": [str(place / "more.csv")]}
     dkd = {"terms": [{"loss": "dkd", "weight": 1.0}]}
@@ -159,8 +232,9 @@ def test_what_cannot_be_run_is_said_before_anything_is_trained(place, tmp_path):
         build_job(recipe_of(place, tmp_path / "run", data=more, task="token_classification"))
     with pytest.raises(ConfigError, match="none is given, and the teacher brings none"):
         build_job(recipe_of(place, tmp_path / "run", teacher={"model": "bag_of_words"}))
-    with pytest.raises(ConfigError, match="measure: networks that take one tensor can be"):
-        run_job(build_job(recipe_of(place, tmp_path / "run", measure={"threads": 1})))
+    targets = {"measure": {"threads": 1}, "export": {"targets": ["executorch"]}}
+    with pytest.raises(ExportError, match="executorch: networks that take one tensor can be"):
+        run_job(build_job(recipe_of(place, tmp_path / "run", **targets)))
     views = {"kind": "shift", "pixels": 1}
     with pytest.raises(ConfigError, match="views: shift"):
         run_job(build_job(recipe_of(place, tmp_path / "run", views=views)))

@@ -25,6 +25,7 @@ from tutelage.config.schema import (
 from tutelage.config.schema import Term as TermConfig
 from tutelage.data.arrays import load_arrays
 from tutelage.data.builtin import BUILTIN
+from tutelage.data.cutting import load_tokenizer
 from tutelage.data.images import load_image_folder
 from tutelage.data.sources import Splits
 from tutelage.data.text import load_text
@@ -37,6 +38,7 @@ from tutelage.errors import ConfigError, TutelageError, find
 from tutelage.job import ExportSettings, Job, MeasureSettings, TeacherPlan, TransferPlan
 from tutelage.losses import LOSSES
 from tutelage.models import causal, served
+from tutelage.models.hf import HEADS, save_hf
 from tutelage.models.load import import_own, make_model
 from tutelage.objective import Loss, Objective, Ramp, Term
 from tutelage.tasks import TASKS
@@ -87,9 +89,23 @@ def build_job(
         make_teacher_task=ground.make_teacher_task if ground else None,
         tokenizer=ground.tokenizer if ground else None,
         text_targets=ground.text_targets if ground else (),
-        save_student=ground.save_student if ground else None,
+        save_student=ground.save_student if ground else _hf_folder(recipe, splits),
         notes=(*splits.notes, *(ground.notes if ground else ())),
     )
+
+
+def _hf_folder(recipe: Recipe, splits: Splits) -> Callable[[nn.Module, Path], None] | None:
+    """How a student of `transformers` is written; None for others."""
+    data = recipe.data
+    is_made_here = recipe.student.model.startswith("hf:") and recipe.task in HEADS
+    if not is_made_here or not isinstance(data, TextData):
+        return None
+    name = _tokenizer(data, recipe)
+
+    def save(model: nn.Module, folder: Path) -> None:
+        save_hf(model, folder, tokenizer=load_tokenizer(name), class_names=splits.class_names)
+
+    return save
 
 
 def _export(recipe: Recipe) -> ExportSettings:

@@ -4,24 +4,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tutelage.deploy.quiet import quiet
 from tutelage.deploy.runtime import one_line
 from tutelage.errors import ExportError, require
 from tutelage.files import write_bytes
+from tutelage.models.calling import called
 from tutelage.models.cost import frozen_copy
+from tutelage.types import Inputs, describe_inputs, each, first_tensor
 
 
-def export_onnx(model: nn.Module, example: Shaped[Tensor, "batch ..."], path: Path) -> None:
+def export_onnx(model: nn.Module, example: Inputs, path: Path) -> None:
     """Write a network as one ONNX file: input "inputs", output "logits", any batch size.
+
+    Inputs that have names keep them, and may be of any length: texts as tokens.
 
     The network itself is left as it is, on whatever device. Equal networks give equal bytes, and
     no path of this machine gets into the file.
 
     Args:
-        model: A network that takes one tensor and gives logits.
+        model: A network that takes one tensor, or named ones, and gives logits.
         example: A batch as the network takes it; only its first sample is used.
         path: Where the file shall lie; written whole or not at all.
 
@@ -33,23 +37,29 @@ def export_onnx(model: nn.Module, example: Shaped[Tensor, "batch ..."], path: Pa
     write_bytes(path, content)
 
 
-def _onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
-    if not len(example):
+def _onnx_bytes(network: nn.Module, example: Inputs) -> bytes:
+    if not len(first_tensor(example)):
         raise ExportError(
-            f"example: holds no sample (shape {tuple(example.shape)}); the export needs one."
+            f"example: holds no sample ({describe_inputs(example)}); the export needs one."
         )
-    # One sample alone would be taken for a fixed batch size: torch.export specialises on 1.
-    pair = example[:1].detach().cpu().expand(2, *example.shape[1:]).contiguous()
+    pair = each(example, _pair)
     checked_logits(network, pair)
-    proto = trace(
-        network,
-        (pair,),
-        input_names=["inputs"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-    )
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
+    if isinstance(pair, Tensor):
+        named: dict[str, Any] = {"input_names": ["inputs"], "dynamic_shapes": ({0: batch},)}
+        proto = trace(network, (pair,), output_names=["logits"], **named)
+    else:
+        sizes = {name: {0: batch, 1: length} for name in pair}
+        named = {"kwargs": dict(pair), "input_names": [*pair], "dynamic_shapes": sizes}
+        proto = trace(network, (), output_names=["logits"], **named)
     _check_batch_is_dynamic(type(network).__name__, proto.graph)
     return serialised(network, proto)
+
+
+def _pair(tensor: Tensor) -> Tensor:
+    """The first sample twice: of a size of 1, torch.export would take it that it is always 1."""
+    first = tensor[:1].detach().cpu()
+    return first.expand(2, *first.shape[1:]).contiguous()
 
 
 def serialised(network: nn.Module, proto: Any) -> bytes:
@@ -127,7 +137,7 @@ def strip(message: Any) -> None:
                 strip(part)
 
 
-def checked_logits(network: nn.Module, inputs: Shaped[Tensor, "_ ..."]) -> Float[Tensor, "_ ..."]:
+def checked_logits(network: nn.Module, inputs: Inputs) -> Float[Tensor, "_ ..."]:
     """A network's logits.
 
     Raises:
@@ -136,20 +146,21 @@ def checked_logits(network: nn.Module, inputs: Shaped[Tensor, "_ ..."]) -> Float
     name = type(network).__name__
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            outputs = network(inputs)
+            outputs = called(network, inputs)
     except Exception as error:
         raise ExportError(
-            f"{name}: forward fails on {inputs.dtype} inputs of shape {tuple(inputs.shape)} "
-            f"({type(error).__name__}: {one_line(error)})."
+            f"{name}: forward fails on {first_tensor(inputs).dtype} inputs of "
+            f"{describe_inputs(inputs)} ({type(error).__name__}: {one_line(error)})."
         ) from error
     if not isinstance(outputs, Tensor):
         raise ExportError(
             f"{name}: forward gives a {type(outputs).__name__}, not one tensor of logits. Wrap "
             "the network in a module that returns the logits alone."
         )
-    if outputs.ndim < 2 or len(outputs) != len(inputs) or not outputs.is_floating_point():
+    count = len(first_tensor(inputs))
+    if outputs.ndim < 2 or len(outputs) != count or not outputs.is_floating_point():
         raise ExportError(
             f"{name}: forward gives {outputs.dtype} of shape {tuple(outputs.shape)} for "
-            f"{len(inputs)} samples. Logits are floating point, one row a sample."
+            f"{count} samples. Logits are floating point, one row a sample."
         )
     return outputs

@@ -6,19 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tutelage.deploy import standalone
-from tutelage.deploy.runtime import open_session, run_session
+from tutelage.deploy.runtime import as_arrays, open_session, run_session
 from tutelage.errors import ConfigError, require
 from tutelage.records import LatencyRow
+from tutelage.types import Inputs, first_tensor, rows_of
 
 
 def measure_latency(
     files: Mapping[str, Path],
-    sample: Shaped[Tensor, "batch ..."],
+    sample: Inputs,
     *,
     batch_sizes: Sequence[int] = (1, 32),
     threads: int = 1,
@@ -49,7 +48,7 @@ def measure_latency(
     version = require("onnxruntime", "onnx", "Measuring latency").__version__
     rows: list[LatencyRow] = []
     for size in batch_sizes:
-        inputs = sample[torch.arange(size) % len(sample)].detach().cpu().numpy()
+        inputs = as_arrays(rows_of(sample, torch.arange(size) % len(first_tensor(sample))))
         turns = [partial(run_session, session, inputs) for session in sessions.values()]
         times = standalone.take_turns(turns, calls, seconds / len(batch_sizes))
         rows += [
@@ -61,16 +60,17 @@ def measure_latency(
 
 def _check(
     files: Mapping[str, Path],
-    sample: Tensor,
+    sample: Inputs,
     batch_sizes: Sequence[int],
     *,
     threads: int,
     calls: int,
 ) -> None:
-    if not (files and batch_sizes and len(sample)):
+    count = len(first_tensor(sample))
+    if not (files and batch_sizes and count):
         raise ConfigError(
             f"Measuring latency needs at least one file, one batch size and one sample, got "
-            f"{len(files)}, {len(batch_sizes)} and {len(sample)}."
+            f"{len(files)}, {len(batch_sizes)} and {count}."
         )
     numbers = {"batch_sizes": min(batch_sizes), "threads": threads, "calls": calls}
     for name, number in numbers.items():

@@ -6,20 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from tutelage.deploy.export import checked_logits
+from tutelage.deploy.runtime import as_arrays
 from tutelage.deploy.targets import TARGETS, Runner, target_of
 from tutelage.errors import ExportError, find
 from tutelage.files import staged
 from tutelage.models.cost import frozen_copy
 from tutelage.records import ParityRow
+from tutelage.types import Inputs, first_tensor, on_cpu
 
 
 def export_checked(
     model: nn.Module,
-    batches: Iterable[Shaped[Tensor, "_ ..."]],
+    batches: Iterable[Inputs],
     path: Path,
     *,
     name: str,
@@ -30,7 +32,7 @@ def export_checked(
     """Export a network and compare it with PyTorch; the file appears only when both agree.
 
     Args:
-        model: A network that takes one tensor and gives logits.
+        model: A network that takes one tensor, or named ones, and gives logits.
         batches: Real samples, as the network takes them; read once.
         path: Where the file shall lie.
         name: The network's name in the run's records.
@@ -45,7 +47,7 @@ def export_checked(
         RunFolderError: The place cannot be written.
     """
     kind = find("target", target, TARGETS)
-    rest = (inputs for inputs in batches if len(inputs))
+    rest = (inputs for inputs in batches if len(first_tensor(inputs)))
     first = next(rest, None)
     if first is None:
         raise _no_samples(name)
@@ -59,7 +61,7 @@ def export_checked(
 def check_parity(
     model: nn.Module,
     path: Path,
-    batches: Iterable[Shaped[Tensor, "_ ..."]],
+    batches: Iterable[Inputs],
     *,
     name: str,
     labels: Int[Tensor, " n"] | None = None,
@@ -95,7 +97,7 @@ class _Pair:
 def _compare(
     network: nn.Module,
     path: Path,
-    batches: Iterable[Tensor],
+    batches: Iterable[Inputs],
     name: str,
     *,
     labels: Tensor | None,
@@ -103,7 +105,9 @@ def _compare(
 ) -> ParityRow:
     target = target_of(path)
     run = target.open(path, threads=torch.get_num_threads())
-    pairs = [_both(network, run, inputs, path.name) for inputs in batches if len(inputs)]
+    pairs = [
+        _both(network, run, inputs, path.name) for inputs in batches if len(first_tensor(inputs))
+    ]
     if not pairs:
         raise _no_samples(name)
     expected = torch.cat([pair.expected for pair in pairs])
@@ -137,10 +141,9 @@ def _accuracy(logits: Tensor, labels: Tensor | None) -> float | None:
     return None if labels is None else float((logits.argmax(dim=-1) == labels).double().mean())
 
 
-def _both(network: nn.Module, run: Runner, inputs: Tensor, file: str) -> _Pair:
-    inputs = inputs.detach().cpu()
-    expected = checked_logits(network, inputs).float()
-    given = torch.from_numpy(run(inputs.numpy())).float()
+def _both(network: nn.Module, run: Runner, inputs: Inputs, file: str) -> _Pair:
+    expected = checked_logits(network, on_cpu(inputs)).float()
+    given = torch.from_numpy(run(as_arrays(inputs))).float()
     if given.shape != expected.shape:
         raise ExportError(
             f"{file}: gives logits of shape {tuple(given.shape)}, PyTorch of "

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Shaped
-from torch import Tensor
+import numpy as np
 
 from tutelage.deploy.export import strip
 from tutelage.deploy.quiet import quiet
-from tutelage.deploy.runtime import one_line
+from tutelage.deploy.runtime import as_arrays, one_line
 from tutelage.errors import ExportError, find, require
 from tutelage.files import write_bytes
+from tutelage.types import Inputs
 
 OUTLIERS = 1e-4  # share of values beyond the range, at each end, that a percentile leaves out
 WAYS: Mapping[str, str] = {
@@ -22,9 +22,7 @@ WAYS: Mapping[str, str] = {
 }
 
 
-def quantise_onnx(
-    source: Path, target: Path, calibration: Iterable[Shaped[Tensor, "batch ..."]], way: str
-) -> None:
+def quantise_onnx(source: Path, target: Path, calibration: Iterable[Inputs], way: str) -> None:
     """Turn an ONNX file into one whose weights and activations are eight bits wide.
 
     Weights are signed, per output channel, and use seven of their eight bits: x86 processors
@@ -65,7 +63,7 @@ def _prepare(source: Path, prepared: Path) -> None:
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
 
 
-def _quantise(prepared: Path, made: Path, calibration: Iterable[Tensor], way: str) -> None:
+def _quantise(prepared: Path, made: Path, calibration: Iterable[Inputs], way: str) -> None:
     from onnxruntime import quantization
 
     weights = quantization.QuantType.QInt8
@@ -92,12 +90,15 @@ def _quantise(prepared: Path, made: Path, calibration: Iterable[Tensor], way: st
 class _Samples:
     """Batches as ONNX Runtime's quantiser asks for them."""
 
-    def __init__(self, batches: Iterable[Tensor]) -> None:
-        self.batches: Iterator[Tensor] = iter(batches)
+    def __init__(self, batches: Iterable[Inputs]) -> None:
+        self.batches: Iterator[Inputs] = iter(batches)
 
     def get_next(self) -> dict[str, Any] | None:
         batch = next(self.batches, None)
-        return None if batch is None else {"inputs": batch.detach().cpu().numpy()}
+        if batch is None:
+            return None
+        arrays = as_arrays(batch)
+        return {"inputs": arrays} if isinstance(arrays, np.ndarray) else dict(arrays)
 
 
 def _stripped(made: Path) -> bytes:

@@ -1,12 +1,32 @@
 """ONNX Runtime on the CPU: the one place where a file is opened and run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tutelage.errors import ExportError, require
+from tutelage.types import Inputs, on_cpu
+
+Arrays = NDArray[Any] | Mapping[str, NDArray[Any]]
+
+
+def as_arrays(inputs: Inputs) -> Arrays:
+    """Inputs as a runtime takes them: an array, or arrays by the name of the input."""
+    plain = on_cpu(inputs)
+    if isinstance(plain, Tensor):
+        return plain.numpy()
+    return {name: tensor.numpy() for name, tensor in plain.items()}
+
+
+def describe_arrays(arrays: Arrays) -> str:
+    """Kinds and shapes of inputs in words, for messages."""
+    if isinstance(arrays, np.ndarray):
+        return f"{arrays.dtype} inputs of shape {arrays.shape}"
+    return ", ".join(f"{name}: {value.dtype} {value.shape}" for name, value in arrays.items())
 
 
 def open_session(source: Path | bytes, *, threads: int) -> Any:
@@ -38,19 +58,21 @@ def open_session(source: Path | bytes, *, threads: int) -> Any:
         ) from error
 
 
-def run_session(session: Any, inputs: NDArray[Any]) -> NDArray[np.float32]:
+def run_session(session: Any, inputs: Arrays) -> NDArray[np.float32]:
     """Logits of one batch.
 
     Raises:
         ExportError: The file does not take such a batch.
     """
-    taken = session.get_inputs()[0]
+    taken = session.get_inputs()
+    named = {taken[0].name: inputs} if isinstance(inputs, np.ndarray) else inputs
     try:
-        logits: NDArray[np.float32] = session.run(None, {taken.name: inputs})[0]
+        logits: NDArray[np.float32] = session.run(None, named)[0]
     except Exception as error:
         raise ExportError(
-            f"The exported file fails on {inputs.dtype} inputs of shape {inputs.shape}; it takes "
-            f"{taken.type} of shape {tuple(taken.shape)} ({one_line(error)})."
+            f"The exported file fails on {describe_arrays(inputs)}; it takes "
+            f"{', '.join(f'{one.type} of shape {tuple(one.shape)}' for one in taken)} "
+            f"({one_line(error)})."
         ) from error
     return logits
 

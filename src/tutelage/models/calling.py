@@ -7,6 +7,11 @@ from tutelage.errors import ModelError, ShapeError
 from tutelage.types import Inputs, describe_inputs
 
 
+def called(model: nn.Module, inputs: Inputs) -> object:
+    """Whatever a network gives for a tensor, or for named tensors as arguments."""
+    return model(inputs) if isinstance(inputs, Tensor) else model(**inputs)
+
+
 def call(model: nn.Module, inputs: Inputs) -> Tensor:
     """The logits that a network gives, before any look at their shape.
 
@@ -18,7 +23,7 @@ def call(model: nn.Module, inputs: Inputs) -> Tensor:
     Raises:
         ShapeError: It gives neither.
     """
-    given = model(inputs) if isinstance(inputs, Tensor) else model(**inputs)
+    given = called(model, inputs)
     logits = getattr(given, "logits", given)
     if not isinstance(logits, Tensor):
         raise ShapeError(

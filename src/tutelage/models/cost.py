@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tutelage.errors import ModelError, RunFolderError
+from tutelage.models.calling import called
 from tutelage.records import SizeRow
+from tutelage.types import Inputs, describe_inputs, each, on_cpu, rows_of
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
@@ -39,7 +40,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_macs(model: nn.Module, example: Shaped[Tensor, "batch ..."]) -> int:
+def count_macs(model: nn.Module, example: Inputs) -> int:
     """Multiply-accumulates of one forward pass on one sample.
 
     Matrix products, convolutions and attention are counted, as PyTorch's own counter does;
@@ -56,11 +57,12 @@ def count_macs(model: nn.Module, example: Shaped[Tensor, "batch ..."]) -> int:
     counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), _plain_kernels(), counter:
-            network(example[:1].cpu())
+            called(network, on_cpu(rows_of(example, slice(1))))
     except Exception as error:
         raise ModelError(
-            f"{type(model).__name__}: forward fails on one sample of shape "
-            f"{tuple(example.shape[1:])} ({type(error).__name__}: {error})."
+            f"{type(model).__name__}: forward fails on one sample of "
+            f"{describe_inputs(each(example, lambda batch: batch[0]))} "
+            f"({type(error).__name__}: {error})."
         ) from error
     return counter.get_total_flops() // 2
 
@@ -81,9 +83,7 @@ def _plain_kernels() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_attention)
 
 
-def size_row(
-    name: str, model: nn.Module, example: Shaped[Tensor, "batch ..."], file: Path
-) -> SizeRow:
+def size_row(name: str, model: nn.Module, example: Inputs, file: Path) -> SizeRow:
     """What a network weighs, with the size of its exported file.
 
     Raises:

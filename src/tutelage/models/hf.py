@@ -1,9 +1,11 @@
 """Networks of `transformers`: whole, with some of their layers, or fresh and narrower."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError, find, require
@@ -70,6 +72,26 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
         return model if keep is None else keep_some_layers(model, keep)
 
     return make
+
+
+def save_hf(model: nn.Module, folder: Path, *, tokenizer: Any, class_names: Sequence[str]) -> None:
+    """Write a network of `transformers` as a folder that it loads, with its tokenizer.
+
+    Args:
+        model: As `hf_factory` makes them; of one that a loss has put into another, the weights
+            alone are written.
+        folder: Made if it is not there.
+        tokenizer: Of `transformers`.
+        class_names: Of the logits.
+    """
+    made: Any = model
+    tokenizer.save_pretrained(folder)
+    if not hasattr(made, "save_pretrained"):
+        save_model(made, str(folder / "weights.safetensors"))
+        return
+    made.config.id2label = dict(enumerate(class_names))
+    made.config.label2id = {name: number for number, name in enumerate(class_names)}
+    made.save_pretrained(folder)
 
 
 def _hush(transformers: Any) -> None:

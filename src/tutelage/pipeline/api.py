@@ -21,7 +21,7 @@ from tutelage.losses import KD, CrossEntropy
 from tutelage.models.calling import call_checked
 from tutelage.models.modes import left_as_it_was
 from tutelage.objective import Objective
-from tutelage.pipeline.delivery import deliverable, one_tensor
+from tutelage.pipeline.delivery import deliverable
 from tutelage.pipeline.run import run_job
 from tutelage.records import ParityRow, RunRecord, Summary, Verdict
 from tutelage.report import write_report
@@ -68,9 +68,12 @@ class Distilled:
         """
         reader = self._job.test_reader
         ids = torch.arange(min(256, len(reader)))
-        pixels = one_tensor(reader.pixels(reader[ids, torch.zeros_like(ids)].inputs))
-        network = deliverable(self._job, self.student)
-        return export_checked(network, list(pixels.split(64)), Path(path), name="student")
+        inputs = [
+            reader.pixels(reader[part, torch.zeros_like(part)].inputs) for part in ids.split(64)
+        ]
+        return export_checked(
+            deliverable(self._job, self.student), inputs, Path(path), name="student"
+        )
 
     def report(self, path: str | Path) -> Path:
         """Write the report as one HTML file."""

@@ -6,26 +6,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tutelage.deploy import TARGETS, measure_latency, target_of
 from tutelage.engine.events import Listener, StageDone, StageStarted
 from tutelage.files import fingerprint
 from tutelage.job import ExportSettings, Job
+from tutelage.models.calling import call
 from tutelage.pipeline.exporting import (
     Costs,
-    calibration,
     export_finetuned,
     export_float,
     export_int8,
-    one_tensor,
+    typical,
 )
 from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.pipeline.training import Trained, save_weights
 from tutelage.records import LatencyRow, Metric, load_record, save_record
 
-__all__ = ["Costs", "deliverable", "delivery_stage", "export_all", "one_tensor", "pick_student"]
+__all__ = ["Costs", "deliverable", "delivery_stage", "export_all", "pick_student"]
 
 COSTS, WEIGHTS = "costs.json", "student.safetensors"
 
@@ -54,9 +54,30 @@ class PixelNetwork(nn.Module):
         return logits
 
 
+class TextNetwork(nn.Module):
+    """A network of texts that gives its logits alone.
+
+    Args:
+        model: Takes tokens and which of them are padding.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Hold the network."""
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"]
+    ) -> Tensor:
+        """Logits."""
+        return call(self.model, {"input_ids": input_ids, "attention_mask": attention_mask})
+
+
 def deliverable(job: Job, model: nn.Module) -> nn.Module:
     """The network as it is exported: with its normalisation, on the CPU, in eval mode."""
     mean, std = job.splits.mean, job.splits.std
+    if not isinstance(typical(job), Tensor):
+        return TextNetwork(model).cpu().eval()
     whole = model if mean is None or std is None else PixelNetwork(model, mean, std)
     return whole.cpu().eval()
 
@@ -146,7 +167,7 @@ def _latencies(job: Job, costs: Costs) -> list[LatencyRow]:
     rows = [row for row in costs.files if row.target == "onnx"]
     return measure_latency(
         {row.name: job.out / "export" / row.file for row in rows},
-        calibration(job)[0][:1],
+        typical(job),
         batch_sizes=job.measure.batch_sizes,
         threads=job.measure.threads,
         seconds=job.measure.seconds,

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from tutelage.data.loading import in_order
 from tutelage.deploy import TARGETS, Target, export_checked, open_file, target_of
+from tutelage.deploy.runtime import as_arrays
 from tutelage.errors import ExportError
 from tutelage.evidence import correct, paired_interval
 from tutelage.files import staged
 from tutelage.job import Job
 from tutelage.models.cost import size_row
 from tutelage.records import LatencyRow, ParityRow, QuantisedRow, SizeRow
-from tutelage.types import Batch, Inputs
+from tutelage.types import Batch, Inputs, first_tensor
 
 NUM_PARITY, NUM_CALIBRATION = 512, 512
 LEAST_AGREEMENT = 0.9
@@ -72,7 +73,7 @@ def export_float(job: Job, network: nn.Module, target: str, path: Path, costs: C
     inputs, labels = _parity_samples(job)
     name = float_name(target, path.stem)
     parity = export_checked(network, inputs, path, name=name, target=target, labels=labels)
-    size = size_row(name, network, inputs[0][:1], path)
+    size = size_row(name, network, typical(job), path)
     return costs.with_float(parity, replace(size, size_bytes=TARGETS[target].size_bytes(path)))
 
 
@@ -192,7 +193,7 @@ def run_file(job: Job, path: Path) -> Tensor:
     """An exported file's logits of the test data."""
     run, reader = open_file(path, threads=torch.get_num_threads()), job.test_reader
     rows = [
-        torch.from_numpy(run(one_tensor(reader.pixels(batch.inputs)).numpy()))
+        torch.from_numpy(run(as_arrays(reader.pixels(batch.inputs))))
         for batch in _test_batches(job)
     ]
     return torch.cat(rows).float()
@@ -203,11 +204,11 @@ def test_labels(job: Job) -> Tensor:
     return torch.cat([batch.labels for batch in _test_batches(job) if batch.labels is not None])
 
 
-def calibration(job: Job) -> list[Tensor]:
+def calibration(job: Job) -> list[Inputs]:
     """Training samples from all over the data, as the exported network takes them."""
     reader = job.reader(job.splits.train)
     return [
-        one_tensor(reader.pixels(reader[part, torch.zeros_like(part)].inputs))
+        reader.pixels(reader[part, torch.zeros_like(part)].inputs)
         for part in calibration_ids(job).split(64)
     ]
 
@@ -223,26 +224,30 @@ def _test_batches(job: Job) -> Iterator[Batch]:
     return (reader[request] for request in in_order(len(reader), batch_size=256))
 
 
-def _parity_samples(job: Job) -> tuple[list[Tensor], Tensor | None]:
+def _parity_samples(job: Job) -> tuple[list[Inputs], Tensor | None]:
     """Test inputs as the exported network takes them, with labels where there is one a sample."""
     reader = job.test_reader
     requests = in_order(min(NUM_PARITY, len(reader)), batch_size=64)
     batches = [reader[request] for request in requests]
-    inputs = [one_tensor(reader.pixels(batch.inputs)) for batch in batches]
+    inputs = [reader.pixels(batch.inputs) for batch in batches]
     labels = [batch.labels for batch in batches if batch.labels is not None]
     has_labels = len(labels) == len(batches) and labels[0].ndim == 1
     return inputs, torch.cat(labels) if has_labels else None
 
 
-def one_tensor(inputs: Inputs) -> Tensor:
-    """The inputs of a network that takes one tensor.
+def typical(job: Job) -> Inputs:
+    """One test sample as the exported network takes it: of texts, one of the median length."""
+    reader = job.test_reader
+    lengths = getattr(reader.source, "lengths", None)
+    number = 0 if lengths is None else int(lengths.argsort(stable=True)[len(lengths) // 2])
+    ids = torch.tensor([number])
+    return reader.pixels(reader[ids, torch.zeros_like(ids)].inputs)
 
-    Raises:
-        ExportError: It takes several.
-    """
-    if isinstance(inputs, Tensor):
-        return inputs
-    raise ExportError(
-        f"export: networks that take one tensor can be exported, not {', '.join(inputs)}. Set "
-        "measure: null."
-    )
+
+def cost_notes(job: Job) -> list[str]:
+    """What a reader must know of sizes and latencies."""
+    inputs = None if job.measure is None else typical(job)
+    if inputs is None or isinstance(inputs, Tensor):
+        return []
+    length = first_tensor(inputs).shape[1]
+    return [f"MACs and latencies are of texts of {length} tokens, the median of the test texts."]

@@ -10,12 +10,14 @@ import yaml
 
 from tutelage import __version__
 from tutelage.deploy import target_of
+from tutelage.deploy.runtime import as_arrays
 from tutelage.files import file_sha256, write_bytes, write_json, write_text, write_whole
 from tutelage.job import Job
-from tutelage.pipeline.exporting import calibration_ids, one_tensor
+from tutelage.pipeline.exporting import calibration_ids
 from tutelage.pipeline.training import Trained
 from tutelage.records import ParityRow, QuantisedRow, RunRecord
 from tutelage.report.card import write_card
+from tutelage.types import Inputs
 
 NUM_SAMPLES = 8
 EXAMPLE = '''\
@@ -29,7 +31,8 @@ import onnxruntime
 here = pathlib.Path(__file__).parent
 config = json.loads((here / "config.json").read_text(encoding="utf-8"))
 session = onnxruntime.InferenceSession(here / "student.onnx")
-logits = session.run(["logits"], {"inputs": numpy.load(here / "samples.npy")})[0]
+samples = numpy.load(here / "SAMPLES")
+logits = session.run(["logits"], INPUTS)[0]
 for row in logits:
     print(config["labels"][row.argmax()])
 '''
@@ -59,9 +62,13 @@ def hand_over(job: Job, record: RunRecord, student: Trained) -> Path | None:
     write_json(folder / "config.json", _config(job, record, rows))
     write_text(folder / "labels.txt", "".join(f"{name}\n" for name in record.class_names))
     write_json(folder / "calibration.json", _calibration(job, record, student))
-    write_whole(folder / "samples.npy", lambda path: _save_samples(job, path))
+    samples = _samples(job)
+    is_one = isinstance(samples, torch.Tensor)
+    name = "samples.npy" if is_one else "samples.npz"
+    write_whole(folder / name, lambda path: _save_samples(samples, path))
     write_text(folder / "recipe.yaml", yaml.safe_dump(dict(record.recipe), sort_keys=False))
-    write_text(folder / "example.py", EXAMPLE)
+    fed = '{"inputs": samples}' if is_one else "dict(samples)"
+    write_text(folder / "example.py", EXAMPLE.replace("SAMPLES", name).replace("INPUTS", fed))
     write_text(folder / "README.md", write_card(record, job.export.licences, student.seed))
     return folder
 
@@ -77,31 +84,41 @@ def _copy(source: Path, target: Path) -> None:
 
 def _config(job: Job, record: RunRecord, rows: list[ParityRow | QuantisedRow]) -> dict[str, Any]:
     """How to call the student, for programs."""
-    inputs = _samples(job)
     sizes = {row.name: row for row in record.sizes}
-    is_picture = job.splits.mean is not None or inputs.is_floating_point()
     return {
         "tutelage": __version__,
         "name": record.name,
         "network": record.recipe.get("student"),
         "parameters": sizes["distilled"].parameters,
         "macs": sizes["distilled"].macs,
-        "inputs": {
-            "name": "inputs",
-            "shape": ["batch", *inputs.shape[1:]],
-            "dtype": str(inputs.dtype).removeprefix("torch."),
-            "range": [0, 1] if is_picture else None,
-            "normalisation": {
-                "in_the_files": True,
-                "mean": job.splits.mean,
-                "std": job.splits.std,
-            },
-        },
+        "inputs": _inputs(job),
         "outputs": {"name": "logits", "shape": ["batch", len(record.class_names)]},
         "labels": record.class_names,
         "files": [_file(job.out / "export" / row.file, row) for row in rows],
         "weights": "student.safetensors",
     }
+
+
+def _inputs(job: Job) -> dict[str, Any] | list[dict[str, Any]]:
+    """What the files take: one input of pictures or numbers, or the named ones of texts."""
+    inputs = _samples(job)
+    if not isinstance(inputs, torch.Tensor):
+        facts = getattr(job.splits.test, "facts", {})
+        said = {key: facts[key] for key in ("tokenizer", "max_length", "pad_id") if key in facts}
+        return [_input(name, value, ["batch", "length"]) | said for name, value in inputs.items()]
+    is_picture = job.splits.mean is not None or inputs.is_floating_point()
+    return _input("inputs", inputs, ["batch", *inputs.shape[1:]]) | {
+        "range": [0, 1] if is_picture else None,
+        "normalisation": {
+            "in_the_files": True,
+            "mean": job.splits.mean,
+            "std": job.splits.std,
+        },
+    }
+
+
+def _input(name: str, value: torch.Tensor, shape: list[Any]) -> dict[str, Any]:
+    return {"name": name, "shape": shape, "dtype": str(value.dtype).removeprefix("torch.")}
 
 
 def _file(path: Path, row: ParityRow | QuantisedRow) -> dict[str, Any]:
@@ -132,12 +149,16 @@ def _calibration(job: Job, record: RunRecord, student: Trained) -> dict[str, Any
     }
 
 
-def _samples(job: Job) -> torch.Tensor:
+def _samples(job: Job) -> Inputs:
     reader = job.test_reader
     ids = torch.arange(min(NUM_SAMPLES, len(reader)))
-    return one_tensor(reader.pixels(reader[ids, torch.zeros_like(ids)].inputs))
+    return reader.pixels(reader[ids, torch.zeros_like(ids)].inputs)
 
 
-def _save_samples(job: Job, path: Path) -> None:
+def _save_samples(samples: Inputs, path: Path) -> None:
+    arrays = as_arrays(samples)
     with path.open("wb") as file:
-        np.save(file, _samples(job).numpy(), allow_pickle=False)
+        if isinstance(arrays, np.ndarray):
+            np.save(file, arrays, allow_pickle=False)
+        else:
+            np.savez(file, allow_pickle=False, **arrays)

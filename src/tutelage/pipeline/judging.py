@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.loading import in_order, iterate
+from tutelage.data.sources import Source
 from tutelage.evidence import CHOICES, judge, summarise
 from tutelage.job import Job
 from tutelage.pipeline.training import Trained
@@ -17,7 +18,7 @@ from tutelage.tasks import Predictions, Task
 from tutelage.types import HiddenStates, first_tensor
 
 NUM_SAMPLES = 8
-MAX_CHOICE = 20_000
+MAX_CHOICE, MAX_TEXT = 20_000, 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,7 @@ def _samples(
                 label=int(labels[number]),
                 picture_png=_png(first_tensor(reader.pixels(batch.inputs))[0]),
                 logits={name: rows[number].tolist() for name, rows in logits.items()},
+                text=_text(reader.source, sample_id),
             )
         )
     return samples
@@ -162,6 +164,15 @@ def _telling_samples(logits: Tensor, labels: Tensor) -> list[int]:
         if len(chosen) == NUM_SAMPLES:
             break
     return chosen
+
+
+def _text(source: Source, sample_id: int) -> str | None:
+    """The beginning of a text; None for other samples."""
+    texts = getattr(source, "texts", ())
+    text = texts[sample_id] if len(texts) else None
+    if not isinstance(text, str):
+        return None
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
 
 
 def _png(pixels: Tensor) -> str | None:

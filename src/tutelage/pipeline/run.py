@@ -26,6 +26,7 @@ from tutelage.pipeline.delivery import (
     pick_student,
 )
 from tutelage.pipeline.environment import environment
+from tutelage.pipeline.exporting import cost_notes
 from tutelage.pipeline.finetuning import check_can_go_on, finetune_stage
 from tutelage.pipeline.handover import hand_over
 from tutelage.pipeline.judging import Judged, judge_stage
@@ -120,6 +121,7 @@ def _run(job: Job, listener: Listener) -> Finished:
     with clock.time("arms"):
         arms, notes = _arms(job, source, teacher, listener)
     notes += [note for trained in (teacher, *arms) for note in _memory_note(job, trained)]
+    notes += cost_notes(job)
     student = pick_student(arms, job.task.metric)
 
     with clock.time("fine-tuning"):

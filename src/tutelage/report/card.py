@@ -22,7 +22,7 @@ def write_card(record: RunRecord, licences: Mapping[str, str], seed: int) -> str
         f"# {record.name}: a distilled student",
         _summary(record),
         "## Use it",
-        "`example.py` runs `student.onnx` on `samples.npy` with numpy and ONNX Runtime alone. "
+        "`example.py` runs `student.onnx` on real samples with numpy and ONNX Runtime alone. "
         "Inputs are as `config.json` says; normalisation is inside every exported file. "
         "`labels.txt` has one class a line, in the order of the logits. `student.safetensors` "
         "holds the weights of the network itself, without its normalisation.",

@@ -28,6 +28,7 @@ class Card:
         title: Which sample it is.
         label: Name of its class.
         picture: Base64 PNG, or empty.
+        text: The text, or empty.
         networks: Names of the networks with logits.
         picks: Network name to the class that it picks.
         bars: The classes shown, in this order.
@@ -37,6 +38,7 @@ class Card:
     title: str
     label: str
     picture: str
+    text: str
     networks: list[str]
     picks: dict[str, str]
     bars: list[Bar]
@@ -70,6 +72,7 @@ def _make_card(record: RunRecord, sample: SoftTargetSample) -> Card:
         title=f"Test sample {sample.sample_id}",
         label=networks.class_name(record, sample.label),
         picture=picture if BASE64.fullmatch(picture) else "",
+        text=sample.text or "",
         networks=names,
         picks={name: networks.class_name(record, _best(sample.logits[name])) for name in names},
         bars=[

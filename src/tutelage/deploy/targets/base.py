@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tutelage.deploy.quiet import quiet
-from tutelage.deploy.runtime import one_line
+from tutelage.deploy.runtime import Arrays, describe_arrays, one_line
 from tutelage.errors import ExportError, TutelageError, find, require
 from tutelage.models.cost import frozen_copy
+from tutelage.types import Inputs, on_cpu
 
 Batches = Sequence[Shaped[Tensor, "_ ..."]]
 
@@ -32,7 +33,7 @@ class Runner:
     def __init__(
         self,
         runtime: str,
-        run: Callable[[NDArray[Any]], NDArray[Any]],
+        run: Callable[[Any], NDArray[Any]],
         batch_size: int | None = None,
     ) -> None:
         """Hold the function."""
@@ -40,7 +41,7 @@ class Runner:
         self.run = run
         self.batch_size = batch_size
 
-    def __call__(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+    def __call__(self, inputs: Arrays) -> NDArray[np.float32]:
         """Logits of a batch of any size; it is cut where the file takes fewer rows at once.
 
         Raises:
@@ -50,12 +51,15 @@ class Runner:
             parts = [self.run(part) for part in self._parts(inputs)]
         except Exception as error:
             raise ExportError(
-                f"The exported file fails on {inputs.dtype} inputs of shape {inputs.shape} in "
-                f"{self.runtime} ({one_line(error)})."
+                f"The exported file fails on {describe_arrays(inputs)} in {self.runtime} "
+                f"({one_line(error)})."
             ) from error
         return np.concatenate(parts).astype(np.float32, copy=False)
 
-    def _parts(self, inputs: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    def _parts(self, inputs: Arrays) -> Iterator[Arrays]:
+        if not isinstance(inputs, np.ndarray):
+            yield inputs
+            return
         size = self.batch_size or max(1, len(inputs))
         for start in range(0, len(inputs), size):
             yield np.ascontiguousarray(inputs[start : start + size])
@@ -72,6 +76,7 @@ class Target(ABC):
         extra: Of Tutelage, which installs what is needed.
         modules: What is imported from that extra.
         batch_size: Samples that a file takes at once; None takes any number.
+        takes_named: Whether it can be made of networks with named inputs, of texts.
         ways: How it makes eight bits of a network, name to explanation; empty if it does not.
         why_no_int8: Where `ways` is empty: the reason.
     """
@@ -83,6 +88,7 @@ class Target(ABC):
     extra: ClassVar[str]
     modules: ClassVar[tuple[str, ...]]
     batch_size: ClassVar[int | None] = None
+    takes_named: ClassVar[bool] = False
     ways: ClassVar[Mapping[str, str]] = {}
     why_no_int8: ClassVar[str] = ""
 
@@ -108,6 +114,18 @@ class Target(ABC):
             raise ExportError(f"{self.name} has no eight-bit files: {self.why_no_int8}")
         find(f"way to eight bits of {self.name}", way, self.ways)
 
+    def check_inputs(self, inputs: Inputs) -> None:
+        """Refuse networks with named inputs where files take one tensor.
+
+        Raises:
+            ExportError: They have several.
+        """
+        if not (self.takes_named or isinstance(inputs, Tensor)):
+            raise ExportError(
+                f"{self.name}: networks that take one tensor can be exported, these take "
+                f"{', '.join(inputs)}. Leave it out of export.targets; onnx takes them."
+            )
+
     def files(self, path: Path) -> list[Path]:
         """All that belongs to a file, the named one last."""
         return [path]
@@ -116,11 +134,11 @@ class Target(ABC):
         """What all of it weighs."""
         return sum(file.stat().st_size for file in self.files(path))
 
-    def write(self, network: nn.Module, example: Shaped[Tensor, "batch ..."], path: Path) -> None:
+    def write(self, network: nn.Module, example: Inputs, path: Path) -> None:
         """Write a network as a file of this kind.
 
         Args:
-            network: Takes one tensor and gives logits; it is left as it is.
+            network: Takes one tensor, or named ones, and gives logits; it is left as it is.
             example: A batch as the network takes it.
             path: Where the file shall lie. Nobody has compared it with the network yet:
                 `export_checked` writes it, compares, and only then puts it in its place.
@@ -130,11 +148,12 @@ class Target(ABC):
             MissingExtraError: The extra is not installed.
         """
         self.check()
+        self.check_inputs(example)
         with self._wrapped(type(network).__name__, "be exported to"):
-            self._write(frozen_copy(network), example.detach().cpu(), path)
+            self._write(frozen_copy(network), on_cpu(example), path)
 
     def quantise(
-        self, network: nn.Module, source: Path, calibration: Batches, path: Path, way: str
+        self, network: nn.Module, source: Path, calibration: Sequence[Inputs], path: Path, way: str
     ) -> None:
         """Write the eight-bit file of a network.
 
@@ -153,7 +172,7 @@ class Target(ABC):
         self.check_way(way)
         self.check()
         with self._wrapped(type(network).__name__, f"be quantised ({way}) for"):
-            batches = [batch.detach().cpu() for batch in calibration]
+            batches = [on_cpu(batch) for batch in calibration]
             self._quantise(frozen_copy(network), source, batches, path, way)
 
     def open(self, path: Path, *, threads: int = 1) -> Runner:
@@ -174,13 +193,13 @@ class Target(ABC):
             return self._open(path, threads)
 
     @abstractmethod
-    def _write(self, network: nn.Module, example: Tensor, path: Path) -> None: ...
+    def _write(self, network: nn.Module, example: Any, path: Path) -> None: ...
 
     @abstractmethod
     def _open(self, path: Path, threads: int) -> Runner: ...
 
     def _quantise(
-        self, network: nn.Module, source: Path, calibration: Batches, path: Path, way: str
+        self, network: nn.Module, source: Path, calibration: Any, path: Path, way: str
     ) -> None:
         raise AssertionError(f"{self.name} has no {way}")  # check_way came first
 

@@ -1,34 +1,36 @@
 """ONNX, run by ONNX Runtime: servers, desktops, browsers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, final
 
-from torch import Tensor, nn
+from torch import nn
 
 from tutelage.deploy.export import export_onnx
 from tutelage.deploy.quantise import WAYS, quantise_onnx
 from tutelage.deploy.runtime import open_session, run_session
-from tutelage.deploy.targets.base import Batches, Runner, Target, label
+from tutelage.deploy.targets.base import Runner, Target, label
+from tutelage.types import Inputs
 
 
 @final
 class Onnx(Target):
-    """One `.onnx` file: input "inputs", output "logits", any batch size."""
+    """One `.onnx` file: input "inputs" or those of texts, output "logits", any batch size."""
 
     name = "onnx"
     title = "ONNX Runtime"
     places = "servers, PCs, browsers"
     suffix = ".onnx"
     extra = "onnx"
+    takes_named = True
     modules = ("onnx", "onnxscript", "onnxruntime")
     ways: ClassVar[Mapping[str, str]] = WAYS
 
-    def _write(self, network: nn.Module, example: Tensor, path: Path) -> None:
+    def _write(self, network: nn.Module, example: Inputs, path: Path) -> None:
         export_onnx(network, example, path)
 
     def _quantise(
-        self, network: nn.Module, source: Path, calibration: Batches, path: Path, way: str
+        self, network: nn.Module, source: Path, calibration: Sequence[Inputs], path: Path, way: str
     ) -> None:
         quantise_onnx(source, path, calibration, way)
 
