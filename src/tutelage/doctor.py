@@ -61,6 +61,7 @@ def preflight(job: Job) -> None:
     _check_text_targets(job)
     _try_network("teacher", job.new_teacher, job.teacher_task, batch)
     _try_objective(job, batch)
+    _try_baseline(job, batch)
     for source in (job.splits.train, job.splits.valid, job.splits.test):
         if source is not None:
             job.reader(source)[torch.tensor([0]), torch.tensor([0])]
@@ -104,7 +105,8 @@ def _try_network(role: str, make: Callable[[], nn.Module], task: Task, batch: Ba
 
 def _try_objective(job: Job, batch: Batch) -> None:
     """One step's loss with a teacher that is not trained yet: what does not fit shows here."""
-    gives = frozenset({Signal.LOGITS} if job.codec else {Signal.LOGITS, Signal.FEATURES})
+    says = job.teacher_task.gives
+    gives = frozenset({says} if job.codec else {says, Signal.FEATURES})
     giver = "a live teacher" if job.codec is None else "a cached teacher"
     if batch.labels is not None:
         gives |= {Signal.LABELS}
@@ -113,6 +115,12 @@ def _try_objective(job: Job, batch: Batch) -> None:
         job.objective.check_gaps("the training data")
     trainee, teacher = _try_out(job, batch)
     _check_trainable(trainee(batch, teacher(batch)))
+
+
+def _try_baseline(job: Job, batch: Batch) -> None:
+    """What the task's own loss needs of the student shows here too."""
+    if job.has_baseline:
+        prepare(job.new_student(0), job.baseline_objective, job.task, batch)
 
 
 def _try_out(job: Job, batch: Batch) -> tuple[Trainee, ModuleTeacher]:
@@ -193,7 +201,8 @@ def _look_at_data(job: Job) -> Iterator[Finding]:
         ids = torch.linspace(0, len(source) - 1, min(SAMPLE, len(source))).long().unique()
         labels = reader[ids, torch.zeros_like(ids)].labels
         if labels is None:
-            yield Finding(WARNING, "data", f"{name}: {len(source)} samples without labels.")
+            level = WARNING if Signal.LABELS in job.task.task_loss().needs else FINE
+            yield Finding(level, "data", f"{name}: {len(source)} samples without labels.")
             continue
         classes = set() if labels.is_floating_point() else set(labels.flatten().tolist())
         absent = sorted(set(range(num_classes)) - classes) if classes else []

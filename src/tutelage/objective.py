@@ -73,6 +73,7 @@ class DryRun:
         run: Calls another network as the student is called, for losses that bring one.
         more_of_teacher: What the teacher says of so many training samples, from all over the data;
             None without a teacher.
+        more_of_student: What the student says of the same samples before it is trained.
     """
 
     student: Outputs
@@ -81,6 +82,7 @@ class DryRun:
     teacher_part: Callable[[str], nn.Module] | None = None
     run: Callable[[nn.Module, Batch], Outputs] | None = None
     more_of_teacher: Callable[[int], Outputs] | None = None
+    more_of_student: Callable[[int], Outputs] | None = None
 
 
 class Loss(nn.Module, ABC):

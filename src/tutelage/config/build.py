@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from tutelage.config.embedding import TASK as EMBEDDING
+from tutelage.config.embedding import check_embedding, lay_reference
 from tutelage.config.language import is_language, lay_ground, located
 from tutelage.config.schema import (
     ArrayData,
@@ -29,6 +31,7 @@ from tutelage.data.cutting import load_tokenizer
 from tutelage.data.images import load_image_folder
 from tutelage.data.sources import Splits
 from tutelage.data.text import load_text
+from tutelage.data.unlabelled import load_unlabelled
 from tutelage.data.views import VIEWS, ViewPolicy
 from tutelage.data.words import load_words
 from tutelage.deploy import TARGETS
@@ -37,13 +40,14 @@ from tutelage.engine.inversion import InversionSettings
 from tutelage.errors import ConfigError, TutelageError, find
 from tutelage.job import ExportSettings, Job, MeasureSettings, TeacherPlan, TransferPlan
 from tutelage.losses import LOSSES
-from tutelage.models import causal, served
+from tutelage.models import causal, sentence, served
 from tutelage.models.hf import HEADS, save_hf
-from tutelage.models.load import import_own, make_model
+from tutelage.models.load import ENCODERS, import_own, make_model
 from tutelage.objective import Loss, Objective, Ramp, Term
 from tutelage.tasks import TASKS
 
 Made = TypeVar("Made")
+TRAINED = (causal.PREFIX, served.PREFIX, sentence.SENTENCE, sentence.STATIC)
 
 
 def build_job(
@@ -57,9 +61,15 @@ def build_job(
         command: What repeats the run.
         splits: The recipe's data, where they are loaded already.
     """
-    ground = lay_ground(recipe) if is_language(recipe) else None
+    is_written = is_language(recipe)
+    ground = lay_ground(recipe) if is_written else None
+    if recipe.task == EMBEDDING:
+        check_embedding(recipe)
     splits = splits or (ground.splits if ground else load_data(recipe))
     facts = {**data_facts(splits), "task": recipe.task, **(ground.facts if ground else {})}
+    if recipe.task == EMBEDDING:
+        ground = lay_reference(recipe, splits, _maker(recipe.teacher, folder, facts))
+        splits = ground.splits
     return Job(
         name=recipe.output.name,
         out=recipe.output,
@@ -81,7 +91,7 @@ def build_job(
         cache_path=None if recipe.cache is None else recipe.cache.path,
         measure=None if recipe.measure is None else MeasureSettings(**recipe.measure.model_dump()),
         budget=None if recipe.budget is None else parse_budget(recipe.budget),
-        export=ExportSettings() if ground else _export(recipe),
+        export=ExportSettings() if is_written else _export(recipe),
         recipe=_resolved(recipe, folder),
         command=command,
         make_task=ground.make_task if ground else TASKS[recipe.task],
@@ -135,9 +145,7 @@ def _teacher(
     teacher: Teacher, place: str, views: Views, folder: Path, facts: Mapping[str, Any]
 ) -> TeacherPlan:
     training = teacher.training
-    is_trained = teacher.weights is not None or teacher.model.startswith(
-        (causal.PREFIX, served.PREFIX)
-    )
+    is_trained = teacher.weights is not None or teacher.model.startswith(TRAINED)
     if training is None and not is_trained and not teacher.settings:
         raise ConfigError(
             f"{place}: it has neither weights nor training, so it would teach noise. Give weights: "
@@ -191,6 +199,14 @@ def load_data(recipe: Recipe) -> Splits:
 
 
 def _text(data: TextData, recipe: Recipe, settings: dict[str, Any]) -> Splits:
+    if recipe.task == EMBEDDING:
+        settings.pop("label_column", None)
+        return _make("data", load_unlabelled, settings)
+    if data.label_column is None:
+        raise ConfigError(
+            f"data.label_column: {recipe.task} needs labels. Name their column; texts without any "
+            "belong in data.transfer."
+        )
     if recipe.task == "classification":
         return _make("data", load_text, settings)
     if data.transfer:
@@ -204,10 +220,10 @@ def _tokenizer(data: TextData, recipe: Recipe) -> str:
     if data.tokenizer is not None:
         return data.tokenizer
     library, _, name = recipe.teacher.model.partition(":")
-    if library != "hf":
+    if library not in ("hf", *ENCODERS):
         raise ConfigError(
             "data.tokenizer: none is given, and the teacher brings none. Give a folder with a "
-            "tokenizer.json, or a teacher hf:NAME_OR_FOLDER."
+            "tokenizer.json, or a teacher hf:NAME_OR_FOLDER or sentence:NAME_OR_FOLDER."
         )
     return name
 

@@ -1,13 +1,10 @@
 """Recipes of language models: what must fit together, checked before anything is loaded."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from torch import nn
-
+from tutelage.config.ground import Ground
 from tutelage.config.schema import CorpusData, Network, Recipe
 from tutelage.data.corpus import (
     Corpus,
@@ -16,7 +13,6 @@ from tutelage.data.corpus import (
     tokenizer_fingerprint,
 )
 from tutelage.data.pairs import load_pairs
-from tutelage.data.sources import Splits
 from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine.writing import WritingSettings
 from tutelage.errors import ConfigError, find
@@ -28,33 +24,6 @@ from tutelage.tasks.other_tokenizer import OtherTokenizer
 
 TASK = "language_modeling"
 ACROSS = "universal_logit_distance"
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What a language model's job stands on.
-
-    Attributes:
-        splits: The text.
-        make_task: Makes the task, whatever the number of classes.
-        make_teacher_task: Makes the teacher's, where its tokenizer is another; else None.
-        save_student: Writes a Hugging Face folder.
-        tokenizer: Of transformers; it reads for the student.
-        text_targets: What the student is written as beside its folder.
-        writing: Text that is written while the student learns.
-        facts: What networks may want to know of it.
-        notes: What a reader must know.
-    """
-
-    splits: Splits
-    make_task: Callable[[int], Task]
-    make_teacher_task: Callable[[], Task] | None
-    save_student: Callable[[nn.Module, Path], None]
-    tokenizer: Any
-    text_targets: tuple[str, ...]
-    writing: WritingSettings | None
-    facts: Mapping[str, Any]
-    notes: tuple[str, ...]
 
 
 def is_language(recipe: Recipe) -> bool:

@@ -146,15 +146,16 @@ class ArrayData(Strict):
 
 
 class TextData(Strict):
-    """Texts with labels.
+    """Texts, with labels or without.
 
     Attributes:
         kind: text.
-        path: A file (.csv, .tsv, .jsonl, .ndjson, .parquet); a folder with files or folders named
-            train, valid and test; a folder with one subfolder of .txt files a class; a folder that
+        path: A file (.csv, .tsv, .jsonl, .ndjson, .parquet, or .txt with a text a line); a folder
+            with files or folders named train, valid and test; a folder with one subfolder of .txt files a class; a folder that
             `datasets` saved, or a name on its hub.
         text_column: Of the texts; for token_classification, of their words.
-        label_column: Of the classes; for token_classification, of the words' classes.
+        label_column: Of the classes; for token_classification, of the words' classes; null for
+            embedding, which learns from the texts alone.
         tokenizer: A folder, a tokenizer.json, or a name on the hub; the teacher's if not given.
         max_length: Tokens of a text; what is longer is cut, counted and said.
         transfer: More texts, without labels: students learn from what the teacher says of them.
@@ -167,7 +168,7 @@ class TextData(Strict):
     kind: Literal["text"]
     path: Path
     text_column: str = "text"
-    label_column: str = "label"
+    label_column: str | None = "label"
     tokenizer: str | None = None
     max_length: int = Field(default=128, ge=1)
     transfer: tuple[Path, ...] = ()
@@ -187,7 +188,8 @@ class Network(Strict):
 
     Attributes:
         model: mlp, cnn, resnet, vit, wide_resnet, vgg, bag_of_words, text_cnn, timm:NAME,
-            torchvision:NAME, hf:NAME_OR_FOLDER, causal:NAME, file.py:make or module:make.
+            torchvision:NAME, hf:NAME_OR_FOLDER, sentence:NAME_OR_FOLDER, static:NAME_OR_FOLDER,
+            causal:NAME, file.py:make or module:make.
         settings: Arguments of its constructor; num_classes, in_channels and image_size come from
             the data where it has such arguments.
         weights: Start from these: safetensors, or a state dict without code.
@@ -417,7 +419,7 @@ class Recipe(Strict):
     """A whole run.
 
     Attributes:
-        task: classification, token_classification, or language_modeling.
+        task: classification, token_classification, embedding, or language_modeling.
         data: What is learned.
         views: Augmentation that teacher and student share.
         teacher: The large network.
@@ -442,7 +444,9 @@ class Recipe(Strict):
         output: The run folder.
     """
 
-    task: Literal["classification", "token_classification", "language_modeling"] = "classification"
+    task: Literal["classification", "token_classification", "embedding", "language_modeling"] = (
+        "classification"
+    )
     data: Data
     views: Views = Views()
     teacher: Teacher

@@ -103,7 +103,7 @@ def load_text(  # noqa: PLR0913 - the keys of data in a recipe
     tables = read_parts(path)
     parts = held_out_parts(tables, columns, valid_fraction, test_fraction, seed)
     cut = Cutter(load_tokenizer(tokenizer), max_length, tokenizer)
-    return _classified(parts, cut, [_transfer_table(p, transfer_column) for p in transfer])
+    return _classified(parts, cut, [transfer_table(p, transfer_column) for p in transfer])
 
 
 def read_parts(path: str | Path) -> dict[str, Table]:
@@ -246,7 +246,12 @@ def _hold_out(examples: Examples, fraction: float, seed: int) -> tuple[Examples,
     )
 
 
-def _transfer_table(path: str | Path, column: str) -> Examples:
+def transfer_table(path: str | Path, column: str) -> Examples:
+    """More texts, of which only what the teacher says is used.
+
+    Raises:
+        DataError: Nothing is there, or it cannot be read.
+    """
     place = find_place(path)
     if place is None:
         raise DataError(f"data.transfer: {path}: no such file or folder.")
@@ -260,8 +265,8 @@ def _classified(
     names = class_names([str(label) for label in parts["train"].labels])
     numbers = {name: number for number, name in enumerate(names)}
     labels = {part: _numbered(examples, numbers) for part, examples in parts.items()}
-    texts = {part: _texts(examples, "data.text_column") for part, examples in parts.items()}
-    more = [text for examples in transfer for text in _texts(examples, "data.transfer_column")]
+    texts = {part: checked_texts(examples, "data.text_column") for part, examples in parts.items()}
+    more = [text for examples in transfer for text in checked_texts(examples, "data.transfer_column")]
     labelled = cut.source(texts["train"], labels["train"])
     train, whole = labelled, None
     if more:
@@ -314,7 +319,16 @@ def _numbered(examples: Examples, numbers: Mapping[str, int]) -> list[int]:
     return found
 
 
-def _texts(examples: Examples, setting: str) -> list[str]:
+def checked_texts(examples: Examples, setting: str) -> list[str]:
+    """The texts of some rows, none of them empty.
+
+    Args:
+        examples: The rows.
+        setting: Where their column was named, for the message.
+
+    Raises:
+        DataError: One is empty or no text; the message says where it stands.
+    """
     column = examples.columns.text
     values = examples.table.column(column, setting)
     texts = [values[row] for row in examples.rows]

@@ -11,6 +11,8 @@ from tutelage.tasks import Task
 from tutelage.teachers import HasParts, Teacher
 from tutelage.types import Batch, Outputs
 
+ROWS_AT_ONCE = 128
+
 
 @torch.no_grad()
 def prepare(
@@ -49,7 +51,8 @@ def prepare(
 
     def dry_run() -> DryRun:
         layers = objective.student_layers
-        outputs = task.run(copy.deepcopy(student).eval(), batch, layers)
+        copied = copy.deepcopy(student).eval()
+        outputs = task.run(copied, batch, layers)
         return DryRun(
             outputs,
             given,
@@ -57,6 +60,7 @@ def prepare(
             teacher_part=part,
             run=task.run,
             more_of_teacher=_asking(teacher, more),
+            more_of_student=_trying(copied, task, more),
         )
 
     losses = [term.loss for term in objective.counted]
@@ -74,3 +78,17 @@ def _asking(
     if teacher is None or more is None:
         return None
     return lambda count: teacher(more(count).to(teacher.device))
+
+
+def _trying(
+    student: nn.Module, task: Task, more: Callable[[int], Batch] | None
+) -> Callable[[int], Outputs] | None:
+    if more is None:
+        return None
+
+    def say(count: int) -> Outputs:
+        whole = more(count)
+        parts = whole.parts(-(-len(whole) // ROWS_AT_ONCE))
+        return Outputs.join([task.run(student, part) for part in parts])
+
+    return say

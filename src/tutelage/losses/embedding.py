@@ -1,5 +1,6 @@
 """Losses on embeddings: one vector a sample, compared by place, by direction or by neighbours."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import final
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 from tutelage.errors import ConfigError, ShapeError, SignalError
 from tutelage.losses.divergences import cross_entropy, kl_per_item
 from tutelage.losses.features import check_several, counted, features_of
-from tutelage.models.axes import principal_axes
+from tutelage.models.axes import principal_axes, rotation_onto
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
 
 PCA_ROWS = 4096
+TURN_ROWS = 2048
 
 
 def squared_distance(
@@ -129,6 +131,10 @@ class _Regression(Loss):
     def build(self, dry: DryRun) -> None:
         """Find the teacher's principal axes, where it is wider than the student.
 
+        They are turned so that the teacher's vectors lie as near as can be to where the student's
+        lie at first: cosines do not change by that, and a student that was made from the teacher
+        need not turn.
+
         Raises:
             ShapeError: The student is wider than the teacher.
         """
@@ -142,7 +148,12 @@ class _Regression(Loss):
                 "Make the student as wide as the teacher or narrower, or use similarity_kl."
             )
         seen = dry.teacher if dry.more_of_teacher is None else dry.more_of_teacher(PCA_ROWS)
-        self.axes = principal_axes(seen.embeddings, ours)
+        axes = principal_axes(seen.embeddings, ours)
+        if dry.more_of_teacher is not None and dry.more_of_student is not None:
+            theirs_at_first = dry.more_of_teacher(TURN_ROWS).embeddings @ axes
+            ours_at_first = dry.more_of_student(TURN_ROWS).embeddings.to(theirs_at_first)
+            axes = axes @ rotation_onto(theirs_at_first, ours_at_first)
+        self.axes = axes
 
     def _along_axes(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """The student's vectors, and the teacher's in the student's width."""
@@ -325,6 +336,8 @@ class SimCSE(Loss):
 
     Args:
         temperature: Of cosines, above 0; 0.05 in the paper.
+        dropout: Of every dropout layer of the network while this trains it, 0.1 in the paper;
+            None leaves the network's own.
 
     Usual weight: 1, alone.
 
@@ -337,16 +350,25 @@ class SimCSE(Loss):
     title = "simcse"
     whole_batch = True
 
-    def __init__(self, temperature: float | int = 0.05) -> None:
-        """Keep the temperature."""
+    def __init__(self, temperature: float | int = 0.05, dropout: float | None = None) -> None:
+        """Keep the settings."""
         super().__init__()
         self.temperature = _cosine_temperature(self.title, temperature)
+        if dropout is not None and not 0 < dropout < 1:
+            raise ConfigError(
+                f"{self.title}: dropout must lie between 0 and 1, got {dropout}. Usual: 0.1."
+            )
+        self.dropout = dropout
 
     def wrap(self, student: nn.Module, dry: DryRun) -> nn.Module:
-        """The student, heard twice."""
+        """The student, heard twice.
+
+        Raises:
+            ConfigError: A batch is one sample, or the dropout to be set finds no layer.
+        """
         check_several(self, dry)
         self.student_layers = (TWIN,)
-        return Twice(student)
+        return Twice(student if self.dropout is None else _dropping(student, self.dropout))
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """The cross-entropy, in nats; 0 for fewer than two samples."""
@@ -359,6 +381,20 @@ class SimCSE(Loss):
             cosines = F.normalize(first, dim=1) @ second.T
         own = torch.arange(len(first), device=first.device)
         return cross_entropy(cosines / self.temperature, own)
+
+
+def _dropping(network: nn.Module, dropout: float) -> nn.Module:
+    """A copy of a network whose dropout layers all drop this share."""
+    copied = copy.deepcopy(network)
+    layers = [module for module in copied.modules() if isinstance(module, nn.Dropout)]
+    if not layers:
+        raise ConfigError(
+            f"simcse: {type(network).__name__} has no nn.Dropout, so it says the same twice and "
+            "nothing can be learned from that. Give it one, or set baseline: false."
+        )
+    for layer in layers:
+        layer.p = dropout
+    return copied
 
 
 def _cosine_temperature(title: str, temperature: float | int) -> float:

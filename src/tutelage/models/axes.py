@@ -29,3 +29,16 @@ def principal_axes(
     largest = axes.gather(dim=0, index=axes.abs().argmax(dim=0, keepdim=True))
     signed: Tensor = axes * largest.sign()
     return signed.float()
+
+
+def rotation_onto(
+    vectors: Float[Tensor, "rows width"], wanted: Float[Tensor, "rows width"]
+) -> Float[Tensor, "width width"]:
+    """The rotation or reflection that brings vectors nearest to others of the same rows.
+
+    Source:
+        Schönemann 1966, "A Generalized Solution of the Orthogonal Procrustes Problem".
+    """
+    left, _, right = torch.linalg.svd(vectors.double().T @ wanted.double())
+    turned: Tensor = left @ right
+    return turned.to(vectors.dtype)

@@ -52,7 +52,7 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
                 its sizes too.
         """
         head = getattr(transformers, find("head for task", task, HEADS))
-        _hush(transformers)
+        hush(transformers)
         if config:
             _check_config(
                 transformers.AutoConfig.from_pretrained(place_or_name(name)), config, name
@@ -68,7 +68,7 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
         check_vocabulary(model, name, vocab_size, tokenizer)
         if freeze_embeddings:
             made.get_input_embeddings().requires_grad_(False)
-        keep = _chosen(model, keep_layers, num_layers)
+        keep = chosen_layers(model, keep_layers, num_layers)
         return model if keep is None else keep_some_layers(model, keep)
 
     return make
@@ -94,7 +94,7 @@ def save_hf(model: nn.Module, folder: Path, *, tokenizer: Any, class_names: Sequ
     made.save_pretrained(folder)
 
 
-def _hush(transformers: Any) -> None:
+def hush(transformers: Any) -> None:
     """A new head is meant here, and progress is shown by the run."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -107,7 +107,7 @@ def _check_config(known: Any, given: dict[str, Any], name: str) -> None:
 
 
 def check_vocabulary(
-    model: nn.Module, name: str, vocab_size: int | None, tokenizer: str | None
+    model: nn.Module, name: str, vocab_size: int | None, tokenizer: str | None, prefix: str = "hf:"
 ) -> None:
     """Refuse tokens that the network would take for others.
 
@@ -116,6 +116,7 @@ def check_vocabulary(
         name: Where it comes from.
         vocab_size: Of the data's tokenizer; None checks nothing.
         tokenizer: Where the data's tokenizer comes from.
+        prefix: Of the name in a recipe.
 
     Raises:
         ConfigError: It knows fewer tokens, or comes with another tokenizer.
@@ -124,7 +125,7 @@ def check_vocabulary(
     rows = int(embeddings.get_input_embeddings().num_embeddings)
     if vocab_size is not None and rows < vocab_size:
         raise ConfigError(
-            f"model 'hf:{name}': it knows {rows} tokens, but the data's tokenizer {tokenizer} has "
+            f"model '{prefix}{name}': it knows {rows} tokens, but the data's tokenizer {tokenizer} has "
             f"{vocab_size}. Give data.tokenizer: {name}."
         )
     if tokenizer is None or _is_same(name, tokenizer) or not _has_tokenizer(name):
@@ -132,7 +133,7 @@ def check_vocabulary(
     own, other = (_vocabulary(where) for where in (name, tokenizer))
     if own != other:
         raise ConfigError(
-            f"model 'hf:{name}': its tokenizer numbers the tokens otherwise than data.tokenizer "
+            f"model '{prefix}{name}': its tokenizer numbers the tokens otherwise than data.tokenizer "
             f"({tokenizer}), so it would read other words. Give data.tokenizer: {name}, or "
             "networks that share one tokenizer."
         )
@@ -159,9 +160,14 @@ def _vocabulary(name: str) -> dict[str, int]:
     return vocabulary
 
 
-def _chosen(
+def chosen_layers(
     model: nn.Module, keep_layers: Sequence[int] | None, num_layers: int | None
 ) -> Sequence[int] | None:
+    """Numbers of the layers that stay, however they were asked for; None for all.
+
+    Raises:
+        ConfigError: They were asked for in two ways, or there are not so many.
+    """
     if keep_layers is not None and num_layers is not None:
         raise ConfigError("settings: give keep_layers or num_layers, not both.")
     if num_layers is None:
@@ -239,7 +245,7 @@ def input_embeddings(name: str, width: int) -> Tensor:
         ConfigError: The width is larger.
     """
     transformers = require("transformers", "text", "Starting from a teacher's embeddings")
-    _hush(transformers)
+    hush(transformers)
     model = transformers.AutoModel.from_pretrained(place_or_name(name))
     vectors: Tensor = model.get_input_embeddings().weight.detach().float()
     if width > vectors.shape[1]:

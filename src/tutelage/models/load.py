@@ -19,6 +19,7 @@ from tutelage.files import fingerprint
 from tutelage.models import cifar_nets, nets, text_nets
 from tutelage.models.causal import make_causal
 from tutelage.models.hf import hf_factory
+from tutelage.models.sentence import sentence, static
 from tutelage.models.served import make_served
 from tutelage.models.slices import initialise, slice_network
 from tutelage.sealed import is_sealed, read_facts
@@ -67,13 +68,17 @@ BUILTIN: Mapping[str, Factory] = {
     "bag_of_words": text_nets.BagOfWords,
     "text_cnn": text_nets.TextCNN,
 }
+ENCODERS: Mapping[str, Factory] = {"sentence": sentence, "static": static}
 
 NOT_OWN = (
     "accelerate", "builtins", "cloudpickle", "datasets", "dill", "fsspec", "huggingface_hub",
     "joblib", "numpy", "onnx", "onnxruntime", "pandas", "PIL", "pip", "pydantic", "requests",
     "safetensors", "scipy", "setuptools", "sklearn", "torch", "transformers", "yaml",
 )  # fmt: skip
-LIBRARIES = "timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, causal:NAME, served:NAME"
+LIBRARIES = (
+    "timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, sentence:NAME_OR_FOLDER, "
+    "static:NAME_OR_FOLDER, causal:NAME, served:NAME"
+)
 WAYS = f"{', '.join(BUILTIN)}, {LIBRARIES}, path/to/file.py:make, module:make"
 
 
@@ -192,6 +197,8 @@ def _factory(name: str, folder: Path) -> Factory:
         return functools.partial(make_causal, rest)
     if library == "served":
         return functools.partial(make_served, rest)
+    if library in ENCODERS:
+        return functools.partial(ENCODERS[library], rest)
     if library.endswith(".py"):
         return _attribute(_load_file(folder / library), rest, name)
     return _attribute(_import_module(library, name), rest, name)

@@ -19,6 +19,7 @@ from tutelage.tasks.base import Predictions
 from tutelage.tasks.predicting import predict_items
 from tutelage.types import Batch, Outputs, Signal
 
+DROPOUT = 0.1
 RANK_CORRELATION = Metric(
     name="rank_correlation",
     title="rank correlation",
@@ -72,8 +73,8 @@ class Embedding:
         return batch
 
     def task_loss(self) -> SimCSE:
-        """What can be learned without a teacher."""
-        return SimCSE()
+        """What can be learned without a teacher; the network's dropout is the paper's meanwhile."""
+        return SimCSE(dropout=DROPOUT)
 
     def predict(
         self, model: nn.Module, batches: Iterable[Batch], device: torch.device

@@ -1,0 +1,72 @@
+"""Recipes of sentence embeddings: what must fit together, and the teacher's word as ground truth."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from tutelage.config.ground import Ground
+from tutelage.config.schema import Recipe, TextData
+from tutelage.data.loading import Reader
+from tutelage.data.sources import Splits
+from tutelage.errors import ConfigError
+from tutelage.models.sentence import SENTENCE, STATIC, save_encoder
+from tutelage.tasks import Embedding
+from tutelage.teachers.reference import ReferenceSource
+
+TASK = "embedding"
+CODECS = ("float32", "float16")
+
+
+def check_embedding(recipe: Recipe) -> None:
+    """Refuse what does not go with embeddings, before anything is loaded.
+
+    Raises:
+        ConfigError: Something does not.
+    """
+    data, teacher = recipe.data, recipe.teacher
+    if not isinstance(data, TextData):
+        raise ConfigError(
+            f"task: {TASK} does not go with data kind {data.kind!r}. It needs data: {{kind: text, "
+            "path: ...}."
+        )
+    if data.label_column not in (None, TextData.model_fields["label_column"].default):
+        raise ConfigError(
+            f"data.label_column: {data.label_column!r} would not be read, for {TASK} learns from "
+            "the texts alone. Set it to null."
+        )
+    if teacher.training is not None or recipe.co_teachers:
+        raise ConfigError(
+            f"teacher: for {TASK} it is one network that is trained already, since its vectors are "
+            "what all others are judged by. Leave out training and co_teachers."
+        )
+    if recipe.cache is not None and recipe.cache.codec not in CODECS:
+        raise ConfigError(
+            f"cache.codec: {recipe.cache.codec} keeps some classes of many, and an embedding has "
+            f"none. Allowed: {', '.join(CODECS)}."
+        )
+
+
+def lay_reference(recipe: Recipe, splits: Splits, make_teacher: Callable[[], nn.Module]) -> Ground:
+    """Let the teacher label validation and test data.
+
+    Args:
+        recipe: Checked.
+        splits: Texts without labels.
+        make_teacher: Makes the teacher, which is trained already.
+    """
+    teacher = make_teacher().eval()
+    reader = Reader(splits.train)
+    first = torch.zeros(1, dtype=torch.long)
+    with torch.no_grad():
+        width = Embedding(0).run(teacher, reader[first, first]).embeddings.shape[1]
+    task = Embedding(width)
+    assert splits.valid is not None
+    judged = replace(
+        splits,
+        valid=ReferenceSource(splits.valid, teacher, task),
+        test=ReferenceSource(splits.test, teacher, task),
+    )
+    is_encoder = recipe.student.model.startswith((SENTENCE, STATIC))
+    return Ground(judged, lambda _: task, save_encoder if is_encoder else None)

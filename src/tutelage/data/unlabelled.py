@@ -1,0 +1,61 @@
+"""Texts without labels: what a teacher says of them is all that is learned."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tutelage.data.cutting import Cutter, load_tokenizer
+from tutelage.data.sources import Splits
+from tutelage.data.text import (
+    Columns,
+    checked_texts,
+    held_out_parts,
+    read_parts,
+    transfer_table,
+)
+from tutelage.errors import DataError
+
+LEAST = 3  # texts of a part that is judged by how each resembles the others
+
+
+def load_unlabelled(
+    path: str | Path,
+    tokenizer: str,
+    text_column: str = "text",
+    max_length: int = 128,
+    valid_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    transfer: Sequence[str | Path] = (),
+    transfer_column: str = "text",
+    seed: int = 0,
+) -> Splits:
+    """Texts as tokens, without labels.
+
+    Args:
+        path: As in `load_text`; a file may be .txt too, with one text a line.
+        tokenizer: As in `load_text`.
+        text_column: Of the texts.
+        max_length: Tokens of a text; what is longer is cut, counted and said.
+        valid_fraction: Share of the training texts held out where there is no valid part.
+        test_fraction: Share held out where there is no test part.
+        transfer: More texts to train on.
+        transfer_column: Of their texts.
+        seed: Of the parts held out.
+
+    Raises:
+        DataError: A file, a column or a text cannot be used; the message says where.
+    """
+    parts = held_out_parts(read_parts(path), Columns(text_column), valid_fraction, test_fraction, seed)
+    texts = {part: checked_texts(rows, "data.text_column") for part, rows in parts.items()}
+    for file in transfer:
+        more = transfer_table(file, transfer_column)
+        texts["train"] += checked_texts(more, "data.transfer_column")
+    for part in ("valid", "test"):
+        if len(texts[part]) < LEAST:
+            raise DataError(
+                f"{parts[part].table.origin}: the {part} part has {len(texts[part])} texts; at "
+                f"least {LEAST} are compared with one another. Give more, or a larger "
+                f"data.{part}_fraction."
+            )
+    cut = Cutter(load_tokenizer(tokenizer), max_length, tokenizer)
+    train, valid, test = (cut.source(texts[part], None) for part in ("train", "valid", "test"))
+    return Splits(train, valid, test, class_names=(), notes=cut.notes())

@@ -1,0 +1,286 @@
+"""Sentence encoders: texts to vectors, through a transformer or through a table of tokens."""
+
+import copy
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tutelage.errors import ConfigError, ModelError, require
+from tutelage.models.axes import principal_axes
+from tutelage.models.hf import check_vocabulary, chosen_layers, hush, keep_some_layers
+from tutelage.places import place_or_name
+
+SENTENCE, STATIC = "sentence:", "static:"
+PURPOSE = "Sentence embeddings"
+TOKENS_AT_ONCE = 512
+
+
+class SentenceEncoder(nn.Module):
+    """A model of `sentence-transformers`, called with token numbers.
+
+    Args:
+        encoder: Transformer, pooling and whatever follows.
+    """
+
+    def __init__(self, encoder: Any) -> None:
+        """Hold it."""
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch tokens"],
+        attention_mask: Int[Tensor, "batch tokens"],
+    ) -> Float[Tensor, "batch width"]:
+        """One vector a text."""
+        features = {"input_ids": input_ids, "attention_mask": attention_mask}
+        vectors: Tensor = self.encoder(features)["sentence_embedding"]
+        return vectors
+
+    def save_folder(self, folder: Path) -> None:
+        """Write a folder that `SentenceTransformer(folder)` loads."""
+        self.encoder.save(str(folder), create_model_card=False)
+
+
+class StaticEncoder(nn.Module):
+    """The mean of one vector a token, at unit length: no network at all, and so very fast.
+
+    Args:
+        vectors: One row a token of the vocabulary.
+        ignored: Numbers of the tokens that do not count, such as those at the ends of a text.
+        tokenizer: Goes into the folder that is written.
+        dropout: Share of the tokens' numbers dropped while training.
+    """
+
+    def __init__(
+        self,
+        vectors: Float[Tensor, "tokens width"],
+        ignored: Sequence[int],
+        tokenizer: Any = None,
+        dropout: float = 0.0,
+    ) -> None:
+        """Hold the table."""
+        super().__init__()
+        self.table = nn.Embedding.from_pretrained(vectors.clone(), freeze=False)
+        self.ignored: Tensor
+        self.register_buffer("ignored", torch.tensor(sorted(set(ignored)), dtype=torch.long))
+        self.tokenizer = tokenizer
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch tokens"],
+        attention_mask: Int[Tensor, "batch tokens"],
+    ) -> Float[Tensor, "batch width"]:
+        """One vector of unit length a text; zeros for a text without tokens that count."""
+        is_ignored = (input_ids[..., None] == self.ignored).any(dim=-1)
+        counts = (attention_mask.bool() & ~is_ignored).to(self.table.weight.dtype)
+        total = (self.dropout(self.table(input_ids)) * counts[..., None]).sum(dim=1)
+        return F.normalize(total / counts.sum(dim=1, keepdim=True).clamp(min=1), dim=1)
+
+    def save_folder(self, folder: Path) -> None:
+        """Write a folder that `SentenceTransformer(folder)` loads."""
+        library = _library()
+        modules = library.sentence_transformer.modules
+        fast = copy.deepcopy(getattr(self.tokenizer, "_tokenizer", self.tokenizer))
+        fast.no_truncation()
+        table = modules.StaticEmbedding(fast, self.table.weight.detach().cpu())
+        whole = library.SentenceTransformer(modules=[table, modules.Normalize()], device="cpu")
+        whole.save(str(folder), create_model_card=False)
+
+
+def sentence(
+    path: str,
+    vocab_size: int | None = None,
+    tokenizer: str | None = None,
+    max_length: int | None = None,
+    keep_layers: Sequence[int] | None = None,
+    num_layers: int | None = None,
+    freeze_embeddings: bool = False,
+    dropout: float | None = None,
+) -> SentenceEncoder:
+    """A sentence encoder from a folder or by its hub name, whole or with some of its layers.
+
+    Args:
+        path: A folder of `sentence-transformers`, or a hub name.
+        vocab_size: Of the data's tokenizer, to be checked.
+        tokenizer: The data's, to be checked.
+        max_length: Tokens of the data's longest text, to be checked.
+        keep_layers: Numbers of the transformer's layers that stay, in order, from 0; null keeps
+            all. Layers kept from the teacher are the strongest cheap start of a student.
+        num_layers: How many stay, evenly spread, first and last among them.
+        freeze_embeddings: Whether the token vectors stay as they are.
+        dropout: Of the whole transformer while it is trained; null leaves what it was made with.
+
+    Raises:
+        ModelError: It cannot be loaded, or its layers are not found.
+        ConfigError: A layer that it has not was asked for, or the data's tokens are not its own.
+    """
+    encoder = _load(path)
+    network = encoder[0].auto_model
+    _check_length(network, path, max_length)
+    check_vocabulary(network, path, vocab_size, tokenizer, SENTENCE)
+    keep = chosen_layers(network, keep_layers, num_layers)
+    if keep is not None:
+        keep_some_layers(network, keep)
+    if freeze_embeddings:
+        network.get_input_embeddings().requires_grad_(False)
+    if dropout is not None:
+        _set_dropout(encoder, dropout)
+    return SentenceEncoder(encoder).eval()
+
+
+def static(
+    path: str,
+    vocab_size: int | None = None,
+    tokenizer: str | None = None,
+    width: int | None = 256,
+    rarity: float | None = 1e-4,
+    dropout: float = 0.0,
+) -> StaticEncoder:
+    """A table of token vectors taken from a sentence encoder.
+
+    Every token of the vocabulary goes through the encoder alone; the vectors are taken along
+    their principal axes and weighed by how rare the token is.
+
+    Args:
+        path: Of the encoder, as in `sentence`.
+        vocab_size: Of the data's tokenizer, to be checked.
+        tokenizer: The data's, to be checked.
+        width: Of the vectors; null keeps the encoder's.
+        rarity: a in the weight a / (a + p), where p is a token's share of all text by Zipf's law
+            from its place in the vocabulary; null weighs all alike.
+        dropout: Share of the tokens' numbers dropped while training.
+
+    Raises:
+        ModelError: The encoder cannot be loaded.
+        ConfigError: A setting is out of its range, or the data's tokens are not its own.
+
+    Source:
+        Tulkens & van Dongen 2024, "Model2Vec"; the weights: Arora, Liang & Ma 2017, "A Simple but
+        Tough-to-Beat Baseline for Sentence Embeddings", section 3.
+    """
+    if rarity is not None and not 0 < rarity < 1:
+        raise ConfigError(
+            f"static: rarity must lie between 0 and 1, got {rarity}; 0.0001 is usual."
+        )
+    vectors, ignored, own = _token_vectors(path, vocab_size, tokenizer)
+    if width is not None and not 0 < width <= vectors.shape[1]:
+        raise ConfigError(
+            f"static: width must lie between 1 and the encoder's {vectors.shape[1]}, got {width}."
+        )
+    centred = vectors - vectors.mean(dim=0)
+    table = centred @ principal_axes(vectors, width or vectors.shape[1])
+    if rarity is not None:
+        table = table * _weights(len(table), rarity)
+    return StaticEncoder(table, ignored, own, dropout)
+
+
+def save_encoder(model: nn.Module, folder: Path) -> None:
+    """Write a student as a folder that `SentenceTransformer(folder)` loads.
+
+    Args:
+        model: A sentence encoder or a static one, alone or within what a loss wrapped around it.
+        folder: Where it goes.
+
+    Raises:
+        ModelError: There is neither in it.
+    """
+    kinds = (SentenceEncoder, StaticEncoder)
+    found = next((part for part in model.modules() if isinstance(part, kinds)), None)
+    if found is None:
+        raise ModelError(
+            f"{type(model).__name__}: only sentence:NAME and static:NAME are written as folders of "
+            "sentence-transformers."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    found.cpu().eval().save_folder(folder)
+
+
+def _library() -> Any:
+    return require("sentence_transformers", "text", PURPOSE)
+
+
+def _load(path: str) -> Any:
+    library = _library()
+    hush(require("transformers", "text", PURPOSE))
+    try:
+        found = library.SentenceTransformer(place_or_name(path), device="cpu")
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise ModelError(
+            f"model 'sentence:{path}' cannot be loaded ({type(error).__name__}: {reason}). Give a "
+            "folder of sentence-transformers, or the name of one on the hub; scripts/get-data "
+            "all-minilm-l6-v2 brings one."
+        ) from error
+    if not isinstance(getattr(found[0], "auto_model", None), nn.Module):
+        raise ModelError(
+            f"model 'sentence:{path}': its first part is a {type(found[0]).__name__}, not a "
+            "transformer. Give an encoder with one."
+        )
+    return found.float()
+
+
+def _check_length(network: Any, path: str, max_length: int | None) -> None:
+    places = getattr(network.config, "max_position_embeddings", None)
+    if max_length is not None and places is not None and max_length > places:
+        raise ConfigError(
+            f"data.max_length: {max_length} is more than the {places} tokens that "
+            f"'sentence:{path}' can read. Set it to {places} or less."
+        )
+
+
+def _set_dropout(encoder: nn.Module, dropout: float) -> None:
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"settings.dropout must be 0 or more and below 1, got {dropout}.")
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+
+
+def _weights(rows: int, rarity: float) -> Float[Tensor, "rows 1"]:
+    """Of tokens by their place in the vocabulary, the most frequent first."""
+    ranks = torch.arange(2, rows + 2, dtype=torch.float64)
+    shares = (1 / ranks) / (1 / ranks).sum()
+    return (rarity / (rarity + shares))[:, None].float()
+
+
+@lru_cache(maxsize=1)
+def _token_vectors(
+    path: str, vocab_size: int | None, name: str | None
+) -> tuple[Tensor, tuple[int, ...], Any]:
+    """What an encoder says of each token of its vocabulary, the tokens at a text's ends, tokenizer.
+
+    Students of several seeds begin with the same table: it is made once.
+    """
+    encoder = _load(path).eval()
+    check_vocabulary(encoder[0].auto_model, path, vocab_size, name, STATIC)
+    tokenizer = encoder.tokenizer
+    ends = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
+    ends += (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    before, after = _frame(tokenizer)
+    rows = []
+    with torch.inference_mode():
+        for tokens in torch.arange(len(tokenizer)).split(TOKENS_AT_ONCE):
+            sides = [torch.tensor(side, dtype=torch.long) for side in (before, after)]
+            first, last = (side.expand(len(tokens), -1) for side in sides)
+            ids = torch.cat([first, tokens[:, None], last], dim=1)
+            said = encoder({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            rows.append(said["token_embeddings"].mean(dim=1))
+    ignored = tuple(sorted({token for token in ends if token is not None}))
+    return torch.cat(rows).clone(), ignored, tokenizer
+
+
+def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Tokens that the tokenizer sets before and after a text."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    starts = range(len(whole) - len(bare) + 1)
+    start = next(n for n in starts if whole[n : n + len(bare)] == bare)
+    return whole[:start], whole[start + len(bare) :]
