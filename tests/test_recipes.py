@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from texts import save_transformer, snippets, write_csv
+from texts import save_sentence_encoder, save_transformer, snippets, write_csv
 
 from tutelage.config import build_job, read_recipe, shipped_recipes
 from tutelage.config.read import recipe_path
@@ -15,9 +15,10 @@ from tutelage.data import builtin
 from tutelage.pipeline import run_job
 from tutelage.records import RunRecord, load_record
 
+TRAINED = "teacher.training.train.epochs=1"
 SHORT = [
     "train.epochs=1",
-    "teacher.training.train.epochs=1",
+    TRAINED,
     "seeds=[0, 1]",
     "schedule.warmup_steps=1",
 ]
@@ -44,6 +45,8 @@ FEW = {
     ],
     "movie_snippets": ["data.max_length=16", "data.path=texts", "data.transfer=[more.csv]"],
     "template": ["data.image_size=8", "views.padding=1"],
+    "wordnet_embeddings": ["data.max_length=16", "data.path=texts"],
+    "wordnet_static": ["data.max_length=16", "data.path=texts", "student.settings={width: 4}"],
 }
 ELSEWHERE = {"smollm2"}  # tests/language/test_language_run.py
 MEASURED = ("digits", "mnist", "images")  # the others export the same kinds of networks
@@ -98,6 +101,13 @@ def changes(tmp_path, monkeypatch):
             write_csv(Path("more.csv"), [(text,) for text, _ in snippets(16, 500)], header="text")
             bert = save_transformer(Path("bert"), layers=6)
             return [*short, f"teacher.model=hf:{bert}", f"student.model=hf:{bert}"]
+        if name.startswith("wordnet"):
+            rows = [(text,) for text, _ in snippets(60)]
+            write_csv(Path("texts/train.csv"), rows, header="text")
+            encoder = save_sentence_encoder(Path("encoder"), layers=6)
+            kind = "static" if name == "wordnet_static" else "sentence"
+            short.remove(TRAINED)
+            return [*short, f"teacher.model=sentence:{encoder}", f"student.model={kind}:{encoder}"]
         if name in ("images", "template"):
             write_pictures(tmp_path / "pictures")
             return [*short, "data.path=pictures"]

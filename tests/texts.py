@@ -64,3 +64,17 @@ def write_csv(path: Path, rows: list[tuple[str, str]], header: str = "text,label
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
     return path
+
+
+def save_sentence_encoder(folder: Path, **settings: int) -> Path:
+    """The random BERT as a folder of sentence-transformers: mean of the tokens, at unit length."""
+    library = pytest.importorskip("sentence_transformers")
+    modules = library.sentence_transformer.modules
+    save_transformer(folder / "bert", **settings)
+    transformer = modules.Transformer(str(folder / "bert"))
+    pooling = modules.Pooling(transformer.get_embedding_dimension())
+    whole = library.SentenceTransformer(
+        modules=[transformer, pooling, modules.Normalize()], device="cpu"
+    )
+    whole.save(str(folder), create_model_card=False)
+    return folder

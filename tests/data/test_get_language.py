@@ -26,7 +26,7 @@ def script():
 
 def test_words_and_signs_are_put_together_as_they_are_printed(script):
     words = ["He", "said", "(", "twice", ")", ",", "``", "go", "on", "''", "."]
-    assert script.plain_text(words) == 'He said (twice), "go on".'
+    assert script.DATA.plain_text(words) == 'He said (twice), "go on".'
 
 
 def test_texts_of_the_corpus_lose_their_tags(script):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from tutelage.errors import ConfigError, ShapeError, SignalError
 from tutelage.losses import EmbeddingCosine, EmbeddingMSE, MarginMSE, SimCSE, SimilarityKL
 from tutelage.losses.embedding import margin_distance, similarity_kl
-from tutelage.models.axes import principal_axes
+from tutelage.models.axes import principal_axes, rotation_onto
 from tutelage.objective import DryRun
 from tutelage.tasks import Embedding
 from tutelage.types import Batch, Outputs
@@ -126,6 +126,34 @@ def test_a_narrower_student_learns_along_the_teachers_axes():
     assert value(loss, student.flip(dims=[1]), teacher).item() > 1
 
 
+def test_axes_are_turned_to_where_the_student_lies_already():
+    """A student made from the teacher, but turned, need not turn back."""
+    generator = torch.Generator().manual_seed(0)
+    teacher = torch.randn(200, 5, generator=generator) * torch.tensor([9.0, 7, 5, 0.1, 0.1])
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=generator)).Q
+    student = teacher @ principal_axes(teacher, 3) @ turn
+    first = (Outputs(student[:4]), Outputs(teacher[:4]))
+    asked = []
+
+    def more(side):
+        return lambda count: asked.append(count) or Outputs(side)
+
+    for title, loss in (("mse", EmbeddingMSE()), ("cosine", EmbeddingCosine())):
+        loss.build(DryRun(*first, more_of_teacher=more(teacher), more_of_student=more(student)))
+        assert value(loss, student, teacher).item() < 1e-4, title
+        assert loss.axes is not None
+        torch.testing.assert_close(loss.axes.T @ loss.axes, torch.eye(3), atol=1e-5, rtol=0)
+    assert set(asked) == {4096, 2048}
+
+
+def test_a_rotation_is_the_one_of_scipy():
+    from scipy.linalg import orthogonal_procrustes
+
+    first, second = torch.randn(2, 50, 4, generator=torch.Generator().manual_seed(0)).double()
+    expected, _ = orthogonal_procrustes(first.numpy(), second.numpy())
+    torch.testing.assert_close(rotation_onto(first, second), torch.tensor(expected))
+
+
 def test_axes_are_those_of_scikit_learn():
     from sklearn.decomposition import PCA
 
@@ -205,6 +233,28 @@ def test_simcse_hears_a_network_once_where_it_is_not_trained():
     loss, wrapped, batch = twice()
     said = Embedding(4).run(wrapped.eval(), batch, loss.student_layers)
     assert torch.equal(said.embeddings, said.features["twin"])
+
+
+class Network(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Dropout(0.0), nn.Linear(4, 4), nn.Dropout(0.0))
+
+
+def test_simcse_can_set_the_dropout_of_a_copy():
+    network = Network()
+    wrapped = SimCSE(dropout=0.3).wrap(network, DryRun(Outputs(torch.zeros(2, 4))))
+    assert [wrapped.network[0].p, wrapped.network[2].p] == [0.3, 0.3]
+    assert [network[0].p, network[2].p] == [0.0, 0.0]
+    assert torch.equal(wrapped.network[1].weight, network[1].weight)
+    own = SimCSE().wrap(network, DryRun(Outputs(torch.zeros(2, 4))))
+    assert own.network is network
+
+
+def test_simcse_refuses_what_would_say_the_same_twice():
+    with pytest.raises(ConfigError, match=r"Linear has no nn.Dropout, .* set baseline: false"):
+        SimCSE(dropout=0.1).wrap(nn.Linear(4, 4), DryRun(Outputs(torch.zeros(2, 4))))
+    with pytest.raises(ConfigError, match=r"simcse: dropout must lie between 0 and 1, got 1.0"):
+        SimCSE(dropout=1.0)
 
 
 def test_simcse_needs_several_samples():

@@ -1,4 +1,4 @@
-"""Recipes of sentence embeddings: what must fit together, and the teacher's word as ground truth."""
+"""Recipes of sentence embeddings: what must fit together, and the teacher's word as truth."""
 
 from collections.abc import Callable
 from dataclasses import replace

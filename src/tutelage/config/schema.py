@@ -150,9 +150,10 @@ class TextData(Strict):
 
     Attributes:
         kind: text.
-        path: A file (.csv, .tsv, .jsonl, .ndjson, .parquet, or .txt with a text a line); a folder
-            with files or folders named train, valid and test; a folder with one subfolder of .txt files a class; a folder that
-            `datasets` saved, or a name on its hub.
+        path: A file (.csv, .tsv, .jsonl, .ndjson, .parquet; .txt with a text a line, where no
+            labels are needed); a folder with files or folders named train, valid and test; a
+            folder with one subfolder of .txt files a class; a folder that `datasets` saved, or a
+            name on its hub.
         text_column: Of the texts; for token_classification, of their words.
         label_column: Of the classes; for token_classification, of the words' classes; null for
             embedding, which learns from the texts alone.

@@ -266,7 +266,9 @@ def _classified(
     numbers = {name: number for number, name in enumerate(names)}
     labels = {part: _numbered(examples, numbers) for part, examples in parts.items()}
     texts = {part: checked_texts(examples, "data.text_column") for part, examples in parts.items()}
-    more = [text for examples in transfer for text in checked_texts(examples, "data.transfer_column")]
+    more = [
+        text for examples in transfer for text in checked_texts(examples, "data.transfer_column")
+    ]
     labelled = cut.source(texts["train"], labels["train"])
     train, whole = labelled, None
     if more:

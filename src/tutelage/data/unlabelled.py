@@ -17,7 +17,7 @@ from tutelage.errors import DataError
 LEAST = 3  # texts of a part that is judged by how each resembles the others
 
 
-def load_unlabelled(
+def load_unlabelled(  # noqa: PLR0913 - the keys of data in a recipe
     path: str | Path,
     tokenizer: str,
     text_column: str = "text",
@@ -44,7 +44,9 @@ def load_unlabelled(
     Raises:
         DataError: A file, a column or a text cannot be used; the message says where.
     """
-    parts = held_out_parts(read_parts(path), Columns(text_column), valid_fraction, test_fraction, seed)
+    parts = held_out_parts(
+        read_parts(path), Columns(text_column), valid_fraction, test_fraction, seed
+    )
     texts = {part: checked_texts(rows, "data.text_column") for part, rows in parts.items()}
     for file in transfer:
         more = transfer_table(file, transfer_column)

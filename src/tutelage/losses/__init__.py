@@ -6,13 +6,7 @@ from tutelage.losses.attention import CWD, FSP, NST, AttentionTransfer
 from tutelage.losses.contrastive import CRD, CRDMemory
 from tutelage.losses.correlation import DIST, MLKD
 from tutelage.losses.decoupled import DKD, NKD, OFALogit
-from tutelage.losses.embedding import (
-    EmbeddingCosine,
-    EmbeddingMSE,
-    MarginMSE,
-    SimCSE,
-    SimilarityKL,
-)
+from tutelage.losses.embedding import EmbeddingCosine, EmbeddingMSE, MarginMSE, SimilarityKL
 from tutelage.losses.factor import FactorTransfer
 from tutelage.losses.hint import VID, ActivationBoundaries, FitNets
 from tutelage.losses.labels import LabelSmoothing, TeacherFree
@@ -41,6 +35,7 @@ from tutelage.losses.relations import MiniLMv2, TinyBERTAttention
 from tutelage.losses.reuse import SimKD
 from tutelage.losses.review import ReviewKD
 from tutelage.losses.reweighted import ERKD, WSLD
+from tutelage.losses.simcse import SimCSE
 from tutelage.losses.stages import OFA, AuxiliaryHeads
 from tutelage.losses.transformed import CTKD, TTM, WTTM, LogitStandardisation
 from tutelage.losses.transformer import DistilBERTCosine, TinyBERTEmbedding, TinyBERTHidden

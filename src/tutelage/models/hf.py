@@ -125,17 +125,17 @@ def check_vocabulary(
     rows = int(embeddings.get_input_embeddings().num_embeddings)
     if vocab_size is not None and rows < vocab_size:
         raise ConfigError(
-            f"model '{prefix}{name}': it knows {rows} tokens, but the data's tokenizer {tokenizer} has "
-            f"{vocab_size}. Give data.tokenizer: {name}."
+            f"model '{prefix}{name}': it knows {rows} tokens, but the data's tokenizer {tokenizer} "
+            f"has {vocab_size}. Give data.tokenizer: {name}."
         )
     if tokenizer is None or _is_same(name, tokenizer) or not _has_tokenizer(name):
         return
     own, other = (_vocabulary(where) for where in (name, tokenizer))
     if own != other:
         raise ConfigError(
-            f"model '{prefix}{name}': its tokenizer numbers the tokens otherwise than data.tokenizer "
-            f"({tokenizer}), so it would read other words. Give data.tokenizer: {name}, or "
-            "networks that share one tokenizer."
+            f"model '{prefix}{name}': its tokenizer numbers the tokens otherwise than "
+            f"data.tokenizer ({tokenizer}), so it would read other words. Give data.tokenizer: "
+            f"{name}, or networks that share one tokenizer."
         )
 
 

@@ -69,6 +69,7 @@ BUILTIN: Mapping[str, Factory] = {
     "text_cnn": text_nets.TextCNN,
 }
 ENCODERS: Mapping[str, Factory] = {"sentence": sentence, "static": static}
+OF_A_NAME: Mapping[str, Factory] = {**ENCODERS, "causal": make_causal, "served": make_served}
 
 NOT_OWN = (
     "accelerate", "builtins", "cloudpickle", "datasets", "dill", "fsspec", "huggingface_hub",
@@ -193,12 +194,8 @@ def _factory(name: str, folder: Path) -> Factory:
         return _timm_factory(rest)
     if library == "torchvision":
         return _torchvision_factory(rest)
-    if library == "causal":
-        return functools.partial(make_causal, rest)
-    if library == "served":
-        return functools.partial(make_served, rest)
-    if library in ENCODERS:
-        return functools.partial(ENCODERS[library], rest)
+    if library in OF_A_NAME:
+        return functools.partial(OF_A_NAME[library], rest)
     if library.endswith(".py"):
         return _attribute(_load_file(folder / library), rest, name)
     return _attribute(_import_module(library, name), rest, name)

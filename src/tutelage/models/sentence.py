@@ -262,8 +262,8 @@ def _token_vectors(
     encoder = _load(path).eval()
     check_vocabulary(encoder[0].auto_model, path, vocab_size, name, STATIC)
     tokenizer = encoder.tokenizer
-    ends = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
-    ends += (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    ends = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id]
+    ends += [tokenizer.bos_token_id, tokenizer.eos_token_id]
     before, after = _frame(tokenizer)
     rows = []
     with torch.inference_mode():
