@@ -144,6 +144,7 @@ REFUSED = {
         {"teacher": {"training": {"train": {"epochs": 1}}}},
         r"teacher: for embedding it is one network that is trained already",
     ),
+    "measure": ({"measure": {"threads": 1}}, "measure: a student of embeddings is written as"),
     "codec": (
         {"cache": {"codec": "topk:4"}},
         r"cache.codec: topk:4 keeps some classes .* Allowed: float32, float16",

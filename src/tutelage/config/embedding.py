@@ -41,6 +41,11 @@ def check_embedding(recipe: Recipe) -> None:
             f"teacher: for {TASK} it is one network that is trained already, since its vectors are "
             "what all others are judged by. Leave out training and co_teachers."
         )
+    if recipe.measure is not None:
+        raise ConfigError(
+            "measure: a student of embeddings is written as a folder of sentence-transformers, not "
+            "as one file that is timed. Set measure: null."
+        )
     if recipe.cache is not None and recipe.cache.codec not in CODECS:
         raise ConfigError(
             f"cache.codec: {recipe.cache.codec} keeps some classes of many, and an embedding has "
