@@ -113,6 +113,15 @@ def test_value_parts_and_gradients_are_those_of_the_dense_loss(name, teacher, is
         torch.testing.assert_close(slope, wanted_slope)
 
 
+def test_each_product_with_a_head_is_made_once_a_chunk(monkeypatch):
+    made = []
+    dense = HiddenStates.dense
+    monkeypatch.setattr(HiddenStates, "dense", lambda own: made.append(len(own)) or dense(own))
+    objective = 0.3 * CrossEntropy() + 0.4 * KD(2) + 0.2 * JensenShannon(0.3) + 0.1 * DKD()
+    gradients(objective, hidden_teacher(), batch(), in_chunks=True)
+    assert sorted(made) == sorted(2 * [5, 5, 5, 5, 3])
+
+
 class Tied(nn.Module):
     """A language model of two layers whose head is its embedding."""
 

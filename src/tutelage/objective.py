@@ -398,7 +398,7 @@ def _in_chunks(
 
     def value_of(logits: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         rows = slice(start, stop)
-        said = None if teacher is None else teacher.pick(rows)
+        said = None if teacher is None else _dense_once(teacher.pick(rows))
         part = batch.pick(rows)
         values = [term.loss(Outputs(logits), said, part) for term in terms]
         share = (stop - start) / max(1, len(hidden))
@@ -408,6 +408,11 @@ def _in_chunks(
 
     total, told = sum_of_chunks(hidden, value_of)
     return total, {term.name: value for term, value in zip(terms, told.unbind(), strict=True)}
+
+
+def _dense_once(teacher: Outputs) -> Outputs:
+    """The same with its product with the head made, which every look at its logits would make."""
+    return Outputs(teacher.logits) if isinstance(teacher.scores, HiddenStates) else teacher
 
 
 def _times(share: float, value: Tensor) -> Tensor:

@@ -288,19 +288,8 @@ def squared_logit_distance(
     return mean_over_counted(0.5 * centred.square().sum(dim=-1) / count.squeeze(-1), mask)
 
 
-def check_same_classes(
-    student_logits: Float[Tensor, "*student"], teacher_logits: Float[Tensor, "*teacher"]
-) -> None:
-    """Refuse logits of two networks that do not speak of the same items and classes.
-
-    Raises:
-        ShapeError: The shapes differ.
-    """
-    check_same_shape(student_logits.shape, teacher_logits.shape)
-
-
 def check_same_shape(student: Sequence[int], teacher: Sequence[int]) -> None:
-    """As `check_same_classes`, of shapes.
+    """Refuse shapes of logits of networks that do not speak of the same items and classes.
 
     Raises:
         ShapeError: They differ.

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from tutelage.errors import SignalError
-from tutelage.losses.divergences import check_same_classes, check_same_shape
+from tutelage.losses.divergences import check_same_shape
 from tutelage.objective import Loss
 from tutelage.types import Batch, Outputs, SparseLogits
 
@@ -139,7 +139,7 @@ def teacher_logits(
     """
     if teacher is None:
         raise SignalError(_no_teacher(loss))
-    check_same_classes(student.logits, teacher.logits)
+    check_same_shape(student.shape, teacher.shape)
     return teacher.logits.detach()
 
 
