@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_language import WORDS, make_tokenizer
+from tiny_language import WORDS, make_tokenizer, sentences
 
 from tutelage.data.corpus import (
     BlockSource,
@@ -13,7 +13,8 @@ from tutelage.data.corpus import (
     tokenizer_fingerprint,
 )
 from tutelage.errors import ConfigError, DataError, TutelageError
-from tutelage.types import UNLABELLED
+from tutelage.tasks import LanguageModeling
+from tutelage.types import UNLABELLED, Batch
 
 
 def test_every_token_is_a_label_once_and_follows_its_input():
@@ -40,18 +41,50 @@ def test_too_few_tokens_for_a_block_are_refused():
         BlockSource(torch.arange(8), 8)
 
 
-@pytest.mark.parametrize(("side", "place"), [("right", slice(0, 2)), ("left", slice(2, 4))])
-def test_documents_are_cut_and_filled_up_on_the_side_that_is_asked_for(side, place):
-    source = PaddedSource([[5, 6, 7], [1, 2, 3, 4, 5, 6, 7], [9]], 4, pad=0, side=side)
-    assert len(source) == 2  # one token alone predicts nothing
+def test_documents_are_cut_and_filled_up_on_the_right():
+    source = PaddedSource([[5, 6, 7], [1, 2, 3, 4, 5, 6, 7], [9], [1, 2, 3, 4, 5]], 4, pad=0)
+    assert len(source) == 3  # one token alone predicts nothing
+    assert source.num_cut == 1
     inputs, labels = source.fetch(torch.arange(2))
-    assert inputs["input_ids"][1].tolist() == [1, 2, 3, 4]
-    assert labels[1].tolist() == [2, 3, 4, 5]
-    assert inputs["input_ids"][0, place].tolist() == [5, 6]
-    assert labels[0, place].tolist() == [6, 7]
-    assert int(inputs["counted"][0].sum()) == 2
-    assert (labels[0] == UNLABELLED).sum() == 2
+    assert inputs["input_ids"].tolist() == [[5, 6, 0, 0], [1, 2, 3, 4]]
+    assert labels.tolist() == [[6, 7, UNLABELLED, UNLABELLED], [2, 3, 4, 5]]
+    assert inputs["counted"].tolist() == [[True, True, False, False], [True] * 4]
     assert torch.equal(inputs["attention_mask"].bool(), inputs["counted"])
+
+
+class Placed(torch.nn.Module):
+    """A network that learns a vector for every place, as GPT-2: a shift would spoil it."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = torch.nn.Embedding(24, 8)
+        self.places = torch.nn.Embedding(32, 8)
+
+    def forward(self, input_ids, attention_mask):
+        seen = self.words(input_ids) * self.places(torch.arange(input_ids.shape[1]))
+        return (seen * attention_mask[..., None]).cumsum(dim=1) @ self.words.weight.T
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padding_side_changes_nothing_that_a_network_says(tmp_path, side):
+    tokenizer = make_tokenizer(WORDS, pad="<pad>")
+    tokenizer.padding_side = side
+    tokenizer.save_pretrained(tmp_path)
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(["the cat sees a fish .", "a dog", *sentences(30, seed=0)]))
+    settings = {"block": 16, "valid_tokens": 20, "test_tokens": 20, "is_packed": False}
+    source = load_corpus(text, str(tmp_path), **settings).splits.train
+    torch.manual_seed(0)
+    model, task = Placed().eval(), LanguageModeling(21)
+    together = task.run(model, batch_of(source, [0, 1, 2])).logits
+    alone = [task.run(model, batch_of(source, [number])).logits for number in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+def batch_of(source: PaddedSource, numbers: list[int]) -> Batch:
+    ids = torch.tensor(numbers)
+    inputs, labels = source.fetch(ids)
+    return Batch(inputs, labels, ids, torch.zeros_like(ids))
 
 
 def test_documents_that_predict_nothing_are_refused():
@@ -85,14 +118,36 @@ def test_empty_documents_are_left_out(tmp_path):
         list(read_documents(path))
 
 
-def test_json_lines_and_folders_are_read(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"body": "the cat"}\n\n{"body": "a dog"}\n')
-    (tmp_path / "b.txt").write_text("a bird")
-    assert list(read_documents(tmp_path, "body")) == ["the cat", "a dog", "a bird"]
+def test_all_kinds_of_files_and_folders_of_them_are_read(tmp_path):
+    parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    (tmp_path / "a.jsonl").write_text('{"body": "the cat"}\n\n{"body": "a dog", "more": 1}\n')
+    (tmp_path / "b.txt").write_text("\ufeffa bird", encoding="utf-8")
+    (tmp_path / "c.csv").write_text('body,other\n"a fish, red",1\n"",2\n')
+    (tmp_path / "d.tsv").write_text("body\tother\na tree\t1\n")
+    parquet.write_table(arrow.table({"body": ["a house"], "n": [1]}), tmp_path / "e.parquet")
+    (tmp_path / "f.md").write_text("no text of ours")
+    wanted = ["the cat", "a dog", "a bird", "a fish, red", "a tree", "a house"]
+    assert list(read_documents(tmp_path, "body")) == wanted
+    assert list(read_documents(tmp_path / "c.csv", "body")) == ["a fish, red"]
+
+
+def test_all_parts_of_a_saved_data_set_are_read(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    parts = {
+        name: datasets.Dataset.from_dict({"text": [f"{name} text"], "n": [0]})
+        for name in ("train", "test")
+    }
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
+    assert list(read_documents(tmp_path / "set")) == ["train text", "test text"]
+    parts["train"].save_to_disk(tmp_path / "one")
+    assert list(read_documents(tmp_path / "one")) == ["train text"]
 
 
 BROKEN = [
     ("text.jsonl", '{"text": "a"}\n{"other": "b"}\n', r"line 2 .* 'text'"),
+    ("text.csv", "body,n\nthe cat,1\n", r"Unknown column of .*text.csv \(data.text\) 'text'.*body"),
+    ("text.csv", "text,n\nthe cat\n", r"line 2: 1 fields, but the first line names 2"),
+    ("text.parquet", "no parquet", r"text.parquet: cannot be read"),
     ("text.jsonl", "no json\n", "line 1 is no JSON object"),
     ("text.jsonl", '{"text": 3}\n', "line 1: 'text' holds no text"),
     ("text.txt", b"\xff\xfe\x00", "cannot be read as UTF-8"),
@@ -146,3 +201,7 @@ def test_documents_apart_are_samples_of_their_own(corpus_path, teacher_path):
     assert corpus.block is None
     inputs, _ = corpus.splits.train.fetch(torch.arange(3))
     assert inputs["input_ids"].shape[1] <= 12
+    assert any(
+        "documents are longer than 12 tokens and were cut there (data.block)" in note
+        for note in corpus.notes
+    )

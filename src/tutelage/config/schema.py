@@ -101,8 +101,9 @@ class CorpusData(Strict):
 
     Attributes:
         kind: corpus.
-        path: A file or folder of .txt (documents between blank lines) or .jsonl, or the name of a
-            corpus in the user's cache.
+        path: A file or folder of .txt (documents between blank lines), .jsonl, .csv, .tsv or
+            .parquet; a folder that `datasets` saved, the name of a corpus in the user's cache, or
+            one on the hub.
         tokenizer: A Hugging Face folder or name; the teacher's if not given.
         block: Tokens of a sample.
         train_tokens: Of training; all that is left if not given.
@@ -110,7 +111,7 @@ class CorpusData(Strict):
         test_tokens: Held out for the reported numbers.
         is_packed: Documents one after another in blocks, with an end sign between; false makes
             each a sample, cut to the block's length and filled up, which cannot be cached.
-        text: Field of a .jsonl line that holds the document.
+        text: Field of a .jsonl line, or column of a table, that holds the document.
         seed: Of the order of documents.
     """
 

@@ -13,11 +13,16 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tutelage.data.sources import Samples, Splits
+from tutelage.data.tables import Table, read_table
+from tutelage.data.text import read_parts
 from tutelage.errors import ConfigError, DataError, require
 from tutelage.places import place_or_name
 from tutelage.types import UNLABELLED, tensor_bytes
 
-SUFFIXES = (".txt", ".jsonl")
+LINES = (".jsonl", ".ndjson")
+TABLES = (".csv", ".tsv", ".parquet")
+SUFFIXES = (".txt", *LINES, *TABLES)
+SAVED = ("dataset_info.json", "dataset_dict.json")
 
 
 class BlockSource:
@@ -64,12 +69,14 @@ class BlockSource:
 class PaddedSource:
     """Documents one by one, cut to a length and filled up to the longest of the batch.
 
+    They are filled up on the right, whatever side a tokenizer prefers: what stands there is seen by
+    no token before it, and every token keeps its place, which some networks learn.
+
     Args:
         documents: Token numbers of each.
         length: Largest number of tokens.
         pad: The number that fills up; it is masked, whatever it is.
         tokenizer: Fingerprint of what made them.
-        side: Where shorter documents are filled up: "right" or "left".
     """
 
     is_fast = True
@@ -80,14 +87,14 @@ class PaddedSource:
         length: int,
         pad: int,
         tokenizer: str = "",
-        side: str = "right",
     ) -> None:
         """Hold the documents that have a token to predict."""
         self.documents = [list(d[: length + 1]) for d in documents if len(d) > 1]
+        self.num_cut = sum(len(d) > length + 1 for d in documents)
         if not self.documents:
             raise DataError("No document has two tokens or more: there is nothing to predict.")
-        self.pad, self.side = pad, side
-        facts = json.dumps([self.documents, length, pad, tokenizer, side])
+        self.pad = pad
+        facts = json.dumps([self.documents, length, pad, tokenizer])
         self.fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
@@ -102,8 +109,7 @@ class PaddedSource:
         labels = torch.full((len(chosen), longest), UNLABELLED)
         counted = torch.zeros(len(chosen), longest, dtype=torch.bool)
         for row, document in enumerate(chosen):
-            count = len(document) - 1
-            place = slice(0, count) if self.side == "right" else slice(longest - count, longest)
+            place = slice(0, len(document) - 1)
             tokens[row, place] = torch.tensor(document[:-1])
             labels[row, place] = torch.tensor(document[1:])
             counted[row, place] = True
@@ -145,7 +151,8 @@ def load_corpus(  # noqa: PLR0913 - independent settings of a recipe
     """Read documents, split them at random, and turn them into samples.
 
     Args:
-        path: A file or a folder of files: .txt (documents between blank lines) or .jsonl.
+        path: A file or a folder of files: .txt (documents between blank lines), .jsonl, .csv, .tsv
+            or .parquet; a folder that `datasets` saved, or a name on its hub.
         tokenizer: A Hugging Face folder or name.
         block: Tokens of a sample.
         train_tokens: Of training; all that are left if not given.
@@ -153,7 +160,7 @@ def load_corpus(  # noqa: PLR0913 - independent settings of a recipe
         test_tokens: Of the reported numbers.
         is_packed: Whether documents follow one another in blocks, with an end sign between; else
             each is a sample of its own, cut to the block's length.
-        text: Field of a .jsonl line that holds the document.
+        text: Field or column that holds the document.
         seed: Of the order of documents.
 
     Raises:
@@ -177,7 +184,7 @@ def load_corpus(  # noqa: PLR0913 - independent settings of a recipe
                 break
         if not is_packed:
             pad = end if words.pad_token_id is None else words.pad_token_id
-            return PaddedSource(taken, block, pad, made, words.padding_side)
+            return PaddedSource(taken, block, pad, made)
         joined = torch.tensor([token for tokens in taken for token in tokens], dtype=torch.int32)
         if wanted is not None:
             if len(joined) <= wanted:
@@ -192,9 +199,21 @@ def load_corpus(  # noqa: PLR0913 - independent settings of a recipe
     notes = (
         f"Text: {path.name}, {len(documents)} documents; tokenizer {made}; whole documents are in "
         "one split.",
+        *_cuts(block, test, valid, train),
     )
     splits = Splits(train, valid, test, class_names=())
     return Corpus(splits, len(words), block if is_packed else None, words, notes)
+
+
+def _cuts(block: int, *sources: BlockSource | PaddedSource) -> Iterator[str]:
+    """A sentence where documents did not fit."""
+    apart = [source for source in sources if isinstance(source, PaddedSource)]
+    count = sum(source.num_cut for source in apart)
+    if count:
+        yield (
+            f"{count} of {sum(map(len, apart))} documents are longer than {block} tokens and were "
+            "cut there (data.block)."
+        )
 
 
 def _tokens(tokenizer: Any, documents: Iterable[str]) -> Iterator[list[int]]:
@@ -236,33 +255,58 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def read_documents(path: Path, text: str = "text") -> Iterator[str]:
-    """Documents of a file, or of all files of a folder in the order of their names.
+    """Documents of a file, of all files of a folder in the order of their names, or of a data set.
+
+    Empty ones are left out.
+
+    Args:
+        path: See `load_corpus`.
+        text: Field or column that holds the document.
 
     Raises:
         DataError: There is no text; the message names the place.
+        UnknownNameError: A table has no such column.
     """
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES)
-    if not files:
-        raise DataError(
-            f"data.path: {path}: {'no text in it' if path.is_dir() else 'no such file or folder'}. "
-            f"Allowed: {', '.join(SUFFIXES)}, or a folder of them."
-        )
     found = False
-    for file in files:
-        for document in _documents(file, text):
-            if document.strip():
-                found = True
-                yield document.strip()
+    for document in _all_documents(path, text):
+        if document.strip():
+            found = True
+            yield document.strip()
     if not found:
         raise DataError(f"data.path: {path}: all documents are empty.")
 
 
-def _documents(file: Path, text: str) -> Iterator[str]:
+def _all_documents(path: Path, text: str) -> Iterator[str]:
+    if not path.exists() or any((path / name).is_file() for name in SAVED):
+        for table in read_parts(path).values():
+            yield from _of_table(table, text)
+        return
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES)
+    if not files:
+        raise DataError(
+            f"data.path: {path}: no text in it. Allowed: {', '.join(SUFFIXES)}, or a folder of "
+            "them."
+        )
+    for file in files:
+        if file.suffix in TABLES:
+            yield from _of_table(read_table(file), text)
+        else:
+            yield from _of_lines(file, text)
+
+
+def _of_table(table: Table, text: str) -> Iterator[str]:
+    for row, document in enumerate(table.column(text, "data.text")):
+        if not isinstance(document, str):
+            raise DataError(f"{table.place(row)}: {text!r} holds no text but {document!r}.")
+        yield document
+
+
+def _of_lines(file: Path, text: str) -> Iterator[str]:
     try:
-        content = file.read_text(encoding="utf-8")
+        content = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read as UTF-8 text ({error}).") from error
-    if file.suffix != ".jsonl":
+    if file.suffix not in LINES:
         yield from content.split("\n\n")
         return
     for number, line in enumerate(content.splitlines(), start=1):
