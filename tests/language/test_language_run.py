@@ -9,9 +9,11 @@ from tiny_language import WORDS, make_model, make_tokenizer, save
 
 from tutelage.config import build_job, read_recipe
 from tutelage.doctor import preflight
+from tutelage.engine.events import Advanced
 from tutelage.errors import ConfigError, ShapeError, TutelageError
 from tutelage.models.causal import make_causal
 from tutelage.pipeline import run_job
+from tutelage.pipeline.training import cache_progress
 from tutelage.records import RunRecord, load_record
 
 
@@ -69,6 +71,19 @@ def test_a_trained_student_can_start_from_weights_and_from_adapters(write_recipe
     assert all(torch.equal(state[name], trained[name]) for name in trained)
 
 
+@pytest.mark.parametrize(
+    ("items", "notes"), [(16, ["", "1,600 tokens/s", "1,600 tokens/s"]), (1, [""] * 3)]
+)
+def test_a_cache_tells_its_speed_in_tokens(monkeypatch, items, notes):
+    clock = iter([10.0, 11.0, 12.5])
+    monkeypatch.setattr("tutelage.pipeline.training.time.perf_counter", lambda: next(clock))
+    told = []
+    tell = cache_progress(told.append, items)
+    for done in (300, 400, 550):  # 300 were there before
+        tell(done, 600)
+    assert told == [Advanced(d, 600, n) for d, n in zip((300, 400, 550), notes, strict=True)]
+
+
 @pytest.fixture
 def other_words(tmp_path):
     words = [*WORDS[5:], *WORDS[:5]]
@@ -121,5 +136,7 @@ def test_documents_apart_cannot_be_cached_but_taught_live(write_recipe):
     with pytest.raises(ConfigError, match=r"differ in their tokens.*cache: null"):
         preflight(job)
     job = build_job(read_recipe(write_recipe(data=data, cache=None, baseline=False)))
-    record = run_job(job).record
+    told = []
+    record = run_job(job, told.append).record
     assert record.arms[0].last.values["perplexity"] < 20
+    assert any(isinstance(e, Advanced) and e.note.endswith(" tokens/s") for e in told)

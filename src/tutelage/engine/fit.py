@@ -38,6 +38,7 @@ from tutelage.errors import (
 from tutelage.objective import LossReport, Objective
 from tutelage.records import MetricPoint
 from tutelage.tasks import Task
+from tutelage.tasks.tokens import tokens_a_sample
 from tutelage.teachers import CanCheck, ModuleTeacher, Teacher
 from tutelage.types import Batch, Signal
 
@@ -165,7 +166,7 @@ def _check_teacher(arm: Arm) -> None:
 class _Loop:
     """State of one training while it runs."""
 
-    seen = 0  # tokens, for the rate
+    seen = 0.0  # tokens, for the rate
 
     def __init__(self, student: nn.Module, arm: Arm, listener: Listener, parts: int = 1) -> None:
         self.arm = arm
@@ -251,6 +252,7 @@ class _Loop:
         """Micro-steps that are left of the epoch under way."""
         self.trainee.train()
         for batch, rows in self._batches():
+            self.seen += rows * tokens_a_sample(batch)
             self._set_schedules(self.progress.step)
             if self.ranks.are_several:  # each draws its own dropout, also after a resume
                 done = self.progress.epoch * self.arm.micro_steps + self.progress.micro_step
@@ -332,15 +334,12 @@ class _Loop:
             self._check_finite(report)
         done = progress.epoch * self.arm.micro_steps + progress.micro_step
         total = self.arm.settings.epochs * self.arm.micro_steps
-        self.listener(Advanced(done, total, self._rate(rows)))
+        self.listener(Advanced(done, total, self._rate()))
 
-    def _rate(self, rows: int) -> str:
+    def _rate(self) -> str:
         """Tokens a second since the training began or went on, where an item is a token."""
-        items = self.arm.task.items_per_sample
-        if items is None or items == 1:
-            return ""
-        self.seen += rows * items
-        return f"{self.seen / (time.perf_counter() - self.began):,.0f} tokens/s"
+        seconds = time.perf_counter() - self.began
+        return f"{self.seen / seconds:,.0f} tokens/s" if self.seen else ""
 
     @torch.no_grad()
     def _limit_norms(self) -> None:

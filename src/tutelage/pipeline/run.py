@@ -12,7 +12,7 @@ from tutelage import __version__
 from tutelage.data.images import check_pictures, picture_folders
 from tutelage.deploy import TARGETS
 from tutelage.doctor import preflight
-from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted, ignore
+from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
 from tutelage.engine.memory import in_parts_note, told_where
 from tutelage.errors import ConfigError, require
 from tutelage.files import fingerprint, write_json, write_text
@@ -40,6 +40,7 @@ from tutelage.pipeline.training import (
     arm_stage,
     assistant_stage,
     cache_place,
+    cache_progress,
     cache_stage,
     discard_cache,
     teacher_stage,
@@ -218,7 +219,7 @@ def build_part(job: Job, part: Part, listener: Listener) -> Manifest | None:
         codec,
         device=Accelerator().device,
         workers=job.settings.workers,
-        progress=lambda done, total: listener(Advanced(done, total)),
+        progress=cache_progress(listener, job.teacher_task.items_per_sample),
         part=part,
     )
     state = "others are missing" if manifest is None else "the cache is complete"

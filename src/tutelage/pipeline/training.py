@@ -1,7 +1,8 @@
 """The stages that train: teacher, cache, and arms."""
 
 import copy
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -167,13 +168,37 @@ def open_or_build(
                 codec,
                 device=teacher.device,
                 workers=workers,
-                progress=lambda done, total: listener(Advanced(done, total)),
+                progress=cache_progress(listener, teacher.task.items_per_sample),
             )
     if isinstance(place, Remote):
         first(lambda: copy_here(place, folder, wanted))
     cached = CachedTeacher(folder, wanted, teacher.task.gives)
     listener(StageDone("teacher cache", was_there, f"{cached.manifest.size_bytes / 1e6:.1f} MB"))
     return cached
+
+
+def cache_progress(listener: Listener, items: int | None) -> Callable[[int, int], None]:
+    """Progress of a cache, in tokens a second where a sample is many of them.
+
+    Args:
+        listener: Told of it.
+        items: Of a sample.
+
+    Returns:
+        Called with what is done and all; shards of an earlier build may be among the first.
+    """
+    begun: tuple[float, int] | None = None
+
+    def tell(done: int, total: int) -> None:
+        nonlocal begun
+        now, rate = time.perf_counter(), ""
+        if begun is None:
+            begun = now, done
+        elif items is not None and items > 1:
+            rate = f"{(done - begun[1]) * items / (now - begun[0]):,.0f} tokens/s"
+        listener(Advanced(done, total, rate))
+
+    return tell
 
 
 def _alone(place: Folder | Remote) -> AbstractContextManager[None]:

@@ -28,6 +28,13 @@ def counted_tokens(batch: Batch) -> Bool[Tensor, "samples length"]:
     return batch.inputs[COUNTED].bool()
 
 
+def tokens_a_sample(batch: Batch) -> float:
+    """How many tokens count of a sample on average; 0 where items are no tokens."""
+    if isinstance(batch.inputs, Tensor) or COUNTED not in batch.inputs:
+        return 0.0
+    return float(batch.inputs[COUNTED].sum()) / len(batch)
+
+
 def network_inputs(batch: Batch) -> Mapping[str, Tensor]:
     """What the network is called with."""
     assert not isinstance(batch.inputs, Tensor)
