@@ -9,27 +9,22 @@ was done before is not done again.
 
 import argparse
 
-import torch
+from arms import right_answers
+from torch import Tensor
 
 from tutelage.config import build_job, read_recipe
 from tutelage.config.read import recipe_path
-from tutelage.evidence import correct, paired_interval
+from tutelage.evidence import paired_interval
 from tutelage.job import Job
-from tutelage.pipeline.judging import test_logits
 from tutelage.pipeline.run import prepare_teacher
-from tutelage.pipeline.training import arm_stage
 from tutelage.tune import Search, tune
 
 
-def right_answers(job: Job, seeds: range) -> torch.Tensor:
+def students_of(job: Job, seeds: range) -> Tensor:
     """Whether each seed's student is right on each test sample."""
     job, _, teacher = prepare_teacher(job, lambda _: None)
-    rows = []
-    for seed in seeds:
-        trained = arm_stage(job, "distilled", seed, job.objective, teacher, lambda _: None)
-        logits, labels = test_logits(job, trained.selected, torch.device("cpu"))
-        rows.append(correct(logits, labels))
-    return torch.stack(rows)
+    assert teacher is not None  # a recipe that can be tuned has one
+    return right_answers(job, teacher, seeds)
 
 
 def main() -> None:
@@ -45,8 +40,8 @@ def main() -> None:
     tuned = tune(Search(recipe, trials=chosen.trials, folder=folder), say)
     best = read_recipe(recipe.output / "tune" / "best.yaml", [f"output={recipe.output}/best"])
     seeds = range(chosen.seeds)
-    default = right_answers(build_job(recipe, folder=folder), seeds)
-    better = right_answers(build_job(best, folder=folder), seeds)
+    default = students_of(build_job(recipe, folder=folder), seeds)
+    better = students_of(build_job(best, folder=folder), seeds)
     found = paired_interval(better, default)
     settings = dict(tuned.trial(tuned.best).settings)
     print(f"best trial {tuned.best + 1} of {len(tuned.trials)}: {settings}")
