@@ -1,5 +1,8 @@
 """ImageNet's MobileNetV2 teaches a student of a quarter of its cost on emoji, across two styles.
 
+The student is a slice of the teacher and starts from its weights; `--start random` makes it start
+from fresh ones.
+
 There are no labels: the teacher's first choice on the clean picture is the label (the baseline
 learns from that alone), and accuracy is agreement with the teacher. Students see Google's pictures;
 every fifth subcategory is held out. They are tested on held-out things in Google's style, and on
@@ -10,6 +13,7 @@ Twitter's pictures of all things, which no student has seen.
 """
 
 import argparse
+import copy
 import csv
 import hashlib
 import io
@@ -32,6 +36,7 @@ from tutelage.evidence import Interval, paired_interval
 from tutelage.job import Job, MeasureSettings, TeacherPlan
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.load import load_weights
+from tutelage.models.slices import initialise, slice_network
 from tutelage.pipeline import run_job
 from tutelage.pipeline.run import Finished
 from tutelage.places import cache_dir
@@ -44,15 +49,21 @@ def main() -> None:
     """Train, then print agreement with the teacher on each kind of test pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=64, help="of the pictures, in pixels")
-    parser.add_argument("--width", type=float, default=0.35, help="the student's, of MobileNetV2")
+    parser.add_argument("--width", type=float, default=0.45, help="share of channels that is kept")
+    parser.add_argument("--start", choices=["teacher", "random"], default="teacher")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--temperature", type=float, default=2.0)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--without-baseline", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/domain-shift"))
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     pictures, is_held_out = read_emoji(chosen.size)
     teacher = make_teacher().eval()
+    chosen.student = slice_network(
+        teacher, torch.rand(2, 3, chosen.size, chosen.size), width=chosen.width
+    )
     labels = {style: logits(teacher, pictures[style]).argmax(dim=1) for style in STYLES}
     job = make_job(chosen, pictures, labels, is_held_out)
     finished = run_job(job)
@@ -104,6 +115,12 @@ def make_teacher() -> nn.Module:
     return network
 
 
+def make_student(chosen: argparse.Namespace) -> nn.Module:
+    """A copy of the slice, with the teacher's weights or fresh ones."""
+    student = copy.deepcopy(chosen.student).train()
+    return student if chosen.start == "teacher" else initialise(student)
+
+
 def logits(network: nn.Module, pictures: Tensor) -> Tensor:
     """A network's scores, as it is in the run: on normalised pictures."""
     reader = Reader(TensorSource(pictures), mean=DEFAULT_MEAN[3], std=DEFAULT_STD[3])
@@ -127,7 +144,7 @@ def make_job(
     ]
     return Job(
         name="domain-shift",
-        out=chosen.out,
+        out=chosen.out / f"{chosen.start}-{chosen.width:g}-{chosen.epochs}-{chosen.lr:g}",
         splits=Splits(
             train=google[0],
             valid=google[1],
@@ -137,16 +154,17 @@ def make_job(
             std=DEFAULT_STD[3],
         ),
         teacher=TeacherPlan(make=make_teacher),
-        make_student=lambda: mobilenet_v2(width_mult=chosen.width),
+        make_student=lambda: make_student(chosen),
         objective=0.1 * CrossEntropy() + 0.9 * KD(temperature=chosen.temperature),
         settings=TrainSettings(
             epochs=chosen.epochs,
             batch_size=32,
-            optimizer=OptimizerSettings(kind="adamw", lr=2e-3, weight_decay=1e-2),
+            optimizer=OptimizerSettings(kind="adamw", lr=chosen.lr, weight_decay=1e-2),
             schedule=ScheduleSettings(kind="cosine", warmup_steps=50),
         ),
         views=CropFlip(padding=4),
         seeds=tuple(range(chosen.seeds)),
+        has_baseline=not chosen.without_baseline,
         codec=None,
         measure=MeasureSettings(batch_sizes=(1,), seconds=5.0),
         command="python benchmarks/domain_shift.py",

@@ -140,3 +140,12 @@ def test_real_files_are_measured(way):
     assert 1 < share < 1.2 if way is None else 0.25 < share < 0.6
     assert 0 < needs.latency_ms < 100
     assert 0 < needs.memory_bytes < 1e8
+
+
+def test_a_fresh_network_is_measured_with_all_its_tensors():
+    network = make_model("cnn", {"width": 4}, **FACTS.as_arguments()).eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    rows = [t.tolist() for t in proposing._as_if_trained(network).state_dict().values() if t.ndim]
+    assert len({str(row) for row in rows}) == len(rows)
+    assert len({str(t.tolist()) for t in before.values() if t.ndim}) < len(rows)
+    assert all(torch.equal(network.state_dict()[name], t) for name, t in before.items())

@@ -13,7 +13,7 @@ from tutelage.models import propose as candidates
 from tutelage.models.load import make_model
 from tutelage.models.propose import find_candidates
 from tutelage.pipeline import proposals
-from tutelage.pipeline.proposals import ask, check_budget, form_of, write_proposals
+from tutelage.pipeline.proposals import ask, check_budget, form_of, options_of, write_proposals
 
 RECIPE = """
 data: {{kind: digits}}
@@ -83,6 +83,7 @@ def test_a_recipe_delivers_what_was_measured_and_is_held_to_it(run_folder, tmp_p
     job = build_job(read_recipe(path), folder=tmp_path)
     assert (job.export.targets, job.export.int8) == (("executorch",), ("dynamic",))
     assert form_of(job) == form
+    assert options_of(form) == " --target executorch --int8 dynamic"
 
 
 def test_a_teacher_without_weights_is_trained_as_the_base_says(recipe, tmp_path):

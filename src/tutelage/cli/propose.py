@@ -52,7 +52,7 @@ def _table(proposals: Sequence[Proposal], title: str, form: Form) -> Table:
     table = Table(title=title, box=None, pad_edge=False)
     table.add_column("student", no_wrap=True)
     table.add_column("starts from")
-    for heading in ("parameters", "MACs", "size", "p50 ms", "ram", "of budget"):
+    for heading in ("parameters", "MACs", "size", "p50 ms", "ram", "budget"):
         table.add_column(heading, justify="right", no_wrap=True)
     for proposal in proposals:
         candidate = proposal.candidate

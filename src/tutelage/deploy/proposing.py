@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.optimize import nnls
+from torch import nn
 
 from tutelage.deploy.budgets import Budget, Needs
 from tutelage.deploy.measuring import KitNetwork, measure_folder, write_kit
 from tutelage.deploy.targets import TARGETS, Target
 from tutelage.errors import ConfigError, ExportError, find
+from tutelage.models.cost import frozen_copy
 from tutelage.models.propose import Candidate, Facts, Original, describe, find_candidates
 
 SLACK = 1.3
@@ -232,11 +235,11 @@ def measure_needs(
 def _write(candidate: Candidate, facts: Facts, form: Form, folder: Path) -> KitNetwork:
     """A candidate's file, ready to be measured."""
     target, example = TARGETS[form.target], facts.example(NUM_CALIBRATION)
-    path = folder / f"{candidate.name}{target.suffix}"
-    target.write(candidate.network, example[:2], path)
+    network, path = _as_if_trained(candidate.network), folder / f"{candidate.name}{target.suffix}"
+    target.write(network, example[:2], path)
     if form.way is not None:
         source, path = path, path.with_name(f"{candidate.name}.int8{target.suffix}")
-        target.quantise(candidate.network, source, [example], path, form.way)
+        target.quantise(network, source, [example], path, form.way)
     return KitNetwork(
         candidate.name,
         path.name,
@@ -245,3 +248,13 @@ def _write(candidate: Candidate, facts: Facts, form: Form, folder: Path) -> KitN
         batch=target.batch_size,
         parts=tuple(file.name for file in target.files(path) if file != path),
     )
+
+
+def _as_if_trained(network: nn.Module) -> nn.Module:
+    """A copy without equal tensors: exporters write those once, and fresh ones are all 0 or 1."""
+    copied = frozen_copy(network)
+    generator = torch.Generator().manual_seed(0)
+    for tensor in (*copied.parameters(), *copied.buffers()):
+        if tensor.is_floating_point():
+            tensor += 1e-3 * torch.rand(tensor.shape, generator=generator)
+    return copied

@@ -200,6 +200,12 @@ def form_of(job: Job) -> Form:
     return Form(target, next(ways, None))
 
 
+def options_of(form: Form) -> str:
+    """The same on the command line; the usual ones are left out."""
+    target = "" if form.target == FLOAT_ONNX.target else f" --target {form.target}"
+    return target if form.way is None else f"{target} --int8 {form.way}"
+
+
 def check_budget(job: Job, deliverable: nn.Module) -> str:
     """Refuse a student that lies outside the recipe's budget, before anything is trained.
 
@@ -231,7 +237,7 @@ def check_budget(job: Job, deliverable: nn.Module) -> str:
 def _nearest(job: Job, facts: Facts, form: Form) -> str:
     teacher = job.recipe.get("teacher", {})
     model = teacher.get("model", "")
-    hint = f"More: tutelage propose RECIPE_OR_MODEL --budget '{job.budget}'."
+    hint = f"More: tutelage propose MODEL_OR_RUN --budget '{job.budget}'{options_of(form)}."
     try:
         network = copy.deepcopy(job.teacher.make()).eval()
         original = Original(model, teacher.get("settings", {}), network, is_trained=False)
