@@ -1,10 +1,10 @@
 """How far down a student can go: accuracy against the bytes of its eight-bit file.
 
 One teacher teaches students of its own family, from about a million bytes down to ten thousand:
-an MLP of 2x1200 units MLPs of one hidden layer (`--family mlp`), or a CNN of four stages narrower
-and shorter CNNs (`--family cnn`). Each size is a run of its own, so that the same command goes on
-where it was stopped; baseline and distilled students of every seed become eight-bit ONNX files,
-and each file is run on the official test data in ONNX Runtime.
+an MLP of 2x1200 units MLPs of one hidden layer (`--family mlp`), or a CNN of 64 to 512 channels
+narrower and shorter ones (`--family cnn`). Each size is a run of its own, the smallest first, so
+that the same command goes on where it was stopped; baseline and distilled students of every seed
+become eight-bit ONNX files, and each file is run on the official test data in ONNX Runtime.
 """
 
 import argparse
@@ -64,8 +64,8 @@ FAMILIES = {
         views={"mnist": "{kind: shift, pixels: 2}", "fashion_mnist": "{kind: identity}"},
     ),
     "cnn": Family(
-        unit="first stage x stages",
-        sizes=("50x4", "26x4", "16x4", "11x4", "7x4", "5x3"),
+        unit="channels of the stages",
+        sizes=("16-32-128-800", "26-52-104-208", "16-32-64-128", "7-14-28-56", "5-10-20"),
         shared=(
             "teacher.model=cnn",
             "teacher.settings={width: 64, stages: 4, dropout: 0.3}",
@@ -89,8 +89,7 @@ def student_of(family: str, size: str) -> dict[str, Any]:
     """A student's part of a recipe."""
     if family == "mlp":
         return {"model": "mlp", "settings": {"hidden": [int(size)]}}
-    width, stages = map(int, size.split("x"))
-    return {"model": "cnn", "settings": {"width": width, "stages": stages}}
+    return {"model": "cnn", "settings": {"channels": [int(part) for part in size.split("-")]}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", choices=["mnist", "fashion_mnist"])
     parser.add_argument("--family", choices=sorted(FAMILIES), default="mlp")
-    parser.add_argument("--sizes", nargs="+", help="of the students, as in 1200 or 16x4")
+    parser.add_argument("--sizes", nargs="+", help="of the students, as in 1200 or 5-10-20")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--teacher-epochs", type=int, help="other than the family's")

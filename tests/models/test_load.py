@@ -53,6 +53,15 @@ def test_a_built_in_network_takes_what_the_data_says(name):
     assert logits(wide, channels=3).shape == (2, 7)
 
 
+def test_a_cnn_s_channels_stage_by_stage_are_those_of_width_and_stages():
+    facts = {"num_classes": 3, "in_channels": 1}
+    doubled = make_model("cnn", {"width": 4, "stages": 3}, **facts).state_dict()
+    given = make_model("cnn", {"channels": [4, 8, 16]}, **facts).state_dict()
+    assert {n: t.shape for n, t in doubled.items()} == {n: t.shape for n, t in given.items()}
+    tapered = make_model("cnn", {"channels": [4, 2], "width": 9}, **facts)
+    assert [s.out_channels for s in tapered.modules() if hasattr(s, "out_channels")] == [4, 2]
+
+
 def test_settings_go_before_what_the_data_says():
     model = make_model("mlp", {"hidden": [5], "num_classes": 9}, **FACTS)
     assert logits(model).shape == (2, 9)

@@ -48,7 +48,12 @@ def mlp(
 
 
 def cnn(
-    num_classes: int, in_channels: int = 1, width: int = 16, stages: int = 2, dropout: float = 0.0
+    num_classes: int,
+    in_channels: int = 1,
+    width: int = 16,
+    stages: int = 2,
+    dropout: float = 0.0,
+    channels: Sequence[int] | None = None,
 ) -> nn.Module:
     """A plain CNN: stages of convolution, batch norm, ReLU and pooling, then a linear layer.
 
@@ -58,18 +63,19 @@ def cnn(
         width: Channels of the first stage; each later stage has twice as many.
         stages: Each halves height and width.
         dropout: Share of pooled features dropped while training.
+        channels: Of each stage, in the place of `width` and `stages`.
     """
     layers: dict[str, nn.Module] = {}
-    channels = in_channels
-    for stage in range(stages):
+    before = in_channels
+    for stage, after in enumerate(channels or [width * 2**stage for stage in range(stages)]):
         layers[f"stage{stage + 1}"] = nn.Sequential(
-            nn.Conv2d(channels, width * 2**stage, kernel_size=3, padding=1, bias=False),
-            nn.BatchNorm2d(width * 2**stage),
+            nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(after),
             nn.ReLU(),
             nn.MaxPool2d(2),
         )
-        channels = width * 2**stage
-    layers |= _pool_and_head(channels, num_classes, dropout)
+        before = after
+    layers |= _pool_and_head(before, num_classes, dropout)
     return nn.Sequential(OrderedDict(layers))
 
 
