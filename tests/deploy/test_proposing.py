@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -93,6 +95,22 @@ def test_all_proposals_fit_and_the_largest_comes_first(pretend):
     missed = [c for c in find_candidates(original(width=16), FACTS) if c.name not in pretend[1]]
     larger = [c for c in missed if c.macs > found[0].candidate.macs]
     assert not any(budget.excess(true_needs(c)) <= 1 for c in larger)
+
+
+def test_where_those_that_might_have_fitted_do_not_smaller_ones_are_measured(monkeypatch):
+    def measure(candidates, facts, *, seconds, form):
+        factor = 1.0 if seconds == proposing.REFERENCE_S else 1.2
+        needs = {c.name: true_needs(c) for c in candidates}
+        return {n: replace(need, size_bytes=factor * need.size_bytes) for n, need in needs.items()}
+
+    monkeypatch.setattr(proposing, "measure_needs", measure)
+    monkeypatch.setattr(candidates, "_slices", lambda *_: iter(()))
+    whole, budget = original(width=16), Budget(size_bytes=13_000.0)
+    maybe = [c for c in find_candidates(whole, FACTS) if true_needs(c).size_bytes <= 1.3 * 13_000]
+    assert all(1.2 * true_needs(c).size_bytes > 13_000 for c in maybe[:3])
+    (found,) = propose(whole, FACTS, budget, count=1)
+    assert found.fits
+    assert found.candidate.name == maybe[3].name
 
 
 def test_a_budget_in_eight_bits_lets_larger_students_in_than_one_in_float(pretend):

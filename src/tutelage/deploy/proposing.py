@@ -179,9 +179,11 @@ def propose(
     maybe = [p for p in proposals if p.excess <= SLACK]
     nearest = sorted(proposals, key=lambda p: p.excess)
     chosen = _evenly(maybe, count + 2) if maybe else nearest[:count]
-    seconds = MEASURE_S * len(chosen)
-    measured = measure_needs([p.candidate for p in chosen], facts, seconds=seconds, form=form)
-    found = [_measured(p, measured[p.candidate.name], budget) for p in chosen]
+    found = _measure(chosen, facts, budget, form)
+    missing = count - sum(proposal.fits for proposal in found)
+    rest = [p for p in maybe if p.fits and p not in chosen]
+    if missing > 0 and rest:  # of those that only might have fitted, too few did
+        found += _measure(_evenly(rest, missing), facts, budget, form)
     fitting = [proposal for proposal in found if proposal.fits]
     return fitting[:count] or sorted(found, key=lambda p: p.excess)[:count]
 
@@ -200,8 +202,16 @@ def _predicted(candidate: Candidate, predictor: Predictor, budget: Budget) -> Pr
     return Proposal(candidate, needs, None, budget.excess(needs))
 
 
-def _measured(proposal: Proposal, needs: Needs, budget: Budget) -> Proposal:
-    return replace(proposal, measured=needs, excess=budget.excess(needs))
+def _measure(
+    proposals: Sequence[Proposal], facts: Facts, budget: Budget, form: Form
+) -> list[Proposal]:
+    candidates = [proposal.candidate for proposal in proposals]
+    measured = measure_needs(candidates, facts, seconds=MEASURE_S * len(candidates), form=form)
+    needs = [measured[candidate.name] for candidate in candidates]
+    return [
+        replace(proposal, measured=need, excess=budget.excess(need))
+        for proposal, need in zip(proposals, needs, strict=True)
+    ]
 
 
 def measure_needs(
