@@ -44,6 +44,20 @@ def test_the_script_needs_nothing_but_numpy_and_the_runtimes():
     assert names <= {*STANDARD, "__future__"}
 
 
+def test_the_script_is_written_for_python_3_8():
+    text = Path(standalone.__file__).read_text(encoding="utf-8")
+    tree = ast.parse(text, feature_version=(3, 8))
+    assert "from __future__ import annotations" in text  # so that none is evaluated
+    evaluated = [node.value for node in tree.body if isinstance(node, ast.Assign)]
+    names = {n.value.id for v in evaluated for n in ast.walk(v) if is_generic(n)}
+    assert not names & {"Callable", "Mapping", "Sequence", "dict", "list", "tuple"}
+    assert "datetime.UTC" not in text  # of 3.11
+
+
+def is_generic(node):
+    return isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name)
+
+
 def test_files_are_measured_by_turns_in_a_process_of_their_own(kit):
     found = measure_folder(kit, batch_sizes=(1, 4), seconds=0.4, name="here")
     assert found.machine.name == "here"

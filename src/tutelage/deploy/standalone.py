@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import datetime
 import hashlib
 import importlib
 import json
@@ -26,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,7 +39,8 @@ RELU_OF_ONE_NUMBER = (
     "CAg6MwoMCgFhEgFiIgRSZWx1EgFnWg8KAWESCgoICAESBAoCCAFiDwoBYhIKCggIARIECgIIAUIECgAQDQ=="
 )
 
-Call = Callable[[Any], Any]
+if TYPE_CHECKING:  # Python 3.8 could not evaluate it
+    Call = Callable[[Any], Any]
 
 
 # Runtimes: each opens a file and gives a function from inputs to logits.
@@ -308,7 +308,7 @@ def measure(
     return {
         "format": FORMAT,
         "machine": machine(name),
-        "when": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "files": files,
         "rows": rows,
     }
