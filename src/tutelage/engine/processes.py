@@ -3,8 +3,9 @@
 import copy
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -17,7 +18,7 @@ from tutelage.objective import Objective, Seen
 from tutelage.tasks import Task
 from tutelage.tasks.base import Predictions
 from tutelage.teachers import Teacher
-from tutelage.types import Batch, Outputs
+from tutelage.types import Batch, HiddenStates, Outputs
 
 PACE_S = 0.5
 MOST_STEPS = 1000
@@ -142,10 +143,23 @@ def predict_together(
     if not are_shared:
         return said
     rows, _ = ranks.sizes(len(said.sample_ids), 0)
-    parts = (said.logits, said.labels, said.sample_ids)
-    logits, labels, ids = (ranks.gather(part.to(device), rows).cpu() for part in parts)
+    ids = ranks.gather(said.sample_ids.to(device), rows).cpu()
     place = ids.argsort(stable=True)  # samples in the order of the data, items as in their sample
-    return Predictions(Outputs(logits[place]), labels[place], ids[place])
+
+    def together(tensor: Tensor) -> Tensor:
+        return ranks.gather(tensor.to(device), rows).cpu()[place]
+
+    outputs = _by_item(said.outputs, together)
+    return Predictions(outputs, together(said.labels), ids[place])
+
+
+def _by_item(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
+    """Outputs with something done to each of their tensors that have a row an item."""
+    features = {name: change(feature) for name, feature in outputs.features.items()}
+    scores = outputs.scores
+    if isinstance(scores, HiddenStates):
+        return Outputs(replace(scores, values=change(scores.values)), features)
+    return Outputs(change(outputs.logits), features)
 
 
 class Meetings:
