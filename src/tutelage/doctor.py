@@ -55,6 +55,7 @@ def preflight(job: Job) -> None:
     if job.codec is not None:
         _check_cache(job, job.codec)
     check_output(job)
+    _check_shards(job)
     batch = _first_batch(job, job.settings.batch_size)
     _check_export(job, batch)
     _try_network("student", lambda: job.new_student(0), job.task, batch)
@@ -82,6 +83,20 @@ def _check_export(job: Job, batch: Batch) -> None:
 def _check_text_targets(job: Job) -> None:
     for name in job.text_targets:
         TEXT_TARGETS[name].check(job.new_student(0), job.tokenizer)
+
+
+def _check_shards(job: Job) -> None:
+    """What does not go with networks in pieces."""
+    if job.shards_teacher and job.codec is not None:
+        raise ConfigError(
+            "teacher.shard: each process builds its own part of a cache, which a teacher in pieces "
+            "cannot do. Teach live (cache: null), or leave teacher.shard out."
+        )
+    if job.writing is not None and (job.settings.shard or job.shards_teacher):
+        raise ConfigError(
+            "on_policy: texts are written by a whole network. Leave train.shard and teacher.shard "
+            "out."
+        )
 
 
 def _check_cache(job: Job, codec: str) -> None:

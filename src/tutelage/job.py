@@ -35,6 +35,7 @@ class TeacherPlan:
         norm: Mean and std that it expects, if other than the data's.
         image_size: Height and width that it expects, if other than the data's.
         weight: Among several teachers, of its probabilities in their mean.
+        shard: Whether several processes hold a piece each of it while it teaches live.
     """
 
     make: Callable[[], nn.Module]
@@ -44,6 +45,7 @@ class TeacherPlan:
     norm: Norm | None = None
     image_size: int | None = None
     weight: float = 1.0
+    shard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,11 @@ class Job:
         """Ways to eight bits, each once; that of `measure` is the first."""
         first = (self.measure.int8,) if self.measure and self.measure.int8 else ()
         return tuple(dict.fromkeys((*first, *self.export.int8)))
+
+    @property
+    def shards_teacher(self) -> bool:
+        """Whether several processes hold a piece each of the teacher."""
+        return any(plan.shard for plan in self.teachers)
 
     @property
     def teacher_task(self) -> Task:

@@ -71,7 +71,7 @@ def test_processes_that_would_not_know_of_one_another_are_refused(monkeypatch, e
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
 def test_a_student_in_pieces_is_refused(monkeypatch, kind):
     monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
-    with pytest.raises(ConfigError, match=f"{kind} cuts the student's weights into pieces"):
+    with pytest.raises(ConfigError, match=f"not by {kind} of the launcher.*train.shard"):
         ranks.join()
 
 
@@ -158,3 +158,16 @@ def test_accelerate_with_cpu_says_what_to_write_instead(recipe):
     )
     assert "several processes were asked for" in done.stderr
     assert "accelerate launch --multi_gpu --num_processes 2" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_runs_student_and_teacher_in_pieces(recipe, tmp_path, launcher):
+    cut = ["cache=null", "teacher.shard=true", "train.shard=true"]
+    outs = [tmp_path / "one", tmp_path / "two"]
+    launch(sys.executable, "-m", "tutelage", "run", str(recipe), f"output={outs[0]}", *cut)
+    launch(*LAUNCHERS[launcher], "-m", "tutelage", "run", str(recipe), f"output={outs[1]}", *cut)
+    first, second = (load_file(o / "arms/distilled/seed-0/last.safetensors") for o in outs)
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-4, atol=1e-5)
+    assert (outs[1] / "report.html").is_file()

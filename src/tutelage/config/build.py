@@ -163,6 +163,7 @@ def _teacher(
         norm=_norm(teacher, place),
         image_size=teacher.image_size,
         weight=teacher.weight,
+        shard=teacher.shard,
     )
 
 

@@ -215,6 +215,7 @@ class Train(Strict):
     workers: int = Field(default=0, ge=0)
     checkpoint_s: float = Field(default=30.0, ge=0)
     tensorboard: bool = False
+    shard: bool = False
 
 
 class Optimizer(Strict):
@@ -264,6 +265,7 @@ class Teacher(Network):
         mean: Normalisation that it expects, where it is not the data's.
         std: As mean.
         image_size: Size that it expects, where it is not the data's.
+        shard: Whether several processes hold a piece each of it; it teaches live then.
     """
 
     training: TeacherTraining | None = None
@@ -271,6 +273,7 @@ class Teacher(Network):
     mean: tuple[float, ...] | None = None
     std: tuple[Positive, ...] | None = None
     image_size: int | None = Field(default=None, ge=1)
+    shard: bool = False
 
 
 class Moving(Strict):

@@ -1,6 +1,6 @@
 """Checkpoints: all of a training in one safetensors file, nothing pickled."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tutelage import ranks
 from tutelage.errors import RunFolderError
 from tutelage.records import MetricPoint
 from tutelage.sealed import read_facts, write_tensors
+from tutelage.sharding import load_whole, pieced, whole
 
 Tensors = dict[str, Tensor]
 _UNREADABLE = (SafetensorError, RuntimeError, KeyError, ValueError, TypeError, OSError)
@@ -58,6 +60,8 @@ def save_checkpoint(
 ) -> None:
     """Write everything that is needed to go on, whole or not at all.
 
+    Every process takes part, for each may hold a piece of the weights; the first one writes.
+
     Args:
         path: The file.
         modules: What has weights or buffers, by name.
@@ -72,7 +76,9 @@ def save_checkpoint(
         state = module.state_dict()
         tensors |= {f"{name}/{key}": value.detach() for key, value in state.items()}
     tensors |= _optimizer_tensors(optimizer)
-    owned = {name: value.contiguous().clone() for name, value in tensors.items()}
+    owned = dict(_owned(tensors))
+    if not ranks.here().is_first:
+        return
     write_tensors(path, owned, {"key": key, "progress": asdict(progress)})
 
 
@@ -97,7 +103,7 @@ def load_checkpoint(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         progress = TypeAdapter(Progress).validate_python(facts["progress"])
         for name, module in modules.items():
-            module.load_state_dict(_below(tensors, name))
+            load_whole(module, _below(tensors, name))
         _load_optimizer(optimizer, _below(tensors, "optimizer"))
         torch.set_rng_state(tensors["rng/cpu"])
         if "rng/cuda" in tensors and torch.cuda.is_available():
@@ -112,6 +118,15 @@ def load_checkpoint(
     return progress
 
 
+def _owned(tensors: Tensors) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor put together, on the CPU; the first process keeps them."""
+    is_first = ranks.here().is_first
+    for name, value in tensors.items():
+        together = whole(value)
+        if is_first:
+            yield name, together.cpu().contiguous().clone()
+
+
 def _optimizer_tensors(optimizer: Optimizer) -> Tensors:
     return {
         f"optimizer/{number}/{name}": value.detach()
@@ -123,9 +138,11 @@ def _optimizer_tensors(optimizer: Optimizer) -> Tensors:
 
 def _load_optimizer(optimizer: Optimizer, tensors: Tensors) -> None:
     state: dict[int, dict[str, Any]] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name, value in tensors.items():
         number, _, entry = name.partition("/")
-        state.setdefault(int(number), {})[entry] = value
+        like = parameters[int(number)]
+        state.setdefault(int(number), {})[entry] = pieced(value, like)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

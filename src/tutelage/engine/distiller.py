@@ -4,12 +4,14 @@ import functools
 
 from accelerate import Accelerator, DistributedType
 from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
 from torch.optim import Optimizer
 
 from tutelage.engine.dot import DOT
 from tutelage.engine.trainee import Trainee
 from tutelage.engine.watch import GradientWatch
 from tutelage.objective import LossReport
+from tutelage.sharding import add_up, is_cut
 from tutelage.teachers import Teacher
 from tutelage.types import Batch
 
@@ -17,7 +19,6 @@ _UNWRAPPED = (
     DistributedType.NO,
     DistributedType.MULTI_CPU,
     DistributedType.MULTI_GPU,
-    DistributedType.FSDP,
 )
 
 
@@ -48,8 +49,7 @@ class Distiller:
         """Let Accelerate prepare what is trained."""
         self.accelerator = accelerator or Accelerator()
         self._plain = trainee  # whose names are the user's, however it is wrapped
-        self.trainee, prepared = self.accelerator.prepare(trainee, optimizer)
-        self.optimizer = _unwrap(self.accelerator, prepared)
+        self.trainee, self.optimizer = _prepared(self.accelerator, trainee, optimizer)
         self.teacher = teacher
         self.clip_norm = clip_norm
         self.parts = parts
@@ -60,6 +60,7 @@ class Distiller:
         """Teach the student one batch; every `accumulate`-th call updates its weights."""
         batch = batch.to(self.accelerator.device)
         with self.accelerator.accumulate(self.trainee):
+            add_up(self.trainee, now=self.accelerator.sync_gradients)
             report = self._learn(batch) if self.parts == 1 else self._learn_in_parts(batch)
             if self.accelerator.sync_gradients:
                 self._update()
@@ -97,6 +98,16 @@ class Distiller:
         self.watch.see(self._plain, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+def _prepared(
+    accelerator: Accelerator, trainee: Trainee, optimizer: Optimizer
+) -> tuple[nn.Module, Optimizer]:
+    """What Accelerate makes of both; a trainee in pieces shares its gradients by itself."""
+    if is_cut(trainee):
+        return trainee, optimizer
+    wrapped, prepared = accelerator.prepare(trainee, optimizer)
+    return wrapped, _unwrap(accelerator, prepared)
 
 
 def _unwrap(accelerator: Accelerator, prepared: AcceleratedOptimizer) -> Optimizer:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -37,6 +38,7 @@ from tutelage.errors import (
 )
 from tutelage.objective import LossReport, Objective
 from tutelage.records import MetricPoint
+from tutelage.sharding import cut, piece, put_together
 from tutelage.tasks import Task
 from tutelage.tasks.tokens import tokens_a_sample
 from tutelage.teachers import CanCheck, ModuleTeacher, Teacher
@@ -173,12 +175,14 @@ class _Loop:
         self.listener = listener
         settings = arm.settings
         torch.manual_seed(arm.seed)
-        trainee = Trainee(student, arm.objective, arm.task, settings.precision)
-        self.optimizer = settings.optimizer.build(trainee.parameters())
         self.ranks = ranks.here()
+        trainee = Trainee(student, arm.objective, arm.task, settings.precision)
+        self.selected = copy.deepcopy(student)
+        self.average = _averaged(student, settings.ema)
+        self.whole = self._cut(trainee) if settings.shard and self.ranks.are_several else None
+        self.optimizer = settings.optimizer.build(trainee.parameters())
         self.meetings = Meetings()
-        idle = self.ranks.are_several and has_idle(trainee, arm.teacher, arm.train, arm.batch_rest)
-        self.accelerator = make_accelerator(settings.accumulate, has_idle=idle)
+        self.accelerator = self._accelerator(trainee)
         with warnings.catch_warnings():  # of a setting's new name that Accelerate does not know
             warnings.filterwarnings("ignore", "`broadcast_buffers`", category=FutureWarning)
             self.distiller = Distiller(
@@ -186,13 +190,11 @@ class _Loop:
             )
         self.trainee = trainee
         self.device = self.accelerator.device
-        self.selected = copy.deepcopy(student)
         self.modules = {"trainee": trainee, "selected": self.selected}
-        self.average = _averaged(student, settings.ema)
         if self.average is not None:
-            self.modules["average"] = self.average
-        path = arm.folder / CHECKPOINT
-        self.progress = load_checkpoint(path, self.modules, self.optimizer, arm.key) or Progress()
+            self.modules["average"] = self.average.to(self.device)
+        self.path = arm.folder / CHECKPOINT
+        self.progress = self._load() or Progress()
         self._cut_batches(parts)
         self.dead_epochs = 0
         self._check_together()
@@ -208,10 +210,24 @@ class _Loop:
         self.progress.parts = 1 if whole else max(parts, self.progress.parts)
         self.distiller.parts = self.progress.parts
 
-    @property
-    def judged(self) -> nn.Module:
-        """The network that is validated and kept."""
-        return self.trainee.student if self.average is None else self.average.module
+    def _accelerator(self, trainee: Trainee) -> Accelerator:
+        """Accelerate's part; only gradients of whole networks are its to share."""
+        arm, is_shared = self.arm, self.ranks.are_several and self.whole is None
+        idle = is_shared and has_idle(trainee, arm.teacher, arm.train, arm.batch_rest)
+        return make_accelerator(arm.settings.accumulate, has_idle=idle)
+
+    def _cut(self, trainee: Trainee) -> nn.Module:
+        """Cut what is trained among the processes; gives a network for the pieces together."""
+        whole = copy.deepcopy(trainee.student)
+        trainee.cut()
+        if self.average is not None:
+            cut(self.average.module, self.average.module)
+        return whole
+
+    def _judged(self) -> nn.Module:
+        """The network that is validated and kept, whole."""
+        judged = self.trainee.student if self.average is None else self.average.module
+        return judged if self.whole is None else put_together(judged, self.whole.to(self.device))
 
     def run(self, interrupt: DeferredInterrupt) -> Fitted:
         with contextlib.ExitStack() as stack:
@@ -228,7 +244,7 @@ class _Loop:
         stop, _ = Meetings().agree(stop=interrupt.requested, save=False)
         if stop:  # during the last validation, when no step was left to notice
             raise self._interrupted()
-        last = copy.deepcopy(self.judged).cpu().eval()
+        last = copy.deepcopy(self._judged()).cpu().eval()
         selected = self.selected.cpu().eval() if self.progress.best_epoch else last
         return Fitted(last, selected, self.progress)
 
@@ -359,18 +375,18 @@ class _Loop:
 
     def _check_weights(self) -> None:
         """Stop rather than save or judge a network that is lost, though its last loss was fine."""
-        for name, weight in self.trainee.named_parameters():
-            if not bool(weight.isfinite().all()):
-                self._stop(f"{name} is not finite", "")
+        names, weights = zip(*self.trainee.named_parameters(), strict=True)
+        lost = ranks.highest([float(not piece(weight).isfinite().all()) for weight in weights])
+        if any(lost):
+            self._stop(f"{names[lost.index(1)]} is not finite", "")
 
     def _stop(self, what: str, details: str, kind: type[TrainingError] = TrainingError) -> NoReturn:
         _check_teacher(self.arm)  # it may be the reason
-        checkpoint = self.arm.folder / CHECKPOINT
-        kept = f"The last good checkpoint is {checkpoint}."
+        kept = f"The last good checkpoint is {self.path}."
         raise kind(
             f"{self.arm.name}, seed {self.arm.seed}: {what} in epoch {self.progress.epoch + 1}, "
             f"step {self.progress.step}{details}. "
-            f"{kept if checkpoint.is_file() else 'Nothing was saved yet.'} Try a smaller "
+            f"{kept if self.path.is_file() else 'Nothing was saved yet.'} Try a smaller "
             "optimizer.lr, train.clip_norm: 1, or schedule.warmup_steps; look for NaN in the data."
         )
 
@@ -383,8 +399,9 @@ class _Loop:
     def _end_epoch(self) -> MetricPoint:
         self._pool()
         self._check_epoch_finite()
-        self._check_alive()
-        valid_metric, valid_loss = self._validate()
+        judged = self._judged()
+        self._check_alive(judged)
+        valid_metric, valid_loss = self._validate(judged)
         progress = self.progress
         self._tick()
         count, total, *parts = self.sums.tolist()
@@ -399,7 +416,7 @@ class _Loop:
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             seconds=progress.epoch_seconds,
         )
-        self._select(valid_metric, point.epoch)
+        self._select(judged, valid_metric, point.epoch)
         progress.curve.append(point)
         progress.epoch, progress.micro_step, progress.epoch_seconds = point.epoch, 0, 0.0
         self.sums = self.sums[:0]
@@ -410,29 +427,29 @@ class _Loop:
         self._check_finite(LossReport(zero, {}, zero))
         self._check_weights()
 
-    def _check_alive(self) -> None:
+    def _check_alive(self, judged: nn.Module) -> None:
         """Stop where a network has given one output for everything at the ends of two epochs."""
         reader = self.arm.valid or self.arm.train
         rows = -(-self.arm.settings.batch_size // self.progress.parts)
-        is_dead = is_constant(self.judged, self.arm.task, reader, self.device, most=rows)
+        is_dead = is_constant(judged, self.arm.task, reader, self.device, most=rows)
         self.dead_epochs = self.dead_epochs + 1 if is_dead else 0
         if self.dead_epochs >= min(2, self.arm.settings.epochs):
             self._stop("the student is dead: it gives the same outputs for every sample", "")
 
-    def _select(self, valid_metric: float | None, epoch: int) -> None:
+    def _select(self, judged: nn.Module, valid_metric: float | None, epoch: int) -> None:
         """Keep the network if it is the best so far; of equals the later one."""
         best, rank = self.progress.best_metric, self.arm.task.metric.rank
         if valid_metric is None or (best is not None and rank(valid_metric) < rank(best)):
             return
         self.progress.best_metric, self.progress.best_epoch = valid_metric, epoch
-        self.selected.load_state_dict(self.judged.state_dict())
+        self.selected.load_state_dict(judged.state_dict())
 
-    def _validate(self) -> tuple[float | None, float | None]:
+    def _validate(self, judged: nn.Module) -> tuple[float | None, float | None]:
         if self.arm.valid is None:
             return None, None
         said = predict_together(
             self.arm.task,
-            self.judged,
+            judged,
             self.arm.valid,
             batch_size=-(-self.arm.settings.batch_size // self.progress.parts),
             workers=self.arm.settings.workers,
@@ -460,12 +477,13 @@ class _Loop:
             f"{self.arm.name}, seed {self.arm.seed}: stopped in epoch {epoch}; the state is saved"
         )
 
+    def _load(self) -> Progress | None:
+        return load_checkpoint(self.path, self.modules, self.optimizer, self.arm.key)
+
     def _save(self) -> None:
         self._tick()
         self.progress.sums = self.sums.tolist()
-        if self.ranks.is_first:
-            path = self.arm.folder / CHECKPOINT
-            save_checkpoint(path, self.modules, self.optimizer, self.progress, self.arm.key)
+        save_checkpoint(self.path, self.modules, self.optimizer, self.progress, self.arm.key)
         self.saved_at = time.monotonic()
 
     def _tick(self) -> None:

@@ -9,6 +9,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from tutelage.engine.dot import DOT
 from tutelage.errors import ConfigError, find
+from tutelage.sharding import is_piece
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {
     "sgd": SGD,
@@ -48,6 +49,7 @@ class OptimizerSettings:
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
         """The optimizer for these parameters."""
+        parameters = list(parameters)
         settings: dict[str, float | bool] = {"lr": self.lr, "weight_decay": self.weight_decay}
         if self.kind == "sgd":
             settings |= {"momentum": self.momentum, "nesterov": self.nesterov}
@@ -55,7 +57,8 @@ class OptimizerSettings:
             settings |= {"momentum": self.momentum, "delta": self.delta}
             return DOT(parameters, **settings)
         factory: Callable[..., Optimizer] = OPTIMIZERS[self.kind]
-        return factory(list(parameters), fused=True, **settings)
+        is_fused = not any(is_piece(p) for p in parameters)  # SGD has no rule for pieces
+        return factory(parameters, fused=is_fused, **settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,8 @@ class TrainSettings:
         checkpoint_s: Seconds between checkpoints; one more is written at once when the run is
             interrupted, and one at the end of the training.
         tensorboard: Whether to write TensorBoard logs beside the curve.
+        shard: Whether several processes hold a piece each of weights, gradients and optimizer
+            state, for students whose training fits no single device; one process holds all.
         optimizer: Which optimizer.
         schedule: Of the learning rate.
     """
@@ -124,6 +129,7 @@ class TrainSettings:
     workers: int = 0
     checkpoint_s: float = 30.0
     tensorboard: bool = False
+    shard: bool = False
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 
@@ -137,6 +143,12 @@ class TrainSettings:
             raise ConfigError(
                 "train.clip_norm: the optimizer 'dot' needs the gradients as they are. Leave "
                 "clip_norm out, or take sgd."
+            )
+        if self.shard and (self.max_norm is not None or self.optimizer.kind == "dot"):
+            name = "train.max_norm" if self.max_norm is not None else "the optimizer 'dot'"
+            raise ConfigError(
+                f"train.shard: {name} needs each process to hold whole weights. Leave one of them "
+                "out."
             )
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"train.ema must lie between 0 and 1, got {self.ema}. Usual: 0.999.")

@@ -1,5 +1,8 @@
 """Everything with a gradient, in one module: the only thing that Accelerate wraps."""
 
+import functools
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -7,6 +10,7 @@ from tutelage.engine.processes import seen_by_all
 from tutelage.engine.settings import PRECISIONS
 from tutelage.objective import LossReport, Objective, Seen
 from tutelage.ranks import here
+from tutelage.sharding import cut, is_cut
 from tutelage.tasks import Task
 from tutelage.types import Batch, Outputs
 
@@ -36,6 +40,11 @@ class Trainee(nn.Module):
         self.task = task
         self.dtype = PRECISIONS[precision]
 
+    def cut(self) -> None:
+        """Cut what is trained into pieces, one a process; see `tutelage.sharding`."""
+        _let_hooks_see_reports()
+        cut(self, self.student)
+
     def autocast(self, device: torch.device) -> torch.autocast:
         """The precision of the student's forward."""
         return torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
@@ -52,4 +61,20 @@ class Trainee(nn.Module):
             return self.objective(student, teacher, items)  # type: ignore[no-any-return]
         with seen_by_all(Seen(student, teacher, items), self.objective) as (whole, share):
             report: LossReport = self.objective(student, teacher, items, whole=whole, share=share)
-        return report
+        return self._touching(report) if is_cut(self) and share == 0 else report
+
+    def _touching(self, report: LossReport) -> LossReport:
+        """The same with gradients of 0 where this process has no row of its own, but others have.
+
+        Processes with pieces add up gradients of the same parameters, or what they send does not
+        fit. A loss of the whole batch looks at the same rows in each.
+        """
+        losses = [term.loss for term in self.objective.counted if not term.loss.whole_batch]
+        firsts = [weight.flatten()[:1].sum() for loss in losses for weight in loss.parameters()]
+        return replace(report, total=report.total + 0 * sum(firsts))
+
+
+@functools.cache
+def _let_hooks_see_reports() -> None:
+    """Pieces are fetched again before the backward of whatever tensors a forward gives."""
+    torch.export.register_dataclass(LossReport)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tutelage.data.loading import Reader
 from tutelage.errors import GradientError
+from tutelage.sharding import whole
 from tutelage.tasks import Task
 from tutelage.types import Outputs, first_tensor
 
@@ -42,7 +43,7 @@ class GradientWatch:
         self.updates += 1
         if not is_due:
             return
-        value = float(_norm(module) if norm is None else norm)
+        value = float(whole(_norm(module) if norm is None else norm))
         usual = statistics.median(self.norms) if len(self.norms) >= ENOUGH else None
         if not value < float("inf"):
             raise GradientError(f"the gradient of {_largest(module)} is not finite")
@@ -98,5 +99,5 @@ def _norm(module: nn.Module) -> Tensor:
 
 def _largest(module: nn.Module) -> str:
     """The parameter whose gradient is largest, or not finite."""
-    sizes = {name: float(grad.norm()) for name, grad in _gradients(module).items()}
+    sizes = {name: float(whole(grad.norm())) for name, grad in _gradients(module).items()}
     return max(sizes, key=lambda name: sizes[name] if sizes[name] < float("inf") else float("inf"))

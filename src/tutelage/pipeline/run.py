@@ -238,12 +238,13 @@ def _source(job: Job, trained: Trained, folder: str, listener: Listener) -> Teac
 
 
 def live_teacher(job: Job, trained: Trained) -> ModuleTeacher:
-    """A trained network as a live teacher."""
+    """A trained network as a live teacher; one that is yet to be cut stays where it is."""
+    device = None if job.shards_teacher and here().are_several else Accelerator().device
     return ModuleTeacher(
         trained.selected,
         job.teacher_task,
         chunk=job.settings.batch_size,
-        device=Accelerator().device,
+        device=device,
         layers=job.objective.teacher_layers,
     )
 

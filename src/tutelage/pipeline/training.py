@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from tutelage.data.loading import Reader, in_order, spread
@@ -35,7 +36,7 @@ from tutelage.teachers.places import Folder, Remote, place_of
 from tutelage.teachers.store import MANIFEST, discard
 
 LAST, SELECTED, PROGRESS = "last.safetensors", "selected.safetensors", "training.json"
-UNTOLD = ("workers", "checkpoint_s", "tensorboard")
+UNTOLD = ("workers", "checkpoint_s", "tensorboard", "shard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,10 @@ def cache_stage(
 ) -> Teacher:
     """Build the teacher cache, or open the one that is there; without a codec teach live."""
     if job.codec is None:
-        return teacher.shared_among(here().count)
+        shared = teacher.shared_among(here().count)
+        if job.shards_teacher and here().are_several:
+            return shared.in_pieces(Accelerator().device)
+        return shared
     local = job.out / folder
     place = cache_place(job) if folder == "cache" else Folder(local)
     if isinstance(place, Folder):

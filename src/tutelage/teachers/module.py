@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import TeacherChangedError
 from tutelage.models.taps import find_layer
+from tutelage.sharding import cut, piece
 from tutelage.tasks import Task
 from tutelage.teachers.lengths import by_length, has_lengths
 from tutelage.types import Batch, Outputs, Signal, each, tensor_bytes
@@ -45,6 +46,7 @@ class ModuleTeacher:
     ) -> None:
         """Freeze the network."""
         self.model = model.eval().requires_grad_(requires_grad=False)
+        self._root: _Root | None = None  # of a network in pieces
         if device is not None:
             self.model = self.model.to(device)
         own = next((value.device for value in model.state_dict().values()), None)
@@ -64,7 +66,8 @@ class ModuleTeacher:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Outputs:
         """Logits, and features if asked for, of the batch's views."""
-        if has_lengths(batch) and not self.layers and self.task.items_per_sample == 1:
+        is_each = has_lengths(batch) and not self.layers and self.task.items_per_sample == 1
+        if is_each and self._root is None:
             return self._by_length(batch)
         chunks = [self._run(part, self.chunk) for part in split(batch, self.chunk)]
         if len(chunks) == 1:
@@ -82,6 +85,23 @@ class ModuleTeacher:
         smaller = copy.copy(self)
         smaller.chunk = -(-self.chunk // processes)
         return smaller
+
+    def in_pieces(self, device: torch.device) -> "ModuleTeacher":
+        """The same teacher with a piece of its weights in each process, which all run together.
+
+        Each process calls it as often as the others, with its own rows; the network that this one
+        holds stays whole, where it is.
+
+        Args:
+            device: Where this process's piece goes.
+        """
+        pieces = copy.copy(self)
+        pieces.model = copy.deepcopy(self.model)
+        pieces.device = device
+        pieces._root = _Root(pieces.model, self.task)
+        cut(pieces._root, pieces.model)
+        pieces._state = state_fingerprint(pieces.model)
+        return pieces
 
     def part(self, layer: str) -> nn.Module:
         """A frozen copy of a part of the network, such as its classifier."""
@@ -115,7 +135,8 @@ class ModuleTeacher:
     def _run(self, part: Batch, chunk: int) -> Outputs:
         rows, items = len(part), len(self.task.items(part).sample_ids)
         paths = {self._inside + layer: layer for layer in self.layers}
-        given = self.task.run(self.model, filled_up(part, chunk), tuple(paths))
+        run = self.task.run if self._root is None else self._root
+        given = run(self.model, filled_up(part, chunk), tuple(paths))
         features = {paths[path]: feature[:rows] for path, feature in given.features.items()}
         return Outputs(given.pick(slice(items)).scores, features)
 
@@ -149,12 +170,25 @@ def filled_up(batch: Batch, size: int) -> Batch:
     )
 
 
+class _Root(nn.Module):
+    """What is called of a network in pieces, so that its outermost weights are together then."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+
+    def forward(self, model: nn.Module, part: Batch, layers: Sequence[str]) -> Outputs:
+        """What the task makes of the network's outputs."""
+        return self.task.run(model, part, layers)
+
+
 def state_fingerprint(model: nn.Module) -> str:
     """A fingerprint of a network's class, weights and buffers."""
     digest = hashlib.sha256(repr(model).encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor_bytes(value))
+        digest.update(tensor_bytes(piece(value)))
     return digest.hexdigest()[:16]
 
 

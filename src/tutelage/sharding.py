@@ -1,0 +1,101 @@
+"""Networks in pieces, one a process, where a training's state fits no single device (FSDP).
+
+PyTorch's part is imported when something is cut: it would add a fifth to the start of each command.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+UNIT = 1_000_000
+
+
+def cut(root: nn.Module, network: nn.Module) -> None:
+    """Cut the parameters of a network among the processes, in place; names stay as they are.
+
+    Layers of a list or a sequence that hold `UNIT` parameters or more are put together one after
+    another while they work; what is left is together from the root's call to the backward's end.
+
+    Args:
+        root: What is called; it holds the network, and its other parameters are cut too.
+        network: Its layers are found by their containers.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for layer in _layers(network):
+        fully_shard(layer)
+    fully_shard(root)
+
+
+def is_cut(module: nn.Module) -> bool:
+    """Whether a module's parameters lie in pieces."""
+    return isinstance(module, _known("torch.distributed.fsdp", "FSDPModule"))
+
+
+def is_piece(tensor: Shaped[Tensor, "..."]) -> bool:
+    """Whether this is a process's piece of a tensor."""
+    return isinstance(tensor, _known("torch.distributed.tensor", "DTensor"))
+
+
+def add_up(module: Any, *, now: bool) -> None:
+    """Say of a module in pieces whether its next backward adds up all processes' gradients."""
+    if is_cut(module):
+        module.set_requires_gradient_sync(now)
+
+
+def whole(tensor: Any) -> Shaped[Tensor, "..."]:
+    """All pieces of a tensor together; every process must ask. A whole one stays as it is."""
+    together: Tensor = tensor.full_tensor() if is_piece(tensor) else tensor
+    return together
+
+
+def piece(tensor: Any) -> Shaped[Tensor, "..."]:
+    """What this process holds of a tensor."""
+    own: Tensor = tensor.to_local() if is_piece(tensor) else tensor
+    return own
+
+
+def pieced(tensor: Shaped[Tensor, "..."], like: Any) -> Shaped[Tensor, "..."]:
+    """A whole tensor that every process has, cut as another one of its shape is."""
+    if not is_piece(like) or tensor.shape != like.shape:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    placed = tensor.to(like.device)
+    return distribute_tensor(placed, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def load_whole(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load whole tensors into a module, whether it is cut or not."""
+    own = module.state_dict()
+    module.load_state_dict(
+        {name: pieced(value, own[name]) if name in own else value for name, value in state.items()}
+    )
+
+
+@torch.no_grad()
+def put_together(network: nn.Module, into: nn.Module) -> nn.Module:
+    """Fill an uncut network of the same kind with another's weights; every process must ask."""
+    own = into.state_dict()
+    for name, value in network.state_dict().items():
+        own[name].copy_(whole(value))
+    return into
+
+
+def _layers(network: nn.Module) -> Iterator[nn.Module]:
+    """The outermost members of containers that are large enough."""
+    for child in network.children():
+        is_container = isinstance(network, nn.ModuleList | nn.Sequential)
+        if is_container and sum(weight.numel() for weight in child.parameters()) >= UNIT:
+            yield child
+        else:
+            yield from _layers(child)
+
+
+def _known(module: str, name: str) -> Any:
+    """A class of a module that was imported, or no class at all: nothing can be of it then."""
+    return getattr(sys.modules.get(module), name, ())
