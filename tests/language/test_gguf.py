@@ -15,6 +15,7 @@ from tiny_language import (
     transformers,
 )
 
+from tutelage.cli.exports import export_student
 from tutelage.config import build_job, read_recipe
 from tutelage.deploy.gguf import check_gguf, write_gguf
 from tutelage.deploy.text_targets import GgufText
@@ -22,6 +23,8 @@ from tutelage.doctor import preflight
 from tutelage.errors import ConfigError, ExportError, ModelError, UnknownNameError
 from tutelage.models.causal import load_gguf
 from tutelage.pipeline import run_job
+from tutelage.pipeline.export_run import export_run
+from tutelage.records import RunRecord, load_record
 
 pytest.importorskip("gguf")
 TEXT = "the small cat sees a"
@@ -131,25 +134,36 @@ def test_llama_cpp_reads_and_writes_the_same_tokens(folder, words):
         assert one["logprob"] == pytest.approx(float(first[one["id"]]), abs=0.02)
 
 
-def test_a_run_writes_and_compares_both_and_keeps_them(folder, write_recipe):
+def test_a_run_writes_and_compares_and_a_later_export_adds(folder, write_recipe, capsys):
     path = write_recipe(
         teacher={"model": f"causal:{folder / 'hf'}"},
         student={"model": f"causal:{folder / 'hf'}", "settings": {"keep_layers": [1]}},
         baseline=False,
-        export={"targets": ["gguf", "gguf_q8_0"]},
+        export={"targets": ["gguf"]},
     )
     job = build_job(read_recipe(path))
     record = run_job(job).record
-    assert [row.file for row in record.text_files] == ["model-float16.gguf", "model-q8_0.gguf"]
-    half, eight = record.text_files
-    assert half.size_bytes == (job.out / "student" / half.file).stat().st_size
-    assert 0 < half.kl < eight.kl < 0.05
+    (half,) = record.text_files
+    file = job.out / "student" / "model-float16.gguf"
+    assert (half.file, half.size_bytes) == (file.name, file.stat().st_size)
     assert half.perplexity == pytest.approx(half.expected_perplexity, rel=1e-3)
-    assert half.expected_perplexity == eight.expected_perplexity
     assert half.tokens_per_s is None
-    written = (job.out / "student" / half.file).stat().st_mtime_ns
+    written = file.stat().st_mtime_ns
     assert run_job(job).record.text_files == record.text_files
-    assert (job.out / "student" / half.file).stat().st_mtime_ns == written
+    assert file.stat().st_mtime_ns == written
+
+    export_student(job.out, target="gguf_q8_0", way=None)
+    half, eight = load_record(job.out / "results.json", RunRecord).text_files
+    assert [half.target, eight.target] == ["gguf", "gguf_q8_0"]
+    assert 0 < half.kl < eight.kl < 0.05
+    assert half.expected_perplexity == eight.expected_perplexity
+    said = " ".join(capsys.readouterr().out.split())
+    assert "model-float16.gguf: " in said
+    assert f"model-q8_0.gguf: {eight.size_bytes / 1e6:.1f} MB, perplexity" in said
+    with pytest.raises(ConfigError, match=r"int8: minmax .* target gguf_q8_0"):
+        export_run(job.out, way="minmax")
+    with pytest.raises(UnknownNameError, match=r"Unknown target 'openvino'"):
+        export_run(job.out, target="openvino")
 
 
 REFUSED = [

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tutelage.cli.results import text_file_line
 from tutelage.pipeline.export_run import export_run
 from tutelage.records import ParityRow, QuantisedRow
 
@@ -14,6 +15,11 @@ def export_student(folder: Path, *, target: str | None, way: str | None) -> None
     console = Console()
     with console.status("Exporting and running the files on test samples"):
         record = export_run(folder, target=target, way=way)
+    if record.text_files:
+        for file in record.text_files:
+            console.print(text_file_line(file), soft_wrap=True)
+        console.print(f"Student: {folder / 'student'}", soft_wrap=True)
+        return
     sizes = {row.name: row.size_bytes for row in record.sizes}
     table = Table(box=None, pad_edge=False)
     for heading in ("file", "bytes", "agreement", "largest difference", "accuracy", "float"):

@@ -6,11 +6,20 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from tutelage.records import LatencyRow, Metric, QuantisedRow, RunRecord, SizeRow, Summary
+from tutelage.records import (
+    LatencyRow,
+    Metric,
+    QuantisedRow,
+    RunRecord,
+    SizeRow,
+    Summary,
+    TextFileRow,
+)
 
 COLOURS = {"helped": "green", "no evidence": "yellow", "hurt": "red"}
 ARMS = ("teacher", "baseline", "distilled")
 PERCENT = ("agreement",)
+LEFT = (("Report", "report.html"), ("Student", "export/student.onnx"), ("Student", "student"))
 
 
 def print_results(console: Console, record: RunRecord, out: Path) -> None:
@@ -26,6 +35,8 @@ def print_results(console: Console, record: RunRecord, out: Path) -> None:
             f"{_points(row.accuracy - row.float_accuracy)} points of float ({_points(row.low)} to "
             f"{_points(row.high)}), agrees on {row.agreement:.2%}.{_over_plain(row)}"
         )
+    for file in record.text_files:
+        console.print(text_file_line(file), soft_wrap=True)
     for note in record.notes:
         console.print(f"[yellow]Note:[/] {note}")
     verdict = record.verdicts.get("selected")
@@ -35,9 +46,22 @@ def print_results(console: Console, record: RunRecord, out: Path) -> None:
         write = record.metric.difference
         text += f"{write(last.difference)} ({write(last.low)} to {write(last.high)}).[/]"
         console.print(Panel(text, title=verdict.word, border_style=COLOURS[verdict.word]))
-    for label, name in (("Report", "report.html"), ("Student", "export/student.onnx")):
+    for label, name in LEFT:
         if (out / name).exists():
             console.print(f"{label + ':':9}{out / name}", soft_wrap=True)
+
+
+def text_file_line(row: TextFileRow) -> str:
+    """A language model's file in one line."""
+    line = (
+        f"{row.file}: {row.size_bytes / 1e6:.1f} MB, perplexity {row.perplexity:.2f} on "
+        f"{row.count:,} test tokens (PyTorch's {row.expected_perplexity:.2f}), agrees on "
+        f"{row.agreement:.2%}"
+    )
+    if row.tokens_per_s is None or row.expected_tokens_per_s is None:
+        return f"{line}."
+    ratio = row.tokens_per_s / row.expected_tokens_per_s
+    return f"{line}; writes {row.tokens_per_s:.0f} tokens/s, {ratio:.1f} times PyTorch's."
 
 
 def _over_plain(row: QuantisedRow) -> str:

@@ -121,7 +121,8 @@ def _hf_folder(recipe: Recipe, splits: Splits) -> Callable[[nn.Module, Path], No
 def _export(recipe: Recipe) -> ExportSettings:
     """What is exported, with every name known and every way possible somewhere."""
     export = recipe.export
-    for target in export.targets:
+    targets = ("onnx",) if export.targets is None else export.targets
+    for target in targets:
         find("export.targets", target, TARGETS)
     first = recipe.measure and recipe.measure.int8
     if export.finetune is not None and not (first or export.int8):
@@ -130,7 +131,7 @@ def _export(recipe: Recipe) -> ExportSettings:
             "[minmax], or leave export.finetune out."
         )
     return ExportSettings(
-        targets=export.targets,
+        targets=targets,
         int8=export.int8,
         finetune=None
         if export.finetune is None

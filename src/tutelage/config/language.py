@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from tutelage.config.ground import Ground
-from tutelage.config.schema import CorpusData, Network, Recipe
+from tutelage.config.schema import CorpusData, Export, Network, Recipe
 from tutelage.data.corpus import (
     Corpus,
     load_corpus,
@@ -122,22 +122,22 @@ def _check(recipe: Recipe) -> None:
 
 
 def _text_targets(recipe: Recipe) -> tuple[str, ...]:
-    """Files beside the student's folder; none where the recipe says nothing of export.
+    """Files beside the student's folder.
 
     Raises:
         ConfigError: There is no such kind of file, or another key of export is set.
     """
-    if "export" not in recipe.model_fields_set:
-        return ()
-    others = recipe.export.model_fields_set - {"targets"}
-    if others:
-        raise ConfigError(
-            f"export.{min(others)}: a language model's export has targets alone "
-            f"({', '.join(TEXT_TARGETS)}); eight bits are gguf_q8_0."
-        )
-    for target in recipe.export.targets:
+    export, nothing = recipe.export, Export()
+    targets = export.targets or ()
+    for name in ("int8", "finetune", "licences"):
+        if getattr(export, name) != getattr(nothing, name):
+            raise ConfigError(
+                f"export.{name}: a language model's export has targets alone "
+                f"({', '.join(TEXT_TARGETS)}); eight bits are gguf_q8_0."
+            )
+    for target in targets:
         find("export.targets", target, TEXT_TARGETS)
-    return tuple(dict.fromkeys(recipe.export.targets))
+    return tuple(dict.fromkeys(targets))
 
 
 def _cost(recipe: Recipe, corpus: Corpus) -> list[str]:

@@ -405,8 +405,8 @@ class Export(Strict):
     """What the student is delivered as, each file compared with PyTorch.
 
     Attributes:
-        targets: onnx, executorch, litert, openvino, torch_export; ONNX is always made too. Of a
-            language model: onnx, gguf, gguf_q8_0, and none if export is not given.
+        targets: onnx, executorch, litert, openvino, torch_export; ONNX is always made too, and
+            alone if not given. Of a language model: onnx, gguf, gguf_q8_0; none if not given.
         int8: Ways to eight bits, each of every target that has it; that of `measure.int8` is the
             first.
         finetune: Train the student on for the first of these ways; null leaves it out.
@@ -414,7 +414,7 @@ class Export(Strict):
             more.
     """
 
-    targets: tuple[str, ...] = ("onnx",)
+    targets: tuple[str, ...] | None = None
     int8: tuple[Way, ...] = ()
     finetune: Finetune | None = None
     licences: dict[Literal["student", "teacher", "data"], str] = Field(default_factory=dict)

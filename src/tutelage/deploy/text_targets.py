@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tutelage.deploy.causal import OnnxText, export_causal
 from tutelage.deploy.gguf import check_gguf, write_gguf
+from tutelage.deploy.quiet import quiet
 from tutelage.errors import require
 from tutelage.models.causal import load_gguf
 
@@ -58,7 +59,8 @@ class GgufText:
 
     def __init__(self, path: Path) -> None:
         """Read it."""
-        self.model = load_gguf(path)
+        with quiet():
+            self.model = load_gguf(path)
         version = require("transformers", "text", "Reading GGUF").__version__
         self.runtime = f"read by transformers {version}"
 

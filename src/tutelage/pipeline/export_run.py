@@ -4,7 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from tutelage.deploy import TARGETS
-from tutelage.errors import find
+from tutelage.deploy.text_targets import TEXT_TARGETS
+from tutelage.engine.events import ignore
+from tutelage.errors import ConfigError, find
 from tutelage.files import fingerprint
 from tutelage.job import Job
 from tutelage.locks import locked
@@ -13,6 +15,7 @@ from tutelage.pipeline.exporting import Costs
 from tutelage.pipeline.handover import hand_over
 from tutelage.pipeline.reopen import Reopened, reopen
 from tutelage.pipeline.stamps import Stamp
+from tutelage.pipeline.text_files import student_stage
 from tutelage.pipeline.training import save_weights
 from tutelage.records import RunRecord, load_record, save_record
 from tutelage.report import write_report
@@ -23,7 +26,8 @@ def export_run(folder: Path, *, target: str | None = None, way: str | None = Non
 
     Args:
         folder: The run folder.
-        target: A name of `TARGETS`; None takes those of the recipe.
+        target: A name of `TARGETS`, for language models of `TEXT_TARGETS`; None takes those of the
+            recipe.
         way: To eight bits, beside the float file; None makes none. Where no target is named, those
             that have no such way get their float file alone.
 
@@ -37,11 +41,36 @@ def export_run(folder: Path, *, target: str | None = None, way: str | None = Non
         RunFolderError: It is no finished run.
     """
     if target is not None:
-        find("target", target, TARGETS).check()
+        find("target", target, {**TEXT_TARGETS, **TARGETS})
+    if target is not None and target in TARGETS:
+        TARGETS[target].check()
         if way is not None:
             TARGETS[target].check_way(way)
     with locked(folder, "tutelage export"):
-        return _export(reopen(folder), target, way)
+        run = reopen(folder)
+        if run.job.tokenizer is not None:
+            return _export_texts(run, target, way)
+        return _export(run, target, way)
+
+
+def _export_texts(run: Reopened, target: str | None, way: str | None) -> RunRecord:
+    """A language model's files: those of the recipe and of earlier calls, and one more."""
+    job, before = run.job, [row.target for row in run.record.text_files]
+    if way is not None:
+        raise ConfigError(
+            f"int8: {way} is for networks of another kind; a language model's eight bits are the "
+            "target gguf_q8_0."
+        )
+    names = tuple(dict.fromkeys((*job.text_targets, *before, *([target] if target else []))))
+    if not names:
+        raise ConfigError(f"target: the recipe names none. Give one of {', '.join(TEXT_TARGETS)}.")
+    for name in names:
+        find("target", name, TEXT_TARGETS).check(run.student.selected, job.tokenizer)
+    rows = student_stage(replace(job, text_targets=names), run.student, ignore)
+    record = replace(run.record, text_files=rows)
+    save_record(job.out / "results.json", record)
+    write_report(record, job.out / "report.html")
+    return record
 
 
 def _export(run: Reopened, target: str | None, way: str | None) -> RunRecord:

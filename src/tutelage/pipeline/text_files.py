@@ -68,6 +68,8 @@ def student_stage(job: Job, student: Trained, listener: Listener) -> list[TextFi
     was_there = is_done(folder, key)
     if not was_there:
         job.save_student(student.selected, folder)
+        for target in TEXT_TARGETS.values():
+            (folder / target.file).unlink(missing_ok=True)
         rows = _export(job, student.selected) if job.text_targets else []
         save_record(folder / ROWS, TextFiles(rows))
         files = [path for path in folder.iterdir() if path.is_file() and path.name != "stamp.json"]
