@@ -1,6 +1,7 @@
 """Whole runs on texts, in miniature."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from texts import save_transformer, snippets, write_csv
 
 from tutelage.config import build_job, read_recipe
 from tutelage.deploy import open_session, run_session
+from tutelage.engine.events import Advanced
 from tutelage.errors import ConfigError, ExportError, SignalError
 from tutelage.pipeline import run_job
 from tutelage.teachers.module import state_fingerprint
@@ -56,7 +58,11 @@ def test_a_text_classifier_is_distilled_with_texts_that_have_no_labels(place, tm
     recipe = recipe_of(place, tmp_path / "run", data={"transfer": [str(place / "more.csv")]})
     job = build_job(recipe)
     assert (len(job.splits.train), len(job.splits.labelled)) == (80, 48)
-    finished = run_job(job)
+    said = []
+    finished = run_job(job, said.append)
+    rates = [event.note for event in said if isinstance(event, Advanced) and "tokens" in event.note]
+    assert len(rates) == 48 + 20 * 2 + 18 * 2
+    assert all(re.fullmatch(r"[\d,]*[1-9][\d,]* tokens/s", rate) for rate in rates)
     record = finished.record
     assert record.class_names == ["negative", "positive"]
     assert record.verdicts["selected"].num_samples == 20
