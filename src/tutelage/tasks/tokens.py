@@ -29,10 +29,10 @@ def counted_tokens(batch: Batch) -> Bool[Tensor, "samples length"]:
 
 
 def tokens_a_sample(batch: Batch) -> float:
-    """How many tokens count of a sample on average; 0 where items are no tokens."""
-    if isinstance(batch.inputs, Tensor) or COUNTED not in batch.inputs:
-        return 0.0
-    return float(batch.inputs[COUNTED].sum()) / len(batch)
+    """Tokens of a sample on average: those that count, or all but padding; 0 without tokens."""
+    named = {} if isinstance(batch.inputs, Tensor) else batch.inputs
+    mask = named.get(COUNTED, named.get("attention_mask"))
+    return 0.0 if mask is None else float(mask.sum()) / len(batch)
 
 
 def network_inputs(batch: Batch) -> Mapping[str, Tensor]:
