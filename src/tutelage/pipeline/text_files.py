@@ -168,21 +168,30 @@ def _writing(model: Any, reader: OnnxText, sample: Sample) -> dict[str, Any]:
     read = prompts.shape[1]
     at_once = (reader.logits(texts[:, :-1]), model(input_ids=texts[:, :-1]).logits)
     shortfalls = [_shortfall(logits[:, read - 1 :], texts[:, read:]) for logits in at_once]
-    turns = take_turns(
+    own, expected = _tokens_per_s(
         [
             lambda: reader.write(prompts[:1], WRITTEN),
             lambda: continued(model, prompts[:1], WRITTEN, likeliest),
-        ],
-        TURNS,
-        SECONDS,
+        ]
     )
-    own, expected = (WRITTEN / np.median(turns, axis=0)).tolist()
     return {
         "written": len(prompts) * WRITTEN,
         "shortfall": max(shortfalls),
         "tokens_per_s": own,
         "expected_tokens_per_s": expected,
     }
+
+
+def _tokens_per_s(ways: Sequence[Callable[[], Tensor]]) -> list[float]:
+    """Of each way to write, by turns, on one thread as the file was opened."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seconds = take_turns(ways, TURNS, SECONDS)
+    finally:
+        torch.set_num_threads(threads)
+    rates: list[float] = (WRITTEN / np.median(seconds, axis=0)).tolist()
+    return rates
 
 
 def _shortfall(logits: Tensor, written: Tensor) -> float:

@@ -1,0 +1,105 @@
+"""A delivered language model in PyTorch, ONNX Runtime and llama.cpp: how fast it writes, and what.
+
+Each runtime reads the same beginnings of test text and goes on with the likeliest token, one text
+at a time on one thread, by turns. llama.cpp comes with the package xllamacpp.
+
+    tutelage run smollm2
+    python benchmarks/text_files.py runs/smollm2
+"""
+
+import argparse
+import json
+import statistics
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import xllamacpp
+from timing import machine
+from torch import Tensor
+
+from tutelage.deploy.causal import OnnxText
+from tutelage.deploy.text_targets import TEXT_TARGETS
+from tutelage.engine.writing import continued, likeliest
+from tutelage.models.causal import make_causal
+from tutelage.pipeline.reopen import reopen
+from tutelage.pipeline.text_files import READ, test_sample
+
+WRITTEN = 64
+Write = Callable[[Tensor], list[int]]
+
+
+def llama_cpp(path: Path) -> tuple[Write, Callable[[str], list[int]]]:
+    """What llama.cpp writes after a beginning, and how it cuts a text."""
+    settings = xllamacpp.CommonParams()
+    settings.model.path = str(path)
+    settings.n_ctx, settings.n_parallel, settings.cpuparams.n_threads = 512, 1, 1
+    settings.cpuparams_batch.n_threads, settings.verbosity = 1, -1
+    server = xllamacpp.Server(settings)
+
+    def ask(what: str, **content: object) -> Any:
+        data, kind = json.dumps(content).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{server.listening_address}/{what}", data, kind)
+        with urllib.request.urlopen(request, timeout=300) as answer:
+            return json.loads(answer.read())
+
+    def write(prompt: Tensor) -> list[int]:
+        settings = {"temperature": 0, "ignore_eos": True, "cache_prompt": False}
+        said = ask(
+            "completion",
+            prompt=prompt[0].tolist(),
+            n_predict=WRITTEN,
+            return_tokens=True,
+            **settings,
+        )
+        return list(said["tokens"])
+
+    return write, lambda text: list(ask("tokenize", content=text)["tokens"])
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--texts", type=int, default=4)
+    parser.add_argument("--turns", type=int, default=5)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    run = reopen(chosen.run)
+    folder = chosen.run / "student"
+    prompts = test_sample(run.job).tokens[: chosen.texts, :READ]
+    model = make_causal(str(folder)).eval()
+    onnx = OnnxText(folder / TEXT_TARGETS["onnx"].file)
+    sides: dict[str, Write] = {
+        "PyTorch": lambda one: continued(model, one, WRITTEN, likeliest)[0, READ:].tolist(),
+        "onnx": lambda one: onnx.write(one, WRITTEN)[0, READ:].tolist(),
+    }
+    text = run.job.tokenizer.decode(prompts.flatten())
+    wanted = run.job.tokenizer(text, add_special_tokens=False)["input_ids"]
+    print(machine(torch.get_num_threads()))
+    for name in ("gguf", "gguf_q8_0"):
+        sides[name], cut = llama_cpp(folder / TEXT_TARGETS[name].file)
+        print(f"llama.cpp cuts the text of {name} as the student: {cut(text) == wanted}")
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    alike = dict.fromkeys(sides, 0)
+    for turn in range(chosen.turns):
+        for prompt in prompts[:, None]:
+            first = sides["PyTorch"](prompt) if turn == 0 else []
+            for name, write in sides.items():
+                begun = time.perf_counter()
+                said = write(prompt)
+                seconds[name].append(time.perf_counter() - begun)
+                alike[name] += said == first
+    print(f"\n{len(prompts)} texts of {READ} tokens read and {WRITTEN} written\n")
+    print("| file | tokens/s | of PyTorch | texts written as PyTorch does |\n|---|---|---|---|")
+    for name, spans in seconds.items():
+        ratios = [a / b for a, b in zip(seconds["PyTorch"], spans, strict=True)]
+        cells = (f"{WRITTEN / statistics.median(spans):.0f}", f"{statistics.median(ratios):.1f}")
+        print(f"| {name} | {' | '.join(cells)} | {alike[name]} of {len(prompts)} |")
+
+
+if __name__ == "__main__":
+    main()
