@@ -1,22 +1,26 @@
 """Learning from a teacher that reads the text with another tokenizer."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import tokenizers
 import torch
 import transformers
 from tiny_language import make_model, save, sentences
 
+from tutelage import chunks
 from tutelage.config import build_job, read_recipe
 from tutelage.data.loading import Reader
 from tutelage.data.pairs import NOWHERE, PairedSource, pair_up
 from tutelage.doctor import PROBLEM, check
-from tutelage.errors import ConfigError, DataError
-from tutelage.losses import KD, UniversalLogitDistance
+from tutelage.errors import ConfigError, DataError, SignalError
+from tutelage.losses import KD, SpanLikelihood, UniversalLogitDistance
 from tutelage.pipeline import run_job
 from tutelage.tasks import LanguageModeling
 from tutelage.tasks.other_tokenizer import OtherTokenizer
 from tutelage.teachers import ModuleTeacher
-from tutelage.types import Batch, Outputs
+from tutelage.types import Batch, HiddenStates, Outputs
 
 
 def letters_tokenizer():
@@ -127,10 +131,11 @@ def test_texts_that_never_meet_are_refused():
 ACROSS = {"task_weight": 1.0, "terms": [{"loss": "universal_logit_distance", "weight": 1.0}]}
 
 
-def test_a_student_learns_across_tokenizers(write_recipe, letters_path):
+@pytest.mark.parametrize("loss", ["universal_logit_distance", "span_likelihood"])
+def test_a_student_learns_across_tokenizers(write_recipe, letters_path, loss):
     path = write_recipe(
         student={"model": f"causal:{letters_path}"},
-        objective=ACROSS,
+        objective={"task_weight": 1.0, "terms": [{"loss": loss, "weight": 1.0}]},
         cache=None,
         train={"epochs": 1, "batch_size": 4},
         optimizer={"kind": "adamw", "lr": 0.003},
@@ -143,7 +148,118 @@ def test_a_student_learns_across_tokenizers(write_recipe, letters_path):
     assert distilled.values["perplexity"] < 15  # of letters
     assert distilled.agreement is None
     assert record.teacher.last.values["perplexity"] < 4  # of words
-    assert record.arms[-1].curve[0].train_parts["universal_logit_distance"] > 0
+    assert record.arms[-1].curve[0].train_parts[loss] > 0
+
+
+def test_the_teacher_tells_how_likely_the_text_is_up_to_each_token(words, teacher_path):
+    """It reads words, the student letters: by hand, word by word."""
+    from tutelage.models.causal import make_causal
+
+    model = make_causal(str(teacher_path)).eval()
+    documents = ["the cat sees a fish .", "a dog"]
+    pairs = [pair_up(d, own=letters_tokenizer(), other=words, length=40) for d in documents]
+    reader = Reader(PairedSource(pairs, "facts"), num_classes=20)
+    batch = reader[torch.arange(2), torch.zeros(2, dtype=torch.long)]
+    task = OtherTokenizer(20, tells_likelihood=True)
+    told = ModuleTeacher(model, task, chunk=1)(batch).logits
+    assert told.shape == (len(task.items(batch).labels), 1)
+    place = 0
+    for document, pair in zip(documents, pairs, strict=True):
+        ids = torch.tensor([words(document)["input_ids"]])
+        with torch.no_grad():
+            logs = model(input_ids=ids).logits[0, :, :20].log_softmax(dim=-1)
+        for row in pair.rows[:-1]:
+            one = told[place, 0]
+            place += 1
+            if row == NOWHERE:
+                assert one.isnan()
+                continue
+            wanted = sum(float(logs[n, ids[0, n + 1]]) for n in range(row))
+            assert float(one) == pytest.approx(wanted, abs=1e-4)
+    assert place == len(told)
+
+
+SPANS = torch.tensor([[0.0], [torch.nan], [-1.5], [-2.0], [0.0], [torch.nan], [-0.7]])
+
+
+def span_case(dtype=torch.float64):
+    """Two texts: of four and of three of the student's tokens."""
+    logits = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    labels = torch.randint(0, 5, (7,), generator=torch.Generator().manual_seed(1))
+    texts = torch.tensor([3, 3, 3, 3, 8, 8, 8])
+    return logits, Batch(torch.zeros(7, 1), labels, texts, torch.zeros_like(texts))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_spans_are_compared_by_the_likelihood_of_their_text(temperature):
+    logits, batch = span_case()
+    found = SpanLikelihood(temperature)(Outputs(logits), Outputs(SPANS), batch)
+    logs = [
+        float(row.log_softmax(-1)[label]) for row, label in zip(logits, batch.labels, strict=True)
+    ]
+    pairs = [(logs[0] + logs[1], -1.5), (logs[2], -0.5), (logs[4] + logs[5], -0.7)]
+    wanted = []
+    for own, told in pairs:
+        q, p = math.exp(own / temperature), math.exp(told / temperature)
+        wanted.append(p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q)))
+    assert float(found) == pytest.approx(temperature * sum(wanted) / 3, rel=1e-5)
+
+
+def test_a_student_that_finds_every_span_as_likely_is_done():
+    logits, batch = span_case()
+    logs = torch.log_softmax(logits, dim=-1)[torch.arange(7), batch.labels]
+    own = torch.stack([logs[:0].sum(), torch.tensor(torch.nan).double(), logs[:2].sum()])
+    told = torch.cat([own, logs[:3].sum()[None], torch.tensor([0.0, torch.nan]).double()])
+    told = torch.cat([told, logs[4:6].sum()[None]])[:, None]
+    leaf = logits.clone().requires_grad_()
+    value = SpanLikelihood()(Outputs(leaf), Outputs(told), batch)
+    assert float(value.detach()) == pytest.approx(0, abs=1e-9)
+    assert float(torch.autograd.grad(value, leaf)[0].abs().max()) < 1e-6
+
+
+def test_spans_of_hidden_states_have_the_gradients_of_their_logits(monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK_NUMBERS", 10)
+    monkeypatch.setattr(chunks, "LEAST_ROWS", 1)
+    _, batch = span_case()
+    values, weight = (
+        torch.randn(n, 4, generator=torch.Generator().manual_seed(n)).requires_grad_()
+        for n in (7, 5)
+    )
+    hidden, found = HiddenStates(values, weight), []
+    for student in (Outputs(hidden), Outputs(hidden.dense())):
+        value = SpanLikelihood()(student, Outputs(SPANS), batch)
+        found.append((value.detach(), *torch.autograd.grad(value, (values, weight))))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_masked_tokens_and_texts_without_a_span_add_nothing():
+    logits, batch = span_case()
+    mask = torch.tensor([True] * 4 + [False] * 3)
+    masked = SpanLikelihood()(Outputs(logits), Outputs(SPANS), replace(batch, mask=mask))
+    alone = SpanLikelihood()(Outputs(logits[:4]), Outputs(SPANS[:4]), batch.pick(slice(0, 4)))
+    torch.testing.assert_close(masked, alone)
+    leaf = logits.clone().requires_grad_()
+    nothing = SpanLikelihood()(Outputs(leaf), Outputs(SPANS * torch.nan), batch)
+    assert float(nothing.detach()) == 0
+    assert (torch.autograd.grad(nothing, leaf)[0] == 0).all()
+
+
+def test_certain_spans_and_impossible_ones_stay_finite():
+    _, batch = span_case()
+    sure = (200 * torch.nn.functional.one_hot(batch.labels, 5)).double().requires_grad_()
+    never = (-200 * torch.nn.functional.one_hot(batch.labels, 5)).double().requires_grad_()
+    for leaf in (sure, never):
+        for told in (SPANS, SPANS * 0, SPANS * 1000):
+            value = SpanLikelihood()(Outputs(leaf), Outputs(told), batch)
+            assert value.isfinite()
+            assert torch.autograd.grad(value, leaf)[0].isfinite().all()
+
+
+def test_a_teacher_that_tells_logits_is_refused():
+    logits, batch = span_case()
+    with pytest.raises(SignalError, match=r"'span_likelihood' needs labels, and a teacher"):
+        SpanLikelihood()(Outputs(logits), Outputs(logits), batch)
 
 
 def test_it_stands_alone_and_is_taught_live(write_recipe, letters_path):

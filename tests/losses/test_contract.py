@@ -127,6 +127,7 @@ SPECIAL: Mapping[str, Special] = {
         settings=({"start": 0.9}, {"start": 0.7, "rate": 0.1, "momentum": 0}), holds=True
     ),
     "sampled_reverse_kl": Special(settings=()),  # an estimate: tests/losses/test_language.py
+    "span_likelihood": Special(settings=()),  # of texts: tests/language/test_other_tokenizer.py
     "margin_mse": Special(is_mean=False, bf16=0.05),
     "similarity_kl": Special(is_mean=False, bf16=0.1),
     "simcse": Special(settings=()),  # looks at other dropout: tests/losses/test_embedding.py

@@ -23,7 +23,8 @@ from tutelage.tasks import LanguageModeling, Task
 from tutelage.tasks.other_tokenizer import OtherTokenizer
 
 TASK = "language_modeling"
-ACROSS = "universal_logit_distance"
+LIKELIHOOD = "span_likelihood"
+ACROSS = ("universal_logit_distance", LIKELIHOOD)
 
 
 def is_language(recipe: Recipe) -> bool:
@@ -65,7 +66,8 @@ def lay_ground(recipe: Recipe) -> Ground:
         own = _model_name(recipe.student) or name
         del settings["is_packed"]
         corpus, num_words = load_pairs(path, own, name, **settings)
-        make_teacher_task = partial(OtherTokenizer, num_words)
+        is_likelihood = recipe.objective.terms[0].loss == LIKELIHOOD
+        make_teacher_task = partial(OtherTokenizer, num_words, tells_likelihood=is_likelihood)
     else:
         corpus = load_corpus(path, name, **settings)
         for role, network in _networks(recipe):
@@ -90,12 +92,13 @@ def _learns_across(recipe: Recipe) -> bool:
         ConfigError: It would, and the rest of the recipe does not go with that.
     """
     losses = [term.loss for term in recipe.objective.terms]
-    if ACROSS not in losses:
+    across = next((name for name in ACROSS if name in losses), None)
+    if across is None:
         return False
     plain = recipe.teacher.training is None and not recipe.co_teachers and not recipe.assistants
-    if set(losses) != {ACROSS} or recipe.cache is not None or not plain or recipe.on_policy:
+    if losses != [across] or recipe.cache is not None or not plain or recipe.on_policy:
         raise ConfigError(
-            f"objective: {ACROSS} is for a teacher with another tokenizer. It stands alone beside "
+            f"objective: {across} is for a teacher with another tokenizer. It stands alone beside "
             "the task loss, and goes with one trained teacher, asked live (cache: null)."
         )
     return True
@@ -211,5 +214,5 @@ def _check_tokenizer(role: str, network: Network, corpus: Corpus, name: str) -> 
         f"{role}: {own} reads text with another tokenizer ({len(tokenizer)} words) than {name} "
         f"({corpus.num_words} words), so their next tokens cannot be compared one by one. Make the "
         "student from the teacher (settings: {keep_layers: [...]}), or learn across tokenizers: "
-        f"the loss {ACROSS}, with cache: null."
+        f"one of the losses {', '.join(ACROSS)}, with cache: null."
     )

@@ -36,6 +36,7 @@ from tutelage.losses.reuse import SimKD
 from tutelage.losses.review import ReviewKD
 from tutelage.losses.reweighted import ERKD, WSLD
 from tutelage.losses.simcse import SimCSE
+from tutelage.losses.spans import SpanLikelihood
 from tutelage.losses.stages import OFA, AuxiliaryHeads
 from tutelage.losses.transformed import CTKD, TTM, WTTM, LogitStandardisation
 from tutelage.losses.transformer import DistilBERTCosine, TinyBERTEmbedding, TinyBERTHidden
@@ -112,6 +113,7 @@ FAMILIES: Mapping[str, Mapping[str, type[Loss]]] = {
         "taid": TAID,
         "total_variation": TotalVariation,
         "universal_logit_distance": UniversalLogitDistance,
+        "span_likelihood": SpanLikelihood,
     },
     "unaided": {
         "auxiliary_heads": AuxiliaryHeads,
@@ -178,6 +180,7 @@ __all__ = [
     "SimilarityPreserving",
     "SkewKL",
     "SkewReverseKL",
+    "SpanLikelihood",
     "TeacherFree",
     "TinyBERTAttention",
     "TinyBERTEmbedding",

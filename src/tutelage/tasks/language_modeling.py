@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tutelage.chunks import rows_at_once
@@ -104,7 +104,8 @@ class LanguageModeling:
             raise ShapeError(
                 f"{type(model).__name__} scores {width} words, the tokenizer has "
                 f"{self.num_classes}. Teacher, student and data must share one tokenizer: make the "
-                "student from the teacher (keep_layers), or use universal_logit_distance."
+                "student from the teacher (keep_layers), or use span_likelihood or "
+                "universal_logit_distance."
             )
 
     def items(self, batch: Batch) -> Batch:
@@ -212,13 +213,17 @@ def _joined(said: Sequence[Predictions]) -> Predictions:
     outputs = Outputs.join([one.outputs for one in said])
     labels = torch.cat([one.labels for one in said])
     sample_ids = torch.cat([one.sample_ids for one in said])
-    nll = torch.cat([_likelihoods(outputs, labels, rows) for rows in _spans(outputs)])
+    nll = -log_likelihoods(outputs, labels)
     return Predictions(Outputs(outputs.scores, {NLL: nll}), labels, sample_ids)
 
 
-def _likelihoods(outputs: Outputs, labels: Tensor, rows: slice) -> Float[Tensor, " rows"]:
-    """Negative log-likelihood of the labels."""
-    return -log_of_labels(log_soften(outputs.pick(rows).logits), labels[rows])
+def log_likelihoods(outputs: Outputs, labels: Int[Tensor, " items"]) -> Float[Tensor, " items"]:
+    """Of each label, a chunk of logits at a time."""
+    chunks = [
+        log_of_labels(log_soften(outputs.pick(rows).logits), labels[rows])
+        for rows in _spans(outputs)
+    ]
+    return torch.cat(chunks)
 
 
 def _spans(outputs: Outputs) -> Iterator[slice]:

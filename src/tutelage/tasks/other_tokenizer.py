@@ -15,9 +15,9 @@ from tutelage.models.calling import call_checked
 from tutelage.models.causal import parts_of
 from tutelage.records import Evaluation, Metric
 from tutelage.tasks.base import Predictions
-from tutelage.tasks.language_modeling import PERPLEXITY, LanguageModeling
+from tutelage.tasks.language_modeling import PERPLEXITY, LanguageModeling, log_likelihoods
 from tutelage.tasks.tokens import counted_tokens, token_items
-from tutelage.types import UNLABELLED, Batch, HiddenStates, Outputs, Signal
+from tutelage.types import COUNTED, UNLABELLED, Batch, HiddenStates, Outputs, Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,12 @@ class OtherTokenizer:
 
     Attributes:
         num_classes: Words of the teacher's tokenizer.
+        tells_likelihood: Whether it tells, in place of logits, how likely the text is up to each
+            token of the student's: one number, for `span_likelihood`.
     """
 
     num_classes: int
+    tells_likelihood: bool = False
     metric: ClassVar[Metric] = PERPLEXITY
     gives: ClassVar[Signal] = Signal.LOGITS
     items_per_sample: ClassVar[None] = None
@@ -57,6 +60,9 @@ class OtherTokenizer:
         is_there = (rows != NOWHERE)[:, None]
         named = {"input_ids": inputs[f"{OTHER}ids"], "attention_mask": inputs[f"{OTHER}mask"]}
         parts = parts_of(model)
+        if self.tells_likelihood:
+            so_far = self._so_far(model, named)[places]
+            return Outputs(torch.where(is_there, so_far[:, None], torch.nan))
         if parts is None:
             said = call_checked(model, named)[places][:, : self.num_classes]
             return Outputs(torch.where(is_there, said, torch.nan))
@@ -64,6 +70,15 @@ class OtherTokenizer:
         weight = parts.head.weight[: self.num_classes]
         bias = None if parts.head.bias is None else parts.head.bias[: self.num_classes]
         return Outputs(HiddenStates(torch.where(is_there, hidden, torch.nan), weight, bias))
+
+    def _so_far(self, model: nn.Module, named: dict[str, Tensor]) -> Float[Tensor, "texts length"]:
+        """Log-likelihood of a text up to each of the teacher's tokens, after the first one."""
+        ids, mask = named["input_ids"], named["attention_mask"]
+        alone = Batch(_own_inputs(ids, mask), None, ids[:, 0], ids[:, 0])
+        counted = mask[:, 1:].bool()
+        found = torch.zeros(counted.shape, dtype=torch.float32, device=ids.device)
+        found[counted] = log_likelihoods(self.own.run(model, alone), ids[:, 1:][counted]).float()
+        return torch.nn.functional.pad(found.double().cumsum(dim=1), (1, 0))
 
     def items(self, batch: Batch) -> Batch:
         """One row a token of the student's that counts."""
@@ -98,12 +113,17 @@ def _inputs(batch: Batch) -> dict[str, Tensor]:
     return dict(batch.inputs)
 
 
+def _own_inputs(ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Tokens with one after them, and which of them count."""
+    counted = mask[:, 1:].bool()
+    return {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1], COUNTED: counted}
+
+
 def _own_batches(batches: Iterable[Batch]) -> Iterator[Batch]:
     """The same texts as samples of the teacher's tokens."""
     for batch in batches:
         inputs = _inputs(batch)
         ids, mask = inputs[f"{OTHER}ids"], inputs[f"{OTHER}mask"]
-        counted = mask[:, 1:].bool()
-        named = {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1], "counted": counted}
-        labels = ids[:, 1:].masked_fill(~counted, UNLABELLED)
+        named = _own_inputs(ids, mask)
+        labels = ids[:, 1:].masked_fill(~named[COUNTED], UNLABELLED)
         yield replace(batch, inputs=named, labels=labels)
