@@ -179,7 +179,7 @@ def main() -> None:
             "Model2Vec": of_model2vec(teacher, 256),
         }
         rows, times = judge(sides), speeds(sides)
-    print(machine())
+    print(machine(torch.get_num_threads()))
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
     for name, row in rows.items():
         shares = [f"{value:.3f}" for value in (*row.own, *row.foreign)]

@@ -63,6 +63,9 @@ def test_a_written_student_loads_in_sentence_transformers(folder, original, tmp_
 
 def test_a_written_table_loads_in_sentence_transformers(folder, original, tmp_path):
     student = static(folder, width=5)
+    with torch.no_grad():  # as training would
+        student.turn.weight.add_(0.1 * torch.randn_like(student.turn.weight))
+        student.heights.weight[10:].mul_(2)
     save_encoder(student, tmp_path / "student")
     long = [" ".join(TEXTS) * 3]  # nothing is cut
     for texts in (TEXTS, long):
@@ -86,12 +89,12 @@ def test_a_table_begins_with_what_the_encoder_says_of_tokens(folder, original):
         features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         rows.append(original(features)["token_embeddings"].mean(dim=1)[0].detach())
     vectors = torch.stack(rows)
-    plain = static(folder, width=4, rarity=None).table.weight.detach()
+    plain = static(folder, width=4, rarity=None).folded
     expected = torch.tensor(PCA(4).fit_transform(vectors.numpy()))
     torch.testing.assert_close(plain.abs(), expected.abs(), atol=1e-4, rtol=1e-3)
     harmonic = sum(1 / (rank + 2) for rank in tokens)
     weights = [1e-2 / (1e-2 + 1 / (rank + 2) / harmonic) for rank in tokens]
-    weighed = static(folder, width=4, rarity=1e-2).table.weight.detach()
+    weighed = static(folder, width=4, rarity=1e-2).folded
     torch.testing.assert_close(weighed, plain * torch.tensor(weights)[:, None])
 
 
@@ -104,6 +107,17 @@ def test_a_table_gives_the_mean_of_what_counts():
     expected = torch.stack([table[1] + table[2], table[3]])
     torch.testing.assert_close(said[:2], F.normalize(expected, dim=1))
     assert not said[2].any()  # no token counts
+
+
+def test_weights_and_map_belong_to_the_table():
+    table, axes = torch.randn(6, 3), torch.randn(3, 2)
+    weights = torch.tensor([1.0, 0.5, 2.0, 1.0, 0.1, 3.0])
+    student = StaticEncoder(table, [0], axes, weights)
+    ids, mask = torch.tensor([[1, 2, 4]]), torch.ones(1, 3, dtype=torch.long)
+    mean = (0.5 * table[1] + 2 * table[2] + 0.1 * table[4]) / 3
+    torch.testing.assert_close(student(ids, mask), F.normalize(mean @ axes, dim=0)[None])
+    plain = StaticEncoder(student.folded, [0])
+    torch.testing.assert_close(plain(ids, mask), student(ids, mask))
 
 
 def test_only_training_drops(folder, original):
@@ -121,6 +135,10 @@ def test_frozen_embeddings_stay(folder):
     frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
     assert len(frozen) == 1
     assert frozen[0].endswith("word_embeddings.weight")
+    table = static(folder, freeze_embeddings=True, width=4)
+    assert [n for n, value in table.named_parameters() if not value.requires_grad] == [
+        "table.weight"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -49,40 +49,62 @@ class SentenceEncoder(nn.Module):
 
 
 class StaticEncoder(nn.Module):
-    """The mean of one vector a token, at unit length: no network at all, and so very fast.
+    """The weighed mean of one vector a token, at unit length: no network at all, and so very fast.
+
+    Trained are the tokens' vectors, a weight of each token, and one map of all vectors to the
+    width. The map and the weights learn from every text, so that rare tokens move along with the
+    others. What is written is one table: both are multiplied in.
 
     Args:
         vectors: One row a token of the vocabulary.
         ignored: Numbers of the tokens that do not count, such as those at the ends of a text.
+        axes: What the map is at first; None begins with the vectors as they are.
+        weights: Of the tokens at first, above 0; None weighs all alike.
         tokenizer: Goes into the folder that is written.
-        dropout: Share of the tokens' numbers dropped while training.
+        dropout: Share of the vectors' numbers dropped while training.
     """
 
     def __init__(
         self,
         vectors: Float[Tensor, "tokens width"],
         ignored: Sequence[int],
+        axes: Float[Tensor, "width width2"] | None = None,
+        weights: Float[Tensor, " tokens"] | None = None,
         tokenizer: Any = None,
         dropout: float = 0.0,
     ) -> None:
-        """Hold the table."""
+        """Hold vectors, weights and map."""
         super().__init__()
+        tokens, width = vectors.shape
+        axes = torch.eye(width) if axes is None else axes
+        weights = torch.ones(tokens) if weights is None else weights
         self.table = nn.Embedding.from_pretrained(vectors.clone(), freeze=False)
+        self.heights = nn.Embedding.from_pretrained(weights.log()[:, None], freeze=False)
+        self.turn = nn.Linear(width, axes.shape[1], bias=False)
+        self.turn.weight.data = axes.T.contiguous()
         self.ignored: Tensor
         self.register_buffer("ignored", torch.tensor(sorted(set(ignored)), dtype=torch.long))
         self.tokenizer = tokenizer
         self.dropout = nn.Dropout(dropout)
 
+    @property
+    def folded(self) -> Float[Tensor, "tokens width2"]:
+        """The one table that says the same."""
+        whole: Tensor = self.turn(self.table.weight * self.heights.weight.exp())
+        return whole.detach().cpu().contiguous()
+
     def forward(
         self,
         input_ids: Int[Tensor, "batch tokens"],
         attention_mask: Int[Tensor, "batch tokens"],
-    ) -> Float[Tensor, "batch width"]:
+    ) -> Float[Tensor, "batch width2"]:
         """One vector of unit length a text; zeros for a text without tokens that count."""
         is_ignored = (input_ids[..., None] == self.ignored).any(dim=-1)
         counts = (attention_mask.bool() & ~is_ignored).to(self.table.weight.dtype)
-        total = (self.dropout(self.table(input_ids)) * counts[..., None]).sum(dim=1)
-        return F.normalize(total / counts.sum(dim=1, keepdim=True).clamp(min=1), dim=1)
+        shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+        weights = self.heights(input_ids).exp() * shares[..., None]
+        mean = (self.dropout(self.table(input_ids)) * weights).sum(dim=1)
+        return F.normalize(self.turn(mean), dim=1)
 
     def save_folder(self, folder: Path) -> None:
         """Write a folder that `SentenceTransformer(folder)` loads."""
@@ -90,7 +112,7 @@ class StaticEncoder(nn.Module):
         modules = library.sentence_transformer.modules
         fast = copy.deepcopy(getattr(self.tokenizer, "_tokenizer", self.tokenizer))
         fast.no_truncation()
-        table = modules.StaticEmbedding(fast, self.table.weight.detach().cpu())
+        table = modules.StaticEmbedding(fast, self.folded)
         whole = library.SentenceTransformer(modules=[table, modules.Normalize()], device="cpu")
         whole.save(str(folder), create_model_card=False)
 
@@ -142,12 +164,13 @@ def static(
     tokenizer: str | None = None,
     width: int | None = 256,
     rarity: float | None = 1e-4,
+    freeze_embeddings: bool = False,
     dropout: float = 0.0,
 ) -> StaticEncoder:
     """A table of token vectors taken from a sentence encoder.
 
-    Every token of the vocabulary goes through the encoder alone; the vectors are taken along
-    their principal axes and weighed by how rare the token is.
+    Every token of the vocabulary goes through the encoder alone; at first the vectors are taken
+    along their principal axes and weighed by how rare the token is.
 
     Args:
         path: Of the encoder, as in `sentence`.
@@ -156,7 +179,9 @@ def static(
         width: Of the vectors; null keeps the encoder's.
         rarity: a in the weight a / (a + p), where p is a token's share of all text by Zipf's law
             from its place in the vocabulary; null weighs all alike.
-        dropout: Share of the tokens' numbers dropped while training.
+        freeze_embeddings: Whether the vectors stay as they are, and weights and map alone are
+            trained: seconds instead of minutes.
+        dropout: Share of the vectors' numbers dropped while training.
 
     Raises:
         ModelError: The encoder cannot be loaded.
@@ -176,10 +201,11 @@ def static(
             f"static: width must lie between 1 and the encoder's {vectors.shape[1]}, got {width}."
         )
     centred = vectors - vectors.mean(dim=0)
-    table = centred @ principal_axes(vectors, width or vectors.shape[1])
-    if rarity is not None:
-        table = table * _weights(len(table), rarity)
-    return StaticEncoder(table, ignored, own, dropout)
+    axes = principal_axes(vectors, width or vectors.shape[1])
+    weights = None if rarity is None else _weights(len(vectors), rarity)
+    made = StaticEncoder(centred, ignored, axes, weights, own, dropout)
+    made.table.requires_grad_(not freeze_embeddings)
+    return made
 
 
 def save_encoder(model: nn.Module, folder: Path) -> None:
@@ -244,11 +270,11 @@ def _set_dropout(encoder: nn.Module, dropout: float) -> None:
             module.p = dropout
 
 
-def _weights(rows: int, rarity: float) -> Float[Tensor, "rows 1"]:
+def _weights(rows: int, rarity: float) -> Float[Tensor, " rows"]:
     """Of tokens by their place in the vocabulary, the most frequent first."""
     ranks = torch.arange(2, rows + 2, dtype=torch.float64)
     shares = (1 / ranks) / (1 / ranks).sum()
-    return (rarity / (rarity + shares))[:, None].float()
+    return (rarity / (rarity + shares)).float()
 
 
 @lru_cache(maxsize=1)
