@@ -12,8 +12,16 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models import resnet18
 
-from tutelage.deploy import check_parity, export_checked, export_onnx
+from tutelage.deploy import (
+    check_parity,
+    export_checked,
+    export_onnx,
+    open_session,
+    run_session,
+)
+from tutelage.deploy.export import _check_length_is_dynamic
 from tutelage.errors import ExportError, MissingExtraError, RunFolderError
+from tutelage.models.load import make_model
 
 EXAMPLE = torch.zeros(2, 4)
 
@@ -267,3 +275,25 @@ def test_all_batches_of_a_stream_are_compared(quick_trace, tmp_path):
     row = export_checked(quick_trace.model, stream, tmp_path / "net.onnx", name="student")
     assert row.count == len(quick_trace.samples)
     assert (tmp_path / "net.onnx").read_bytes() == quick_trace.path.read_bytes()
+
+
+def test_a_text_cnn_s_file_takes_texts_of_any_length(tmp_path):
+    torch.manual_seed(0)
+    settings = {"width": 4, "filters": 2, "sizes": [1, 3]}
+    network = make_model("text_cnn", settings, num_classes=2, vocab_size=30).eval()
+    sizes = ((2, 5), (3, 1), (1, 11))
+    batches = [{"input_ids": torch.randint(30, size)} for size in sizes]
+    batches = [b | {"attention_mask": torch.ones_like(b["input_ids"])} for b in batches]
+    export_onnx(network, batches[0], tmp_path / "text.onnx")
+    session = open_session(tmp_path / "text.onnx", threads=1)
+    for batch in batches:
+        given = run_session(session, {name: tensor.numpy() for name, tensor in batch.items()})
+        torch.testing.assert_close(torch.from_numpy(given), network(**batch).detach())
+
+
+def test_a_file_for_texts_of_one_length_is_refused():
+    kind = onnx.TensorProto.INT64
+    values = [onnx.helper.make_tensor_value_info("input_ids", kind, ["batch", n]) for n in ("l", 8)]
+    _check_length_is_dynamic("Net", onnx.helper.make_graph([], "g", values[:1], []))
+    with pytest.raises(ExportError, match=r"Net: forward fixes the length.*texts of 8 tokens"):
+        _check_length_is_dynamic("Net", onnx.helper.make_graph([], "g", values[1:], []))

@@ -1,9 +1,12 @@
 """A finished run in miniature, its playground, and a browser."""
 
 import os
+from dataclasses import replace
 
 import pytest
+import yaml
 
+from tutelage.config import build_job, read_recipe
 from tutelage.errors import MissingExtraError
 from tutelage.job import MeasureSettings
 from tutelage.pipeline import run_job
@@ -29,6 +32,29 @@ def runtime():
         if os.environ.get("CI"):
             pytest.fail(f"CI must run the playground in a browser: {error}")
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def text_run(tmp_path_factory):
+    """A run on texts with exported networks, the student in eight bits too."""
+    texts = pytest.importorskip("texts")
+    folder = tmp_path_factory.mktemp("texts")
+    for part, count, first in (("train", 48, 0), ("valid", 12, 200), ("test", 20, 300)):
+        texts.write_csv(folder / f"data/{part}.csv", texts.snippets(count, first))
+    bert = f"hf:{texts.save_transformer(folder / 'bert', layers=1)}"
+    recipe = {
+        "data": {"kind": "text", "path": str(folder / "data"), "max_length": 8},
+        "teacher": {"model": bert, "training": {"train": {"epochs": 1, "batch_size": 8}}},
+        "student": {"model": "text_cnn", "settings": {"width": 8, "filters": 4}},
+        "train": {"epochs": 1, "batch_size": 8},
+        "seeds": [0],
+        "baseline": False,
+        "measure": {"batch_sizes": [1], "seconds": 0.1, "int8": "dynamic"},
+        "output": str(folder / "run"),
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run_job(replace(build_job(read_recipe(folder / "recipe.yaml")), has_report=False))
+    return folder / "run"
 
 
 @pytest.fixture(scope="session")

@@ -17,14 +17,16 @@ import torch
 from tutelage.deploy import export_onnx
 from tutelage.errors import ConfigError, MissingExtraError, RunFolderError
 from tutelage.playground import find_runtime, serve, write_folder
-from tutelage.playground.content import measure_hand, read_run
-from tutelage.playground.runtime import FILES, PACKAGE, VERSION
+from tutelage.playground import runtime as places
+from tutelage.playground.content import read_run
+from tutelage.playground.pictures import measure_hand
+from tutelage.playground.runtime import ONNX
 from tutelage.records import RunRecord, load_record, save_record
 
 
 def make_runtime(folder):
     folder.mkdir(parents=True)
-    for name in FILES:
+    for name in ONNX.files:
         (folder / name).write_text("/*! ONNX Runtime Web v9.8.7 */ </script>")
     return folder
 
@@ -41,7 +43,7 @@ def use_npm(monkeypatch, tmp_path, script):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("inside", ["", "dist", "package/dist", f"node_modules/{PACKAGE}/dist"])
+@pytest.mark.parametrize("inside", ["", "dist", "package/dist", f"node_modules/{ONNX.name}/dist"])
 def test_a_given_runtime_is_found_however_it_was_unpacked(tmp_path, inside):
     folder = make_runtime(tmp_path / "given" / inside)
     found = find_runtime(tmp_path / "given")
@@ -69,7 +71,7 @@ def test_without_npm_the_error_says_what_to_do(monkeypatch, tmp_path, script, re
     use_npm(monkeypatch, tmp_path, script)
     with pytest.raises(MissingExtraError, match=reason) as caught:
         find_runtime()
-    assert f"{PACKAGE}@{VERSION}" in str(caught.value)
+    assert f"{ONNX.name}@{ONNX.version}" in str(caught.value)
     assert "--runtime DIR" in str(caught.value)
     assert not (tmp_path / "cache" / "tutelage").exists()
 
@@ -77,17 +79,17 @@ def test_without_npm_the_error_says_what_to_do(monkeypatch, tmp_path, script, re
 def test_the_runtime_is_brought_once(monkeypatch, tmp_path):
     package = tmp_path / "package.tgz"
     with tarfile.open(package, "w:gz") as archive:
-        for name in FILES:
+        for name in ONNX.files:
             member = tarfile.TarInfo(f"package/dist/{name}")
-            content = f"// ONNX Runtime Web v{VERSION} {name}".encode()
+            content = f"// ONNX Runtime Web v{ONNX.version} {name}".encode()
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     use_npm(monkeypatch, tmp_path, f"{shutil.which('cp')} {package} .")
     monkeypatch.setattr("tutelage.playground.runtime.file_sha256", lambda path: "right")
-    monkeypatch.setattr("tutelage.playground.runtime.SHA256", "right")
-    assert find_runtime().version == VERSION
+    monkeypatch.setattr(places, "ONNX", replace(ONNX, sha256="right"))
+    assert find_runtime().version == ONNX.version
     (tmp_path / "tools" / "npm").unlink()
-    assert find_runtime().read(FILES[1]).endswith(FILES[1].encode())
+    assert find_runtime().read(ONNX.files[1]).endswith(ONNX.files[1].encode())
 
 
 def test_a_run_without_exports_is_refused(run, tmp_path):
@@ -101,11 +103,11 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         read_run(tmp_path)
 
 
-def test_a_run_of_texts_is_refused(run, tmp_path):
+def test_a_run_of_other_inputs_is_refused(run, tmp_path):
     record = load_record(run / "results.json", RunRecord)
     texts = [replace(sample, picture_png=None) for sample in record.samples]
     save_record(tmp_path / "results.json", replace(record, samples=texts))
-    with pytest.raises(ConfigError, match=r"no pictures.*texts"):
+    with pytest.raises(ConfigError, match="neither pictures nor texts"):
         read_run(tmp_path)
 
 

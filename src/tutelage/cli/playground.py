@@ -21,9 +21,9 @@ def make_playground(
     console = Console(highlight=False, soft_wrap=True)
     found = find_runtime(runtime)
     if is_single_file:
-        written = write_single_file(run, out or run / "playground.html", found)
+        written = write_single_file(run, out or run / "playground.html", found, runtime)
     else:
-        written = write_folder(run, out or run / "playground", found)
+        written = write_folder(run, out or run / "playground", found, runtime)
     console.print(f"Playground: {written.page}  ({formatting.size(written.size_bytes)})")
     if show and is_single_file:
         open_file(written.page)

@@ -52,6 +52,7 @@ def _onnx_bytes(network: nn.Module, example: Inputs) -> bytes:
         sizes = {name: {0: batch, 1: length} for name in pair}
         named = {"kwargs": dict(pair), "input_names": [*pair], "dynamic_shapes": sizes}
         proto = trace(network, (), output_names=["logits"], **named)
+        _check_length_is_dynamic(type(network).__name__, proto.graph)
     _check_batch_is_dynamic(type(network).__name__, proto.graph)
     return serialised(network, proto)
 
@@ -119,6 +120,17 @@ def _check_batch_is_dynamic(name: str, graph: Any) -> None:
             raise ExportError(
                 f"{name}: forward fixes the batch size, so {value.name!r} of the file would not "
                 "take batches of any size. Use inputs.shape[0] or -1 instead of a number."
+            )
+
+
+def _check_length_is_dynamic(name: str, graph: Any) -> None:
+    for value in graph.input:
+        sizes = value.type.tensor_type.shape.dim
+        if not sizes[1].dim_param:
+            raise ExportError(
+                f"{name}: forward fixes the length, so {value.name!r} of the file would take only "
+                f"texts of {sizes[1].dim_value} tokens. Use inputs.shape[1] or -1 instead of a "
+                "number, and no pooling over the length."
             )
 
 

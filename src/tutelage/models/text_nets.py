@@ -145,5 +145,8 @@ def _largest(
     answers: Float[Tensor, "batch filters places"], mask: Float[Tensor, "batch 1 length"], size: int
 ) -> Float[Tensor, "batch filters"]:
     """Each filter's largest answer, above 0, where it sees a token at all."""
-    sees = F.max_pool1d(F.pad(mask, (size - 1, size - 1)), size, stride=1)
+    # Windows one by one: pooling would fix the length of texts in an exported file.
+    padded, places = F.pad(mask, (size - 1, size - 1)), answers.shape[-1]
+    windows = [padded[..., first : first + places] for first in range(size)]
+    sees = torch.stack(windows).amax(dim=0)
     return (answers.relu() * sees).amax(dim=-1)

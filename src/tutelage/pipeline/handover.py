@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from tutelage import __version__
+from tutelage.data.cutting import load_tokenizer
 from tutelage.deploy import target_of
 from tutelage.deploy.runtime import as_arrays
 from tutelage.files import file_sha256, write_bytes, write_json, write_text, write_whole
@@ -66,11 +67,19 @@ def hand_over(job: Job, record: RunRecord, student: Trained) -> Path | None:
     is_one = isinstance(samples, torch.Tensor)
     name = "samples.npy" if is_one else "samples.npz"
     write_whole(folder / name, lambda path: _save_samples(samples, path))
+    _leave_tokenizer(job, folder / "tokenizer")
     write_text(folder / "recipe.yaml", yaml.safe_dump(dict(record.recipe), sort_keys=False))
     fed = '{"inputs": samples}' if is_one else "dict(samples)"
     write_text(folder / "example.py", EXAMPLE.replace("SAMPLES", name).replace("INPUTS", fed))
     write_text(folder / "README.md", write_card(record, job.export.licences, student.seed))
     return folder
+
+
+def _leave_tokenizer(job: Job, folder: Path) -> None:
+    """Beside files that take tokens, what makes tokens of a text."""
+    name = getattr(job.splits.test, "facts", {}).get("tokenizer")
+    if name is not None:
+        load_tokenizer(str(name)).save_pretrained(folder)
 
 
 def _student_rows(record: RunRecord) -> list[ParityRow | QuantisedRow]:

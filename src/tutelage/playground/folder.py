@@ -3,7 +3,6 @@
 import base64
 import gzip
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,20 +28,21 @@ class Written:
     size_bytes: int
 
 
-def write_folder(run: Path, out: Path, runtime: Runtime) -> Written:
+def write_folder(run: Path, out: Path, runtime: Runtime, given: Path | None = None) -> Written:
     """Write a run's playground as a folder of static files, for any web server.
 
     Args:
         run: A finished run with exported networks.
         out: The folder; files of an earlier playground are replaced.
         runtime: ONNX Runtime Web.
+        given: Where a person unpacked other packages that the page needs, as for `find_runtime`.
 
     Raises:
         RunFolderError: The run's folder lacks what is shown.
-        ConfigError: Its networks do not take pictures.
+        ConfigError: Its networks take neither pictures nor texts.
         WriteError: A file cannot be written.
     """
-    content = read_run(run)
+    content = read_run(run, given)
     sources = _sources(content, runtime)
     for name, source in sources.items():
         write_whole(out / name, partial(_copy, source))
@@ -51,7 +51,9 @@ def write_folder(run: Path, out: Path, runtime: Runtime) -> Written:
     return Written(page, sum((out / name).stat().st_size for name in (*sources, page.name)))
 
 
-def write_single_file(run: Path, page: Path, runtime: Runtime) -> Written:
+def write_single_file(
+    run: Path, page: Path, runtime: Runtime, given: Path | None = None
+) -> Written:
     """Write a run's playground as one HTML file that works without any server.
 
     The networks and the runtime lie in it, compressed.
@@ -60,20 +62,22 @@ def write_single_file(run: Path, page: Path, runtime: Runtime) -> Written:
         run: As for `write_folder`.
         page: The file.
         runtime: As for `write_folder`.
+        given: As for `write_folder`.
 
     Raises:
         RunFolderError, ConfigError, WriteError: As for `write_folder`.
     """
-    content = read_run(run)
+    content = read_run(run, given)
     packed = {name: _pack(source) for name, source in _sources(content, runtime).items()}
     write_text(page, render(content, runtime, packed))
     return Written(page, page.stat().st_size)
 
 
-def _sources(content: Content, runtime: Runtime) -> Mapping[str, Path]:
+def _sources(content: Content, runtime: Runtime) -> dict[str, Path]:
     """Name in the folder to where the file is taken from."""
     networks = {network.file: network.source for network in content.networks}
-    return networks | {f"runtime/{name}": runtime.folder / name for name in RUNTIME_FILES}
+    runs = {f"runtime/{name}": runtime.folder / name for name in RUNTIME_FILES}
+    return networks | runs | content.inputs.files()
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,12 +1,12 @@
 """The page of a playground: everything poured into one template."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
 from tutelage.errors import require
 from tutelage.playground.content import Content
+from tutelage.playground.kinds import Kind
 from tutelage.playground.runtime import SCRIPT, Runtime
 from tutelage.report import formatting
 from tutelage.report.soft_targets import make_slider
@@ -15,10 +15,8 @@ PURPOSE = "Writing the playground"
 STYLES = (("tutelage.report", "report.css"), ("tutelage.playground", "playground.css"))
 SCRIPTS = (
     ("tutelage.report", "soften.js"),
-    ("tutelage.playground", "pixels.js"),
-    ("tutelage.playground", "paper.js"),
     ("tutelage.playground", "networks.js"),
-    ("tutelage.playground", "playground.js"),
+    ("tutelage.playground", "board.js"),
 )
 
 
@@ -49,7 +47,7 @@ def render(content: Content, runtime: Runtime, packed: Mapping[str, str] | None 
         runtime_version=runtime.version,
         packed=packed or {},
         script_data=_script_data(content),
-        **_parts(require("markupsafe", "report", PURPOSE).Markup, runtime),
+        **_parts(require("markupsafe", "report", PURPOSE).Markup, runtime, content.inputs),
     )
     return page.encode("utf-8", "replace").decode("utf-8")
 
@@ -62,7 +60,6 @@ def class_name(content: Content, index: int) -> str:
 
 def _script_data(content: Content) -> dict[str, Any]:
     """What the scripts read; the template's `tojson` makes it harmless inside a script element."""
-    channels, height, _ = content.shape
     return {
         "networks": [
             {"name": n.name, "title": n.title, "file": n.file, "bytes": n.size_bytes}
@@ -70,20 +67,20 @@ def _script_data(content: Content) -> dict[str, Any]:
         ],
         "classes": list(content.class_names),
         "samples": [
-            {"label": class_name(content, s.label), "logits": s.logits} for s in content.samples
+            {"label": class_name(content, s.label), "text": s.text, "logits": s.logits}
+            for s in content.samples
         ],
-        "channels": channels,
-        "size": height,
-        "hand": None if content.hand is None else asdict(content.hand),
         "temperature": content.temperature,
+        **content.inputs.script_data(),
     }
 
 
-def _parts(markup: Any, runtime: Runtime) -> dict[str, Any]:
+def _parts(markup: Any, runtime: Runtime, inputs: Kind) -> dict[str, Any]:
     """Style and scripts, which go into the page as they stand."""
+    scripts = (*SCRIPTS, *(("tutelage.playground", name) for name in inputs.scripts))
     return {
         "style": markup("\n".join(_read(*place) for place in STYLES)),
-        "scripts": [markup(_read(*place)) for place in SCRIPTS],
+        "scripts": [markup(_read(*place)) for place in scripts],
         "runtime_script": markup(_inline(runtime.read(SCRIPT).decode("utf-8"))),
     }
 

@@ -44,14 +44,10 @@ class Network {
     this.session = session;
   }
 
-  // Logits of one picture, given in bytes.
-  async run(pixels, channels, size) {
-    const values = Float32Array.from(pixels, (value) => value / 255);
-    return this.call(new ort.Tensor("float32", values, [1, channels, size, size]));
-  }
-
-  async call(tensor) {
-    const outputs = await this.session.run({ [this.session.inputNames[0]]: tensor });
+  // Logits of one input, given as named tensors; a network may take fewer of them.
+  async call(feeds) {
+    const taken = Object.fromEntries(this.session.inputNames.map((name) => [name, feeds[name]]));
+    const outputs = await this.session.run(taken);
     return [...outputs[this.session.outputNames[0]].data];
   }
 }
@@ -61,24 +57,22 @@ function median(values) {
   return sorted[Math.floor(sorted.length / 2)];
 }
 
-async function timeCalls(network, tensor, calls) {
+async function timeCalls(network, feeds, calls) {
   const start = performance.now();
-  for (let i = 0; i < calls; i++) await network.call(tensor);
+  for (let i = 0; i < calls; i++) await network.call(feeds);
   return (performance.now() - start) / calls;
 }
 
-// Milliseconds a picture, in turns: browsers' clocks are coarse, so a turn is many calls.
-async function measureLatency(networks, pixels, channels, size, { turnMs = 25, turns = 7 } = {}) {
-  const values = Float32Array.from(pixels, (value) => value / 255);
-  const tensor = new ort.Tensor("float32", values, [1, channels, size, size]);
+// Milliseconds an input, in turns: browsers' clocks are coarse, so a turn is many calls.
+async function measureLatency(networks, feeds, { turnMs = 25, turns = 7 } = {}) {
   const calls = [];
   for (const network of networks) {
-    const once = await timeCalls(network, tensor, 3);
+    const once = await timeCalls(network, feeds, 3);
     calls.push(Math.min(Math.max(Math.ceil(turnMs / Math.max(once, 0.01)), 3), 1000));
   }
   const times = networks.map(() => []);
   for (let turn = 0; turn < turns; turn++)
     for (const [i, network] of networks.entries())
-      times[i].push(await timeCalls(network, tensor, calls[i]));
+      times[i].push(await timeCalls(network, feeds, calls[i]));
   return times.map(median);
 }

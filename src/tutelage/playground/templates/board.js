@@ -1,25 +1,23 @@
 "use strict";
-(() => {
-  const data = JSON.parse(document.getElementById("playground-data").textContent);
-  const { channels, size, classes, hand } = data;
+// What pages of pictures and of texts share: running the latest input, soft targets, costs.
+
+// data: from the page; toFeeds: from an input to named tensors; one: what an input is called.
+function makeBoard(data, toFeeds, one) {
+  const { classes } = data;
   const find = (id) => document.getElementById(id);
-  const paper = find("paper");
   const slider = find("temperature");
   const MOST_BARS = 12;
   const BARS_OF_MANY = 8;
   const CLASS_OF_BAR = { teacher: "teacher", distilled: "distilled", "distilled int8": "int8" };
 
   let networks = [];
-  let pixels = new Uint8Array(channels * size * size);
+  let input = null;
   let logits = {};
-  let drawing = new Drawing();
-  let picture = null; // the picture opened last, before light and dark are swapped
   let waiting = null;
   let isRunning = false;
 
   // What a test or another script may read; data-state of the page: loading, ready, busy, failed.
   const state = (window.playground = {
-    get pixels() { return [...pixels]; },
     get logits() { return logits; },
     get temperature() { return Number(slider.value); },
   });
@@ -37,83 +35,24 @@
     find("status").classList.toggle("problem", isProblem);
   }
 
-  // ---- what the networks see
-
-  function see(next, title) {
-    pixels = next;
-    const seen = find("seen");
-    seen.width = seen.height = size;
-    seen.getContext("2d").putImageData(toImageData(pixels, channels, size), 0, 0);
-    find("seen-title").textContent = title;
-    classify();
-  }
-
-  function look() {
-    return hand
-      ? { background: hand.background ? "#fff" : "#000", ink: hand.background ? "#000" : "#fff", pen: hand.pen }
-      : { background: "#fff", ink: find("colour").value, pen: 0.06 };
-  }
-
-  function seeDrawing() {
-    drawing.paint(paper, { ...look(), pen: Math.min(look().pen, 0.08) });
-    const canvas = document.createElement("canvas");
-    canvas.width = canvas.height = 8 * Math.max(size, 28);
-    const fitted = hand && !drawing.isEmpty ? drawing.fitted(hand.extent, hand.pen) : drawing;
-    fitted.paint(canvas, look());
-    see(toPixels(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), channels, size), "your drawing");
-  }
-
-  function seePicture() {
-    const { image, title } = picture;
-    let next = toPixels(image, channels, size);
-    if (find("swap").checked) next = next.map((value) => 255 - value);
-    see(next, title);
-    const shown = document.createElement("canvas");
-    shown.width = shown.height = size;
-    shown.getContext("2d").putImageData(toImageData(next, channels, size), 0, 0);
-    const context = paper.getContext("2d", { willReadFrequently: true });
-    context.imageSmoothingEnabled = false;
-    context.drawImage(shown, 0, 0, paper.width, paper.height);
-  }
-
   function choose(sample) {
     for (const button of document.querySelectorAll("[data-sample]"))
       button.setAttribute("aria-pressed", String(button === sample));
   }
 
-  async function openPicture(source, title, sample = null) {
-    let bitmap;
-    try {
-      bitmap = await createImageBitmap(source, { colorSpaceConversion: "none" });
-    } catch {
-      say(`${title} cannot be read as a picture. Open a PNG, JPEG, WebP or GIF.`, true);
-      return;
-    }
-    const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
-    const context = canvas.getContext("2d", { willReadFrequently: true });
-    context.drawImage(bitmap, 0, 0);
-    if (sample) find("swap").checked = false;
-    picture = { image: context.getImageData(0, 0, canvas.width, canvas.height), title };
-    drawing = new Drawing();
-    choose(sample);
-    seePicture();
-    if (!sample) say(`${title} is open.`);
-  }
+  // ---- running, the latest input first
 
-  // ---- running, the latest picture first
-
-  async function classify() {
-    waiting = pixels;
+  async function see(next) {
+    input = waiting = next;
     if (isRunning || networks.length === 0) return;
     isRunning = true;
     tell("busy");
     try {
-      while (waiting) {
-        const now = waiting;
+      while (waiting !== null) {
+        const feeds = toFeeds(waiting);
         waiting = null;
         const found = {};
-        for (const network of networks) found[network.name] = await network.run(now, channels, size);
+        for (const network of networks) found[network.name] = await network.call(feeds);
         logits = found;
         showBars();
       }
@@ -130,7 +69,7 @@
       return await work();
     } finally {
       isRunning = false;
-      if (waiting) classify();
+      if (waiting !== null) see(waiting);
     }
   }
 
@@ -241,7 +180,7 @@
 
   async function showLatency() {
     find("measure").disabled = true;
-    const times = await alone(() => measureLatency(networks, pixels, channels, size));
+    const times = await alone(() => measureLatency(networks, toFeeds(input)));
     networks.forEach(({ name, bytes }, i) => {
       const row = document.querySelector(`[data-cost="${name}"]`);
       // A browser may hold its clock still; then there is no time to tell.
@@ -255,17 +194,12 @@
   }
 
   // The samples' logits as the runtime gave them where this page was written.
-  async function compareWithPython() {
+  async function compareWithPython(inputs) {
     let largest = 0;
     for (const [i, { logits: expected }] of data.samples.entries()) {
-      const image = document.querySelector(`[data-sample="${i}"] img`);
-      const bitmap = await createImageBitmap(await decoded(image), { colorSpaceConversion: "none" });
-      const canvas = Object.assign(document.createElement("canvas"), { width: size, height: size });
-      const context = canvas.getContext("2d", { willReadFrequently: true });
-      context.drawImage(bitmap, 0, 0);
-      const input = toPixels(context.getImageData(0, 0, size, size), channels, size);
+      const feeds = toFeeds(inputs[i]);
       for (const network of networks) {
-        const given = await network.run(input, channels, size);
+        const given = await network.call(feeds);
         given.forEach((value, k) => {
           largest = Math.max(largest, Math.abs(value - expected[network.name][k]));
         });
@@ -274,80 +208,6 @@
     return largest;
   }
 
-  async function decoded(image) {
-    await image.decode();
-    return image;
-  }
-
-  // ---- hands
-
-  function place(event) {
-    const box = paper.getBoundingClientRect();
-    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
-  }
-
-  paper.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0) return;
-    paper.setPointerCapture(event.pointerId);
-    if (picture) {
-      picture = null;
-      drawing = new Drawing();
-      choose(null);
-    }
-    drawing.begin(place(event));
-    seeDrawing();
-  });
-  paper.addEventListener("pointermove", (event) => {
-    if (!paper.hasPointerCapture(event.pointerId)) return;
-    for (const one of event.getCoalescedEvents?.() ?? [event]) drawing.extend(place(one));
-    seeDrawing();
-  });
-
-  function startAgain(change) {
-    picture = null;
-    choose(null);
-    change();
-    seeDrawing();
-  }
-  find("clear").addEventListener("click", () => startAgain(() => { drawing = new Drawing(); }));
-  find("undo").addEventListener("click", () => startAgain(() => drawing.undo()));
-  find("colour")?.addEventListener("input", () => { if (!picture) seeDrawing(); });
-  find("swap").addEventListener("change", () => { if (picture) seePicture(); });
-
-  find("file").addEventListener("change", (event) => {
-    const [file] = event.target.files;
-    if (file) openPicture(file, file.name);
-    event.target.value = "";
-  });
-  const droppable = find("drop");
-  for (const kind of ["dragenter", "dragover"])
-    document.addEventListener(kind, (event) => {
-      event.preventDefault();
-      droppable.classList.add("over");
-    });
-  document.addEventListener("dragleave", (event) => {
-    if (!event.relatedTarget) droppable.classList.remove("over");
-  });
-  document.addEventListener("drop", (event) => {
-    event.preventDefault();
-    droppable.classList.remove("over");
-    const [file] = event.dataTransfer.files;
-    if (file) openPicture(file, file.name);
-    else say("Drop a picture file here.", true);
-  });
-  document.addEventListener("paste", (event) => {
-    const [file] = event.clipboardData.files;
-    if (file) openPicture(file, "the pasted picture");
-  });
-
-  async function openSample(button) {
-    const { label } = data.samples[Number(button.dataset.sample)];
-    const image = await decoded(button.querySelector("img"));
-    await openPicture(image, `a test picture, label ${label}`, button);
-  }
-  for (const button of document.querySelectorAll("[data-sample]"))
-    button.addEventListener("click", () => openSample(button));
-
   slider.addEventListener("input", () => setTemperature(slider.value));
   for (const button of document.querySelectorAll("[data-temperature]"))
     button.addEventListener("click", () => setTemperature(button.dataset.temperature));
@@ -355,29 +215,32 @@
 
   // ---- start
 
-  async function start() {
+  // prepare: shows the first input and gives those of all samples; ready: what to do now.
+  async function run(prepare, ready) {
     tell("loading");
     setTemperature(data.temperature);
-    const first = document.querySelector("[data-sample]");
-    if (first) await openSample(first);
-    else seeDrawing();
+    const inputs = await prepare();
     await startRuntime();
     for (const description of data.networks) networks.push(await Network.open(description));
-    await classify();
-    if (data.samples.length) {
-      state.difference = await alone(compareWithPython);
+    await see(input);
+    if (inputs.length) {
+      state.difference = await alone(() => compareWithPython(inputs));
       find("check").textContent =
-        `On ${data.samples.length} test pictures this browser gives the same logits as ONNX Runtime ` +
+        `On ${inputs.length} test ${one}s this browser gives the same logits as ONNX Runtime ` +
         `in Python${state.difference ? `, to ${state.difference.toExponential(0)}` : ", to the last bit"}.`;
     }
     state.latencies = await showLatency();
-    say("Ready. Draw, open a picture, or pick a test picture.");
+    say(ready);
     tell("ready");
   }
 
-  start().catch((error) => {
-    networks = [];
-    tell("failed");
-    say(`The networks could not be started: ${error.message ?? error}.`, true);
-  });
-})();
+  function start(prepare, ready) {
+    run(prepare, ready).catch((error) => {
+      networks = [];
+      tell("failed");
+      say(`The networks could not be started: ${error.message ?? error}.`, true);
+    });
+  }
+
+  return { find, say, choose, see, start, state };
+}

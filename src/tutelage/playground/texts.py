@@ -1,0 +1,82 @@
+"""What pages of texts show: a tokenizer that cuts in the browser as it did in training."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import numpy as np
+
+from tutelage.data.cutting import Cutter, load_tokenizer
+from tutelage.deploy.runtime import Arrays
+from tutelage.errors import ConfigError, RunFolderError
+from tutelage.playground.kinds import Kind
+from tutelage.playground.runtime import TEXTS, TOKENIZER, find_package
+from tutelage.records import SoftTargetSample
+
+FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Texts(Kind):
+    """Texts, cut into tokens by the run's tokenizer.
+
+    Attributes:
+        folder: Of the tokenizer.
+        cutter: It, and how long a text may be.
+        package: Where the script lies that runs it in a browser.
+    """
+
+    folder: Path
+    cutter: Cutter
+    package: Path
+
+    one: ClassVar[str] = "text"
+    template: ClassVar[str] = "texts.html.j2"
+    scripts: ClassVar[tuple[str, ...]] = ("texts.js",)
+    credit: ClassVar[str] = f", and Hugging Face's tokenizers.js {TEXTS.version} (Apache-2.0)"
+
+    @classmethod
+    def of(cls, run: Path, runtime: Path | None) -> "Texts":
+        """Of a run.
+
+        Args:
+            run: Its folder.
+            runtime: As for `find_runtime`.
+
+        Raises:
+            RunFolderError: The run left no tokenizer.
+            ConfigError: Its tokenizer has no tokenizer.json, so it runs in Python alone.
+            MissingExtraError: The script that runs it in a browser cannot be brought.
+        """
+        student = run / "export" / "student"
+        folder, config = student / "tokenizer", student / "config.json"
+        if not (folder / FILES[1]).is_file() or not config.is_file():
+            raise RunFolderError(
+                f"{student}: holds no tokenizer or no config.json. Finish the run (the same "
+                "command goes on there), with measure other than null."
+            )
+        if not (folder / FILES[0]).is_file():
+            raise ConfigError(
+                f"{folder}: the tokenizer has no tokenizer.json, so it cannot run in a browser. "
+                "Take one with a tokenizer.json."
+            )
+        longest = int(json.loads(config.read_text(encoding="utf-8"))["inputs"][0]["max_length"])
+        cutter = Cutter(load_tokenizer(str(folder)), longest, str(folder))
+        return cls(folder, cutter, find_package(TEXTS, runtime))
+
+    def arrays(self, sample: SoftTargetSample) -> Arrays:
+        """A test text as the networks take it."""
+        tokens = self.cutter.tokenizer(sample.text)["input_ids"]
+        ids = np.array([[tokens[place] for place in self.cutter.kept(tokens)]], dtype=np.int64)
+        return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+    def script_data(self) -> dict[str, Any]:
+        """What the scripts read."""
+        return {"longest": self.cutter.max_length, "special": sorted(self.cutter.special)}
+
+    def files(self) -> dict[str, Path]:
+        """The tokenizer, and what runs it."""
+        own = {f"tokenizer/{name}": self.folder / name for name in FILES}
+        return own | {f"runtime/{TOKENIZER}": self.package / TOKENIZER}
