@@ -55,6 +55,7 @@ class Metric:
         unit: Of a difference of two arms' scores, as "points of accuracy"; such a difference is
             multiplied by 100 where the metric is a share.
         meaning: What it is, in one sentence for the report.
+        task_loss: What the task loss on validation data is, for the report.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Metric:
     is_higher_better: bool
     unit: str
     meaning: str
+    task_loss: str = "Cross-entropy with the labels at temperature 1"
 
     def rank(self, value: float) -> float:
         """The value, turned round where less is better: the highest rank is the best."""
@@ -97,7 +99,7 @@ class MetricPoint:
         train_loss: Mean of the objective over the epoch's samples.
         train_parts: Mean of each term, unweighted.
         valid_metric: The task's metric on the validation data (`RunRecord.metric`).
-        valid_loss: The task loss on the validation data, in nats.
+        valid_loss: The task loss on the validation data, as `Metric.task_loss` says.
         learning_rate: At the epoch's last step.
         seconds: Time of the epoch, validation included.
     """

@@ -1,5 +1,6 @@
 """Whole runs on sentence embeddings, in miniature."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from rich.console import Console
 from texts import save_sentence_encoder, snippets, write_csv
 
+from tutelage.cli.results import print_results
 from tutelage.config import build_job, read_recipe
 from tutelage.config.schema import BuiltinData
 from tutelage.doctor import FINE, check
@@ -60,11 +63,17 @@ def texts_of(place, part):
     return (place / f"data/{part}.csv").read_text().splitlines()[1:]
 
 
-def test_layers_of_an_encoder_are_distilled_and_delivered(place, tmp_path):
-    job = build_job(recipe_of(place, tmp_path / "run", train={"epochs": 6}))
-    finished = run_job(job)
-    record = finished.record
-    assert record == load_record(job.out / "results.json", RunRecord)
+@pytest.fixture(scope="module")
+def run(place, tmp_path_factory):
+    """A whole run, and its job."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    job = build_job(recipe_of(place, out, train={"epochs": 6}))
+    return run_job(job), job
+
+
+def test_layers_of_an_encoder_are_distilled(run):
+    record = run[0].record
+    assert record == load_record(run[1].out / "results.json", RunRecord)
     teacher, student = record.teacher.selected.values, record.arms[1].selected.values
     assert teacher["rank_correlation"] == pytest.approx(1.0)
     assert student["rank_correlation"] > record.arms[0].selected.values["rank_correlation"] + 0.1
@@ -73,8 +82,23 @@ def test_layers_of_an_encoder_are_distilled_and_delivered(place, tmp_path):
     verdict = record.verdicts["selected"]
     assert (verdict.word, verdict.num_samples) == ("helped", 24)
     assert record.cache.num_samples == 240
-    assert "rank correlation" in (job.out / "report.html").read_text()
-    # What is delivered says what was judged.
+
+
+def test_report_and_terminal_say_what_embeddings_are_judged_by(run):
+    finished, job = run
+    page = (job.out / "report.html").read_text()
+    assert "Pair correlation" in page
+    assert "difference from the teacher&#39;s of the cosines" in page
+    printed = Console(width=120, record=True, file=io.StringIO())
+    print_results(printed, finished.record, job.out)
+    text, student = printed.export_text(), finished.record.arms[1].selected.values
+    assert f"{student['pair_correlation']:.3f}" in text
+    assert f"{student['shared_neighbours']:.3f}" in text
+    assert "NLL" not in text  # it means nothing here
+
+
+def test_what_is_delivered_says_what_was_judged(run, place):
+    finished, job = run
     encoder = library.SentenceTransformer(str(job.out / "student"), device="cpu")
     assert len(encoder[0].auto_model.encoder.layer) == 2
     texts = texts_of(place, "test")
@@ -84,9 +108,14 @@ def test_layers_of_an_encoder_are_distilled_and_delivered(place, tmp_path):
     whole = library.SentenceTransformer(str(place / "encoder"), device="cpu")
     wanted = whole.encode(texts, convert_to_tensor=True, show_progress_bar=False)
     torch.testing.assert_close(batch.labels, wanted)
-    assert float(F.cosine_similarity(said, wanted).mean()) == pytest.approx(student["cosine"])
-    again = reopen(job.out)
-    assert state_fingerprint(again.student.selected) == state_fingerprint(finished.student.selected)
+    cosine = finished.record.arms[1].selected.values["cosine"]
+    assert float(F.cosine_similarity(said, wanted).mean()) == pytest.approx(cosine)
+
+
+def test_a_finished_run_is_opened_again(run):
+    finished, job = run
+    again = state_fingerprint(reopen(job.out).student.selected)
+    assert again == state_fingerprint(finished.student.selected)
 
 
 def test_a_narrower_table_of_tokens_is_distilled(place, tmp_path):

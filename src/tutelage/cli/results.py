@@ -7,6 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from tutelage.records import (
+    MEASURED,
     LatencyRow,
     Metric,
     QuantisedRow,
@@ -19,6 +20,7 @@ from tutelage.records import (
 COLOURS = {"helped": "green", "no evidence": "yellow", "hurt": "red"}
 ARMS = ("teacher", "baseline", "distilled")
 PERCENT = ("agreement",)
+HEADINGS = {"agreement": "agreement", "kl_to_teacher": "KL", "nll": "NLL", "ece": "ECE"}
 LEFT = (("Report", "report.html"), ("Student", "export/student.onnx"), ("Student", "student"))
 
 
@@ -77,24 +79,29 @@ def _over_plain(row: QuantisedRow) -> str:
 def _comparison(record: RunRecord) -> Table:
     table = Table(title="On the test data (network of the best validation epoch)", box=None)
     table.add_column("")
-    columns = (record.metric.title, "last epoch", "agreement", "KL", "NLL", "ECE", "kept", "gap")
-    for heading in columns:
+    others = _others(record)
+    for heading in (record.metric.title, "last epoch", *others.values(), "kept", "gap"):
         table.add_column(heading, justify="right")
     for arm in ARMS:
         summary, last = record.summary(arm, "selected"), record.summary(arm, "last")
         if summary is not None and last is not None:
-            table.add_row(arm, *_cells(record.metric, summary, last))
+            table.add_row(arm, *_cells(record.metric, list(others), summary, last))
     return table
 
 
-def _cells(metric: Metric, summary: Summary, last: Summary) -> list[str]:
+def _others(record: RunRecord) -> dict[str, str]:
+    """Headings of what was measured beside the metric, by name: the usual, then a task's own."""
+    measured = dict.fromkeys(name for summary in record.summaries for name in summary.mean)
+    own = {name: name.replace("_", " ") for name in measured if name not in MEASURED}
+    known = {name: heading for name, heading in HEADINGS.items() if name in measured}
+    return {n: heading for n, heading in (known | own).items() if n != record.metric.name}
+
+
+def _cells(metric: Metric, others: list[str], summary: Summary, last: Summary) -> list[str]:
     return [
         _metric(summary, metric.name, metric.is_share),
         _metric(last, metric.name, metric.is_share),
-        _metric(summary, "agreement"),
-        _metric(summary, "kl_to_teacher"),
-        _metric(summary, "nll"),
-        _metric(summary, "ece"),
+        *(_metric(summary, name) for name in others),
         f"{summary.retention:.1%}",
         "" if summary.gap_closed is None else f"{summary.gap_closed:.0%}",
     ]

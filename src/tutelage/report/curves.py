@@ -52,7 +52,7 @@ def _valid_loss_chart(record: RunRecord) -> Chart:
     return Chart(
         key="valid-loss",
         title="Task loss on the validation data",
-        caption="Cross-entropy with the labels at temperature 1; lower is better."
+        caption=f"{record.metric.task_loss}; lower is better."
         + (" Dashed: the teacher." if level else "")
         + _early_part(record),
         figure=draw(

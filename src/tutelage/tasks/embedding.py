@@ -28,6 +28,7 @@ RANK_CORRELATION = Metric(
     unit="points of rank correlation",
     meaning="Spearman's correlation of a sample's cosines with all others, in the network's "
     "vectors and in the teacher's; mean over samples.",
+    task_loss="Mean squared difference from the teacher's of the cosines of all pairs",
 )
 
 
