@@ -3,9 +3,9 @@
 Each case runs in processes of its own. Hidden states of student and teacher (width 576) with their
 heads are made, memory is read, and forward and backward are done. "Extra" memory is the peak of the
 first step above what lay there before. Time is that of the processor on one thread, which sharing a
-machine changes little; the sides take turns, and each turn gives a ratio. The dense losses do the
-8,192 tokens in parts that fit into memory. What was measured is kept in a file, so that the command
-goes on where it stopped.
+machine changes little; the sides take turns on 2,048 tokens, of which the dense losses do as many
+at once as fit into memory, and each turn gives a ratio. What was measured is kept in a file, so
+that the command goes on where it stopped.
 
     python benchmarks/chunked.py
     python benchmarks/chunked.py --dense-tokens 512 --turns 3 --keep /tmp/chunked.json
@@ -30,7 +30,7 @@ from tutelage.losses import KD, CrossEntropy, JensenShannon
 from tutelage.objective import Objective
 from tutelage.types import Batch, HiddenStates, Outputs
 
-WIDTH, MANY = 576, 8192
+WIDTH, MANY, TIMED = 576, 8192, 2048
 VOCABULARIES = (49_152, 151_936)
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "0.5 CE + 0.5 KL": lambda: 0.5 * CrossEntropy() + 0.5 * KD(temperature=1),
@@ -124,14 +124,14 @@ def memory(side: str, words: int, tokens: int, name: str, part: int) -> dict[str
 
 
 def times(words: int, part: int, name: str, turns: int) -> dict[str, list[float]]:
-    """Milliseconds of the processor a token of each side, by turns; the first turn warms up."""
-    case = Case(words, MANY, name)
+    """Milliseconds of the processor a token of each side, by turns."""
+    case = Case(words, TIMED, name)
     found: dict[str, list[float]] = {side: [] for side in SIDES}
     for turn in range(turns):
         for side in SIDES[turn % 3 :] + SIDES[: turn % 3]:
             begun = time.process_time()
-            case.step(side, MANY if side == "chunked" else part)
-            found[side].append(1000 * (time.process_time() - begun) / MANY)
+            case.step(side, TIMED if side == "chunked" else part)
+            found[side].append(1000 * (time.process_time() - begun) / TIMED)
     return found
 
 
@@ -163,8 +163,8 @@ def table(part: int, turns: int, keep: Path) -> None:
     print(machine(torch.get_num_threads()))
     print("\n| vocabulary | objective | side | tokens | extra MB | of dense | time of dense |")
     print("|---|---|---|---|---|---|---|")
-    for words in VOCABULARIES:
-        for name in OBJECTIVES:
+    for name in OBJECTIVES:
+        for words in VOCABULARIES:
             found = {s: apart(keep, "memory", s, words, part, name, part) for s in SIDES}
             found["all"] = apart(keep, "memory", "chunked", words, MANY, name, MANY)
             speed = apart(keep, "times", words, part, name, turns)
