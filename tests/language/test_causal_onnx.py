@@ -105,6 +105,12 @@ def test_a_file_that_writes_something_else_is_refused(shipped, opened, monkeypat
         check(row, TEXT_TARGETS["onnx"].most_kl)
 
 
+def test_a_student_too_large_for_one_file_is_refused_before_training():
+    large = torch.nn.Linear(2**15, 2**14, device="meta")
+    with pytest.raises(ExportError, match=r"holds 2 GiB, the student's weights take 2.0. Use gguf"):
+        TEXT_TARGETS["onnx"].check(large, None)
+
+
 def test_another_onnx_file_is_no_language_model(tmp_path):
     onnx = pytest.importorskip("onnx")
     kind = onnx.helper.make_tensor_value_info("inputs", onnx.TensorProto.FLOAT, [1])

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from tutelage.deploy.causal import OnnxText, export_causal
 from tutelage.deploy.gguf import check_gguf, write_gguf
 from tutelage.deploy.quiet import quiet
-from tutelage.errors import require
+from tutelage.errors import ExportError, require
 from tutelage.models.causal import load_gguf
 
+ONNX_BYTES = 2**31
 Model = nn.Module
 Tokenizer = Any
 
@@ -74,6 +75,12 @@ class GgufText:
 def _check_onnx(model: Model, tokenizer: Tokenizer) -> None:  # noqa: ARG001
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require(module, "onnx", "Exporting a language model to ONNX")
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    if size >= ONNX_BYTES:
+        raise ExportError(
+            f"export.targets: onnx: one file holds 2 GiB, the student's weights take "
+            f"{size / 2**30:.1f}. Use gguf, or make it smaller."
+        )
 
 
 def _write_gguf(weights: str, model: Model, tokenizer: Tokenizer, path: Path) -> None:
