@@ -7,11 +7,12 @@ from tests.processes.cases import (
     live_teacher,
     objectives,
     reader,
+    summary,
     train,
     train_all,
     train_until,
 )
-from tutelage.engine import OptimizerSettings
+from tutelage.engine import OptimizerSettings, fit
 from tutelage.losses import LOSSES
 from tutelage.teachers.build import build_cache
 from tutelage.teachers.codecs import make_codec
@@ -60,10 +61,27 @@ def test_two_processes_train_the_student_of_one(by_two, tmp_path, number):
     assert same(by_two[0][number], by_two[1][number])
 
 
-def test_a_loss_that_draws_at_random_draws_the_same_in_all_processes(together, tmp_path):
-    first, second = together(train_all, str(tmp_path), [("memory", {"epochs": 3})])
-    assert same(first[0], second[0])
-    assert all(np.isfinite(first[0][1]).flat)
+def draws(folder, name, kind):
+    """What random numbers begin from at each step: in a loss of the whole batch, and in dropout."""
+    network, arm = arm_of(folder, name, kind=kind)
+    in_loss, in_dropout = [], []
+    whole = next(term.loss for term in arm.objective.terms if term.loss.whole_batch)
+    whole.register_forward_pre_hook(lambda *_: in_loss.append(torch.initial_seed()))
+    dropout = next(part for part in network.modules() if isinstance(part, torch.nn.Dropout))
+    dropout.register_forward_pre_hook(
+        lambda part, _: in_dropout.append(torch.initial_seed()) if part.training else None
+    )
+    fitted = fit(network, arm)
+    return in_loss, in_dropout, summary(fitted)
+
+
+def test_processes_draw_the_same_in_a_loss_of_all_rows_and_their_own_in_dropout(together, tmp_path):
+    first, second = together(draws, str(tmp_path), "memory", "dropout")
+    assert len(set(first[0])) == len(first[0]) == 8
+    assert first[0] == second[0]
+    assert len({*first[1], *second[1]}) == 16
+    assert same(first[2], second[2])
+    assert all(np.isfinite(first[2][1]).flat)
 
 
 @pytest.fixture
@@ -112,7 +130,6 @@ def test_processes_that_see_different_folders_say_so(together, tmp_path):
 
 def train_in_own_folders(folder):
     from tutelage import ranks
-    from tutelage.engine import fit
     from tutelage.errors import RunFolderError
 
     network, arm = arm_of(f"{folder}/{ranks.here().number}", "kd", epochs=1)
