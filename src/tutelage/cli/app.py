@@ -356,6 +356,7 @@ def main() -> None:
 def guarded(command: Callable[..., Any]) -> int:
     """Call a Typer application and turn its errors into one line and an exit code."""
     logging.basicConfig(level=logging.ERROR)
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # of what torchao registers
     try:
         result = command(standalone_mode=False)
         if result == INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
