@@ -1,8 +1,8 @@
 """How far a result moves when the same numbers are added up in another order.
 
-A GPU's kernels may add in no fixed order. Here the samples of each batch are shuffled, anew for each
-order: loss and gradients are the same sums, rounded otherwise. The same trainings with other seeds
-say how far a result moves anyway.
+A GPU's kernels may add in no fixed order. Here the samples of each batch are shuffled, anew for
+each order: loss and gradients are the same sums, rounded otherwise. The same trainings with other
+seeds say how far a result moves anyway.
 
     python benchmarks/rounding.py [RECIPE] [key=value ...] [--orders 5]
 """
@@ -10,6 +10,7 @@ say how far a result moves anyway.
 import argparse
 import shutil
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,6 @@ from timing import machine
 
 from tutelage.config import build_job, read_recipe
 from tutelage.data.loading import Request, training_requests
-from tutelage.engine import fit
 from tutelage.pipeline import run_job
 from tutelage.records import RunRecord
 
@@ -66,7 +66,7 @@ def shuffle(order: int) -> None:
             rows = torch.randperm(len(ids), generator=generator) if order else slice(None)
             yield ids[rows], views[rows]
 
-    fit.training_requests = shuffled
+    sys.modules["tutelage.engine.fit"].training_requests = shuffled  # type: ignore[attr-defined]
 
 
 def tell(arm: str, records: list[RunRecord], outs: list[Path]) -> None:

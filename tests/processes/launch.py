@@ -75,7 +75,7 @@ def start(work, *arguments, count=2):
         rank, error, value = _next_answer(answers, processes)
         if error:
             for process in processes:
-                process.terminate()
+                process.kill()  # SIGTERM is what a training answers when it comes to its next step
             pytest.fail(f"process {rank}: {error}")
         found[rank] = value
     for process in processes:
