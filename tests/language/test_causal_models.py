@@ -108,6 +108,18 @@ def test_a_saved_student_is_the_same_network(teacher_path, tmp_path):
     assert torch.equal(logits(make_causal(str(tmp_path / "student"))), logits(student))
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_is_saved_as_it_was_the_embedding_or_one_of_its_own(tied, tmp_path):
+    student = make_model(24, tied=tied)
+    with torch.no_grad():
+        student.lm_head.weight.mul_(2)
+    save_causal(student, tmp_path, make_tokenizer(WORDS))
+    again = make_causal(str(tmp_path))
+    assert torch.equal(logits(again), logits(student))
+    assert (again.lm_head.weight is again.model.embed_tokens.weight) == tied
+    assert torch.equal(again.lm_head.weight, again.model.embed_tokens.weight) == tied
+
+
 def test_a_model_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(ModelError, match=r"causal:.*cannot be loaded as a causal language model"):
         make_causal(str(tmp_path))

@@ -21,7 +21,7 @@ from tutelage.deploy.gguf import check_gguf, write_gguf
 from tutelage.deploy.text_targets import GgufText
 from tutelage.doctor import preflight
 from tutelage.errors import ConfigError, ExportError, ModelError, UnknownNameError
-from tutelage.models.causal import load_gguf
+from tutelage.models.causal import load_gguf, make_causal
 from tutelage.pipeline import run_job
 from tutelage.pipeline.export_run import export_run
 from tutelage.records import RunRecord, load_record
@@ -97,6 +97,23 @@ def test_other_architectures_and_heads_of_their_own(kind, head, words, tmp_path)
         wanted = model(input_ids=ids).logits
         given = load_gguf(path)(input_ids=ids).logits
     assert (given - wanted).abs().max() < 0.01 * wanted.abs().max()
+
+
+def test_adapters_are_folded_in(folder, words, tmp_path):
+    pytest.importorskip("peft")
+    student = make_causal(str(folder / "hf"), lora_rank=2).eval()
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    write_gguf(student, words, tmp_path / "model.gguf", "float16")
+    ids = torch.tensor([words(TEXT)["input_ids"]])
+    with torch.no_grad():
+        given, wanted, before = (
+            model(input_ids=ids).logits
+            for model in (load_gguf(tmp_path / "model.gguf"), student, of_folder(folder))
+        )
+    assert (given - wanted).abs().max() < 0.05 * (before - wanted).abs().max()
 
 
 def test_the_tokenizer_goes_with_it(folder, words):
