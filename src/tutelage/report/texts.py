@@ -10,24 +10,24 @@ def text_files_table(record: RunRecord) -> Table:
     columns = [
         "runtime",
         "size",
-        "tokens",
-        "KL to PyTorch, nats",
+        "KL, nats",
         "largest difference",
-        "equal picks, %",
+        "agrees, %",
         "perplexity",
         "PyTorch's",
         "tokens/s",
-        "PyTorch's tokens/s",
+        "PyTorch's",
     ]
     rows = [Row(row.file, [Cell(text) for text in _cells(row)]) for row in record.text_files]
-    return Table(title="The student as files, against PyTorch", columns=columns, rows=rows)
+    tokens = count(max((row.count for row in record.text_files), default=0))
+    title = f"The student as files, against PyTorch on {tokens} test tokens"
+    return Table(title=title, columns=columns, rows=rows)
 
 
 def _cells(row: TextFileRow) -> list[str]:
     return [
         row.runtime,
         size(row.size_bytes),
-        count(row.count),
         tiny(row.kl),
         tiny(row.max_abs_difference),
         percent(row.agreement),
