@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tutelage.deploy import export_onnx, open_session, run_session
 from tutelage.errors import ConfigError
 from tutelage.models.load import make_model
 from tutelage.models.text_nets import BagOfWords
@@ -40,6 +41,21 @@ def test_padding_changes_nothing_whatever_its_side_and_its_token(name, settings)
     for pads_left, longest, filler in ((False, 8, 0), (True, 8, 0), (False, 12, 5), (True, 13, 9)):
         given = model(*texts([1, 3, 8], longest, pads_left, filler))
         torch.testing.assert_close(given, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "settings"), NETS)
+def test_an_exported_net_takes_any_number_and_length_of_texts(name, settings, tmp_path):
+    pytest.importorskip("onnxscript")
+    model = made(name, settings)
+    file = tmp_path / "net.onnx"
+    ids, mask = texts([2, 4], 4)
+    export_onnx(model, {"input_ids": ids, "attention_mask": mask}, file)
+    session = open_session(file, threads=1)
+    for lengths, longest in (([1], 1), ([3, 1, 7], 8), ([12], 12)):
+        ids, mask = texts(lengths, longest)
+        given = run_session(session, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+        torch.testing.assert_close(torch.from_numpy(given), model(ids, mask), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "settings"), NETS)
