@@ -23,6 +23,7 @@ from tutelage.deploy import TARGETS, export_checked, open_file
 from tutelage.errors import ConfigError, ExportError, MissingExtraError
 from tutelage.losses.divergences import cross_entropy
 from tutelage.models.load import make_model
+from tutelage.pipeline.exporting import LEAST_AGREEMENT
 
 EPOCHS, BATCH, ROUNDS, WARM_UP = 12, 64, 60, 5
 FLOAT = "float"
@@ -209,20 +210,28 @@ def by_turns(reference: Path, paths: list[Path], sample: np.ndarray) -> dict[Pat
 
 
 def table(rows: list[Row]) -> str:
-    """All rows as Markdown."""
-    lines = [
-        "| network | target | kind | size, kB | speed | agreement, % | largest difference |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        if row.reason:
-            lines.append(f"| {row.network} | {row.target} | {row.kind} | no: {row.reason} | | | |")
-            continue
-        lines.append(
-            f"| {row.network} | {row.target} | {row.kind} | {row.size_bytes / 1000:,.0f} | "
-            f"{row.ratio:.2f} | {100 * row.agreement:.1f} | {row.difference:.2g} |"
-        )
-    return "\n".join(lines)
+    """A row a network and target as Markdown: float, then each way to eight bits."""
+    ways = dict.fromkeys(way for target in TARGETS.values() for way in target.ways)
+    heads = ["network", "target", FLOAT, *ways]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    found = {(row.network, row.target, row.kind): row for row in rows}
+    for network, target in dict.fromkeys((row.network, row.target) for row in rows):
+        cells = [cell(found.get((network, target, kind))) for kind in (FLOAT, *ways)]
+        lines.append(f"| {network} | {target} | {' | '.join(cells)} |")
+    reasons = dict.fromkeys(f"{row.target} {row.kind}: {row.reason}" for row in rows if row.reason)
+    return "\n".join([*lines, "", *reasons])
+
+
+def cell(row: Row | None) -> str:
+    """Size, speed against float ONNX, and of eight bits the agreement; or why there is no file."""
+    if row is None or row.reason:
+        return "–" if row is None else "no"
+    text = f"{row.size_bytes / 1000:,.0f} kB, {row.ratio:.2f}×"
+    if row.kind == FLOAT:
+        return text
+    if row.agreement < LEAST_AGREEMENT:
+        return f"refused: {100 * row.agreement:.1f} %"
+    return f"{text}, {100 * row.agreement:.1f} %"
 
 
 def main() -> None:

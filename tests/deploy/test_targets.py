@@ -101,6 +101,17 @@ def test_an_eight_bit_file_is_near_the_float_one(exported, tmp_path, name, way):
     assert 0 < difference < 0.1 * np.abs(expected).max()
 
 
+@pytest.mark.slow
+def test_openvino_keeps_a_transformer_s_choices_in_eight_bits(exported, tmp_path):
+    network, samples, source, _ = exported("openvino", "vit")
+    path = tmp_path / "int8.xml"
+    TARGETS["openvino"].quantise(network, source, [samples], path, "minmax")
+    with torch.no_grad():
+        expected = network(samples).numpy()
+    difference = np.abs(open_file(path)(samples.numpy()) - expected).max()
+    assert 0 < difference < 0.1 * np.abs(expected).max()
+
+
 BOTH = [n for n, t in TARGETS.items() if {"minmax", "percentile"} <= t.ways.keys()]
 
 

@@ -243,11 +243,6 @@ def traced(network: nn.Module, example: Tensor, *, any_batch: bool) -> Any:
     return program
 
 
-def has_attention(network: nn.Module) -> bool:
-    """Whether a network is a transformer, as far as its parts' names tell."""
-    return any("attention" in type(module).__name__.lower() for module in network.modules())
-
-
 def label(title: str, package: str) -> str:
     """A runtime's name with its version, for tables."""
     return f"{title} {version(package)}, CPU"
