@@ -87,6 +87,7 @@ def test_layers_of_an_encoder_are_distilled(run):
 def test_report_and_terminal_say_what_embeddings_are_judged_by(run):
     finished, job = run
     page = (job.out / "report.html").read_text()
+    assert "test 24. Every number" in page  # nothing of classes
     assert "Pair correlation" in page
     assert "difference from the teacher&#39;s of the cosines" in page
     printed = Console(width=120, record=True, file=io.StringIO())
