@@ -187,26 +187,38 @@ def inline(part: dict[str, Any]) -> str:
 
 
 def time_again(chosen: argparse.Namespace) -> str:
-    """Times faster than the teacher, one and 32 samples a call: least and most of some rounds.
+    """Times faster than the teacher: least and most of some rounds.
 
-    All files take turns, so that what else the machine does falls on all alike.
+    By turns, what else the machine does falls on all alike, but a large teacher empties the caches
+    before each call of a student; alone, each has them for itself, as on a device.
     """
     files = {size: chosen.folder / size / "export" / "student.int8.onnx" for size in chosen.sizes}
     teacher = chosen.folder / chosen.sizes[-1] / "export" / "teacher.onnx"
-    sample = torch.rand(32, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    found: dict[tuple[str, int], list[float]] = {}
+    found: dict[tuple[str, str], list[float]] = {}
     for _ in range(chosen.again):
-        rows = measure_latency(
-            {"teacher": teacher, **files}, sample, batch_sizes=(1, 32), calls=2000, seconds=20
-        )
-        times = {(row.name, row.batch_size): row.p50_ms for row in rows}
-        for (name, batch), p50 in times.items():
-            found.setdefault((name, batch), []).append(times["teacher", batch] / p50)
-    lines = ["| student | faster, 1 sample a call | faster, 32 a call |", "|---|---|---|"]
+        for size, file in files.items():
+            both = {"teacher": teacher, size: file}
+            alone = {name: timed({name: path}, 1)[name] for name, path in both.items()}
+            ways = {
+                "by turns": timed(both, 1),
+                "alone": alone,
+                "by turns, 32 a call": timed(both, 32),
+            }
+            for way, times in ways.items():
+                found.setdefault((size, way), []).append(times["teacher"] / times[size])
+    ways = list(dict.fromkeys(way for _, way in found))
+    lines = [f"| times faster | {' | '.join(ways)} |", "|---" * (len(ways) + 1) + "|"]
     for size in chosen.sizes:
-        ranges = [f"{min(f):.1f} to {max(f):.1f}" for f in (found[size, 1], found[size, 32])]
-        lines.append(f"| {size} | {' | '.join(ranges)} |")
+        cells = [f"{min(found[size, way]):.1f} to {max(found[size, way]):.1f}" for way in ways]
+        lines.append(f"| {size} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def timed(files: Mapping[str, Path], batch_size: int) -> dict[str, float]:
+    """Median milliseconds of a call of each, by turns, one thread."""
+    sample = torch.rand(32, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    rows = measure_latency(files, sample, batch_sizes=(batch_size,), calls=5000, seconds=2)
+    return {row.name: row.p50_ms for row in rows}
 
 
 def measure(job: Job, finished: Finished, size: str) -> Row:
