@@ -3,7 +3,8 @@
 python benchmarks/embeddings.py [--layers FOLDER] [--static FOLDER]
 
 Both folders are the `student` that `tutelage run wordnet_embeddings` and `wordnet_static` leave.
-Model2Vec distils the same teacher here, with its own defaults. Needs the extra `peers`, and
+Model2Vec distils the same teacher here, with its own defaults. It wants older tokenizers than
+others do: install `model2vec[distill]` and `tutelage[text]` into an environment of their own. Needs
 `scripts/get-data sentences all-minilm-l6-v2 movie_snippets`.
 """
 
@@ -114,7 +115,12 @@ def agreement(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
 def probe(train: Tensor, labels: Sequence[Any], test: Tensor, wanted: Sequence[Any]) -> float:
     """Share of test texts that logistic regression on the vectors puts right."""
     model = LogisticRegressionCV(
-        Cs=5, cv=3, l1_ratios=(0,), max_iter=1000, use_legacy_attributes=False
+        Cs=5,
+        cv=3,
+        l1_ratios=(0,),
+        scoring="accuracy",
+        max_iter=1000,
+        use_legacy_attributes=False,
     )
     found: float = model.fit(train.numpy(), labels).score(test.numpy(), wanted)
     return found
