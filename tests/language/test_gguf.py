@@ -1,7 +1,8 @@
 """A language model as GGUF, read back by transformers and, where it is there, run by llama.cpp."""
 
 import json
-import urllib.request
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tiny_language import (
 
 from tutelage.cli.exports import export_student
 from tutelage.config import build_job, read_recipe
-from tutelage.deploy.gguf import check_gguf, write_gguf
+from tutelage.deploy.gguf import PARTINGS, check_gguf, write_gguf
 from tutelage.deploy.text_targets import GgufText
 from tutelage.doctor import preflight
 from tutelage.errors import ConfigError, ExportError, ModelError, UnknownNameError
@@ -123,32 +124,81 @@ def test_the_tokenizer_goes_with_it(folder, words):
     assert back.eos_token == "<end>"
 
 
+# In a process of its own: a server that goes away can hang the one that it was in.
+ASK = """
+import json, os, sys, urllib.request
+import xllamacpp
+path, asked = json.load(sys.stdin)
+settings = xllamacpp.CommonParams()
+settings.model.path = path
+settings.n_ctx, settings.n_parallel, settings.cpuparams.n_threads = 64, 1, 1
+settings.warmup, settings.verbosity = False, -1
+server = xllamacpp.Server(settings)
+for what, content in asked:
+    kind = {"Content-Type": "application/json"}
+    place = f"{server.listening_address}/{what}"
+    request = urllib.request.Request(place, json.dumps(content).encode(), kind)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        print("answer:" + json.dumps(json.load(answer)), flush=True)
+os._exit(0)
+"""
+
+
+def llama_cpp(path, *asked: tuple[str, dict]) -> list[dict]:
+    """What llama.cpp's own server answers."""
+    pytest.importorskip("xllamacpp")
+    done = subprocess.run(
+        [sys.executable, "-c", ASK],
+        input=json.dumps([str(path), asked]),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("answer:")]
+    return [json.loads(line.removeprefix("answer:")) for line in lines]
+
+
 def test_llama_cpp_reads_and_writes_the_same_tokens(folder, words):
-    xllamacpp = pytest.importorskip("xllamacpp")
-    settings = xllamacpp.CommonParams()
-    settings.model.path = str(folder / "float16.gguf")
-    settings.n_ctx, settings.n_parallel, settings.cpuparams.n_threads = 64, 1, 1
-    settings.warmup, settings.verbosity = False, -1
-    server = xllamacpp.Server(settings)
-
-    def ask(path: str, **content: object) -> dict:
-        data, kind = json.dumps(content).encode(), {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{server.listening_address}/{path}", data, kind)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read())
-
     ids = words(TEXT)["input_ids"]
-    assert ask("tokenize", content=TEXT)["tokens"] == ids
-    said = ask("completion", prompt=ids, n_predict=8, temperature=0, return_tokens=True, n_probs=5)
+    settings = {"n_predict": 8, "temperature": 0, "return_tokens": True, "n_probs": 5}
+    cut, said = llama_cpp(
+        folder / "float16.gguf",
+        ("tokenize", {"content": TEXT}),
+        ("completion", {"prompt": ids, **settings}),
+    )
+    assert cut["tokens"] == ids
     model = of_folder(folder)
     with torch.no_grad():
         wanted = model.generate(
             torch.tensor([ids]), max_new_tokens=8, do_sample=False, pad_token_id=0
         )
         first = model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(dim=-1)
+    assert len(said["tokens"]) == 8
     assert said["tokens"] == wanted[0, len(ids) :].tolist()
     for one in said["completion_probabilities"][0]["top_logprobs"]:
         assert one["logprob"] == pytest.approx(float(first[one["id"]]), abs=0.02)
+
+
+@pytest.mark.parametrize("name", PARTINGS)
+def test_llama_cpp_parts_text_as_the_tokenizer_under_that_name(name, tmp_path):
+    text = "It's 12345 birds' NESTS, DON'T\n\n  two  spaces 3.14! the 1999-2024 \u00e9t\u00e9's"
+    plain = make_bpe(["12345 1999 2024 DON'T  two  spaces"] * 9 + sentences(30, seed=0))
+    facts = json.loads(plain.backend_tokenizer.to_str())
+    parts = [
+        part | ({"trim_offsets": True} if part["type"] == "ByteLevel" else {})
+        for part in PARTINGS[name]
+    ]
+    facts["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": parts}
+    facts["normalizer"] = {"type": "NFC"} if name == "qwen2" else None
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=type(plain.backend_tokenizer).from_str(json.dumps(facts)),
+        eos_token="<end>",
+    )
+    path = tmp_path / "model.gguf"
+    write_gguf(make_model(320, layers=1), tokenizer, path, "float16")
+    (cut,) = llama_cpp(path, ("tokenize", {"content": text}))
+    assert cut["tokens"] == tokenizer(text)["input_ids"]
 
 
 def test_a_run_writes_and_compares_and_a_later_export_adds(folder, write_recipe, capsys):
@@ -225,6 +275,11 @@ def test_a_weight_without_a_name_is_named_and_no_file_left(words, tmp_path):
     with pytest.raises(ExportError, match=r"no name for the weight 'model.layers.0.extra.weight'"):
         write_gguf(model, words, tmp_path / "model.gguf", "float16")
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_another_kind_are_refused(words, tmp_path):
+    with pytest.raises(UnknownNameError, match=r"Unknown weights 'q4_0'.*float16, q8_0"):
+        write_gguf(make_model(320), words, tmp_path / "model.gguf", "q4_0")
 
 
 def test_a_file_that_is_none_is_one_line(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from tutelage.errors import ExportError, require
+from tutelage.errors import ExportError, find, require
 from tutelage.files import write_whole
 from tutelage.models.causal import merged
 
@@ -26,6 +26,7 @@ ARCHITECTURES = {
     "qwen2": ("qwen2", False),
     "qwen3": ("qwen3", False),
 }
+FILE_TYPES = {"float16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0"}
 QWEN3_HEAD = 128
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 _DIGITS = {"type": "Digits", "individual_digits": True}
@@ -101,7 +102,9 @@ def write_gguf(model: nn.Module, tokenizer: Any, path: Path, weights: str) -> No
 
     Raises:
         ExportError: The model or the tokenizer cannot be expressed.
+        UnknownNameError: There are no such weights.
     """
+    find("weights", weights, FILE_TYPES)
     plain: Any = merged(model).cpu().float().eval()
     check_gguf(plain, tokenizer)
     words = _words(tokenizer, plain.get_input_embeddings().num_embeddings)
@@ -134,8 +137,7 @@ def _write(
 ) -> None:
     gguf = require("gguf", "text", PURPOSE)
     writer = gguf.GGUFWriter(place, ARCHITECTURES[config.model_type][0])
-    kind = gguf.LlamaFileType.MOSTLY_F16 if weights == "float16" else None
-    writer.add_file_type(kind or gguf.LlamaFileType.MOSTLY_Q8_0)
+    writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[weights]])
     _add_shape(writer, config)
     _add_words(writer, tokenizer, words)
     for name, values in tensors:
@@ -219,7 +221,8 @@ def _turned(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
 def _tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     facts: dict[str, Any] = {} if backend is None else json.loads(backend.to_str())
-    if facts.get("model", {}).get("type") != "BPE" or facts.get("normalizer") is not None:
+    is_plain = facts.get("normalizer") in (None, {"type": "NFC"})  # llama.cpp takes text as it is
+    if facts.get("model", {}).get("type") != "BPE" or not is_plain:
         raise ExportError(
             "GGUF: only tokenizers that join pairs of bytes (BPE, as of GPT-2, SmolLM, Qwen and "
             f"Llama 3) are written here. {OTHERWISE}"
