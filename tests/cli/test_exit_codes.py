@@ -143,9 +143,9 @@ def test_an_interrupt_is_130_and_says_where_it_stopped(capsys, monkeypatch):
 
     validate = _Loop._validate
 
-    def interrupted(loop):
+    def interrupted(loop, judged):
         os.kill(os.getpid(), signal.SIGINT)
-        return validate(loop)
+        return validate(loop, judged)
 
     with monkeypatch.context() as patch:
         patch.setattr(_Loop, "_validate", interrupted)
