@@ -133,10 +133,10 @@ def test_an_interrupt_in_the_last_validation_is_not_lost(make_job, tmp_path, mon
     job = make_job(tmp_path)
     validate = _Loop._validate
 
-    def interrupted(loop):
+    def interrupted(loop, judged):
         if loop.arm.name == "baseline" and loop.progress.epoch == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return validate(loop)
+        return validate(loop, judged)
 
     monkeypatch.setattr(_Loop, "_validate", interrupted)
     listener = Stages()
