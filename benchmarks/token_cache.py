@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from timing import machine
 
-from tutelage.data.corpus import find_folder, load_corpus
+from tutelage.data.corpus import load_corpus
 from tutelage.data.loading import Reader
 from tutelage.models.causal import make_causal
+from tutelage.places import place_or_name
 from tutelage.tasks import LanguageModeling
 from tutelage.teachers import CachedTeacher
 from tutelage.teachers.build import build_cache
@@ -56,11 +57,11 @@ def main() -> None:
     parser.add_argument("--text", default="english")
     chosen = parser.parse_args()
     corpus = load_corpus(
-        Path(find_folder(chosen.text)), chosen.model, block=BLOCK, train_tokens=chosen.tokens
+        Path(place_or_name(chosen.text)), chosen.model, block=BLOCK, train_tokens=chosen.tokens
     )
     task = LanguageModeling(corpus.num_words, BLOCK)
     reader = Reader(corpus.splits.train, num_classes=corpus.num_words)
-    teacher = Asked(make_causal(find_folder(chosen.model)), task, chunk=4)
+    teacher = Asked(make_causal(place_or_name(chosen.model)), task, chunk=4)
     ids = torch.arange(len(reader))
     begun = time.process_time()
     for part in ids.split(4):

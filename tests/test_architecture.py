@@ -239,3 +239,27 @@ def test_the_search_for_broken_links_finds_them(tmp_path, monkeypatch):
         "[e](gone.md) [f](there.md#gone)\n"
     )
     assert broken_links(tmp_path / "page.md") == ["gone.md", "there.md#gone"]
+
+
+BESIDE = sorted([*ROOT.glob("benchmarks/*.py"), *ROOT.glob("examples/*.py")])
+
+
+def is_there(module, name):
+    try:
+        return hasattr(importlib.import_module(module), name) or bool(
+            importlib.import_module(f"{module}.{name}")
+        )
+    except ModuleNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("path", BESIDE, ids=name_of)
+def test_benchmarks_and_examples_import_what_is_there(path):
+    """Nobody runs them every day: a name that moved would be missed when it is needed."""
+    imports = [
+        (node.module, alias.name)
+        for node in nodes(path)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tutelage")
+        for alias in node.names
+    ]
+    assert [pair for pair in imports if not is_there(*pair)] == []
