@@ -42,14 +42,14 @@ def export_run(folder: Path, *, target: str | None = None, way: str | None = Non
     """
     if target is not None:
         find("target", target, {**TEXT_TARGETS, **TARGETS})
-    if target is not None and target in TARGETS:
-        TARGETS[target].check()
-        if way is not None:
-            TARGETS[target].check_way(way)
     with locked(folder, "tutelage export"):
         run = reopen(folder)
         if run.job.tokenizer is not None:
             return _export_texts(run, target, way)
+        if target is not None:
+            find("target", target, TARGETS).check()
+            if way is not None:
+                TARGETS[target].check_way(way)
         return _export(run, target, way)
 
 

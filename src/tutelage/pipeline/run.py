@@ -104,8 +104,8 @@ def rebuild_cache(job: Job, listener: Listener = ignore) -> None:
 def _at_work(job: Job, what: str) -> Iterator[None]:
     """The job is checked, and then its folder is ours."""
     join()
-    _check_extras(job)
     first(lambda: preflight(job))
+    _check_extras(job)
     if job.budget is not None:
         check_budget(job, deliverable(job, job.new_student(0)))
     if not here().is_first:
