@@ -168,7 +168,7 @@ def _sections(text: str) -> dict[str, str]:
 
 def _settings(loss: type[Loss], text: str) -> tuple[Setting, ...]:
     meanings = _arguments(textwrap.dedent(text))
-    if "__init__" not in vars(loss):
+    if loss.__init__ is Loss.__init__:  # it has no constructor of its own
         return ()
     return tuple(
         Setting(

@@ -18,6 +18,7 @@ from tutelage.losses.features import (
     built,
     dry_features,
     layer_names,
+    layer_pairs,
     maps_of_one_size,
     over_counted,
     shrink,
@@ -69,9 +70,8 @@ class AttentionTransfer(Loss):
         super().__init__()
         if power < 1:
             raise ConfigError(f"attention_transfer: power must be 1 or more, got {power}.")
-        self.student_layers = layer_names(self.title, student_layers)
-        self.teacher_layers = layer_names(
-            self.title, teacher_layers or self.student_layers, self.student_layers
+        self.student_layers, self.teacher_layers = layer_pairs(
+            self.title, student_layers, teacher_layers
         )
         self.power = power
 
@@ -136,9 +136,8 @@ class NST(Loss):
     def __init__(self, student_layers: Layers, teacher_layers: Layers | None = None) -> None:
         """Keep the layers."""
         super().__init__()
-        self.student_layers = layer_names(self.title, student_layers)
-        self.teacher_layers = layer_names(
-            self.title, teacher_layers or self.student_layers, self.student_layers
+        self.student_layers, self.teacher_layers = layer_pairs(
+            self.title, student_layers, teacher_layers
         )
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
@@ -190,9 +189,8 @@ class FSP(Loss):
     def __init__(self, student_layers: Layers, teacher_layers: Layers | None = None) -> None:
         """Keep the layers."""
         super().__init__()
-        self.student_layers = layer_names(self.title, student_layers)
-        self.teacher_layers = layer_names(
-            self.title, teacher_layers or self.student_layers, self.student_layers
+        self.student_layers, self.teacher_layers = layer_pairs(
+            self.title, student_layers, teacher_layers
         )
         if len(self.student_layers) < 2:
             raise ConfigError("fsp: it goes from layer to layer, got one. Name two or more.")

@@ -38,6 +38,23 @@ def layer_names(title: str, layers: Layers, same_as: Sequence[str] = ()) -> tupl
     return names
 
 
+def layer_pairs(
+    title: str, ours: Layers, theirs: Layers | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Layers of the student, and those of the teacher that they go with.
+
+    Args:
+        title: The loss, for the message.
+        ours: Of the student: a name, or several.
+        theirs: Of the teacher, as many; None takes the student's names.
+
+    Raises:
+        ConfigError: There is none, or the two differ in number.
+    """
+    student = layer_names(title, ours)
+    return student, layer_names(title, theirs or student, student)
+
+
 def over_counted(
     loss: Loss,
     student: Outputs,

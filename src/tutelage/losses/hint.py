@@ -16,6 +16,7 @@ from tutelage.losses.features import (
     built,
     dry_features,
     layer_names,
+    layer_pairs,
     of_one_kind,
     over_counted,
     width_of,
@@ -128,9 +129,8 @@ class VID(Loss):
         super().__init__()
         if not VARIANCE_FLOOR < variance < math.inf:
             raise ConfigError(f"vid: variance must be above {VARIANCE_FLOOR}, got {variance}.")
-        self.student_layers = layer_names(self.title, student_layers)
-        self.teacher_layers = layer_names(
-            self.title, teacher_layers or self.student_layers, self.student_layers
+        self.student_layers, self.teacher_layers = layer_pairs(
+            self.title, student_layers, teacher_layers
         )
         self.variance = float(variance)
         self.adapters: nn.ModuleList | None = None
@@ -213,9 +213,8 @@ class ActivationBoundaries(Loss):
         super().__init__()
         if not 0 < margin < math.inf:
             raise ConfigError(f"activation_boundaries: margin must be above 0, got {margin}.")
-        self.student_layers = layer_names(self.title, student_layers)
-        self.teacher_layers = layer_names(
-            self.title, teacher_layers or self.student_layers, self.student_layers
+        self.student_layers, self.teacher_layers = layer_pairs(
+            self.title, student_layers, teacher_layers
         )
         self.margin = float(margin)
         self.adapters: nn.ModuleList | None = None

@@ -15,7 +15,7 @@ from tutelage.losses.features import (
     as_map,
     built,
     dry_features,
-    layer_names,
+    layer_pairs,
     over_counted,
     shrink,
 )
@@ -105,9 +105,8 @@ class ReviewKD(Loss):
     ) -> None:
         """Keep the settings."""
         super().__init__()
-        self.student_layers = layer_names(self.title, student_layers)
-        self.teacher_layers = layer_names(
-            self.title, teacher_layers or self.student_layers, self.student_layers
+        self.student_layers, self.teacher_layers = layer_pairs(
+            self.title, student_layers, teacher_layers
         )
         if len(self.student_layers) < 2:
             raise ConfigError("review_kd: it reviews earlier layers, got one. Name two or more.")

@@ -1,5 +1,6 @@
 """Losses that compare a transformer's hidden states token by token."""
 
+from abc import abstractmethod
 from typing import final
 
 import torch
@@ -8,14 +9,48 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tutelage.losses.adapters import Adapter
-from tutelage.losses.features import Features, Layers, dry_features, layer_names
+from tutelage.losses.features import Features, Layers, dry_features, layer_pairs
 from tutelage.losses.tokens import check_tokens, over_tokens
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
 
 
+class TokenLoss(Loss):
+    """A distance of hidden states, token by token, behind a projection where widths differ.
+
+    Args:
+        student_layers: One layer or several; each gives tokens (batch, tokens, width).
+        teacher_layers: As many; None takes the student's names.
+    """
+
+    needs = frozenset({Signal.FEATURES})
+
+    def __init__(self, student_layers: Layers, teacher_layers: Layers | None = None) -> None:
+        """Keep the layers."""
+        super().__init__()
+        self.student_layers, self.teacher_layers = layer_pairs(
+            self.title, student_layers, teacher_layers
+        )
+        self.adapters = nn.ModuleList()
+
+    def build(self, dry: DryRun) -> None:
+        """Make a projection for each pair of layers whose widths differ."""
+        self.adapters = projections(self, dry)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+        """The mean over each text's tokens, then over texts."""
+        return over_tokens(self, student, teacher, batch, self._by_projected)
+
+    @abstractmethod
+    def by_token(self, student: Features, teacher: Features) -> Float[Tensor, "rows length"]:
+        """The distance of each token, summed over layers, of features of equal widths."""
+
+    def _by_projected(self, student: Features, teacher: Features, _: Tensor) -> Tensor:
+        return self.by_token(projected(self.adapters, student), teacher)
+
+
 @final
-class TinyBERTHidden(Loss):
+class TinyBERTHidden(TokenLoss):
     """Hidden states of the student's layers shall equal those of chosen layers of the teacher.
 
     The widest transfer between transformers; best where the student starts from the teacher's own
@@ -37,32 +72,15 @@ class TinyBERTHidden(Loss):
         of its own for each layer, and only where widths differ; the authors' code has one for all.
     """
 
-    needs = frozenset({Signal.FEATURES})
     title = "tinybert_hidden"
 
-    def __init__(self, student_layers: Layers, teacher_layers: Layers | None = None) -> None:
-        """Keep the layers."""
-        super().__init__()
-        self.student_layers = layer_names(self.title, student_layers)
-        self.teacher_layers = layer_names(
-            self.title, teacher_layers or self.student_layers, self.student_layers
-        )
-        self.adapters = nn.ModuleList()
-
-    def build(self, dry: DryRun) -> None:
-        """Make a projection for each pair of layers whose widths differ."""
-        self.adapters = projections(self, dry)
-
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+    def by_token(self, student: Features, teacher: Features) -> Float[Tensor, "rows length"]:
         """The sum of the layers' mean squared differences."""
-        return over_tokens(self, student, teacher, batch, self._by_token)
-
-    def _by_token(self, student: Features, teacher: Features, _: Tensor) -> Tensor:
-        return squared_distances(projected(self.adapters, student), teacher)
+        return squared_distances(student, teacher)
 
 
 @final
-class TinyBERTEmbedding(Loss):
+class TinyBERTEmbedding(TokenLoss):
     """What the student's embedding layer gives shall equal what the teacher's gives.
 
     For a student with token vectors of its own, fresh or narrower; one that keeps the teacher's
@@ -82,34 +100,23 @@ class TinyBERTEmbedding(Loss):
         As `tinybert_hidden`.
     """
 
-    needs = frozenset({Signal.FEATURES})
     title = "tinybert_embedding"
 
     def __init__(
         self, student_layer: str = "bert.embeddings", teacher_layer: str | None = None
     ) -> None:
         """Keep the layers."""
-        super().__init__()
+        super().__init__(student_layer, teacher_layer)
         self.student_layer = student_layer
         self.teacher_layer = teacher_layer or student_layer
-        self.student_layers = layer_names(self.title, self.student_layer)
-        self.teacher_layers = layer_names(self.title, self.teacher_layer)
-        self.adapters = nn.ModuleList()
 
-    def build(self, dry: DryRun) -> None:
-        """Make a projection if the widths differ."""
-        self.adapters = projections(self, dry)
-
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+    def by_token(self, student: Features, teacher: Features) -> Float[Tensor, "rows length"]:
         """The mean squared difference."""
-        return over_tokens(self, student, teacher, batch, self._by_token)
-
-    def _by_token(self, student: Features, teacher: Features, _: Tensor) -> Tensor:
-        return squared_distances(projected(self.adapters, student), teacher)
+        return squared_distances(student, teacher)
 
 
 @final
-class DistilBERTCosine(Loss):
+class DistilBERTCosine(TokenLoss):
     """Hidden states of the student shall point where the teacher's point, however long they are.
 
     Gentler than `tinybert_hidden`: lengths stay free.
@@ -129,28 +136,11 @@ class DistilBERTCosine(Loss):
         projection where widths differ.
     """
 
-    needs = frozenset({Signal.FEATURES})
     title = "distilbert_cosine"
 
-    def __init__(self, student_layers: Layers, teacher_layers: Layers | None = None) -> None:
-        """Keep the layers."""
-        super().__init__()
-        self.student_layers = layer_names(self.title, student_layers)
-        self.teacher_layers = layer_names(
-            self.title, teacher_layers or self.student_layers, self.student_layers
-        )
-        self.adapters = nn.ModuleList()
-
-    def build(self, dry: DryRun) -> None:
-        """Make a projection for each pair of layers whose widths differ."""
-        self.adapters = projections(self, dry)
-
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The sum of the layers' means of 1 minus the cosine, each 0 to 2."""
-        return over_tokens(self, student, teacher, batch, self._by_token)
-
-    def _by_token(self, student: Features, teacher: Features, _: Tensor) -> Tensor:
-        pairs = zip(projected(self.adapters, student), teacher, strict=True)
+    def by_token(self, student: Features, teacher: Features) -> Float[Tensor, "rows length"]:
+        """The sum over layers of 1 minus the cosine, each 0 to 2."""
+        pairs = zip(student, teacher, strict=True)
         return torch.stack([1 - F.cosine_similarity(s, t, dim=-1) for s, t in pairs]).sum(dim=0)
 
 
