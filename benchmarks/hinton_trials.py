@@ -41,6 +41,7 @@ TEACHER = replace(SETTINGS, epochs=80, max_norm=15**0.5)
 TEACHERS: dict[str, TrainSettings] = {
     "adam": TEACHER,
     "sgd": replace(TEACHER, optimizer=SGD),
+    "adam, 300 epochs": replace(TEACHER, epochs=300),
 }
 
 
@@ -145,8 +146,8 @@ def teacher(lab: Lab, name: str, seed: int = 0) -> Trained:
 def source(lab: Lab, trial: Trial) -> Teacher:
     """What a student learns from: one teacher's cache, or both teachers together, live."""
     if trial.teacher != "both":
-        own = replace(lab, out=lab.out / f"teacher-{trial.teacher}")
-        return own.cached(teacher(lab, trial.teacher), JITTER, "float16", chunk=BATCH)
+        trained, folder = teacher(lab, trial.teacher), f"teacher-{trial.teacher}/cache"
+        return lab.cached(trained, JITTER, "float16", chunk=BATCH, folder=folder)
     together = Ensemble([teacher(lab, name).last for name in TEACHERS])
     return ModuleTeacher(together, lab.task, chunk=BATCH)
 

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tutelage.data.views import CropFlip, Identity, SeededViews, Shift
+    from tutelage.data.views import CropFlip, Elastic, Identity, SeededViews, Shift
     from tutelage.engine import (
         Distiller,
         OptimizerSettings,
@@ -91,7 +91,7 @@ __version__ = "0.1.0"
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 _HOMES = {
-    "tutelage.data.views": ("CropFlip", "Identity", "SeededViews", "Shift"),
+    "tutelage.data.views": ("CropFlip", "Elastic", "Identity", "SeededViews", "Shift"),
     "tutelage.engine": (
         "Distiller",
         "OptimizerSettings",
@@ -204,6 +204,7 @@ __all__ = [
     "DistilBERTCosine",
     "Distilled",
     "Distiller",
+    "Elastic",
     "Embedding",
     "EmbeddingCosine",
     "EmbeddingMSE",

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from tutelage.bench import hinton
-from tutelage.bench.lab import Lab, OneView, TeacherOfPart, count_errors
+from tutelage.bench.lab import Kept, Lab, OneView, TeacherOfPart, count_errors
 from tutelage.bench.records import Measured, Reproduction, Row, as_markdown
 from tutelage.data.sources import Splits, TensorSource
-from tutelage.data.views import Shift
+from tutelage.data.views import Elastic, Shift
 from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import StageDone
 from tutelage.errors import UnknownNameError
@@ -50,6 +50,7 @@ def small(monkeypatch, pictures):
     monkeypatch.setattr(hinton, "WIDE_TEMPERATURES", (1.0,))
     monkeypatch.setattr(hinton, "NARROW_TEMPERATURES", (4.0,))
     monkeypatch.setattr(hinton, "SMALL_WIDTHS", (8, 16))
+    monkeypatch.setattr(hinton, "ELASTIC", Elastic(4))
 
 
 def test_every_row_is_measured_and_a_second_call_trains_nothing(small, tmp_path):
@@ -157,3 +158,22 @@ def test_a_row_without_a_number_of_the_paper_shows_a_dash():
     row = Row("beyond", "test errors", "", Measured([1.0, 1.0]))
     page = as_markdown(Reproduction("t", "s", "c", "0", rows=[row]))
     assert "| beyond | – | 1.0 ± 0.0 | test errors |  |" in page
+
+
+def test_kept_views_are_the_policy_s_and_made_once(monkeypatch):
+    policy, made = Elastic(5), []
+    apply = Elastic.apply
+
+    def counted(self, inputs, sample_ids, view_ids):
+        made.append(len(inputs))
+        return apply(self, inputs, sample_ids, view_ids)
+
+    monkeypatch.setattr(Elastic, "apply", counted)
+    images = torch.randint(0, 256, (6, 1, 9, 9), dtype=torch.uint8)
+    kept = Kept(policy, len(images))
+    for ids, views in (([0, 3, 5], [4, 0, 0]), ([3, 3, 0], [0, 1, 4]), ([5, 3], [0, 1])):
+        samples, numbers = torch.tensor(ids), torch.tensor(views)
+        expected = apply(policy, images[samples], samples, numbers)
+        assert torch.equal(kept.apply(images[samples], samples, numbers), expected)
+    assert made == [3, 1]
+    assert kept.fingerprint == policy.fingerprint

@@ -8,6 +8,7 @@ from torchvision.transforms import v2
 from tutelage.data.views import (
     VIEWS,
     CropFlip,
+    Elastic,
     Identity,
     SeededViews,
     Shift,
@@ -35,6 +36,7 @@ POLICIES = {
     "shift by 2": (Shift, 25),
     "crop and flip by 1": (lambda: CropFlip(1), 18),
     "crop and flip": (CropFlip, 162),
+    "elastic": (lambda: Elastic(8), 8),
     "seeded": (lambda: SeededViews(_noise, num_views=7, version="noise"), 7),
     "standard": (lambda: standard_pipeline(SIZE, num_views=6), 6),
 }
@@ -121,6 +123,67 @@ def test_crops_come_plain_and_flipped(images):
     assert torch.equal(views[0::2], plain)
 
 
+def _elastic(**limits):
+    return Elastic(50, **(dict.fromkeys(["degrees", "stretch", "pixels", "bend"], 0.0) | limits))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_elastic_views_without_any_change_are_the_images(dtype, images):
+    views = _all_views(_elastic(), images[:1].to(dtype))
+    assert views.dtype == dtype
+    expected = images[:1].to(dtype).expand_as(views)
+    torch.testing.assert_close(views, expected, rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("limit", [{"pixels": 2.0}, {"bend": 2.0}])
+def test_elastic_views_move_no_place_farther_than_they_may(limit):
+    size = 28
+    places = torch.meshgrid(2 * [torch.arange(float(size))], indexing="ij")
+    image = torch.stack(places)[None]
+    moved = (_all_views(_elastic(**limit), image) - image).abs()
+    assert 1.8 < moved.max() <= 2.001
+
+
+def test_elastic_views_turn_about_the_middle():
+    size = 28
+    image = torch.zeros(1, 1, size, size)
+    image[:, :, 13:15, 20] = 1.0  # six and a half right of the middle
+    views = _all_views(_elastic(degrees=30.0), image)[:, 0]
+    place = torch.arange(size) - 13.5
+    down = (views * place[:, None]).sum(dim=(1, 2)) / views.sum(dim=(1, 2))
+    right = (views * place).sum(dim=(1, 2)) / views.sum(dim=(1, 2))
+    assert torch.allclose((down**2 + right**2).sqrt(), torch.tensor(6.5), atol=0.2)
+    degrees = torch.atan2(down, right).rad2deg()
+    assert degrees.min() < -25
+    assert degrees.max() > 25
+    assert degrees.abs().max() <= 31
+
+
+def test_elastic_views_stretch_along_both_axes():
+    size = 28
+    image = torch.zeros(1, 1, size, size)
+    image[:, :, 9:19, 9:19] = 1.0
+    views = _all_views(_elastic(stretch=0.4), image)[:, 0]
+    high, wide = views[:, :, 13].sum(dim=1), views[:, 13].sum(dim=1)
+    for side in (high, wide):
+        assert 10 / 1.4 - 0.2 <= side.min() < 8
+        assert 13 < side.max() <= 10 / 0.6 + 0.2
+    assert (high - wide).abs().max() > 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ({"degrees": -1.0}, "degrees must be 0 or more, got -1"),
+        ({"stretch": 1.0}, r"stretch must be 0 or more and below 1, got 1\.0"),
+        ({"bend": float("nan")}, "bend must be 0 or more, got nan"),
+    ],
+)
+def test_elastic_views_out_of_bounds_are_refused(limit, message):
+    with pytest.raises(ConfigError, match=message):
+        _elastic(**limit)
+
+
 def test_seeded_views_replay_and_another_seed_draws_others(images):
     first, second = (SeededViews(_noise, 3, seed=seed, version="noise") for seed in (0, 1))
     assert not torch.equal(_view(first, images, 2, 1), _view(second, images, 2, 1))
@@ -161,6 +224,8 @@ def test_shifting_what_is_no_image_is_refused():
     ids = torch.arange(2)
     with pytest.raises(ShapeError, match=r"needs images .* shape \(2, 7\)"):
         Shift(1).apply(torch.zeros(2, 7), ids, ids)
+    with pytest.raises(ShapeError, match="elastic views need images"):
+        Elastic(2).apply(torch.zeros(2, 7), ids, ids)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +233,7 @@ def test_shifting_what_is_no_image_is_refused():
     [
         (lambda: Shift(0), "pixels"),
         (lambda: CropFlip(0), "padding"),
+        (lambda: Elastic(0), "num_views"),
         (lambda: SeededViews(_noise, 0, version="n"), "num_views"),
     ],
 )
@@ -178,8 +244,8 @@ def test_a_policy_without_views_is_refused(make, name):
 
 def test_every_named_policy_is_tested():
     made = {type(make()).__name__ for make, _ in POLICIES.values()}
-    assert {"Identity", "Shift", "CropFlip", "SeededViews"} == made
-    assert set(VIEWS) == {"identity", "shift", "crop_flip", "standard"}
+    assert {"Identity", "Shift", "CropFlip", "Elastic", "SeededViews"} == made
+    assert set(VIEWS) == {"identity", "shift", "crop_flip", "elastic", "standard"}
 
 
 def test_chosen_views_are_even_and_change_with_epoch_and_seed():

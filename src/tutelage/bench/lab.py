@@ -58,6 +58,40 @@ class OneView(ViewPolicy):
         return torch.full_like(sample_ids, self.view_id)
 
 
+class Kept(ViewPolicy):
+    """The views of another policy, each made once and then kept in memory.
+
+    Args:
+        policy: Of images of whole numbers.
+        num_samples: Numbers of samples are below this.
+    """
+
+    def __init__(self, policy: ViewPolicy, num_samples: int) -> None:
+        """Keep nothing yet."""
+        self.policy = policy
+        self.num_views = policy.num_views
+        self.fingerprint = policy.fingerprint
+        self.is_kept = torch.zeros(policy.num_views * num_samples, dtype=torch.bool)
+        self.views: Tensor | None = None
+
+    def apply(
+        self,
+        inputs: Shaped[Tensor, "batch ..."],
+        sample_ids: Int[Tensor, " batch"],
+        view_ids: Int[Tensor, " batch"],
+    ) -> Shaped[Tensor, "batch ..."]:
+        """The policy's view of each sample."""
+        if self.views is None:  # the system gives memory to rows that are written
+            self.views = torch.empty(len(self.is_kept), *inputs.shape[1:], dtype=inputs.dtype)
+        rows = sample_ids * self.num_views + view_ids
+        new = (~self.is_kept[rows]).nonzero().squeeze(1)
+        if len(new):
+            made = self.policy.apply(inputs[new], sample_ids[new], view_ids[new])
+            self.views[rows[new]] = made
+            self.is_kept[rows[new]] = True
+        return self.views[rows]
+
+
 class TeacherOfPart:
     """A teacher of a whole data set, asked about a part that is numbered anew.
 
@@ -166,11 +200,19 @@ class Lab:
             teacher.selected, self.task, chunk=chunk, device=self.device, layers=layers
         )
 
-    def cached(self, teacher: Trained, views: ViewPolicy, codec: str, *, chunk: int) -> Teacher:
-        """A trained teacher with its outputs for every view on disk."""
+    def cached(
+        self,
+        teacher: Trained,
+        views: ViewPolicy,
+        codec: str,
+        *,
+        chunk: int,
+        folder: str = "cache",
+    ) -> Teacher:
+        """A trained teacher with its outputs for every view on disk, in a folder of its own."""
         live = self.live(teacher, chunk=chunk)
         reader = self.reader(self.splits.train, views)
-        return open_or_build(self.out / "cache", live, reader, codec, self.listener)
+        return open_or_build(self.out / folder, live, reader, codec, self.listener)
 
     def test_logits(self, model: nn.Module) -> Float[Tensor, "n classes"]:
         """A network's logits of the test data."""

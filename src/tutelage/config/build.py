@@ -242,13 +242,14 @@ def data_facts(splits: Splits) -> dict[str, Any]:
 
 def _maker(network: Network, folder: Path, facts: Mapping[str, Any]) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        return make_model(
+        made = make_model(
             located(network.model),
             network.settings,
             weights=network.weights,
             folder=folder,
             **facts,
         )
+        return made.to(memory_format=torch.channels_last) if network.channels_last else made
 
     return make
 

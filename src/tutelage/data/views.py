@@ -1,5 +1,6 @@
 """Views: versions of a sample that can be named and replayed, so that teachers can be cached."""
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from tutelage.files import fingerprint
 _MIX_STEP = -0x61C8864680B583EB
 _MIX_FIRST = -0x40A7B892E31B1A47
 _MIX_SECOND = -0x6B2FB644ECCEEE15
+_NODES = 6  # along each axis of the grid that bends; between them the bending is smooth
 
 
 def mix(*numbers: Int[Tensor, "*shape"] | int) -> Int[Tensor, "*shape"]:
@@ -129,6 +131,75 @@ class CropFlip(ViewPolicy):
 
 
 @final
+class Elastic(ViewPolicy):
+    """Images turned, stretched, moved and bent a little: for handwriting and other drawings.
+
+    What comes in from outside repeats the edge. All views of a batch are made at once, so that they
+    cost little beside a training.
+
+    Args:
+        num_views: Draws per sample.
+        degrees: Furthest turn.
+        stretch: Largest share by which an axis grows or shrinks, 0 to below 1.
+        pixels: Furthest move along each axis.
+        bend: Furthest that a place is moved for itself, in pixels; neighbouring places go together.
+        seed: Of the draws.
+
+    Source:
+        Simard, Steinkraus & Platt 2003, "Best practices for convolutional neural networks applied
+        to visual document analysis".
+    """
+
+    def __init__(
+        self,
+        num_views: int,
+        degrees: float = 10.0,
+        stretch: float = 0.1,
+        pixels: float = 2.0,
+        bend: float = 1.5,
+        seed: int = 0,
+    ) -> None:
+        """Keep the limits."""
+        self.num_views = _at_least_one("num_views", num_views)
+        limits = {"degrees": degrees, "stretch": stretch, "pixels": pixels, "bend": bend}
+        for name, value in limits.items():
+            if not 0 <= value < (1 if name == "stretch" else math.inf):
+                end = " and below 1" if name == "stretch" else ""
+                raise ConfigError(f"views: {name} must be 0 or more{end}, got {value!r}.")
+        self.limits = torch.tensor([math.radians(degrees), stretch, stretch, pixels, pixels])
+        self.bend = bend
+        self.seed = seed
+        told = ",".join(f"{value:g}" for value in limits.values())
+        self.fingerprint = f"elastic({num_views},{told},{seed})"
+
+    def apply(
+        self,
+        inputs: Shaped[Tensor, "batch ..."],
+        sample_ids: Int[Tensor, " batch"],
+        view_ids: Int[Tensor, " batch"],
+    ) -> Shaped[Tensor, "batch ..."]:
+        """Images looked up at moved places, between pixels linearly; whole numbers stay whole."""
+        _check_images(inputs, "elastic views need")
+        count, _, height, width = inputs.shape
+        number = torch.arange(len(self.limits) + 2 * _NODES**2)
+        named = torch.broadcast_tensors(sample_ids[:, None], view_ids[:, None], number)
+        drawn = mix(*named, self.seed)
+        even = (drawn / 2.0**62 - 1).float()  # from -1 to 1
+        shape, nodes = even.tensor_split([len(self.limits)], dim=1)
+        turn, wide, high, right, down = (self.limits * shape).T[..., None, None]
+        coarse = self.bend * nodes.view(count, 2, _NODES, _NODES)
+        bent = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
+        bent = bent.clamp(-self.bend, self.bend)  # the curves overshoot their nodes
+        y = (torch.arange(height) - (height - 1) / 2)[None, :, None]
+        x = (torch.arange(width) - (width - 1) / 2)[None, None, :]
+        across = (1 + wide) * (turn.cos() * x - turn.sin() * y) + right + bent[:, 0]
+        along = (1 + high) * (turn.sin() * x + turn.cos() * y) + down + bent[:, 1]
+        places = torch.stack([2 * across / width, 2 * along / height], dim=-1).to(inputs.device)
+        moved = F.grid_sample(inputs.float(), places, padding_mode="border", align_corners=False)
+        return (moved if inputs.is_floating_point() else moved.round()).to(inputs.dtype)
+
+
+@final
 class SeededViews(ViewPolicy):
     """A fixed number of draws from any random pipeline, each with a seed of its own.
 
@@ -200,11 +271,7 @@ def _at_least_one(name: str, value: int) -> int:
 
 def _window(inputs: Tensor, pixels: int, offsets: Tensor) -> Tensor:
     """Windows of padded images; offset numbers run along rows first."""
-    if inputs.ndim != 4:
-        raise ShapeError(
-            f"views: shifting needs images (batch, channels, height, width), got inputs of shape "
-            f"{tuple(inputs.shape)}. Use identity views for data that is no image."
-        )
+    _check_images(inputs, "shifting needs")
     count, channels, height, width = inputs.shape
     padded = F.pad(inputs, (pixels, pixels, pixels, pixels)).contiguous()
     of_image, of_channel, of_row, _ = padded.stride()
@@ -213,6 +280,14 @@ def _window(inputs: Tensor, pixels: int, offsets: Tensor) -> Tensor:
     last = padded.numel() - (channels - 1) * of_channel - (height - 1) * of_row - width
     windows = padded.as_strided((last + 1, *size), (1, of_channel, of_row, 1))  # at every element
     return windows.index_select(dim=0, index=starts.to(inputs.device))
+
+
+def _check_images(inputs: Tensor, what: str) -> None:
+    if inputs.ndim != 4:
+        raise ShapeError(
+            f"views: {what} images (batch, channels, height, width), got inputs of shape "
+            f"{tuple(inputs.shape)}. Use identity views for data that is no image."
+        )
 
 
 def standard_pipeline(
@@ -242,5 +317,6 @@ VIEWS: Mapping[str, Callable[..., Any]] = {
     "identity": Identity,
     "shift": Shift,
     "crop_flip": CropFlip,
+    "elastic": Elastic,
     "standard": standard_pipeline,
 }

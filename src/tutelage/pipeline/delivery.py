@@ -79,7 +79,7 @@ def deliverable(job: Job, model: nn.Module) -> nn.Module:
     if not isinstance(typical(job), Tensor):
         return TextNetwork(model).cpu().eval()
     whole = model if mean is None or std is None else PixelNetwork(model, mean, std)
-    return whole.cpu().eval()
+    return whole.cpu().to(memory_format=torch.contiguous_format).eval()
 
 
 def pick_student(arms: Sequence[Trained], metric: Metric) -> Trained:

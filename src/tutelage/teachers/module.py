@@ -184,11 +184,13 @@ class _Root(nn.Module):
 
 
 def state_fingerprint(model: nn.Module) -> str:
-    """A fingerprint of a network's class, weights and buffers."""
+    """A fingerprint of a network's class, weights and buffers, and how they lie in memory."""
     digest = hashlib.sha256(repr(model).encode())
     for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor_bytes(piece(value)))
+        own = piece(value)
+        is_plain = own.ndim != 4 or own.is_contiguous()
+        digest.update((name if is_plain else f"{name}, channels last").encode())
+        digest.update(tensor_bytes(own))
     return digest.hexdigest()[:16]
 
 
