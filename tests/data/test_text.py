@@ -4,8 +4,9 @@ import pytest
 import torch
 from texts import save_tokenizer, snippets, write_csv
 
+from tutelage.data.cutting import load_tokenizer
 from tutelage.data.loading import Reader
-from tutelage.data.text import load_text, load_tokenizer
+from tutelage.data.text import load_text
 from tutelage.data.tokens import TokenSource
 from tutelage.data.words import load_words
 from tutelage.errors import DataError, ModelError, UnknownNameError

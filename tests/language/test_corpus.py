@@ -8,11 +8,10 @@ from tutelage.data.corpus import (
     BlockSource,
     PaddedSource,
     load_corpus,
-    load_tokenizer,
     read_documents,
     tokenizer_fingerprint,
 )
-from tutelage.errors import ConfigError, DataError, TutelageError
+from tutelage.errors import ConfigError, DataError, ModelError, TutelageError
 from tutelage.tasks import LanguageModeling
 from tutelage.types import UNLABELLED, Batch
 
@@ -174,9 +173,9 @@ def test_more_tokens_than_there_are_is_refused(corpus_path, teacher_path):
         load_corpus(corpus_path, str(teacher_path), block=8, test_tokens=99999)
 
 
-def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(ConfigError, match="there is no tokenizer"):
-        load_tokenizer(str(tmp_path))
+def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path, corpus_path):
+    with pytest.raises(ModelError, match=r"data\.tokenizer: .* cannot be loaded"):
+        load_corpus(corpus_path, str(tmp_path), block=8)
 
 
 def test_a_tokenizer_without_an_end_sign_is_refused(tmp_path, corpus_path):

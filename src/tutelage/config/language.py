@@ -9,9 +9,9 @@ from tutelage.config.schema import CorpusData, Export, Network, Recipe
 from tutelage.data.corpus import (
     Corpus,
     load_corpus,
-    load_tokenizer,
     tokenizer_fingerprint,
 )
+from tutelage.data.cutting import load_tokenizer
 from tutelage.data.pairs import load_pairs
 from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine.writing import WritingSettings

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tutelage.data.cutting import load_tokenizer
 from tutelage.data.sources import Samples, Splits
 from tutelage.data.tables import Table, read_table
 from tutelage.data.text import read_parts
-from tutelage.errors import ConfigError, DataError, require
-from tutelage.places import place_or_name
+from tutelage.errors import ConfigError, DataError
 from tutelage.types import UNLABELLED, tensor_bytes
 
 LINES = (".jsonl", ".ndjson")
@@ -226,23 +226,6 @@ def _tokens(tokenizer: Any, documents: Iterable[str]) -> Iterator[list[int]]:
         )
     for document in documents:
         yield [*tokenizer(document, add_special_tokens=False)["input_ids"], end]
-
-
-def load_tokenizer(name: str) -> Any:
-    """A tokenizer from a folder, from the user's cache, or from the hub.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    transformers = require("transformers", "text", "Text for language models")
-    try:
-        return transformers.AutoTokenizer.from_pretrained(place_or_name(name))
-    except Exception as error:  # what lies in the folder is the user's own
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"data: there is no tokenizer {name!r} ({reason}). Give the folder of a Hugging Face "
-            "model, such as the teacher's."
-        ) from error
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

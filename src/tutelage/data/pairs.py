@@ -14,10 +14,10 @@ from torch import Tensor
 
 from tutelage.data.corpus import (
     Corpus,
-    load_tokenizer,
     read_documents,
     tokenizer_fingerprint,
 )
+from tutelage.data.cutting import load_tokenizer
 from tutelage.data.sources import Samples, Splits
 from tutelage.errors import ConfigError, DataError
 from tutelage.types import UNLABELLED
