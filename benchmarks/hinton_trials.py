@@ -12,15 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Int, Shaped
-from torch import Tensor, nn
+from torch import nn
 
 from tutelage.bench.hinton import BATCH, JITTER, PLAIN, _Study
 from tutelage.bench.lab import Lab, count_errors
 from tutelage.bench.records import Measured
 from tutelage.data.builtin import load_mnist
-from tutelage.data.views import ViewPolicy, mix
+from tutelage.data.views import ViewPolicy
 from tutelage.engine import OptimizerSettings, ScheduleSettings, TrainSettings
 from tutelage.losses import DIST, KD, CrossEntropy
 from tutelage.models.nets import mlp
@@ -45,40 +43,6 @@ TEACHERS: dict[str, TrainSettings] = {
 }
 
 
-class Turned(ViewPolicy):
-    """Pictures turned, stretched along each axis and moved, each view by numbers of its own.
-
-    Args:
-        degrees: Furthest turn.
-        stretch: Largest share by which an axis grows or shrinks.
-        pixels: Furthest move along each axis.
-    """
-
-    def __init__(self, degrees: float, stretch: float, pixels: float) -> None:
-        """Keep the limits."""
-        self.limits = torch.tensor([degrees * torch.pi / 180, stretch, stretch, pixels, pixels])
-        self.num_views = 1000
-        self.fingerprint = f"turned({degrees},{stretch},{pixels})"
-
-    def apply(
-        self,
-        inputs: Shaped[Tensor, "batch ..."],
-        sample_ids: Int[Tensor, " batch"],
-        view_ids: Int[Tensor, " batch"],
-    ) -> Shaped[Tensor, "batch ..."]:
-        """Bytes in, bytes out."""
-        even = torch.stack([mix(sample_ids, view_ids, n) for n in range(5)]) / 2.0**62 - 1
-        turn, wide, high, right, down = self.limits[:, None] * even
-        cos, sin = turn.cos(), turn.sin()
-        half = inputs.shape[-1] / 2
-        rows = [cos * (1 + wide), -sin * (1 + high), right / half]
-        rows += [sin * (1 + wide), cos * (1 + high), down / half]
-        theta = torch.stack(rows, dim=1).view(-1, 2, 3).float()
-        grid = F.affine_grid(theta, list(inputs.shape), align_corners=False)
-        moved = F.grid_sample(inputs.float(), grid, align_corners=False)
-        return moved.round().to(inputs.dtype)
-
-
 def mixed(temperature: float, task_weight: float = 0.1, square: float = 1.0) -> Objective:
     """The table's objective: the soft term has what the labels leave."""
     soft = (1 - task_weight) * square
@@ -95,6 +59,7 @@ class Trial:
         teacher: One of the teachers.
         views: What it sees.
         hidden: Its layers.
+        start: Times the usual weights at the start.
         without: A digit that it is not shown; its bias is then moved as in the table's rows.
     """
 
@@ -103,6 +68,7 @@ class Trial:
     teacher: str = "adam"
     views: ViewPolicy = PLAIN
     hidden: tuple[int, ...] = (800, 800)
+    start: float = 1.0
     without: int | None = None
 
 
@@ -110,6 +76,14 @@ STUDENTS = {
     "T=20": Trial(mixed(20)),
     "T=20, from the sgd teacher": Trial(mixed(20), teacher="sgd"),
     "T=20, from both teachers": Trial(mixed(20), teacher="both"),
+    "T=20, from the adam teacher of 300 epochs": Trial(mixed(20), teacher="adam, 300 epochs"),
+    "T=20, from the CNN": Trial(mixed(20), teacher="cnn"),
+    "T=20, a tenth of the weights, SGD, 100 epochs": Trial(
+        mixed(20), replace(SETTINGS, optimizer=SGD, epochs=100), start=0.1
+    ),
+    "T=20, ten times the rate, 100 epochs": Trial(
+        mixed(20), replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1e-2), epochs=100)
+    ),
     "T=20, soft targets alone": Trial(mixed(20, 0.0)),
     "T=20, task weight 0.5": Trial(mixed(20, 0.5)),
     "T=20, without T squared": Trial(mixed(20, square=1 / 400)),
@@ -126,21 +100,27 @@ STUDENTS = {
     "T=4, all 25 views, both teachers, 100 epochs": Trial(
         mixed(4), replace(SETTINGS, epochs=100), teacher="both", views=JITTER
     ),
-    "T=4, turned, both teachers, 60 epochs": Trial(
-        mixed(4), replace(SETTINGS, epochs=60), teacher="both", views=Turned(10, 0.1, 2)
-    ),
-    "T=4, turned, both teachers, 150 epochs": Trial(
-        mixed(4), replace(SETTINGS, epochs=150), teacher="both", views=Turned(10, 0.1, 2)
-    ),
 }
 
 
 def teacher(lab: Lab, name: str, seed: int = 0) -> Trained:
     """One of the teachers."""
+    if name == "cnn":
+        return _Study(lab, (seed,), 1.0, "bf16").cnn
     make = partial(mlp, 10, hidden=(1200, 1200), dropout=0.5, input_dropout=0.2)
     return lab.train(
         f"teacher-{name}", seed, make, 1.0 * CrossEntropy(), TEACHERS[name], views=JITTER
     )
+
+
+def scaled(factor: float, make: Callable[[], nn.Module]) -> nn.Module:
+    """A network whose weights are this many times those that it was made with."""
+    network = make()
+    if factor != 1:
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter *= factor
+    return network
 
 
 def source(lab: Lab, trial: Trial) -> Teacher:
@@ -155,7 +135,7 @@ def source(lab: Lab, trial: Trial) -> Teacher:
 def student(lab: Lab, name: str, seed: int) -> Trained:
     """One of the students."""
     trial = STUDENTS[name]
-    make: Callable[[], nn.Module] = partial(mlp, 10, hidden=trial.hidden)
+    make = partial(scaled, trial.start, partial(mlp, 10, hidden=trial.hidden))
     seen = lab.train_labels != trial.without if trial.without is not None else None
     return lab.train(
         name,

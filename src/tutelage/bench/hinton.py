@@ -150,6 +150,15 @@ class _Study:
         return self.errors(self.teacher)
 
     @cached_property
+    def elastic(self) -> ViewPolicy:
+        return Kept(ELASTIC, len(self.lab.train_labels))
+
+    @cached_property
+    def cnn(self) -> Trained:
+        settings = replace(self.settings(CNN_EPOCHS), optimizer=CNN_OPTIMIZER)
+        return self.lab.train("cnn", 0, _cnn, _labels(), settings, views=self.elastic)
+
+    @cached_property
     def labels(self) -> Int[Tensor, " n"]:
         return self.lab.test_labels
 
@@ -308,20 +317,17 @@ class _Study:
 
     def best(self) -> Part:
         """Past the paper: a CNN teaches, on pictures that are bent too, with patience."""
-        views = Kept(ELASTIC, len(self.lab.train_labels))
-        settings = replace(self.settings(CNN_EPOCHS), optimizer=CNN_OPTIMIZER)
-        teacher = self.lab.train("cnn", 0, _cnn, 1.0 * CrossEntropy(), settings, views=views)
-        cached = self.lab.cached(teacher, views, "float16", chunk=BATCH, folder="cnn-cache")
+        cached = self.lab.cached(self.cnn, self.elastic, "float16", chunk=BATCH, folder="cnn-cache")
         trained = self.students(
-            "best", partial(_both, 4.0), views=views, epochs=PATIENT_EPOCHS, teacher=cached
+            "best", partial(_both, 4.0), views=self.elastic, epochs=PATIENT_EPOCHS, teacher=cached
         )
-        note = f"beyond the paper: {views.num_views} bent, turned and moved views of each picture"
+        note = f"beyond the paper: {ELASTIC.num_views} bent, turned and moved views of each picture"
         name = f"student 2×800, soft targets of the CNN at T=4, {PATIENT_EPOCHS} epochs"
         rows = [
-            self.row(f"CNN of four stages, {CNN_EPOCHS} epochs", "", [teacher], note),
+            self.row(f"CNN of four stages, {CNN_EPOCHS} epochs", "", [self.cnn], note),
             self.row(name, "", trained, note),
         ]
-        return rows, [teacher, *trained]
+        return rows, [self.cnn, *trained]
 
     def smallest(self) -> Part:
         """The smallest student that keeps 99 % of the teacher's accuracy, its interval and all."""
