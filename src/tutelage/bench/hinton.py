@@ -29,7 +29,7 @@ from tutelage.teachers import Teacher
 
 BATCH = 256
 JITTER = Shift(2)
-ELASTIC = Elastic(64)
+ELASTIC = Elastic(32)
 PLAIN = OneView(JITTER, view_id=12)
 TEACHER_EPOCHS, STUDENT_EPOCHS, CURVE_EPOCHS = 300, 30, 15
 CNN_EPOCHS, PATIENT_EPOCHS = 12, 100
