@@ -60,17 +60,16 @@ def _print(console: Console, tuned: Tuned) -> None:
     table.add_column(tuned.metric.title, justify="right")
     if tuned.front:
         table.add_column("p50 ms", justify="right")
-    keys = list(tuned.space)
-    for key in keys:
-        table.add_column(short(key), justify="right", overflow="fold")
+    table.add_column("settings")
+    keys = sorted(tuned.space, key=lambda key: key != "student")
     ranked = sorted(tuned.trials, key=lambda row: (row.state != "complete", -tuned.rank(row)))
     for row in ranked[:SHOWN]:
         cells = [tuned.text(row.score)]
         if tuned.front:
             cells.append("" if row.latency_ms is None else f"{row.latency_ms:.4g}")
         mark = " *" if row.number in (tuned.best, *tuned.front) else ""
-        values = [value_text(row.settings.get(key, "")) for key in keys]
-        table.add_row(f"{row.number + 1}{mark}", *cells, *values)
+        said = [f"{short(key)} {value_text(row.settings.get(key, '–'))}" for key in keys]
+        table.add_row(f"{row.number + 1}{mark}", *cells, ", ".join(said))
     console.print()
     console.print(table)
     console.print()
