@@ -146,7 +146,7 @@ def _importance(tuned: Tuned) -> Chart:
     ticks = {"tickvals": places, "ticktext": [safe_text(short(key)) for key, _ in shares]}
     figure = draw(
         [bars],
-        axis("share of variance, %", rangemode="tozero"),
+        axis("variance, %", rangemode="tozero"),
         axis("", zeroline=False, range=[-0.6, len(shares) - 0.4], **ticks),
         showlegend=False,
         height=max(200, 90 + 34 * len(shares)),
