@@ -142,7 +142,13 @@ def _try_out(job: Job, batch: Batch) -> tuple[Trainee, ModuleTeacher]:
     """What is trained, with its adapters, and an untrained teacher that gives what is needed."""
     layers = job.objective.teacher_layers
     network = _frozen(job.new_teacher())
-    teacher = ModuleTeacher(network, job.teacher_task, chunk=len(batch), layers=layers)
+    teacher = ModuleTeacher(
+        network,
+        job.teacher_task,
+        chunk=len(batch),
+        precision=job.teacher.precision,
+        layers=layers,
+    )
     objective = copy.deepcopy(job.objective)
     count = len(job.splits.train)
     student = prepare(

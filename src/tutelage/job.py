@@ -36,6 +36,7 @@ class TeacherPlan:
         image_size: Height and width that it expects, if other than the data's.
         weight: Among several teachers, of its probabilities in their mean.
         shard: Whether several processes hold a piece each of it while it teaches live.
+        precision: Of its forward while it teaches, "float32" or "bf16"; the same for all teachers.
     """
 
     make: Callable[[], nn.Module]
@@ -46,6 +47,7 @@ class TeacherPlan:
     image_size: int | None = None
     weight: float = 1.0
     shard: bool = False
+    precision: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 UNLABELLED = -100  # where a label would stand and there is none
+PRECISIONS: Mapping[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
 COUNTED = "counted"  # the input that says which tokens are items (tasks/tokens.py)
 
 
@@ -18,6 +19,12 @@ def tensor_bytes(tensor: Shaped[Tensor, "..."]) -> memoryview:
     """The bytes of a tensor, for fingerprints."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Forwards of a precision, one of `PRECISIONS`; weights stay as they are."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 class Signal(enum.Enum):

@@ -75,10 +75,7 @@ def build_job(
         out=recipe.output,
         splits=splits,
         teacher=_teacher(recipe.teacher, "teacher", recipe.views, folder, facts),
-        co_teachers=tuple(
-            _teacher(teacher, f"co_teachers[{number}]", recipe.views, folder, facts)
-            for number, teacher in enumerate(recipe.co_teachers)
-        ),
+        co_teachers=_co_teachers(recipe, folder, facts),
         assistants=tuple(_maker(network, folder, facts) for network in recipe.assistants),
         make_student=_maker(recipe.student, folder, facts),
         objective=_objective(recipe),
@@ -165,6 +162,20 @@ def _teacher(
         image_size=teacher.image_size,
         weight=teacher.weight,
         shard=teacher.shard,
+        precision=teacher.precision,
+    )
+
+
+def _co_teachers(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[TeacherPlan, ...]:
+    for number, teacher in enumerate(recipe.co_teachers):
+        if teacher.precision != recipe.teacher.precision:
+            raise ConfigError(
+                f"co_teachers[{number}].precision: {teacher.precision} beside the teacher's "
+                f"{recipe.teacher.precision}. They answer together: give all the same."
+            )
+    return tuple(
+        _teacher(teacher, f"co_teachers[{number}]", recipe.views, folder, facts)
+        for number, teacher in enumerate(recipe.co_teachers)
     )
 
 

@@ -270,6 +270,8 @@ class Teacher(Network):
         std: As mean.
         image_size: Size that it expects, where it is not the data's.
         shard: Whether several processes hold a piece each of it; it teaches live then.
+        precision: Of its forward while it teaches, live or into a cache; bf16 is faster where the
+            processor knows it. Several teachers answer together, so all need the same.
     """
 
     training: TeacherTraining | None = None
@@ -278,6 +280,7 @@ class Teacher(Network):
     std: tuple[Positive, ...] | None = None
     image_size: int | None = Field(default=None, ge=1)
     shard: bool = False
+    precision: Literal["float32", "bf16"] = "float32"
 
 
 class Moving(Strict):

@@ -10,6 +10,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from tutelage.engine.dot import DOT
 from tutelage.errors import ConfigError, find
 from tutelage.sharding import is_piece
+from tutelage.types import PRECISIONS
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {
     "sgd": SGD,
@@ -18,7 +19,6 @@ OPTIMIZERS: Mapping[str, type[Optimizer]] = {
     "dot": DOT,
 }
 SCHEDULES = ("constant", "cosine", "step")
-PRECISIONS: Mapping[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)

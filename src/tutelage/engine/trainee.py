@@ -7,12 +7,11 @@ import torch
 from torch import nn
 
 from tutelage.engine.processes import seen_by_all
-from tutelage.engine.settings import PRECISIONS
 from tutelage.objective import LossReport, Objective, Seen
 from tutelage.ranks import here
 from tutelage.sharding import cut, is_cut
 from tutelage.tasks import Task
-from tutelage.types import Batch, Outputs
+from tutelage.types import Batch, Outputs, autocast
 
 
 class Trainee(nn.Module):
@@ -38,7 +37,7 @@ class Trainee(nn.Module):
         self.objective = objective
         self.layers = objective.student_layers
         self.task = task
-        self.dtype = PRECISIONS[precision]
+        self.precision = precision
 
     def cut(self) -> None:
         """Cut what is trained into pieces, one a process; see `tutelage.sharding`."""
@@ -47,7 +46,7 @@ class Trainee(nn.Module):
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The precision of the student's forward."""
-        return torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+        return autocast(device, self.precision)
 
     def forward(self, batch: Batch, teacher: Outputs | None) -> LossReport:
         """The objective of one batch, given what the teacher says of it.

@@ -245,6 +245,7 @@ def live_teacher(job: Job, trained: Trained) -> ModuleTeacher:
         job.teacher_task,
         chunk=job.settings.batch_size,
         device=device,
+        precision=job.teacher.precision,
         layers=job.objective.teacher_layers,
     )
 

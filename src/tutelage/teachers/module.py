@@ -3,18 +3,31 @@
 import copy
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tutelage.errors import TeacherChangedError
+from tutelage.errors import TeacherChangedError, find
 from tutelage.models.taps import find_layer
 from tutelage.sharding import cut, piece
 from tutelage.tasks import Task
 from tutelage.teachers.lengths import by_length, has_lengths
-from tutelage.types import Batch, Outputs, Signal, each, tensor_bytes
+from tutelage.types import (
+    PRECISIONS,
+    Batch,
+    HiddenStates,
+    Outputs,
+    Signal,
+    SparseLogits,
+    autocast,
+    each,
+    tensor_bytes,
+)
+
+Scores = Tensor | SparseLogits | HiddenStates
 
 TEXT_CHUNK = 8  # texts of one length in a batch are few, and filling up costs
 
@@ -31,6 +44,7 @@ class ModuleTeacher:
         task: How it is called.
         chunk: Rows of each forward.
         device: Where it runs; None leaves it.
+        precision: Of its forward, "float32" or "bf16"; what it gives is float32 either way.
         layers: Parts whose features it gives beside the logits; of the network itself, also where
             it stands in an `InputAdapter`.
     """
@@ -42,9 +56,12 @@ class ModuleTeacher:
         *,
         chunk: int = 128,
         device: torch.device | None = None,
+        precision: str = "float32",
         layers: Sequence[str] = (),
     ) -> None:
         """Freeze the network."""
+        find("precision", precision, PRECISIONS)
+        self.precision = precision
         self.model = model.eval().requires_grad_(requires_grad=False)
         self._root: _Root | None = None  # of a network in pieces
         if device is not None:
@@ -61,7 +78,8 @@ class ModuleTeacher:
         gives = {task.gives, Signal.FEATURES} if layers else {task.gives}
         self.gives: frozenset[Signal] = frozenset(gives)
         self._state = state_fingerprint(model)
-        self.fingerprint = f"{self._state} chunk={chunk}"
+        told = "" if precision == "float32" else f" {precision}"
+        self.fingerprint = f"{self._state} chunk={chunk}{told}"
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Outputs:
@@ -136,9 +154,22 @@ class ModuleTeacher:
         rows, items = len(part), len(self.task.items(part).sample_ids)
         paths = {self._inside + layer: layer for layer in self.layers}
         run = self.task.run if self._root is None else self._root
-        given = run(self.model, filled_up(part, chunk), tuple(paths))
-        features = {paths[path]: feature[:rows] for path, feature in given.features.items()}
-        return Outputs(given.pick(slice(items)).scores, features)
+        with autocast(self.device, self.precision):
+            given = run(self.model, filled_up(part, chunk), tuple(paths))
+        features = {
+            paths[path]: _single(feature[:rows]) for path, feature in given.features.items()
+        }
+        return Outputs(_in_float32(given.pick(slice(items)).scores), features)
+
+
+def _in_float32(scores: Scores) -> Scores:
+    if isinstance(scores, HiddenStates):
+        return replace(scores, values=_single(scores.values))
+    return _single(scores) if isinstance(scores, Tensor) else scores
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
 def split(batch: Batch, size: int) -> Iterator[Batch]:
