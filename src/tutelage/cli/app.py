@@ -117,7 +117,7 @@ def playground(
         Path | None, typer.Option(help="A folder with the unpacked npm package onnxruntime-web.")
     ] = None,
 ) -> None:
-    """Write a page in which teacher and student run in the browser, on drawings and pictures."""
+    """Write a page in which teacher and student run in the browser, on pictures and texts."""
     from tutelage.cli.playground import make_playground
 
     make_playground(folder, out, show=show, is_single_file=single_file, runtime=runtime)
