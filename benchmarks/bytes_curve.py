@@ -73,6 +73,7 @@ FAMILIES = {
             "teacher.model=cnn",
             "teacher.settings={width: 64, stages: 4, dropout: 0.3}",
             "teacher.channels_last=true",
+            "teacher.precision=bf16",
             "train.batch_size=128",
             "train.precision=bf16",
             "optimizer={kind: adamw, lr: 5.0e-3, weight_decay: 1.0e-2}",
