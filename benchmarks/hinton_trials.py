@@ -79,6 +79,9 @@ STUDENTS = {
     "T=20, from the sgd teacher": Trial(mixed(20), teacher="sgd"),
     "T=20, from both teachers": Trial(mixed(20), teacher="both"),
     "T=20, from the adam teacher of 300 epochs": Trial(mixed(20), teacher="adam, 300 epochs"),
+    "T=20, all 25 views, from the adam teacher of 300 epochs": Trial(
+        mixed(20), teacher="adam, 300 epochs", views=JITTER
+    ),
     "T=20, the epoch that is best on the test data": Trial(
         mixed(20), teacher="adam, 300 epochs", is_chosen=True
     ),
