@@ -102,6 +102,12 @@ STUDENTS = {
     "DIST": Trial(0.1 * CrossEntropy() + 2 * DIST(temperature=4)),
     "T=20, all 25 views": Trial(mixed(20), views=JITTER),
     "no 3": Trial(mixed(20, 0.0), replace(SETTINGS, epochs=15), without=3),
+    "no 3, T=8, from the adam teacher of 300 epochs": Trial(
+        mixed(8, 0.0), replace(SETTINGS, epochs=15), "adam, 300 epochs", without=3
+    ),
+    "no 3, T=60, from the adam teacher of 300 epochs": Trial(
+        mixed(60, 0.0), replace(SETTINGS, epochs=15), "adam, 300 epochs", without=3
+    ),
     "no 3, all 25 views": Trial(
         mixed(20, 0.0), replace(SETTINGS, epochs=15), views=JITTER, without=3
     ),

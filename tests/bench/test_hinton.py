@@ -73,10 +73,15 @@ def test_every_row_is_measured_and_a_second_call_trains_nothing(small, tmp_path)
 
 def test_a_part_of_the_table_is_measured_alone_in_the_precision_asked_for(small, tmp_path):
     (found,) = hinton.reproduce_hinton_mnist(
-        tmp_path, num_seeds=2, effort=0.01, precision="bf16", only=["smallest student"]
+        tmp_path,
+        num_seeds=2,
+        effort=0.01,
+        precision="bf16",
+        teacher_epochs=100,
+        only=["smallest student"],
     )
     assert [row.name.split(",")[0] for row in found.rows] == ["student 2×8", "student 2×16"]
-    assert found.command.endswith("--effort 0.01 --precision bf16 --only 'smallest student'")
+    assert found.command.endswith("--precision bf16 --teacher-epochs 100 --only 'smallest student'")
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
         "cache",
         "small-16",

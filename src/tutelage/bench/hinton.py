@@ -47,6 +47,7 @@ def reproduce_hinton_mnist(
     num_seeds: int = 5,
     effort: float = 1.0,
     precision: str = "float32",
+    teacher_epochs: int = TEACHER_EPOCHS,
     only: Sequence[str] = (),
     listener: Listener = ignore,
 ) -> Iterator[Reproduction]:
@@ -57,6 +58,7 @@ def reproduce_hinton_mnist(
         num_seeds: Of every student row.
         effort: Multiplies every number of epochs; below 1 for a trial.
         precision: Of all trainings: "float32", or "bf16" where the processor is faster with it.
+        teacher_epochs: Of the section's teacher; a shorter one is less sure and tells more.
         only: Parts of the table; all if empty.
         listener: Told of every stage and step.
 
@@ -68,7 +70,7 @@ def reproduce_hinton_mnist(
         UnknownNameError: There is no such part.
     """
     lab = Lab(out, load_mnist(valid_fraction=0.0), listener)
-    study = _Study(lab, tuple(range(num_seeds)), effort, precision)
+    study = _Study(lab, tuple(range(num_seeds)), effort, precision, teacher_epochs)
     parts = {name: find("part of the table", name, study.parts) for name in only} or study.parts
     found = Reproduction(
         title="Hinton, Vinyals & Dean 2015, section 3, on MNIST",
@@ -76,6 +78,7 @@ def reproduce_hinton_mnist(
         command=f"tutelage reproduce hinton-mnist --seeds {num_seeds}"
         + ("" if effort == 1 else f" --effort {effort:g}")
         + ("" if precision == "float32" else f" --precision {precision}")
+        + ("" if teacher_epochs == TEACHER_EPOCHS else f" --teacher-epochs {teacher_epochs}")
         + (f" --only '{','.join(only)}'" if only else ""),
         version=__version__,
         environment=environment(),
@@ -103,6 +106,7 @@ class _Study:
     seeds: tuple[int, ...]
     effort: float
     precision: str = "float32"
+    teacher_epochs: int = TEACHER_EPOCHS
 
     @property
     def parts(self) -> dict[str, Callable[[], Part]]:
@@ -137,7 +141,7 @@ class _Study:
             0,
             partial(mlp, 10, hidden=(1200, 1200), dropout=0.5, input_dropout=0.2),
             1.0 * CrossEntropy(),
-            self.settings(TEACHER_EPOCHS, max_norm=15**0.5),
+            self.settings(self.teacher_epochs, max_norm=15**0.5),
             views=JITTER,
         )
 

@@ -211,6 +211,9 @@ def reproduce(
     precision: Annotated[
         str, typer.Option(help="float32, or bf16 where the processor is faster with it.")
     ] = "float32",
+    teacher_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Of the table's teacher; its own if not given.")
+    ] = None,
     only: Annotated[
         str, typer.Option(help="Only these parts, with commas between; all if not given.")
     ] = "",
@@ -224,6 +227,7 @@ def reproduce(
         num_seeds=seeds,
         effort=effort,
         precision=precision,
+        teacher_epochs=teacher_epochs,
         only=_names(only),
     )
 

@@ -21,6 +21,7 @@ def reproduce_table(
     num_seeds: int,
     effort: float,
     precision: str,
+    teacher_epochs: int | None,
     only: Sequence[str],
 ) -> None:
     """Measure a published table and print it as it grows."""
@@ -36,6 +37,7 @@ def reproduce_table(
             precision=precision,
             only=only,
             listener=listener,
+            **({} if teacher_epochs is None else {"teacher_epochs": teacher_epochs}),
         ):
             for row in found.rows[shown:]:
                 listener.bar.print(f"  {row.name}: [bold]{row.ours}[/] {row.unit} {_paper(row)}")
