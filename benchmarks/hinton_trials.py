@@ -130,10 +130,9 @@ def teacher(lab: Lab, name: str, seed: int = 0) -> Trained:
 def scaled(factor: float, make: Callable[[], nn.Module]) -> nn.Module:
     """A network whose weights are this many times those that it was made with."""
     network = make()
-    if factor != 1:
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter *= factor
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter *= factor
     return network
 
 
@@ -149,7 +148,7 @@ def source(lab: Lab, trial: Trial) -> Teacher:
 def student(lab: Lab, name: str, seed: int) -> Trained:
     """One of the students."""
     trial = STUDENTS[name]
-    teacher = source(lab, trial)
+    taught_by = source(lab, trial)
     if trial.is_chosen:
         lab = replace(lab, splits=replace(lab.splits, valid=lab.splits.test))
     make = partial(scaled, trial.start, partial(mlp, 10, hidden=trial.hidden))
@@ -161,7 +160,7 @@ def student(lab: Lab, name: str, seed: int) -> Trained:
         trial.objective,
         trial.settings,
         views=trial.views,
-        teacher=teacher,
+        teacher=taught_by,
         part=None if seen is None else seen.nonzero().squeeze(1),
     )
 

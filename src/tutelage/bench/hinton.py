@@ -47,7 +47,7 @@ def reproduce_hinton_mnist(
     num_seeds: int = 5,
     effort: float = 1.0,
     precision: str = "float32",
-    teacher_epochs: int = TEACHER_EPOCHS,
+    teacher_epochs: int | None = None,
     only: Sequence[str] = (),
     listener: Listener = ignore,
 ) -> Iterator[Reproduction]:
@@ -58,7 +58,7 @@ def reproduce_hinton_mnist(
         num_seeds: Of every student row.
         effort: Multiplies every number of epochs; below 1 for a trial.
         precision: Of all trainings: "float32", or "bf16" where the processor is faster with it.
-        teacher_epochs: Of the section's teacher; a shorter one is less sure and tells more.
+        teacher_epochs: Of the section's teacher, 300 if not given; fewer have it tell more.
         only: Parts of the table; all if empty.
         listener: Told of every stage and step.
 
@@ -70,6 +70,7 @@ def reproduce_hinton_mnist(
         UnknownNameError: There is no such part.
     """
     lab = Lab(out, load_mnist(valid_fraction=0.0), listener)
+    teacher_epochs = teacher_epochs or TEACHER_EPOCHS
     study = _Study(lab, tuple(range(num_seeds)), effort, precision, teacher_epochs)
     parts = {name: find("part of the table", name, study.parts) for name in only} or study.parts
     found = Reproduction(

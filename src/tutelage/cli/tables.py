@@ -35,9 +35,9 @@ def reproduce_table(
             num_seeds=num_seeds,
             effort=effort,
             precision=precision,
+            teacher_epochs=teacher_epochs,
             only=only,
             listener=listener,
-            **({} if teacher_epochs is None else {"teacher_epochs": teacher_epochs}),
         ):
             for row in found.rows[shown:]:
                 listener.bar.print(f"  {row.name}: [bold]{row.ours}[/] {row.unit} {_paper(row)}")

@@ -169,7 +169,7 @@ class Elastic(ViewPolicy):
         self.limits = torch.tensor([math.radians(degrees), stretch, stretch, pixels, pixels])
         self.bend = bend
         self.seed = seed
-        told = ",".join(f"{value:g}" for value in limits.values())
+        told = ",".join(str(float(value)) for value in limits.values())
         self.fingerprint = f"elastic({num_views},{told},{seed})"
 
     def apply(
