@@ -10,6 +10,8 @@ from tutelage.errors import RunFolderError
 from tutelage.files import (
     file_sha256,
     fingerprint,
+    staged,
+    staged_folder,
     write_json,
     write_text,
     write_whole,
@@ -89,6 +91,46 @@ def test_a_safetensors_file_that_cannot_be_written_is_one_clear_error(tmp_path):
             tmp_path / "w.safetensors",
             lambda temporary: save_file({"w": torch.ones(1)}, tmp_path / "no" / "such" / "folder"),
         )
+
+
+def test_what_a_library_gives_to_its_owner_alone_is_as_open_as_other_files(tmp_path):
+    def write(path: Path):
+        path.write_text("x")
+        path.chmod(0o600)
+
+    (tmp_path / "other").touch()
+    usual = (tmp_path / "other").stat().st_mode
+    write_whole(tmp_path / "one", write)
+    with staged(tmp_path / "two") as path:
+        write(path)
+    with staged_folder(tmp_path / "folder") as folder:
+        write(folder / "three")
+    for name in ("one", "two", "folder/three"):
+        assert (tmp_path / name).stat().st_mode == usual, name
+
+
+def test_a_folder_is_filled_only_if_nothing_is_raised(tmp_path):
+    folder = tmp_path / "student"
+    write_text(folder / "config.json", "before")
+    write_text(folder / "notes.txt", "stays")
+
+    def fill(staging: Path, error: Exception | None = None):
+        (staging / "config.json").write_text("after")
+        (staging / "1_Pooling").mkdir()
+        (staging / "1_Pooling" / "config.json").write_text("below")
+        if error is not None:
+            raise error
+
+    with pytest.raises(ValueError, match="late"), staged_folder(folder) as staging:
+        fill(staging, ValueError("late"))
+    assert (folder / "config.json").read_text() == "before"
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "notes.txt"]
+    with staged_folder(folder) as staging:
+        fill(staging)
+    assert (folder / "config.json").read_text() == "after"
+    assert (folder / "notes.txt").read_text() == "stays"
+    assert (folder / "1_Pooling" / "config.json").read_text() == "below"
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_json_is_written_whole_and_nan_is_refused(tmp_path):

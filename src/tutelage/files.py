@@ -7,8 +7,9 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from tutelage.errors import WriteError
 
 FORGOTTEN_S = 3600.0
+FOR_FILES = 0o666
 _HERE = re.sub(r"\W", "-", socket.gethostname())
 _TEMPORARY = re.compile(r"\..+\.([\w-]+)\.(\d{1,9})\.tmp")
 
@@ -34,10 +36,10 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        _settle(temporary, mode, path)
         _keep_name(path.parent)
     except (OSError, SafetensorError) as error:
         raise _cannot_write(path, error) from error
@@ -59,23 +61,63 @@ def staged(
     Raises:
         WriteError: The disk is full or the place cannot be written.
     """
+    with _staging(path) as folder:
+        yield folder / path.name
+        _settle_all(zip(files(folder / path.name), files(path), strict=True), folder, path)
+
+
+@contextlib.contextmanager
+def staged_folder(folder: Path) -> Iterator[Path]:
+    """A place beside a folder to fill; its files move into the folder only if nothing is raised.
+
+    What lies in the folder under other names stays.
+
+    Args:
+        folder: Where they shall lie; it is made, and folders below it as they are there.
+
+    Raises:
+        WriteError: The disk is full or the place cannot be written.
+    """
+    with _staging(folder) as staging:
+        yield staging
+        made = sorted(path for path in staging.rglob("*") if path.is_file())
+        places = [folder / path.relative_to(staging) for path in made]
+        _settle_all(zip(made, places, strict=True), staging, folder)
+
+
+@contextlib.contextmanager
+def _staging(path: Path) -> Iterator[Path]:
     folder = _temporary(path)
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _cannot_write(path, error) from error
-        yield folder / path.name
-        try:
-            for made, place in zip(files(folder / path.name), files(path), strict=True):
-                with made.open("rb+") as file:
-                    os.fsync(file.fileno())
-                made.replace(place)
-            _keep_name(path.parent)
-        except OSError as error:
-            raise _cannot_write(path, error) from error
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _settle_all(moves: Iterable[tuple[Path, Path]], staging: Path, path: Path) -> None:
+    try:
+        mode = staging.stat().st_mode
+        for made, place in moves:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _settle(made, mode, place)
+        _keep_name(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _settle(made: Path, mode: int, place: Path) -> None:
+    """Bring a file to the disk and to its place, for those to read whom the user lets read.
+
+    Some libraries give what they write to its owner alone.
+    """
+    with made.open("rb+") as file:
+        os.fsync(file.fileno())
+    made.chmod(stat.S_IMODE(mode) & FOR_FILES)
+    made.replace(place)
 
 
 def _temporary(path: Path) -> Path:

@@ -12,7 +12,14 @@ from tutelage import __version__
 from tutelage.data.cutting import load_tokenizer
 from tutelage.deploy import target_of
 from tutelage.deploy.runtime import as_arrays
-from tutelage.files import file_sha256, write_bytes, write_json, write_text, write_whole
+from tutelage.files import (
+    file_sha256,
+    staged_folder,
+    write_bytes,
+    write_json,
+    write_text,
+    write_whole,
+)
 from tutelage.job import Job
 from tutelage.pipeline.exporting import calibration_ids
 from tutelage.pipeline.training import Trained
@@ -79,7 +86,8 @@ def _leave_tokenizer(job: Job, folder: Path) -> None:
     """Beside files that take tokens, what makes tokens of a text."""
     name = getattr(job.splits.test, "facts", {}).get("tokenizer")
     if name is not None:
-        load_tokenizer(str(name)).save_pretrained(folder)
+        with staged_folder(folder) as staging:
+            load_tokenizer(str(name)).save_pretrained(staging)
 
 
 def _student_rows(record: RunRecord) -> list[ParityRow | QuantisedRow]:

@@ -14,7 +14,7 @@ from tutelage.deploy.text_targets import TEXT_TARGETS, TextReader
 from tutelage.engine.events import Listener, StageDone, StageStarted
 from tutelage.engine.writing import continued, likeliest
 from tutelage.errors import ExportError
-from tutelage.files import fingerprint
+from tutelage.files import fingerprint, staged, staged_folder
 from tutelage.job import Job
 from tutelage.losses.divergences import kl_of_logs, log_of_labels, log_soften
 from tutelage.models.causal import merged
@@ -67,7 +67,8 @@ def student_stage(job: Job, student: Trained, listener: Listener) -> list[TextFi
     listener(StageStarted("student folder", None))
     was_there = is_done(folder, key)
     if not was_there:
-        job.save_student(student.selected, folder)
+        with staged_folder(folder) as staging:
+            job.save_student(student.selected, staging)
         for target in TEXT_TARGETS.values():
             (folder / target.file).unlink(missing_ok=True)
         rows = _export(job, student.selected) if job.text_targets else []
@@ -84,16 +85,12 @@ def _export(job: Job, student: nn.Module) -> list[TextFileRow]:
     rows = []
     for name in job.text_targets:
         target = TEXT_TARGETS[name]
-        path = job.out / "student" / target.file
-        target.write(model, job.tokenizer, path)
-        try:
+        with staged(job.out / "student" / target.file) as path:
+            target.write(model, job.tokenizer, path)
             found = compare(model, target.open(path), sample)
             size = path.stat().st_size
             rows.append(replace(found, file=target.file, target=name, size_bytes=size))
             check(rows[-1], target.most_kl)
-        except ExportError:
-            path.unlink()
-            raise
     return rows
 
 
