@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tutelage.bench.hinton import BATCH, JITTER, PLAIN, _Study
 from tutelage.bench.lab import Lab, count_errors
 from tutelage.bench.records import Measured
 from tutelage.data.builtin import load_mnist
+from tutelage.data.sources import Splits
 from tutelage.data.views import ViewPolicy
 from tutelage.engine import OptimizerSettings, ScheduleSettings, TrainSettings
 from tutelage.losses import DIST, KD, CrossEntropy
@@ -40,6 +41,8 @@ TEACHERS: dict[str, TrainSettings] = {
     "adam": TEACHER,
     "sgd": replace(TEACHER, optimizer=SGD),
     "adam, 300 epochs": replace(TEACHER, epochs=300),
+    "adam, raw pixels": TEACHER,
+    "adam, limit of 2": replace(TEACHER, max_norm=2.0),
 }
 
 
@@ -60,6 +63,7 @@ class Trial:
         views: What it sees.
         hidden: Its layers.
         start: Times the usual weights at the start.
+        has_raw_pixels: Whether pixels are of 0 to 1, not of mean 0 and standard deviation 1.
         is_chosen: Whether the epoch with the fewest test errors is taken, not the last.
         without: A digit that it is not shown; its bias is then moved as in the table's rows.
     """
@@ -70,8 +74,14 @@ class Trial:
     views: ViewPolicy = PLAIN
     hidden: tuple[int, ...] = (800, 800)
     start: float = 1.0
+    has_raw_pixels: bool = False
     is_chosen: bool = False
     without: int | None = None
+
+
+def longest(settings: TrainSettings = SETTINGS, **changes: object) -> Trial:
+    """A student of the teacher of 300 epochs at T=20."""
+    return Trial(mixed(20), settings, "adam, 300 epochs", **changes)
 
 
 STUDENTS = {
@@ -79,18 +89,22 @@ STUDENTS = {
     "T=20, from the sgd teacher": Trial(mixed(20), teacher="sgd"),
     "T=20, from both teachers": Trial(mixed(20), teacher="both"),
     "T=20, from the adam teacher of 300 epochs": Trial(mixed(20), teacher="adam, 300 epochs"),
-    "T=20, all 25 views, from the adam teacher of 300 epochs": Trial(
-        mixed(20), teacher="adam, 300 epochs", views=JITTER
+    "T=20, all 25 views, from the adam teacher of 300 epochs": longest(views=JITTER),
+    "T=20, all 25 views, from the adam teacher of 300 epochs, 100 epochs": longest(
+        replace(SETTINGS, epochs=100), views=JITTER
     ),
-    "T=20, the epoch that is best on the test data": Trial(
-        mixed(20), teacher="adam, 300 epochs", is_chosen=True
-    ),
+    "T=20, the epoch that is best on the test data": longest(is_chosen=True),
     "T=20, from the CNN": Trial(mixed(20), teacher="cnn"),
-    "T=20, a tenth of the weights, SGD, 100 epochs": Trial(
-        mixed(20), replace(SETTINGS, optimizer=SGD, epochs=100), start=0.1
+    "T=20, a tenth of the weights": longest(start=0.1),
+    "T=20, raw pixels": longest(has_raw_pixels=True),
+    "T=20, raw pixels, SGD": longest(replace(SETTINGS, optimizer=SGD), has_raw_pixels=True),
+    "T=20, from the teacher of raw pixels": Trial(mixed(20), teacher="adam, raw pixels"),
+    "T=20, from the teacher whose limit is 2": Trial(mixed(20), teacher="adam, limit of 2"),
+    "T=20, ten times the rate": longest(
+        replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1e-2))
     ),
-    "T=20, ten times the rate, 100 epochs": Trial(
-        mixed(20), replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1e-2), epochs=100)
+    "T=20, ten times the rate, 100 epochs": longest(
+        replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1e-2), epochs=100)
     ),
     "T=20, soft targets alone": Trial(mixed(20, 0.0)),
     "T=20, task weight 0.5": Trial(mixed(20, 0.5)),
@@ -108,6 +122,12 @@ STUDENTS = {
     "no 3, T=60, from the adam teacher of 300 epochs": Trial(
         mixed(60, 0.0), replace(SETTINGS, epochs=15), "adam, 300 epochs", without=3
     ),
+    "no 3, from the teacher of raw pixels": Trial(
+        mixed(20, 0.0), replace(SETTINGS, epochs=15), "adam, raw pixels", without=3
+    ),
+    "no 3, from the teacher whose limit is 2": Trial(
+        mixed(20, 0.0), replace(SETTINGS, epochs=15), "adam, limit of 2", without=3
+    ),
     "no 3, all 25 views": Trial(
         mixed(20, 0.0), replace(SETTINGS, epochs=15), views=JITTER, without=3
     ),
@@ -122,6 +142,8 @@ def teacher(lab: Lab, name: str, seed: int = 0) -> Trained:
     if name == "cnn":
         return _Study(lab, (seed,), 1.0, "bf16").cnn
     make = partial(mlp, 10, hidden=(1200, 1200), dropout=0.5, input_dropout=0.2)
+    if name.endswith("raw pixels"):
+        make = partial(after, Raw(lab.splits), make)
     return lab.train(
         f"teacher-{name}", seed, make, 1.0 * CrossEntropy(), TEACHERS[name], views=JITTER
     )
@@ -134,6 +156,28 @@ def scaled(factor: float, make: Callable[[], nn.Module]) -> nn.Module:
         for parameter in network.parameters():
             parameter *= factor
     return network
+
+
+class Raw(nn.Module):
+    """Pixels of 0 to 1 again, out of normalised ones.
+
+    Args:
+        splits: What they were normalised for.
+    """
+
+    def __init__(self, splits: Splits) -> None:
+        """Keep mean and standard deviation."""
+        super().__init__()
+        (self.mean,), (self.std,) = splits.mean, splits.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Undo the normalisation."""
+        return images * self.std + self.mean
+
+
+def after(first: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
+    """A network behind another module."""
+    return nn.Sequential(first, make())
 
 
 def source(lab: Lab, trial: Trial) -> Teacher:
@@ -152,6 +196,8 @@ def student(lab: Lab, name: str, seed: int) -> Trained:
     if trial.is_chosen:
         lab = replace(lab, splits=replace(lab.splits, valid=lab.splits.test))
     make = partial(scaled, trial.start, partial(mlp, 10, hidden=trial.hidden))
+    if trial.has_raw_pixels:
+        make = partial(after, Raw(lab.splits), make)
     seen = lab.train_labels != trial.without if trial.without is not None else None
     return lab.train(
         name,
