@@ -13,11 +13,11 @@ from tutelage.losses.adapters import Adapter
 from tutelage.losses.divergences import check_temperature, kl_divergence
 from tutelage.losses.features import (
     Features,
+    LayerLoss,
     Layers,
     as_map,
     built,
     dry_features,
-    layer_names,
     layer_pairs,
     maps_of_one_size,
     over_counted,
@@ -224,7 +224,7 @@ class FSP(Loss):
 
 
 @final
-class CWD(Loss):
+class CWD(LayerLoss):
     """Channel-wise distillation: where each channel responds, as a distribution over places.
 
     Made for dense prediction; softened over the places of each channel, not over classes.
@@ -249,11 +249,7 @@ class CWD(Loss):
         self, student_layer: str, teacher_layer: str | None = None, temperature: float | int = 4.0
     ) -> None:
         """Keep the settings."""
-        super().__init__()
-        self.student_layer = student_layer
-        self.teacher_layer = teacher_layer or student_layer
-        self.student_layers = layer_names(self.title, self.student_layer)
-        self.teacher_layers = layer_names(self.title, self.teacher_layer)
+        super().__init__(student_layer, teacher_layer)
         self.temperature = check_temperature(temperature)
         self.adapter: nn.Module | None = None
 

@@ -12,11 +12,11 @@ from tutelage.errors import ConfigError, SignalError
 from tutelage.losses.divergences import check_temperature, soft_cross_entropy
 from tutelage.losses.features import (
     Features,
+    LayerLoss,
     built,
     check_several,
     counted,
     dry_features,
-    layer_names,
     over_counted,
     pooled,
     width_of,
@@ -102,7 +102,7 @@ def noise_contrast(
 
 
 @final
-class CRD(Loss):
+class CRD(LayerLoss):
     """Contrastive distillation within the batch: each sample's partner among all of the batch.
 
     No memory is kept. Batches of 64 or more are worth having: the others are the negatives.
@@ -136,11 +136,7 @@ class CRD(Loss):
         temperature: float | int = 0.07,
     ) -> None:
         """Keep the settings."""
-        super().__init__()
-        self.student_layer = student_layer
-        self.teacher_layer = teacher_layer or student_layer
-        self.student_layers = layer_names(self.title, self.student_layer)
-        self.teacher_layers = layer_names(self.title, self.teacher_layer)
+        super().__init__(student_layer, teacher_layer)
         self.width = _at_least_one(self.title, "width", width)
         self.temperature = check_temperature(temperature)
         self.embeddings: nn.Module | None = None
@@ -160,7 +156,7 @@ class CRD(Loss):
 
 
 @final
-class CRDMemory(Loss):
+class CRDMemory(LayerLoss):
     """Contrastive distillation with a memory of both networks' embeddings of every sample.
 
     The memory takes 8 bytes x width a sample (51 MB for CIFAR-100) and stands in checkpoints.
@@ -200,13 +196,9 @@ class CRDMemory(Loss):
         momentum: float | int = 0.5,
     ) -> None:
         """Keep the settings."""
-        super().__init__()
+        super().__init__(student_layer, teacher_layer)
         if not 0 <= momentum < 1:
             raise ConfigError(f"crd_memory: momentum must be 0 to below 1, got {momentum}.")
-        self.student_layer = student_layer
-        self.teacher_layer = teacher_layer or student_layer
-        self.student_layers = layer_names(self.title, self.student_layer)
-        self.teacher_layers = layer_names(self.title, self.teacher_layer)
         self.width = _at_least_one(self.title, "width", width)
         self.temperature = check_temperature(temperature)
         self.negatives = _at_least_one(self.title, "negatives", negatives)

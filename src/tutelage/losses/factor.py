@@ -10,14 +10,14 @@ from tutelage.errors import ConfigError
 from tutelage.losses.adapters import Adapter
 from tutelage.losses.features import (
     Features,
+    LayerLoss,
     built,
     dry_features,
-    layer_names,
     of_one_kind,
     over_counted,
     width_of,
 )
-from tutelage.objective import DryRun, Loss
+from tutelage.objective import DryRun
 from tutelage.types import Batch, Outputs, Signal
 
 
@@ -45,7 +45,7 @@ class _Paraphraser(nn.Module):
 
 
 @final
-class FactorTransfer(Loss):
+class FactorTransfer(LayerLoss):
     """The student, through a translator, shall give the teacher's features in compressed form.
 
     A paraphraser learns to compress the teacher's features so that they can be restored, and a
@@ -76,13 +76,9 @@ class FactorTransfer(Loss):
         self, student_layer: str, teacher_layer: str | None = None, rate: float | int = 0.5
     ) -> None:
         """Keep the settings."""
-        super().__init__()
+        super().__init__(student_layer, teacher_layer)
         if not 0 < rate <= 4:
             raise ConfigError(f"factor_transfer: rate must be above 0, at most 4, got {rate}.")
-        self.student_layer = student_layer
-        self.teacher_layer = teacher_layer or student_layer
-        self.student_layers = layer_names(self.title, self.student_layer)
-        self.teacher_layers = layer_names(self.title, self.teacher_layer)
         self.rate = float(rate)
         self.paraphraser: nn.Module | None = None
         self.translator: nn.Module | None = None

@@ -55,6 +55,23 @@ def layer_pairs(
     return student, layer_names(title, theirs or student, student)
 
 
+class LayerLoss(Loss):
+    """A loss that looks at one layer of each network.
+
+    Args:
+        student_layer: Of the student.
+        teacher_layer: Of the teacher; None takes the student's name.
+    """
+
+    def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
+        """Keep the layers."""
+        super().__init__()
+        self.student_layer = student_layer
+        self.teacher_layer = teacher_layer or student_layer
+        self.student_layers = layer_names(self.title, self.student_layer)
+        self.teacher_layers = layer_names(self.title, self.teacher_layer)
+
+
 def over_counted(
     loss: Loss,
     student: Outputs,

@@ -12,10 +12,10 @@ from tutelage.errors import ConfigError
 from tutelage.losses.adapters import Adapter, adapters
 from tutelage.losses.features import (
     Features,
+    LayerLoss,
     Layers,
     built,
     dry_features,
-    layer_names,
     layer_pairs,
     of_one_kind,
     over_counted,
@@ -28,7 +28,7 @@ VARIANCE_FLOOR = 1e-5
 
 
 @final
-class FitNets(Loss):
+class FitNets(LayerLoss):
     """A hint: the student's features, through an adapter, shall equal the teacher's.
 
     The simplest feature loss; one layer in the middle or the last one before the classifier.
@@ -54,11 +54,7 @@ class FitNets(Loss):
 
     def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
         """Keep the layers."""
-        super().__init__()
-        self.student_layer = student_layer
-        self.teacher_layer = teacher_layer or student_layer
-        self.student_layers = layer_names(self.title, self.student_layer)
-        self.teacher_layers = layer_names(self.title, self.teacher_layer)
+        super().__init__(student_layer, teacher_layer)
         self.adapter: nn.Module | None = None
 
     def build(self, dry: DryRun) -> None:

@@ -11,15 +11,15 @@ from torch.nn.utils import parametrizations
 from tutelage.errors import ConfigError, ShapeError
 from tutelage.losses.features import (
     Features,
+    LayerLoss,
     built,
     check_several,
     dry_features,
-    layer_names,
     over_counted,
     pooled,
     width_of,
 )
-from tutelage.objective import DryRun, Loss
+from tutelage.objective import DryRun
 from tutelage.types import Batch, Outputs, Signal
 
 NORM_FLOOR = 1e-4
@@ -52,7 +52,7 @@ def _standardised(embedding: Tensor) -> Tensor:
 
 
 @final
-class SRD(Loss):
+class SRD(LayerLoss):
     """Simple recipe distillation: linear projector, batch norm on both sides, log of the distance.
 
     Use it on the last features, also across architectures and widths, since only vectors are
@@ -84,13 +84,9 @@ class SRD(Loss):
         self, student_layer: str, teacher_layer: str | None = None, exponent: float | int = 4
     ) -> None:
         """Keep the settings."""
-        super().__init__()
+        super().__init__(student_layer, teacher_layer)
         if not 1 <= exponent < math.inf:
             raise ConfigError(f"srd: exponent must be 1 or more, got {exponent}.")
-        self.student_layer = student_layer
-        self.teacher_layer = teacher_layer or student_layer
-        self.student_layers = layer_names(self.title, self.student_layer)
-        self.teacher_layers = layer_names(self.title, self.teacher_layer)
         self.exponent = float(exponent)
         self.projector: nn.Module | None = None
 
@@ -110,7 +106,7 @@ class SRD(Loss):
 
 
 @final
-class VkD(Loss):
+class VkD(LayerLoss):
     """Orthogonal projector: distances between samples survive the projection to the teacher.
 
     The projector cannot do the student's work for it, for it can only turn.
@@ -135,11 +131,7 @@ class VkD(Loss):
 
     def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
         """Keep the layers."""
-        super().__init__()
-        self.student_layer = student_layer
-        self.teacher_layer = teacher_layer or student_layer
-        self.student_layers = layer_names(self.title, self.student_layer)
-        self.teacher_layers = layer_names(self.title, self.teacher_layer)
+        super().__init__(student_layer, teacher_layer)
         self.projector: nn.Module | None = None
 
     def build(self, dry: DryRun) -> None:

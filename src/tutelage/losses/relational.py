@@ -11,12 +11,12 @@ from torch import Tensor
 from tutelage.errors import ConfigError
 from tutelage.losses.features import (
     Features,
+    LayerLoss,
     check_several,
-    layer_names,
     over_counted,
     pooled,
 )
-from tutelage.objective import DryRun, Loss
+from tutelage.objective import DryRun
 from tutelage.types import Batch, Outputs, Signal
 
 TINY = 1e-12
@@ -44,7 +44,7 @@ def _similarities(feature: Tensor) -> Tensor:
 
 
 @final
-class SimilarityPreserving(Loss):
+class SimilarityPreserving(LayerLoss):
     """Samples that are alike to the teacher shall be alike to the student.
 
     Cheap, without parameters, and free of widths and architectures. It sees who resembles whom in
@@ -67,14 +67,6 @@ class SimilarityPreserving(Loss):
     needs = frozenset({Signal.FEATURES})
     title = "similarity_preserving"
     whole_batch = True
-
-    def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
-        """Keep the layers."""
-        super().__init__()
-        self.student_layer = student_layer
-        self.teacher_layer = teacher_layer or student_layer
-        self.student_layers = layer_names(self.title, self.student_layer)
-        self.teacher_layers = layer_names(self.title, self.teacher_layer)
 
     def build(self, dry: DryRun) -> None:
         """Refuse batches of one."""
@@ -107,7 +99,7 @@ def correlations(
 
 
 @final
-class CorrelationCongruence(Loss):
+class CorrelationCongruence(LayerLoss):
     """Correlations between samples, by a Gaussian kernel, shall be those of the teacher.
 
     Widths and architectures may differ. On its own it moves little; it is meant beside KD, and
@@ -142,16 +134,12 @@ class CorrelationCongruence(Loss):
         order: int = 2,
     ) -> None:
         """Keep the settings."""
-        super().__init__()
+        super().__init__(student_layer, teacher_layer)
         if not 0 < gamma < math.inf or order < 1:
             raise ConfigError(
                 "correlation_congruence: gamma must be above 0 and order 1 or more, got "
                 f"{gamma} and {order}."
             )
-        self.student_layer = student_layer
-        self.teacher_layer = teacher_layer or student_layer
-        self.student_layers = layer_names(self.title, self.student_layer)
-        self.teacher_layers = layer_names(self.title, self.teacher_layer)
         self.gamma, self.order = float(gamma), order
 
     def build(self, dry: DryRun) -> None:
@@ -189,7 +177,7 @@ def angles(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batc
 
 
 @final
-class RKDDistance(Loss):
+class RKDDistance(LayerLoss):
     """Relational distillation: distances between samples, relative to their mean.
 
     Use it for embeddings and metric learning, most often together with `rkd_angle`. For
@@ -214,14 +202,6 @@ class RKDDistance(Loss):
     title = "rkd_distance"
     whole_batch = True
 
-    def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
-        """Keep the layers."""
-        super().__init__()
-        self.student_layer = student_layer
-        self.teacher_layer = teacher_layer or student_layer
-        self.student_layers = layer_names(self.title, self.student_layer)
-        self.teacher_layers = layer_names(self.title, self.teacher_layer)
-
     def build(self, dry: DryRun) -> None:
         """Refuse batches of one."""
         check_several(self, dry)
@@ -236,7 +216,7 @@ class RKDDistance(Loss):
 
 
 @final
-class RKDAngle(Loss):
+class RKDAngle(LayerLoss):
     """Relational distillation: angles between every three samples.
 
     Memory grows with the cube of the batch: 64 samples make 0.26 million angles, 512 make 134.
@@ -258,14 +238,6 @@ class RKDAngle(Loss):
     needs = frozenset({Signal.FEATURES})
     title = "rkd_angle"
     whole_batch = True
-
-    def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
-        """Keep the layers."""
-        super().__init__()
-        self.student_layer = student_layer
-        self.teacher_layer = teacher_layer or student_layer
-        self.student_layers = layer_names(self.title, self.student_layer)
-        self.teacher_layers = layer_names(self.title, self.teacher_layer)
 
     def build(self, dry: DryRun) -> None:
         """Refuse batches of one."""
@@ -305,7 +277,7 @@ def _chances(embedding: Tensor) -> Tensor:
 
 
 @final
-class PKT(Loss):
+class PKT(LayerLoss):
     """Probabilistic knowledge transfer: who is whose neighbour, as a distribution.
 
     Use it where features shall be searched or compared (embeddings), or beside KD; widths and
@@ -330,14 +302,6 @@ class PKT(Loss):
     needs = frozenset({Signal.FEATURES})
     title = "pkt"
     whole_batch = True
-
-    def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
-        """Keep the layers."""
-        super().__init__()
-        self.student_layer = student_layer
-        self.teacher_layer = teacher_layer or student_layer
-        self.student_layers = layer_names(self.title, self.student_layer)
-        self.teacher_layers = layer_names(self.title, self.teacher_layer)
 
     def build(self, dry: DryRun) -> None:
         """Refuse batches of one."""
