@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tutelage.bench.hinton import BATCH, JITTER, PLAIN, _Study
@@ -27,6 +29,7 @@ from tutelage.objective import Objective
 from tutelage.pipeline.training import Trained
 from tutelage.teachers import ModuleTeacher, Teacher
 from tutelage.teachers.ensemble import Ensemble
+from tutelage.types import Batch, Outputs
 
 SETTINGS = TrainSettings(
     epochs=30,
@@ -63,6 +66,8 @@ class Trial:
         views: What it sees.
         hidden: Its layers.
         start: Times the usual weights at the start.
+        dropout: Share of the hidden units that is dropped, 0.4 times as much of the input.
+        spread: Times as far as the teacher puts a picture from the mean of its digit it is put.
         has_raw_pixels: Whether pixels are of 0 to 1, not of mean 0 and standard deviation 1.
         is_chosen: Whether the epoch with the fewest test errors is taken, not the last.
         without: A digit that it is not shown; its bias is then moved as in the table's rows.
@@ -74,14 +79,22 @@ class Trial:
     views: ViewPolicy = PLAIN
     hidden: tuple[int, ...] = (800, 800)
     start: float = 1.0
+    dropout: float = 0.0
+    spread: float = 1.0
     has_raw_pixels: bool = False
     is_chosen: bool = False
     without: int | None = None
 
 
-def longest(settings: TrainSettings = SETTINGS, **changes: object) -> Trial:
+def longest(settings: TrainSettings = SETTINGS, **changes: Any) -> Trial:
     """A student of the teacher of 300 epochs at T=20."""
     return Trial(mixed(20), settings, "adam, 300 epochs", **changes)
+
+
+def without_3(temperature: float = 20, teacher: str = "adam, 300 epochs", **changes: Any) -> Trial:
+    """A student that is shown no 3, as in the table."""
+    settings = replace(SETTINGS, epochs=15)
+    return Trial(mixed(temperature, 0.0), settings, teacher, without=3, **changes)
 
 
 STUDENTS = {
@@ -100,6 +113,9 @@ STUDENTS = {
     "T=20, raw pixels, SGD": longest(replace(SETTINGS, optimizer=SGD), has_raw_pixels=True),
     "T=20, from the teacher of raw pixels": Trial(mixed(20), teacher="adam, raw pixels"),
     "T=20, from the teacher whose limit is 2": Trial(mixed(20), teacher="adam, limit of 2"),
+    "T=20, dropout 0.5": longest(dropout=0.5),
+    "T=20, dropout 0.25": longest(dropout=0.25),
+    "T=20, dropout 0.25, 100 epochs": longest(replace(SETTINGS, epochs=100), dropout=0.25),
     "T=20, ten times the rate": longest(
         replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1e-2))
     ),
@@ -115,22 +131,16 @@ STUDENTS = {
     "T=2": Trial(mixed(2)),
     "DIST": Trial(0.1 * CrossEntropy() + 2 * DIST(temperature=4)),
     "T=20, all 25 views": Trial(mixed(20), views=JITTER),
-    "no 3": Trial(mixed(20, 0.0), replace(SETTINGS, epochs=15), without=3),
-    "no 3, T=8, from the adam teacher of 300 epochs": Trial(
-        mixed(8, 0.0), replace(SETTINGS, epochs=15), "adam, 300 epochs", without=3
-    ),
-    "no 3, T=60, from the adam teacher of 300 epochs": Trial(
-        mixed(60, 0.0), replace(SETTINGS, epochs=15), "adam, 300 epochs", without=3
-    ),
-    "no 3, from the teacher of raw pixels": Trial(
-        mixed(20, 0.0), replace(SETTINGS, epochs=15), "adam, raw pixels", without=3
-    ),
-    "no 3, from the teacher whose limit is 2": Trial(
-        mixed(20, 0.0), replace(SETTINGS, epochs=15), "adam, limit of 2", without=3
-    ),
-    "no 3, all 25 views": Trial(
-        mixed(20, 0.0), replace(SETTINGS, epochs=15), views=JITTER, without=3
-    ),
+    "no 3": without_3(teacher="adam"),
+    "no 3, T=8, from the adam teacher of 300 epochs": without_3(8),
+    "no 3, T=60, from the adam teacher of 300 epochs": without_3(60),
+    "no 3, from the adam teacher of 300 epochs": without_3(),
+    "no 3, from the adam teacher of 300 epochs, spread 1.5": without_3(spread=1.5),
+    "no 3, from the adam teacher of 300 epochs, spread 0.7": without_3(spread=0.7),
+    "no 3, from the adam teacher of 300 epochs, spread 0.5": without_3(spread=0.5),
+    "no 3, from the teacher of raw pixels": without_3(teacher="adam, raw pixels"),
+    "no 3, from the teacher whose limit is 2": without_3(teacher="adam, limit of 2"),
+    "no 3, all 25 views": without_3(teacher="adam", views=JITTER),
     "T=4, all 25 views, both teachers, 100 epochs": Trial(
         mixed(4), replace(SETTINGS, epochs=100), teacher="both", views=JITTER
     ),
@@ -154,7 +164,7 @@ def scaled(factor: float, make: Callable[[], nn.Module]) -> nn.Module:
     network = make()
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter *= factor
+            parameter.mul_(factor)
     return network
 
 
@@ -168,6 +178,8 @@ class Raw(nn.Module):
     def __init__(self, splits: Splits) -> None:
         """Keep mean and standard deviation."""
         super().__init__()
+        assert splits.mean is not None
+        assert splits.std is not None
         (self.mean,), (self.std,) = splits.mean, splits.std
 
     def forward(self, images: Tensor) -> Tensor:
@@ -180,11 +192,61 @@ def after(first: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
     return nn.Sequential(first, make())
 
 
+class Spread:
+    """A teacher whose logits lie nearer to the mean of their digit, or further from it.
+
+    Args:
+        teacher: The teacher.
+        lab: Has the training pictures.
+        factor: Times the distance.
+    """
+
+    def __init__(self, teacher: Teacher, lab: Lab, factor: float) -> None:
+        """Ask for the means."""
+        self.teacher, self.factor = teacher, factor
+        self.gives, self.device = teacher.gives, teacher.device
+        self.fingerprint = f"{teacher.fingerprint}, spread {factor}"
+        self.means = means(logits_of(teacher, lab), lab.train_labels)
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """The logits of these pictures."""
+        assert batch.labels is not None
+        mean = self.means[batch.labels]
+        return Outputs(mean + self.factor * (self.teacher(batch).logits - mean))
+
+
+def logits_of(teacher: Teacher, lab: Lab) -> Float[Tensor, "n classes"]:
+    """What a teacher says of the plain training pictures, less the mean over the classes."""
+    reader = lab.reader(lab.splits.train, PLAIN)
+    rows = torch.arange(len(reader)).split(BATCH)
+    said = torch.cat([teacher(reader[ids, PLAIN.choose(ids, 0, 0)]).logits for ids in rows])
+    return said - said.mean(dim=1, keepdim=True)
+
+
+def means(
+    logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]
+) -> Float[Tensor, "digits classes"]:
+    """Of each digit the mean."""
+    return torch.stack([logits[labels == digit].mean(dim=0) for digit in range(10)])
+
+
+def told(lab: Lab, name: str) -> str:
+    """How far logits of a teacher lie from the mean of their digit, beside how far means differ."""
+    logits = logits_of(source(lab, Trial(mixed(20), teacher=name)), lab)
+    labels, digits = lab.train_labels, torch.arange(10)
+    others = digits != labels[:, None]
+    of_digit = means(logits, labels)
+    within = (logits - of_digit[labels])[others].square().mean().sqrt()
+    between = (of_digit[labels] - of_digit.mean(dim=0))[others].square().mean().sqrt()
+    return f"other digits' logits within {within:.2f}, between {between:.2f}"
+
+
 def source(lab: Lab, trial: Trial) -> Teacher:
     """What a student learns from: one teacher's cache, or both teachers together, live."""
     if trial.teacher != "both":
         trained, folder = teacher(lab, trial.teacher), f"teacher-{trial.teacher}/cache"
-        return lab.cached(trained, JITTER, "float16", chunk=BATCH, folder=folder)
+        cached = lab.cached(trained, JITTER, "float16", chunk=BATCH, folder=folder)
+        return cached if trial.spread == 1 else Spread(cached, lab, trial.spread)
     together = Ensemble([teacher(lab, name).last for name in ("adam", "sgd")])
     return ModuleTeacher(together, lab.task, chunk=BATCH)
 
@@ -195,7 +257,14 @@ def student(lab: Lab, name: str, seed: int) -> Trained:
     taught_by = source(lab, trial)
     if trial.is_chosen:
         lab = replace(lab, splits=replace(lab.splits, valid=lab.splits.test))
-    make = partial(scaled, trial.start, partial(mlp, 10, hidden=trial.hidden))
+    plain = partial(
+        mlp,
+        10,
+        hidden=trial.hidden,
+        dropout=trial.dropout,
+        input_dropout=0.4 * trial.dropout,
+    )
+    make = partial(scaled, trial.start, plain)
     if trial.has_raw_pixels:
         make = partial(after, Raw(lab.splits), make)
     seen = lab.train_labels != trial.without if trial.without is not None else None
@@ -235,7 +304,10 @@ def main() -> None:
         trained = [(teacher if is_teacher else student)(lab, name, seed) for seed in seeds]
         errors = [count(lab, name, each) for each in trained]
         minutes = sum(t.progress.seconds for t in trained) / 60
-        print(f"{name}: {Measured(errors)} test errors {errors}, {minutes:.1f} min", flush=True)
+        note = f", {told(lab, name)}" if is_teacher else ""
+        print(
+            f"{name}: {Measured(errors)} test errors {errors}, {minutes:.1f} min{note}", flush=True
+        )
 
 
 if __name__ == "__main__":
