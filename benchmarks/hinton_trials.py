@@ -45,7 +45,6 @@ TEACHERS: dict[str, TrainSettings] = {
     "sgd": replace(TEACHER, optimizer=SGD),
     "adam, 300 epochs": replace(TEACHER, epochs=300),
     "adam, raw pixels": TEACHER,
-    "adam, limit of 2": replace(TEACHER, max_norm=2.0),
 }
 
 
@@ -103,24 +102,16 @@ STUDENTS = {
     "T=20, from both teachers": Trial(mixed(20), teacher="both"),
     "T=20, from the adam teacher of 300 epochs": Trial(mixed(20), teacher="adam, 300 epochs"),
     "T=20, all 25 views, from the adam teacher of 300 epochs": longest(views=JITTER),
-    "T=20, all 25 views, from the adam teacher of 300 epochs, 100 epochs": longest(
-        replace(SETTINGS, epochs=100), views=JITTER
-    ),
     "T=20, the epoch that is best on the test data": longest(is_chosen=True),
     "T=20, from the CNN": Trial(mixed(20), teacher="cnn"),
     "T=20, a tenth of the weights": longest(start=0.1),
     "T=20, raw pixels": longest(has_raw_pixels=True),
     "T=20, raw pixels, SGD": longest(replace(SETTINGS, optimizer=SGD), has_raw_pixels=True),
     "T=20, from the teacher of raw pixels": Trial(mixed(20), teacher="adam, raw pixels"),
-    "T=20, from the teacher whose limit is 2": Trial(mixed(20), teacher="adam, limit of 2"),
     "T=20, dropout 0.5": longest(dropout=0.5),
     "T=20, dropout 0.25": longest(dropout=0.25),
-    "T=20, dropout 0.25, 100 epochs": longest(replace(SETTINGS, epochs=100), dropout=0.25),
     "T=20, ten times the rate": longest(
         replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1e-2))
-    ),
-    "T=20, ten times the rate, 100 epochs": longest(
-        replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1e-2), epochs=100)
     ),
     "T=20, soft targets alone": Trial(mixed(20, 0.0)),
     "T=20, task weight 0.5": Trial(mixed(20, 0.5)),
@@ -139,7 +130,6 @@ STUDENTS = {
     "no 3, from the adam teacher of 300 epochs, spread 0.7": without_3(spread=0.7),
     "no 3, from the adam teacher of 300 epochs, spread 0.5": without_3(spread=0.5),
     "no 3, from the teacher of raw pixels": without_3(teacher="adam, raw pixels"),
-    "no 3, from the teacher whose limit is 2": without_3(teacher="adam, limit of 2"),
     "no 3, all 25 views": without_3(teacher="adam", views=JITTER),
     "T=4, all 25 views, both teachers, 100 epochs": Trial(
         mixed(4), replace(SETTINGS, epochs=100), teacher="both", views=JITTER
