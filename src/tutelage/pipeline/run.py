@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage import __version__
 from tutelage.data.images import check_pictures, picture_folders
+from tutelage.data.overlap import overlap_note
 from tutelage.deploy import TARGETS
 from tutelage.doctor import preflight
 from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
@@ -274,7 +275,11 @@ def _arms(
             arms.append(  # noqa: PERF401
                 arm_stage(job, "baseline", seed, job.baseline_objective, None, listener)
             )
-    notes = [*_processes_note(job), *_capacity_note(job.task.metric, teacher, arms, listener)]
+    notes = [
+        *overlap_note(job.splits),
+        *_processes_note(job),
+        *_capacity_note(job.task.metric, teacher, arms, listener),
+    ]
     for seed in job.seeds:
         arms.append(  # noqa: PERF401
             arm_stage(job, "distilled", seed, job.objective, source, listener)

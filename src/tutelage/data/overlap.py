@@ -1,0 +1,56 @@
+"""Test samples that stand in the training data too."""
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from tutelage.data.sources import Source, Splits
+from tutelage.types import tensor_bytes
+
+CHUNK = 4096
+
+
+def num_shared(splits: Splits) -> int | None:
+    """How many test samples the networks are given as they are given one to train on.
+
+    Labels are not compared.
+
+    Args:
+        splits: The data.
+
+    Returns:
+        The count; None where a part lies on disk, so that to look would be to read all of it.
+    """
+    if not (splits.train.is_fast and splits.test.is_fast):
+        return None
+    trained = set(_digests(splits.train))
+    return sum(digest in trained for digest in _digests(splits.test))
+
+
+def overlap_note(splits: Splits) -> list[str]:
+    """What a reader of the numbers must know where a test sample was trained on."""
+    count = num_shared(splits)
+    if not count:
+        return []
+    return [
+        f"{count} of {len(splits.test)} test samples stand in the training data as well (or the "
+        "transfer data): what is measured on them may be remembered. Take them out of one of both."
+    ]
+
+
+def _digests(source: Source) -> Iterator[bytes]:
+    """Of each sample's inputs. Named inputs are asked for one by one, so that none is filled up."""
+    first, _ = source.fetch(torch.zeros(1, dtype=torch.long))
+    size = CHUNK if isinstance(first, Tensor) else 1
+    for ids in torch.arange(len(source)).split(size):
+        inputs, _ = source.fetch(ids)
+        if isinstance(inputs, Tensor):
+            yield from (_digest(row) for row in inputs)
+        else:
+            yield b"".join(_digest(inputs[name]) for name in sorted(inputs))
+
+
+def _digest(tensor: Tensor) -> bytes:
+    return hashlib.blake2b(tensor_bytes(tensor), digest_size=16).digest()

@@ -1,0 +1,46 @@
+"""Test samples that were trained on are counted and said."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tutelage.data.overlap import num_shared, overlap_note
+from tutelage.data.sources import DatasetSource, Splits, TensorSource
+from tutelage.data.tokens import TokenSource
+
+
+def splits_of(train, test):
+    return Splits(train, None, test, ("a", "b"))
+
+
+def test_rows_of_tensors_are_compared_without_their_labels():
+    pictures = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8)
+    train = TensorSource(pictures[:4], torch.zeros(4, dtype=torch.long))
+    test = TensorSource(pictures[[5, 3, 3, 0]], torch.ones(4, dtype=torch.long))
+    splits = splits_of(train, test)
+    assert num_shared(splits) == 3
+    (note,) = overlap_note(splits)
+    assert note.startswith("3 of 4 test samples stand in the training data as well")
+
+
+def test_nothing_is_said_where_none_is_shared():
+    rows = torch.randn(6, 5)
+    assert overlap_note(splits_of(TensorSource(rows[:4]), TensorSource(rows[4:]))) == []
+
+
+def test_texts_are_compared_as_they_are_and_not_as_they_are_filled_up():
+    train = TokenSource([[1, 2], [1, 2, 3], [5, 6, 7, 8]], [0, 0, 1], pad_id=3)
+    test = TokenSource([[1, 2], [1, 2, 3, 3], [5, 6, 7, 8]], [0, 1, 1], pad_id=3)
+    assert num_shared(splits_of(train, test)) == 2
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_what_lies_on_disk_is_not_read_for_it(part):
+    rows = torch.randn(3, 5)
+    splits = splits_of(TensorSource(rows), TensorSource(rows))
+    slow = DatasetSource([(row, 0) for row in rows])
+    slow.fetch = pytest.fail
+    splits = replace(splits, **{part: slow})
+    assert num_shared(splits) is None
+    assert overlap_note(splits) == []
