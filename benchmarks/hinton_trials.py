@@ -6,7 +6,6 @@ Figures stand in docs/hinton-mnist.md.
 """
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,13 +38,6 @@ SETTINGS = TrainSettings(
     schedule=ScheduleSettings(kind="cosine", warmup_steps=200),
 )
 SGD = OptimizerSettings(kind="sgd", lr=0.1, momentum=0.9)
-TEACHER = replace(SETTINGS, epochs=80, max_norm=15**0.5)
-TEACHERS: dict[str, TrainSettings] = {
-    "adam": TEACHER,
-    "sgd": replace(TEACHER, optimizer=SGD),
-    "adam, 300 epochs": replace(TEACHER, epochs=300),
-    "adam, raw pixels": TEACHER,
-}
 
 
 def mixed(temperature: float, task_weight: float = 0.1, square: float = 1.0) -> Objective:
@@ -56,12 +48,12 @@ def mixed(temperature: float, task_weight: float = 0.1, square: float = 1.0) -> 
 
 @dataclass(frozen=True)
 class Trial:
-    """A student.
+    """A student, or a teacher.
 
     Attributes:
         objective: What it minimises.
         settings: How it is trained.
-        teacher: One of the teachers.
+        teacher: One of the teachers; of no account to a teacher.
         views: What it sees.
         hidden: Its layers.
         start: Times the usual weights at the start.
@@ -85,6 +77,27 @@ class Trial:
     without: int | None = None
 
 
+def of_labels(settings: TrainSettings = SETTINGS, epochs: int = 80, *, raw: bool = False) -> Trial:
+    """A teacher, as the table's."""
+    settings = replace(settings, epochs=epochs, max_norm=15**0.5)
+    return Trial(
+        1.0 * CrossEntropy(),
+        settings,
+        views=JITTER,
+        hidden=(1200, 1200),
+        dropout=0.5,
+        has_raw_pixels=raw,
+    )
+
+
+TEACHERS = {
+    "adam": of_labels(),
+    "sgd": of_labels(replace(SETTINGS, optimizer=SGD)),
+    "adam, 300 epochs": of_labels(epochs=300),
+    "adam, raw pixels": of_labels(raw=True),
+}
+
+
 def longest(settings: TrainSettings = SETTINGS, **changes: Any) -> Trial:
     """A student of the teacher of 300 epochs at T=20."""
     return Trial(mixed(20), settings, "adam, 300 epochs", **changes)
@@ -100,7 +113,7 @@ STUDENTS = {
     "T=20": Trial(mixed(20)),
     "T=20, from the sgd teacher": Trial(mixed(20), teacher="sgd"),
     "T=20, from both teachers": Trial(mixed(20), teacher="both"),
-    "T=20, from the adam teacher of 300 epochs": Trial(mixed(20), teacher="adam, 300 epochs"),
+    "T=20, from the adam teacher of 300 epochs": longest(),
     "T=20, all 25 views, from the adam teacher of 300 epochs": longest(views=JITTER),
     "T=20, the epoch that is best on the test data": longest(is_chosen=True),
     "T=20, from the CNN": Trial(mixed(20), teacher="cnn"),
@@ -141,21 +154,20 @@ def teacher(lab: Lab, name: str, seed: int = 0) -> Trained:
     """One of the teachers."""
     if name == "cnn":
         return _Study(lab, (seed,), 1.0, "bf16").cnn
-    make = partial(mlp, 10, hidden=(1200, 1200), dropout=0.5, input_dropout=0.2)
-    if name.endswith("raw pixels"):
-        make = partial(after, Raw(lab.splits), make)
+    trial = TEACHERS[name]
+    make = partial(network, lab, trial)
     return lab.train(
-        f"teacher-{name}", seed, make, 1.0 * CrossEntropy(), TEACHERS[name], views=JITTER
+        f"teacher-{name}", seed, make, trial.objective, trial.settings, views=trial.views
     )
 
 
-def scaled(factor: float, make: Callable[[], nn.Module]) -> nn.Module:
-    """A network whose weights are this many times those that it was made with."""
-    network = make()
+def network(lab: Lab, trial: Trial) -> nn.Module:
+    """What is trained, with its weights at the start."""
+    made = mlp(10, hidden=trial.hidden, dropout=trial.dropout, input_dropout=0.4 * trial.dropout)
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(factor)
-    return network
+        for parameter in made.parameters():
+            parameter.mul_(trial.start)
+    return nn.Sequential(Raw(lab.splits), made) if trial.has_raw_pixels else made
 
 
 class Raw(nn.Module):
@@ -175,11 +187,6 @@ class Raw(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Undo the normalisation."""
         return images * self.std + self.mean
-
-
-def after(first: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
-    """A network behind another module."""
-    return nn.Sequential(first, make())
 
 
 class Spread:
@@ -247,16 +254,7 @@ def student(lab: Lab, name: str, seed: int) -> Trained:
     taught_by = source(lab, trial)
     if trial.is_chosen:
         lab = replace(lab, splits=replace(lab.splits, valid=lab.splits.test))
-    plain = partial(
-        mlp,
-        10,
-        hidden=trial.hidden,
-        dropout=trial.dropout,
-        input_dropout=0.4 * trial.dropout,
-    )
-    make = partial(scaled, trial.start, plain)
-    if trial.has_raw_pixels:
-        make = partial(after, Raw(lab.splits), make)
+    make = partial(network, lab, trial)
     seen = lab.train_labels != trial.without if trial.without is not None else None
     return lab.train(
         name,
