@@ -36,7 +36,8 @@ def overlap_note(splits: Splits) -> list[str]:
         return []
     return [
         f"{count} of {len(splits.test)} test samples stand in the training data as well (or the "
-        "transfer data): what is measured on them may be remembered. Take them out of one of both."
+        "transfer data): what is measured on them may be remembered. Take them out of one of the "
+        "two."
     ]
 
 

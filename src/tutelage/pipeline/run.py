@@ -275,11 +275,7 @@ def _arms(
             arms.append(  # noqa: PERF401
                 arm_stage(job, "baseline", seed, job.baseline_objective, None, listener)
             )
-    notes = [
-        *overlap_note(job.splits),
-        *_processes_note(job),
-        *_capacity_note(job.task.metric, teacher, arms, listener),
-    ]
+    notes = [*_processes_note(job), *_capacity_note(job.task.metric, teacher, arms, listener)]
     for seed in job.seeds:
         arms.append(  # noqa: PERF401
             arm_stage(job, "distilled", seed, job.objective, source, listener)
@@ -364,7 +360,7 @@ def _record(
         measurements=load_measurements(job.out),
         samples=judged.samples,
         cache=cache,
-        notes=[*job.notes, *notes],
+        notes=[*job.notes, *overlap_note(splits), *notes],
         seconds=seconds,
         metric=job.task.metric,
     )
