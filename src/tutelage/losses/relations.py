@@ -10,7 +10,13 @@ from torch import Tensor
 
 from tutelage.errors import ConfigError
 from tutelage.losses.divergences import kl_of_logs, log_soften
-from tutelage.losses.features import Features, Layers, dry_features, layer_names
+from tutelage.losses.features import (
+    Features,
+    LayerLoss,
+    Layers,
+    dry_features,
+    layer_names,
+)
 from tutelage.losses.tokens import check_tokens, over_tokens
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
@@ -80,7 +86,7 @@ class TinyBERTAttention(Loss):
 
 
 @final
-class MiniLMv2(Loss):
+class MiniLMv2(LayerLoss):
     """How tokens relate by their queries, keys and values shall be as in the teacher.
 
     Of one layer alone, so that depth and width of the student are free; in the paper the last
@@ -115,15 +121,11 @@ class MiniLMv2(Loss):
         parts: Sequence[str] = ("query", "key", "value"),
     ) -> None:
         """Keep the settings."""
-        super().__init__()
-        self.student_layer = student_layer
-        self.teacher_layer = teacher_layer or student_layer
+        super().__init__(student_layer, teacher_layer)
         self.heads = checked_heads(heads, self.title)
         self.parts = checked_parts(parts, 3, self.title)
-        self.student_layers = parts_of_layers(layer_names(self.title, student_layer), self.parts)
-        self.teacher_layers = parts_of_layers(
-            layer_names(self.title, self.teacher_layer), self.parts
-        )
+        self.student_layers = parts_of_layers(self.student_layers, self.parts)
+        self.teacher_layers = parts_of_layers(self.teacher_layers, self.parts)
 
     def build(self, dry: DryRun) -> None:
         """Refuse widths that cannot be cut into so many heads."""
