@@ -64,7 +64,7 @@ class Metric:
     is_higher_better: bool
     unit: str
     meaning: str
-    task_loss: str = "Cross-entropy with the labels at temperature 1"
+    task_loss: str = "Cross-entropy with the labels at temperature 1, in nats"
 
     def rank(self, value: float) -> float:
         """The value, turned round where less is better: the highest rank is the best."""

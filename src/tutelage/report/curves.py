@@ -58,7 +58,7 @@ def _valid_loss_chart(record: RunRecord) -> Chart:
         figure=draw(
             [*_arm_traces(record, _valid_loss), *level],
             _epoch_axis(record),
-            axis("task loss, nats", **_late_range(record, _valid_loss, loss)),
+            axis("task loss", **_late_range(record, _valid_loss, loss)),
         ),
     )
 
