@@ -1,12 +1,14 @@
+import errno
 import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from tutelage.errors import RunFolderError
+from tutelage.errors import RunFolderError, WriteError
 from tutelage.files import (
     file_sha256,
     fingerprint,
@@ -131,6 +133,26 @@ def test_a_folder_is_filled_only_if_nothing_is_raised(tmp_path):
     assert (folder / "notes.txt").read_text() == "stays"
     assert (folder / "1_Pooling" / "config.json").read_text() == "below"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_disk_that_is_full_while_a_folder_is_filled_is_one_clear_error(tmp_path, error):
+    refused = pytest.raises(WriteError, match="student: cannot be written")
+    with refused, staged_folder(tmp_path / "student"):
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_reading_while_a_folder_is_filled_stays_what_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError), staged_folder(tmp_path / "student"):
+        (tmp_path / "missing").read_text()
 
 
 def test_json_is_written_whole_and_nan_is_refused(tmp_path):

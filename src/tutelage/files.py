@@ -1,6 +1,7 @@
 """Files written whole or not at all, read with one clear error, and fingerprints."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -94,6 +95,10 @@ def _staging(path: Path) -> Iterator[Path]:
         except OSError as error:
             raise _cannot_write(path, error) from error
         yield folder
+    except (OSError, SafetensorError) as error:
+        if _is_full(error):
+            raise _cannot_write(path, error) from error
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -130,6 +135,11 @@ def _cannot_write(path: Path, error: Exception) -> WriteError:
         f"{path}: cannot be written ({reason}). What was there before is unchanged. Free "
         "space or choose another place, then run the same command again."
     )
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether an error, of the system or of safetensors, says that a disk has no more room."""
+    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _keep_name(folder: Path) -> None:
