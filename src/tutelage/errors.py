@@ -8,6 +8,9 @@ from typing import TypeVar
 
 Entry = TypeVar("Entry")
 
+MOST_NAMES = 80  # of a longer table, such as a transformer's layers, a message gives some
+SOME_NAMES = 10
+
 
 class TutelageError(Exception):
     """What a person can mend: the message says where, what, what is allowed, what to do."""
@@ -86,13 +89,18 @@ def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
         table: Known names and what they stand for.
 
     Raises:
-        UnknownNameError: The name is not in the table; the message gives the nearest one.
+        UnknownNameError: The name is not in the table; the message gives the nearest one, and all
+            names or, of a long table, those that resemble it most.
     """
     if name in table:
         return table[name]
     near = difflib.get_close_matches(name, list(table), n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UnknownNameError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(sorted(table))}.")
+    known, names = "Known", sorted(table)
+    if len(names) > MOST_NAMES:
+        known = f"The nearest of {len(names)}"
+        names = difflib.get_close_matches(name, names, n=SOME_NAMES, cutoff=0)
+    raise UnknownNameError(f"Unknown {kind} {name!r}.{hint} {known}: {', '.join(names)}.")
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

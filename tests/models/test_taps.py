@@ -172,3 +172,12 @@ def test_a_task_gives_the_layers_beside_the_logits(net):
     given = Classification(4).run(net, Batch(IMAGES, None, ids, ids), ("stage1",))
     assert torch.equal(given.logits, net(IMAGES))
     assert list(given.features) == ["stage1"]
+
+
+def test_an_unknown_layer_of_a_deep_network_names_the_nearest_and_not_all():
+    deep = nn.Sequential(OrderedDict((f"block{n}", nn.Linear(1, 1)) for n in range(200)))
+    with pytest.raises(
+        UnknownNameError, match=r"Did you mean 'block19\d?'\? The nearest of 200:"
+    ) as told:
+        find_layer(deep, "bloc.19")
+    assert str(told.value).count("block") == 11
