@@ -13,7 +13,7 @@ from texts import save_transformer, snippets, write_csv
 
 from tutelage.config import build_job, read_recipe
 from tutelage.deploy import open_session, run_session
-from tutelage.engine.events import Advanced
+from tutelage.engine.events import Advanced, StageDone
 from tutelage.errors import ConfigError, ExportError, SignalError
 from tutelage.pipeline import run_job
 from tutelage.teachers.module import state_fingerprint
@@ -82,6 +82,23 @@ def test_students_of_a_cached_and_of_a_live_teacher_are_equal_bit_for_bit(place,
         student = run_job(replace(build_job(recipe), has_report=False)).student
         found.append(state_fingerprint(student.last))
     assert found[0] == found[1]
+
+
+def test_one_cache_of_texts_serves_every_batch_size_bit_for_bit(place, tmp_path):
+    cache = {"codec": "float32", "path": str(tmp_path / "cache")}
+    found = {}
+    for name, size, kept in (("first", 8, cache), ("cached", 16, cache), ("live", 16, None)):
+        train = {"epochs": 1, "batch_size": size}
+        recipe = recipe_of(
+            place, tmp_path / name, cache=kept, train=train, seeds=[0], baseline=False
+        )
+        said = []
+        student = run_job(replace(build_job(recipe), has_report=False), said.append).student
+        built = [e.was_there for e in said if isinstance(e, StageDone) and "cache" in e.name]
+        found[name] = state_fingerprint(student.last), built
+    assert found["first"][1] == [False]
+    assert found["cached"][1] == [True]
+    assert found["cached"][0] == found["live"][0]
 
 
 def test_a_small_net_learns_from_a_transformer(place, tmp_path):

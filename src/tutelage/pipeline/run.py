@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import torch
 import yaml
 from accelerate import Accelerator
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -59,6 +60,7 @@ from tutelage.report import write_report
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.build import build_cache
 from tutelage.teachers.codecs import make_codec
+from tutelage.teachers.module import TEXT_CHUNK, goes_by_length
 from tutelage.teachers.parts import Part
 from tutelage.teachers.store import Manifest
 
@@ -240,14 +242,20 @@ def _source(job: Job, trained: Trained, folder: str, listener: Listener) -> Teac
 
 def live_teacher(job: Job, trained: Trained) -> ModuleTeacher:
     """A trained network as a live teacher; one that is yet to be cut stays where it is."""
-    device = None if job.shards_teacher and here().are_several else Accelerator().device
+    is_cut = job.shards_teacher and here().are_several
+    device = None if is_cut else Accelerator().device
+    chunk = job.settings.batch_size
+    row = torch.zeros(1, dtype=torch.int64)
+    layers = job.objective.teacher_layers
+    if not is_cut and goes_by_length(job.train_reader[row, row], job.teacher_task, layers):
+        chunk = min(chunk, TEXT_CHUNK)  # what it takes anyway: one cache for all batch sizes
     return ModuleTeacher(
         trained.selected,
         job.teacher_task,
-        chunk=job.settings.batch_size,
+        chunk=chunk,
         device=device,
         precision=job.teacher.precision,
-        layers=job.objective.teacher_layers,
+        layers=layers,
     )
 
 

@@ -32,6 +32,11 @@ Scores = Tensor | SparseLogits | HiddenStates
 TEXT_CHUNK = 8  # texts of one length in a batch are few, and filling up costs
 
 
+def goes_by_length(batch: Batch, task: Task, layers: Sequence[str]) -> bool:
+    """Whether samples are sorted into chunks by their length: texts, of which no part is asked."""
+    return has_lengths(batch) and not layers and task.items_per_sample == 1
+
+
 class ModuleTeacher:
     """A network as a teacher: in eval mode, frozen, and run in chunks of one size.
 
@@ -84,8 +89,7 @@ class ModuleTeacher:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Outputs:
         """Logits, and features if asked for, of the batch's views."""
-        is_each = has_lengths(batch) and not self.layers and self.task.items_per_sample == 1
-        if is_each and self._root is None:
+        if self._root is None and goes_by_length(batch, self.task, self.layers):
             return self._by_length(batch)
         chunks = [self._run(part, self.chunk) for part in split(batch, self.chunk)]
         if len(chunks) == 1:
