@@ -9,14 +9,14 @@ import argparse
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tutelage.bench.hinton import BATCH, JITTER, PLAIN, _Study
-from tutelage.bench.lab import Lab, count_errors
+from tutelage.bench.lab import Lab, OneView, count_errors
 from tutelage.bench.records import Measured
 from tutelage.data.builtin import load_mnist
 from tutelage.data.sources import Splits
@@ -37,7 +37,9 @@ SETTINGS = TrainSettings(
     optimizer=OptimizerSettings(kind="adam", lr=1e-3),
     schedule=ScheduleSettings(kind="cosine", warmup_steps=200),
 )
+LONG = replace(SETTINGS, epochs=300)
 SGD = OptimizerSettings(kind="sgd", lr=0.1, momentum=0.9)
+Word = Literal["as it is", "mean of its views", "with dropout"]
 
 
 def mixed(temperature: float, task_weight: float = 0.1, square: float = 1.0) -> Objective:
@@ -59,6 +61,7 @@ class Trial:
         start: Times the usual weights at the start.
         dropout: Share of the hidden units that is dropped, 0.4 times as much of the input.
         spread: Times as far as the teacher puts a picture from the mean of its digit it is put.
+        word: What it hears of its teacher.
         has_raw_pixels: Whether pixels are of 0 to 1, not of mean 0 and standard deviation 1.
         is_chosen: Whether the epoch with the fewest test errors is taken, not the last.
         without: A digit that it is not shown; its bias is then moved as in the table's rows.
@@ -72,6 +75,7 @@ class Trial:
     start: float = 1.0
     dropout: float = 0.0
     spread: float = 1.0
+    word: Word = "as it is"
     has_raw_pixels: bool = False
     is_chosen: bool = False
     without: int | None = None
@@ -125,6 +129,13 @@ STUDENTS = {
     "T=20, dropout 0.25": longest(dropout=0.25),
     "T=20, ten times the rate": longest(
         replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1e-2))
+    ),
+    "T=20, the teacher's mean over its views": longest(word="mean of its views"),
+    "T=20, the teacher's dropout left on": longest(word="with dropout"),
+    "T=20, 300 epochs": longest(LONG),
+    "T=20, all 25 views, 300 epochs": longest(LONG, views=JITTER),
+    "T=20, all 25 views, the teacher's dropout left on, 300 epochs": longest(
+        LONG, views=JITTER, word="with dropout"
     ),
     "T=20, soft targets alone": Trial(mixed(20, 0.0)),
     "T=20, task weight 0.5": Trial(mixed(20, 0.5)),
@@ -212,11 +223,49 @@ class Spread:
         return Outputs(mean + self.factor * (self.teacher(batch).logits - mean))
 
 
-def logits_of(teacher: Teacher, lab: Lab) -> Float[Tensor, "n classes"]:
-    """What a teacher says of the plain training pictures, less the mean over the classes."""
-    reader = lab.reader(lab.splits.train, PLAIN)
+class MeanOfViews:
+    """A teacher that says of a picture, whatever view is shown, the mean of what it says of all.
+
+    Args:
+        teacher: The teacher.
+        lab: Has the training pictures.
+    """
+
+    def __init__(self, teacher: Teacher, lab: Lab) -> None:
+        """Ask for all views."""
+        self.gives, self.device = teacher.gives, teacher.device
+        self.fingerprint = f"{teacher.fingerprint}, mean of views"
+        each = [logits_of(teacher, lab, OneView(JITTER, n)) for n in range(JITTER.num_views)]
+        self.said = torch.stack(each).mean(dim=0)
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """The mean logits of these pictures."""
+        return Outputs(self.said[batch.sample_ids])
+
+
+class WithDropout:
+    """A teacher whose dropout is left on while it teaches.
+
+    Args:
+        live: The teacher.
+    """
+
+    def __init__(self, live: ModuleTeacher) -> None:
+        """Turn it on."""
+        self.live, self.gives, self.device = live, live.gives, live.device
+        self.fingerprint = f"{live.fingerprint}, with dropout"
+        live.model.train()
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """What it says this time."""
+        return self.live(batch)
+
+
+def logits_of(teacher: Teacher, lab: Lab, view: OneView = PLAIN) -> Float[Tensor, "n classes"]:
+    """What a teacher says of the training pictures, less the mean over the classes."""
+    reader = lab.reader(lab.splits.train, view)
     rows = torch.arange(len(reader)).split(BATCH)
-    said = torch.cat([teacher(reader[ids, PLAIN.choose(ids, 0, 0)]).logits for ids in rows])
+    said = torch.cat([teacher(reader[ids, view.choose(ids, 0, 0)]).logits for ids in rows])
     return said - said.mean(dim=1, keepdim=True)
 
 
@@ -242,7 +291,11 @@ def source(lab: Lab, trial: Trial) -> Teacher:
     """What a student learns from: one teacher's cache, or both teachers together, live."""
     if trial.teacher != "both":
         trained, folder = teacher(lab, trial.teacher), f"teacher-{trial.teacher}/cache"
+        if trial.word == "with dropout":
+            return WithDropout(lab.live(trained, chunk=BATCH))
         cached = lab.cached(trained, JITTER, "float16", chunk=BATCH, folder=folder)
+        if trial.word == "mean of its views":
+            return MeanOfViews(cached, lab)
         return cached if trial.spread == 1 else Spread(cached, lab, trial.spread)
     together = Ensemble([teacher(lab, name).last for name in ("adam", "sgd")])
     return ModuleTeacher(together, lab.task, chunk=BATCH)
