@@ -1,5 +1,7 @@
 """The parts of the report: numbers as text, recipes as YAML, pooled bins, the slider's range."""
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
@@ -8,6 +10,7 @@ from tutelage.report import formatting, headline
 from tutelage.report.charts import pool_bins
 from tutelage.report.recipe_text import write_recipe
 from tutelage.report.soft_targets import make_slider
+from tutelage.report.tables import quality_tables
 
 
 @pytest.mark.parametrize(
@@ -78,3 +81,13 @@ def test_the_ruler_has_its_zero_in_the_middle(record):
     assert (first.tone, second.tone) == ("good", "open")
     assert first.interval.left > 50
     assert second.interval.left < 50 < second.interval.left + second.interval.width
+
+
+def test_a_large_number_has_no_thousandths(record):
+    large = [
+        replace(s, mean=s.mean | {"nll": 677.0094}, spread=s.spread | {"nll": 26.3191})
+        for s in record.summaries
+    ]
+    table, _ = quality_tables(replace(record, summaries=large))
+    (cells,) = [row.cells for row in table.rows if row.label == "NLL, nats"]
+    assert (cells[1].value, cells[1].spread) == ("677.0", "\u00b1 26.3")

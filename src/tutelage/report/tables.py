@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from tutelage.records import Evaluation, LatencyRow, RunRecord, Summary, TrainingRecord
 from tutelage.report import formatting, networks
@@ -9,6 +10,7 @@ from tutelage.report.formatting import Number, count, duration, number, percent,
 
 PERCENT = "percent"
 NATS = "nats"
+LARGE = 100.0  # from here on, as of a perplexity, thousandths are noise
 METRICS = (
     ("accuracy", "Accuracy, %", PERCENT),
     ("agreement", "Agreement, %", PERCENT),
@@ -85,12 +87,14 @@ def _quality_rows(
 
 
 def _metric_cell(summary: Summary | None, metric: str, unit: str) -> Cell:
-    write: Callable[[Number | None], str] = percent if unit == PERCENT else number
     if summary is None:
         return Cell(formatting.DASH)
-    spread = summary.spread.get(metric)
+    mean, spread = summary.mean.get(metric), summary.spread.get(metric)
+    write: Callable[[Number | None], str] = percent if unit == PERCENT else number
+    if unit == NATS and mean is not None and mean >= LARGE:
+        write = partial(number, digits=1)
     return Cell(
-        value=write(summary.mean.get(metric)),
+        value=write(mean),
         spread="" if spread is None else f"\N{PLUS-MINUS SIGN} {write(spread)}",
     )
 
