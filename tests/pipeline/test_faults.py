@@ -164,7 +164,7 @@ def test_a_second_run_goes_on_where_the_first_was_interrupted(make_job, tmp_path
 def test_an_interrupted_cache_build_keeps_its_whole_shards(make_job, tmp_path):
     job = make_job(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        run_job(job, Stages("teacher cache", 324))
+        run_job(job, Stages("teacher cache", 340))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/shard-*.safetensors")}
     assert len(before) == 2
     assert not (tmp_path / "cache/manifest.json").exists()
@@ -176,7 +176,7 @@ def test_an_interrupted_cache_build_keeps_its_whole_shards(make_job, tmp_path):
 
 def test_a_half_built_cache_of_another_teacher_is_built_anew(make_job, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run_job(make_job(tmp_path), Stages("teacher cache", 324))
+        run_job(make_job(tmp_path), Stages("teacher cache", 340))
     other = TeacherPlan(make=lambda: mlp(3, image_size=6, hidden=(20,)), train=_train(), seed=5)
     first = told(run_job(make_job(tmp_path, teacher=other)).record)
     assert first == told(run_job(make_job(tmp_path / "fresh", teacher=other)).record)

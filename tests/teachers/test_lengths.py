@@ -4,6 +4,7 @@ from texts import save_transformer
 
 from tutelage.models.load import make_model
 from tutelage.tasks import Classification
+from tutelage.tasks.token_classification import TokenClassification
 from tutelage.teachers import ModuleTeacher
 from tutelage.teachers.lengths import STEP, by_length
 from tutelage.types import Batch
@@ -41,6 +42,12 @@ def test_a_text_has_the_same_bits_whatever_batch_it_comes_in(teacher):
     for numbers in (range(len(LENGTHS)), [7, 0, 5], [10, 9, 8, 3, 2, 1, 0]):
         given = teacher(batch_of(list(numbers), longest=44)).logits
         assert torch.equal(given, wanted[list(numbers)])
+
+
+def test_texts_are_best_asked_about_in_great_number(teacher):
+    assert teacher.best_size(batch_of([0])) > 100
+    of_tokens = ModuleTeacher(teacher.model, TokenClassification(3), chunk=32)
+    assert of_tokens.best_size(batch_of([0])) == 32
 
 
 def test_a_text_is_what_the_network_says_of_it_alone(teacher):

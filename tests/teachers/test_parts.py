@@ -86,6 +86,19 @@ def items(teacher, reader):
     return teacher(reader[ids, torch.arange(9).repeat(70)]).logits
 
 
+def test_a_slow_teacher_tells_of_every_batch_and_loses_few_samples(
+    live, reader, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(build_module, "SHARD_SAMPLES", 40)
+    told = []
+    made = build_cache(
+        tmp_path, live, reader, CODEC, device=CPU, progress=lambda *done: told.append(done)
+    )
+    assert [(shard.start, shard.stop) for shard in made.shards] == [(0, 40), (40, 70)]
+    assert [done for done, _ in told] == [*range(16, 360, 16), 360, *range(376, 630, 16), 630]
+    assert {total for _, total in told} == {630}
+
+
 def test_parts_built_by_jobs_anywhere_make_the_cache_of_one(live, reader, tmp_path, place):
     whole = build(tmp_path / "whole", live, reader)
     assert len(whole.shards) == 10

@@ -18,6 +18,7 @@ from tutelage.teachers.places import Folder, Place, local_folder
 from tutelage.teachers.store import (
     MANIFEST,
     SHARD_BYTES,
+    SHARD_SAMPLES,
     CacheKey,
     Manifest,
     Shard,
@@ -102,11 +103,14 @@ def build_cache(  # noqa: PLR0913 - where, what and how fast, each with a defaul
     with local_folder(place) as folder:
         builder = _Builder(folder, place, teacher, reader, codec, device, workers, key)
         for done, number in enumerate(left[here().number :: here().count]):
+
+            def tell(built: int, before: int = len(there) + done * here().count) -> None:
+                if progress is not None:  # of all processes, as if they were as far as this one
+                    full = before * per_shard * key.num_views
+                    progress(min(items, full + built * here().count), items)
+
             stop = min(starts[number] + per_shard, key.num_samples)
-            _build_shard(builder, number, len(starts), range(starts[number], stop))
-            if progress is not None:  # of all processes, as if they were as far as this one
-                built = (len(there) + (done + 1) * here().count) * per_shard * key.num_views
-                progress(min(items, built), items)
+            _build_shard(builder, number, len(starts), range(starts[number], stop), tell)
         wait_for_all()
         is_complete = first(lambda: finish(place, key) is not None)
     return read_manifest(place) if is_complete else None
@@ -116,9 +120,11 @@ def _is_complete(place: Place, key: CacheKey) -> bool:
     return place.size(MANIFEST) is not None and read_manifest(place).key == key
 
 
-def _build_shard(builder: _Builder, number: int, count: int, samples: range) -> None:
+def _build_shard(
+    builder: _Builder, number: int, count: int, samples: range, tell: Callable[[int], None]
+) -> None:
     begun = time.perf_counter()
-    shard = _shard(builder, number, samples.start, samples.stop)
+    shard = _shard(builder, number, samples, tell)
     builder.place.put(shard_path(builder.folder, number))
     seconds = time.perf_counter() - begun
     note = Note(number, count, builder.key, shard, seconds)
@@ -128,18 +134,24 @@ def _build_shard(builder: _Builder, number: int, count: int, samples: range) -> 
 def _samples_per_shard(key: CacheKey, codec: Codec, shard_bytes: int) -> int:
     arrays = codec.encode(torch.randn(1, key.num_classes))
     item_bytes = sum(array.element_size() * array.numel() for array in arrays.values())
-    return max(1, shard_bytes // (item_bytes * key.items_of_sample))
+    return min(SHARD_SAMPLES, max(1, shard_bytes // (item_bytes * key.items_of_sample)))
 
 
-def _shard(builder: _Builder, number: int, start: int, stop: int) -> Shard:
+def _shard(builder: _Builder, number: int, samples: range, tell: Callable[[int], None]) -> Shard:
     path = shard_path(builder.folder, number)
-    wanted = {"build": builder.key.text, "start": str(start), "stop": str(stop)}
+    wanted = {
+        "build": builder.key.text,
+        "start": str(samples.start),
+        "stop": str(samples.stop),
+    }
     found = shard_metadata(path)
     if not all(found.get(name) == value for name, value in wanted.items()):
-        found = wanted | _write(builder, path, wanted, start, stop)
+        found = wanted | _write(builder, path, wanted, samples, tell)
+    else:
+        tell(len(samples) * builder.key.num_views)
     return Shard(
-        start=start,
-        stop=stop,
+        start=samples.start,
+        stop=samples.stop,
         size_bytes=path.stat().st_size,
         sha256=file_sha256(path),
         kl_sum=float(found["kl_sum"]),
@@ -148,12 +160,16 @@ def _shard(builder: _Builder, number: int, start: int, stop: int) -> Shard:
 
 
 def _write(
-    builder: _Builder, path: Path, wanted: Mapping[str, str], start: int, stop: int
+    builder: _Builder,
+    path: Path,
+    wanted: Mapping[str, str],
+    samples: range,
+    tell: Callable[[int], None],
 ) -> dict[str, str]:
-    requests = all_views(
-        start, stop, builder.key.num_views, batch_size=max(1, builder.teacher.chunk)
-    )
-    rows = []
+    num_views, first_row = builder.key.num_views, torch.tensor([samples.start])
+    at_once = builder.teacher.best_size(builder.reader[first_row, torch.zeros_like(first_row)])
+    requests = all_views(samples.start, samples.stop, num_views, batch_size=at_once)
+    rows, done = [], 0
     loss = WhatIsLost()
     for batch in iterate(builder.reader, requests, builder.workers):
         given = builder.teacher(batch.to(builder.device))
@@ -163,6 +179,8 @@ def _write(
             kept = {name: array.numpy() for name, array in arrays.items()}
             loss.add(logits, builder.codec.decode(kept, builder.key.num_classes))
             rows.append(arrays)
+        done += len(batch)
+        tell(done)
     joined = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
     write_shard(path, joined, {**wanted, **loss.facts})
     return loss.facts

@@ -30,6 +30,7 @@ from tutelage.types import (
 Scores = Tensor | SparseLogits | HiddenStates
 
 TEXT_CHUNK = 8  # texts of one length in a batch are few, and filling up costs
+TEXTS_AT_ONCE = 512
 
 
 def goes_by_length(batch: Batch, task: Task, layers: Sequence[str]) -> bool:
@@ -89,7 +90,7 @@ class ModuleTeacher:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Outputs:
         """Logits, and features if asked for, of the batch's views."""
-        if self._root is None and goes_by_length(batch, self.task, self.layers):
+        if self._is_sorted(batch):
             return self._by_length(batch)
         chunks = [self._run(part, self.chunk) for part in split(batch, self.chunk)]
         if len(chunks) == 1:
@@ -98,6 +99,13 @@ class ModuleTeacher:
             layer: torch.cat([chunk.features[layer] for chunk in chunks]) for layer in self.layers
         }
         return Outputs(Outputs.join(chunks).scores, features)
+
+    def best_size(self, sample: Batch) -> int:
+        """How many samples like this one it is best asked about at once.
+
+        Of texts that are sorted by length these are many, so that chunks are full.
+        """
+        return TEXTS_AT_ONCE if self._is_sorted(sample) else max(1, self.chunk)
 
     def shared_among(self, processes: int) -> "ModuleTeacher":
         """The same teacher for one of several processes that share a batch: smaller chunks.
@@ -143,6 +151,9 @@ class ModuleTeacher:
                 "teacher's own, and keep it in eval mode. What was learned from it is thrown away; "
                 "the same command begins this training anew."
             )
+
+    def _is_sorted(self, batch: Batch) -> bool:
+        return self._root is None and goes_by_length(batch, self.task, self.layers)
 
     def _by_length(self, batch: Batch) -> Outputs:
         """Texts in chunks of one shape each, so that a text's companions do not matter."""

@@ -18,6 +18,7 @@ from tutelage.sealed import read_facts, write_tensors
 FORMAT = 1
 MANIFEST = "manifest.json"
 SHARD_BYTES = 16 * 2**20
+SHARD_SAMPLES = 2**14  # of a slow teacher minutes, which is what an interrupted build loses
 _UNREADABLE = (
     SafetensorError,
     OSError,
