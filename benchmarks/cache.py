@@ -1,7 +1,11 @@
-"""The teacher cache: what reading it adds to an epoch, memory by number of samples, rates."""
+"""The teacher cache: what reading it adds to an epoch, rates, texts, memory by number of samples.
+
+Texts are those of `scripts/get-data movie_snippets all-minilm-l6-v2`.
+"""
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -11,9 +15,10 @@ from pathlib import Path
 
 import torch
 from end_to_end import TASK, make_data, our_loop, trained_teacher
-from timing import Seconds, machine, ratio, take_turns
+from timing import Seconds, alternate, machine, ratio, take_turns
 
 import tutelage
+from tutelage.config import build_job, read_recipe
 from tutelage.data.loading import Reader, in_order, iterate
 from tutelage.data.sources import DatasetSource
 from tutelage.files import file_sha256
@@ -21,6 +26,7 @@ from tutelage.models.nets import mlp
 from tutelage.teachers import ModuleTeacher
 from tutelage.teachers.build import build_cache, cache_key
 from tutelage.teachers.codecs import make_codec
+from tutelage.teachers.module import TEXT_CHUNK
 from tutelage.teachers.store import load_manifest, shard_path, verify
 from tutelage.types import Outputs
 
@@ -99,6 +105,28 @@ def measure_rates(samples: int) -> None:
     print(f"  build / the teacher's forward alone {build / forward:.3f}")
     print(f"  verify  {len(checking) * manifest.size_bytes / sum(checking) / 1e6:10.0f} MB/s")
     print(f"  verify / SHA-256 of the files alone {sum(checking) / sum(hashing):.3f}")
+
+
+def measure_texts(count: int) -> None:
+    """A teacher of texts, asked about a batch at a time and as a build asks it."""
+    job = build_job(read_recipe("movie_snippets"))
+    teacher = ModuleTeacher(
+        job.teachers[0].make(), job.teacher_task, chunk=TEXT_CHUNK, precision="bf16"
+    )
+    (first,) = in_order(1, batch_size=1)
+    many = teacher.best_size(job.train_reader[first])
+
+    def ask(size: int) -> None:
+        for request in in_order(count, batch_size=size):
+            teacher(job.train_reader[request])
+
+    sides = {"32": lambda: ask(32), f"{many}": lambda: ask(many)}
+    turns = alternate(sides, turns=5, calls=1)
+    print(f"\nTexts, MiniLM of 6 layers, bfloat16, {count} film reviews")
+    for name in sides:
+        rate = count / statistics.median(span.cpu for span in turns[name])
+        print(f"  {name} at once {rate:8.0f} texts/s of processor time")
+    print(f"  {many} at once / 32 at once {ratio(turns[str(many)], turns['32'])}")
 
 
 class Generated:
@@ -185,10 +213,10 @@ def _child(count: int, folder: str) -> dict[str, dict[str, int]]:
 
 
 def main() -> None:
-    """Measure all three, or one of them."""
+    """Measure all of them, or one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=20_000, help="of MNIST, for reading")
-    parser.add_argument("--only", choices=("reading", "rates", "memory"))
+    parser.add_argument("--only", choices=("reading", "rates", "texts", "memory"))
     parser.add_argument(
         "--counts", type=int, nargs="+", default=[10_000, 100_000, 400_000, 1_000_000]
     )
@@ -203,6 +231,8 @@ def main() -> None:
         measure_reading(options.samples)
     if options.only in (None, "rates"):
         measure_rates(2_000)
+    if options.only in (None, "texts"):
+        measure_texts(512)
     if options.only in (None, "memory"):
         measure_memory(options.counts)
 
