@@ -20,15 +20,17 @@ from tutelage.data.text import Columns, held_out_parts, read_parts
 from tutelage.evidence import paired_interval
 from tutelage.models.load import load_weights
 
+CHOICES = ("selected", "last")
 
-def right_by_seed(folder: Path) -> Tensor:
+
+def right_by_seed(folder: Path, choice: str) -> Tensor:
     """Whether each distilled student of a run puts each test text right: a row a seed."""
     recipe = read_recipe(folder / "recipe.yaml").model_copy(update={"output": folder})
     job = build_job(recipe, folder=folder)
     rows = []
     for seed in job.seeds:
         model = job.new_student(seed)
-        place = folder / "arms" / "distilled" / f"seed-{seed}" / "selected.safetensors"
+        place = folder / "arms" / "distilled" / f"seed-{seed}" / f"{choice}.safetensors"
         load_weights(model, place)
         reader = job.test_reader
         batches = (reader[request] for request in in_order(len(reader), batch_size=64))
@@ -49,7 +51,7 @@ def main() -> None:
     parts = held_out_parts(read_parts(given.data), columns, 0.1, 0.1, 0)
     train, valid, test = (parts[name] for name in ("train", "valid", "test"))
     texts, labels = [*train.texts, *valid.texts], [*train.labels, *valid.labels]
-    students = None if given.run is None else right_by_seed(given.run)
+    students = {name: right_by_seed(given.run, name) for name in CHOICES if given.run}
     for words, most in (("words", 1), ("words and pairs", 2)):
         model = make_pipeline(
             TfidfVectorizer(ngram_range=(1, most), sublinear_tf=True),
@@ -58,10 +60,10 @@ def main() -> None:
         right = torch.from_numpy(model.fit(texts, labels).predict(test.texts) == test.labels)
         accuracy = float(right.double().mean())
         print(f"tf-idf of {words}, logistic regression: {accuracy:.2%} of {len(right)}")
-        if students is not None:
-            found = paired_interval(students, right.expand_as(students))
+        for name, rows in students.items():
+            found = paired_interval(rows, right.expand_as(rows))
             mean, low, high = (100 * value for value in (found.mean, found.low, found.high))
-            print(f"  students less that: {mean:+.2f} points, {low:+.2f} to {high:+.2f}")
+            print(f"  students, {name}, less that: {mean:+.2f} points, {low:+.2f} to {high:+.2f}")
 
 
 if __name__ == "__main__":

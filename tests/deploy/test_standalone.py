@@ -135,14 +135,18 @@ def test_energy_that_is_not_told_is_none(tmp_path):
     assert standalone.read_energy(tmp_path) is None
 
 
-def test_inputs_are_of_the_network_s_kind():
-    floats = standalone.make_inputs({"shape": [3, 2], "dtype": "float32"}, 5)
+def test_inputs_are_of_the_network_s_kind(tmp_path):
+    floats = standalone.make_inputs({"shape": [3, 2], "dtype": "float32"}, 5, tmp_path)
     assert (floats.shape, floats.dtype) == ((5, 3, 2), np.float32)
     assert (floats >= 0).all()
     assert (floats <= 1).all()
-    words = standalone.make_inputs({"shape": [7], "dtype": "int64", "high": 30}, 2)
+    words = standalone.make_inputs({"shape": [7], "dtype": "int64", "high": 30}, 2, tmp_path)
     assert words.dtype == np.int64
     assert words.max() < 30
+    np.savez(tmp_path / "text.npz", ids=np.array([[7, 8]]), mask=np.array([[1, 1]]))
+    named = standalone.make_inputs({"sample": "text.npz"}, 3, tmp_path)
+    assert named["ids"].tolist() == [[7, 8]] * 3
+    assert named["mask"].tolist() == [[1, 1]] * 3
 
 
 GOOD = asdict(

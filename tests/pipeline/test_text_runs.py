@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,8 +16,9 @@ from texts import save_transformer, snippets, write_csv
 from tutelage.config import build_job, read_recipe
 from tutelage.deploy import open_session, run_session
 from tutelage.engine.events import Advanced, StageDone
-from tutelage.errors import ConfigError, ExportError, SignalError
+from tutelage.errors import ConfigError, ExportError, RunFolderError, SignalError
 from tutelage.pipeline import run_job
+from tutelage.pipeline.measuring import import_measurement, kit_networks, measure_run
 from tutelage.teachers.module import state_fingerprint
 
 pytest.importorskip("transformers")
@@ -212,6 +215,32 @@ def test_a_text_student_is_exported_with_its_named_inputs_and_timed(exported):
             torch.testing.assert_close(
                 torch.from_numpy(given), network(**inputs).logits, rtol=1e-4, atol=1e-5
             )
+
+
+def test_a_text_run_is_measured_here_and_anywhere(exported, tmp_path):
+    _, out = exported
+    record = measure_run(out, batch_sizes=(1, 3), seconds=0.3)
+    (found,) = record.measurements
+    assert {(row.name, row.batch_size) for row in found.rows} == {
+        (name, size) for name in ("teacher", "distilled", "distilled int8") for size in (1, 3)
+    }
+    assert all(file.problem is None and file.size_bytes for file in found.files)
+    assert "Every exported file, measured" in (out / "report.html").read_text()
+    with np.load(out / "export/sample.npz") as sample:
+        assert {name: sample[name].shape for name in sample.files} == {
+            "input_ids": (1, 6),
+            "attention_mask": (1, 6),
+        }
+    elsewhere = shutil.copytree(out / "export", tmp_path / "elsewhere")
+    script = [sys.executable, "measure.py", "--seconds", "0.1", "--name", "a phone"]
+    done = subprocess.run(script, cwd=elsewhere, capture_output=True, check=True)
+    (tmp_path / "rows.json").write_bytes(done.stdout)
+    record = import_measurement(out, tmp_path / "rows.json")
+    assert [one.machine.name for one in record.measurements][1:] == ["a phone"]
+    (elsewhere / "sample.npz").rename(tmp_path / "sample.npz")
+    shutil.copytree(elsewhere, tmp_path / "older/export")
+    with pytest.raises(RunFolderError, match=r"sample\.npz: no such file\. Run the same recipe"):
+        kit_networks(tmp_path / "older", record)
 
 
 def test_a_text_student_lies_in_a_folder_that_transformers_loads(exported):

@@ -25,10 +25,12 @@ class KitNetwork:
         name: Of the network, in all tables.
         file: Its name in the folder.
         runtime: Its target, a key of `standalone.RUNTIMES`.
-        shape: Of one sample.
+        shape: Of one sample; of no account where there is one in a file.
         dtype: Of its numbers, as numpy names it.
         batch: The one batch size that the file takes; None takes any.
         parts: Other files that belong to it.
+        sample: A file (.npz) with one sample, an array for each named input that the network takes;
+            None where it takes one input, which is made up.
     """
 
     name: str
@@ -38,6 +40,7 @@ class KitNetwork:
     dtype: str = "float32"
     batch: int | None = None
     parts: tuple[str, ...] = ()
+    sample: str | None = None
 
 
 def write_kit(folder: Path, networks: Sequence[KitNetwork]) -> Path:

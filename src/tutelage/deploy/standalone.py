@@ -57,7 +57,11 @@ def open_onnx(path: Path, threads: int) -> Call:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda inputs: session.run(None, {name: inputs})[0]
+
+    def call(inputs: Any) -> Any:
+        return session.run(None, inputs if isinstance(inputs, dict) else {name: inputs})[0]
+
+    return call
 
 
 def open_openvino(path: Path, threads: int) -> Call:
@@ -224,7 +228,7 @@ def print_memory(network: Mapping[str, Any], folder: Path) -> None:
     """In a process of its own: open the network, run it, and print what that needed."""
     for module in RUNTIMES[network["runtime"]][1]:
         importlib.import_module(module)
-    inputs = make_inputs(network, network.get("batch") or 1)
+    inputs = make_inputs(network, network.get("batch") or 1, folder)
     if network["runtime"] == "onnx":  # what it sets up once, for its first network
         _run_smallest_onnx()
     before = _memory("VmRSS")
@@ -262,8 +266,11 @@ def _forget_peak() -> None:
 # The whole
 
 
-def make_inputs(network: Mapping[str, Any], batch_size: int) -> Any:
-    """Numbers of the shape and kind that the network takes; the same each time."""
+def make_inputs(network: Mapping[str, Any], batch_size: int, folder: Path) -> Any:
+    """What the network takes, the same each time: its sample repeated, or numbers of its shape."""
+    if network.get("sample"):
+        with np.load(folder / network["sample"], allow_pickle=False) as sample:
+            return {name: np.repeat(sample[name], batch_size, axis=0) for name in sample.files}
     draw = np.random.RandomState(0)
     shape = (batch_size, *network["shape"])
     if network["dtype"].startswith("float"):
@@ -325,7 +332,7 @@ def _rows(
     calls = []
     for network in networks:
         run = RUNTIMES[network["runtime"]][2](folder / network["file"], threads)
-        calls.append(_bound(run, make_inputs(network, batch)))
+        calls.append(_bound(run, make_inputs(network, batch, folder)))
     times = take_turns(calls, MAX_CALLS, seconds)
     block = max(LEAST_ENERGY_S, seconds / len(networks))
     return [
@@ -350,8 +357,8 @@ def _try(folder: Path, network: Mapping[str, Any]) -> str | None:
     if network["runtime"] not in RUNTIMES:
         return f"this script does not know the runtime {network['runtime']!r}"
     try:
-        batch = network.get("batch") or 1
-        RUNTIMES[network["runtime"]][2](folder / network["file"], 1)(make_inputs(network, batch))
+        inputs = make_inputs(network, network.get("batch") or 1, folder)
+        RUNTIMES[network["runtime"]][2](folder / network["file"], 1)(inputs)
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         return f"{type(error).__name__}: {lines[0][:200]}"

@@ -21,6 +21,7 @@ from tutelage.types import Batch, Inputs, first_tensor
 NUM_PARITY, NUM_CALIBRATION = 512, 512
 LEAST_AGREEMENT = 0.9
 FINETUNED = "finetuned"
+SAMPLE = "sample.npz"  # a text, beside the exported files: what they are measured with
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from tutelage.files import (
     write_whole,
 )
 from tutelage.job import Job
-from tutelage.pipeline.exporting import calibration_ids
+from tutelage.pipeline.exporting import SAMPLE, calibration_ids, typical
 from tutelage.pipeline.training import Trained
 from tutelage.records import ParityRow, QuantisedRow, RunRecord
 from tutelage.report.card import write_card
@@ -74,6 +74,8 @@ def hand_over(job: Job, record: RunRecord, student: Trained) -> Path | None:
     is_one = isinstance(samples, torch.Tensor)
     name = "samples.npy" if is_one else "samples.npz"
     write_whole(folder / name, lambda path: _save_samples(samples, path))
+    if not is_one:
+        write_whole(source / SAMPLE, lambda path: _save_samples(typical(job), path))
     _leave_tokenizer(job, folder / "tokenizer")
     write_text(folder / "recipe.yaml", yaml.safe_dump(dict(record.recipe), sort_keys=False))
     fed = '{"inputs": samples}' if is_one else "dict(samples)"

@@ -16,6 +16,7 @@ from tutelage.deploy.targets import open_file, target_of
 from tutelage.errors import RunFolderError
 from tutelage.files import file_sha256, fingerprint, write_json
 from tutelage.locks import locked
+from tutelage.pipeline.exporting import SAMPLE
 from tutelage.records import Measurement, RunRecord, load_record, save_record
 from tutelage.report import write_report
 
@@ -103,7 +104,7 @@ def kit_networks(folder: Path, record: RunRecord) -> list[KitNetwork]:
     """What the script shall measure: every exported file of a run.
 
     Raises:
-        RunFolderError: There is none, or one is missing or takes more than one input.
+        RunFolderError: There is none, or one is missing.
     """
     rows = list(exported_files(record).items())
     if not rows:
@@ -111,7 +112,7 @@ def kit_networks(folder: Path, record: RunRecord) -> list[KitNetwork]:
             f"{folder}: nothing was exported. Run its recipe with `measure` set, or "
             "`tutelage export`."
         )
-    shape, dtype = _inputs(folder / "export", rows)
+    shape, dtype, sample = _inputs(folder / "export", rows)
     networks = []
     for name, file in rows:
         path = folder / "export" / file
@@ -122,7 +123,8 @@ def kit_networks(folder: Path, record: RunRecord) -> list[KitNetwork]:
         if target.name == "torch_export":
             open_file(path)  # it refuses a file that would run code
         parts = tuple(part.name for part in target.files(path) if part != path)
-        networks.append(KitNetwork(name, file, target.name, shape, dtype, target.batch_size, parts))
+        batch = target.batch_size
+        networks.append(KitNetwork(name, file, target.name, shape, dtype, batch, parts, sample))
     return networks
 
 
@@ -132,19 +134,25 @@ def exported_files(record: RunRecord) -> dict[str, str]:
     return float_files | {row.name: row.file for row in record.quantised}
 
 
-def _inputs(export: Path, rows: Sequence[tuple[str, str]]) -> tuple[tuple[int, ...], str]:
-    """Shape and kind of one sample, as the run's ONNX file tells them."""
+def _inputs(
+    export: Path, rows: Sequence[tuple[str, str]]
+) -> tuple[tuple[int, ...], str, str | None]:
+    """Shape and kind of one sample, as the run's ONNX file tells them, or the file that has one."""
     file = next((export / file for _, file in rows if file.endswith(".onnx")), None)
     if file is None or not file.is_file():
         raise RunFolderError(f"{file or export}: no such file. Run the same recipe again.")
     inputs = open_session(file, threads=1).get_inputs()
+    if len(inputs) > 1:
+        if not (export / SAMPLE).is_file():
+            raise RunFolderError(f"{export / SAMPLE}: no such file. Run the same recipe again.")
+        return (), "", SAMPLE
     shape = tuple(inputs[0].shape[1:])
-    if len(inputs) > 1 or not all(isinstance(size, int) for size in shape):
-        taken = ", ".join(f"{one.name} {one.shape}" for one in inputs)
+    if not all(isinstance(size, int) for size in shape):
         raise RunFolderError(
-            f"{file}: takes {taken}. Only files with one input of a fixed shape are measured."
+            f"{file}: takes {inputs[0].name} {inputs[0].shape}. Of files with one input only those "
+            "of a fixed shape are measured."
         )
-    return shape, NUMPY_TYPES[inputs[0].type]
+    return shape, NUMPY_TYPES[inputs[0].type], None
 
 
 def _read(file: Path) -> Measurement:
