@@ -91,6 +91,10 @@ def test_texts_without_labels_join_the_training_texts_alone(folder, tokenizer):
     assert batch.labels[1] == UNLABELLED
     labelled = Reader(splits.labelled, num_classes=2)[torch.tensor([3]), torch.tensor([0])]
     assert labelled.is_labelled is None
+    # What is trained on the labelled texts alone stays whatever texts join them.
+    assert splits.labelled.fingerprint == load_text(folder, tokenizer).train.fingerprint
+    (note,) = load_text(folder, tokenizer, transfer=transfer, max_length=4).notes
+    assert f"of {40 + len(splits.valid) + len(splits.test)} texts (" in note
 
 
 def test_numbers_name_classes_by_size_and_words_by_letter(tmp_path, tokenizer):

@@ -49,14 +49,21 @@ class Cutter:
         Raises:
             DataError: A text has no token.
         """
+        return self.token_source(self.cut(texts), labels, None, texts)
+
+    def cut(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text that stay.
+
+        Raises:
+            DataError: A text has no token.
+        """
         ids = self.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
         empty = next((n for n, tokens in enumerate(ids) if not tokens), None)
         if empty is not None:
             raise DataError(
                 f"The tokenizer {self.name} finds no token in the text {texts[empty]!r}. Remove it."
             )
-        kept = [[tokens[place] for place in self.kept(tokens)] for tokens in ids]
-        return self.token_source(kept, labels, None, texts)
+        return [[tokens[place] for place in self.kept(tokens)] for tokens in ids]
 
     def token_source(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tutelage.data.cutting import Cutter, load_tokenizer
-from tutelage.data.sources import Splits, SubsetSource
+from tutelage.data.sources import Splits
 from tutelage.data.tables import READERS, Table, class_folders, read_class_folders, read_table
 from tutelage.errors import DataError, require
 from tutelage.places import find_place
@@ -269,17 +269,21 @@ def _classified(
     more = [
         text for examples in transfer for text in checked_texts(examples, "data.transfer_column")
     ]
-    labelled = cut.source(texts["train"], labels["train"])
-    train, whole = labelled, None
+    tokens = cut.cut(texts["train"])
+    train = labelled = cut.token_source(tokens, labels["train"], None, texts["train"])
     if more:
-        train = cut.source([*texts["train"], *more], [*labels["train"], *[UNLABELLED] * len(more)])
-        whole = SubsetSource(train, torch.arange(len(labelled)))
+        train = cut.token_source(
+            [*tokens, *cut.cut(more)],
+            [*labels["train"], *[UNLABELLED] * len(more)],
+            None,
+            [*texts["train"], *more],
+        )
     return Splits(
         train=train,
         valid=cut.source(texts["valid"], labels["valid"]),
         test=cut.source(texts["test"], labels["test"]),
         class_names=tuple(names),
-        labelled=whole,
+        labelled=labelled if more else None,
         notes=cut.notes(),
     )
 
