@@ -1,6 +1,7 @@
 """Losses on how the samples of a batch lie to one another; widths may differ, no parameters."""
 
 import math
+from abc import abstractmethod
 from typing import final
 
 import torch
@@ -21,6 +22,38 @@ from tutelage.types import Batch, Outputs, Signal
 
 TINY = 1e-12
 PKT_FLOOR = 1e-7
+
+
+class Relation(LayerLoss):
+    """A loss on how the samples of a batch lie to one another in one layer of each network.
+
+    Attributes:
+        pools: Whether maps and tokens are pooled first.
+    """
+
+    needs = frozenset({Signal.FEATURES})
+    whole_batch = True
+    pools = True
+
+    def build(self, dry: DryRun) -> None:
+        """Refuse batches of one."""
+        check_several(self, dry)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
+        """What lies between the two batches; 0 for one sample."""
+        return over_counted(self, student, teacher, batch, self._distance, least=2)
+
+    @abstractmethod
+    def between(
+        self, student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."]
+    ) -> Float[Tensor, ""]:
+        """The loss, of the features of two samples or more."""
+
+    def _distance(self, student: Features, teacher: Features) -> Tensor:
+        ours, theirs = student[0], teacher[0]
+        if self.pools:
+            ours, theirs = pooled(ours, self.title), pooled(theirs, self.title)
+        return self.between(ours, theirs)
 
 
 def similarity_distance(
@@ -44,7 +77,7 @@ def _similarities(feature: Tensor) -> Tensor:
 
 
 @final
-class SimilarityPreserving(LayerLoss):
+class SimilarityPreserving(Relation):
     """Samples that are alike to the teacher shall be alike to the student.
 
     Cheap, without parameters, and free of widths and architectures. It sees who resembles whom in
@@ -64,20 +97,12 @@ class SimilarityPreserving(LayerLoss):
         torchdistill's version scales rows by the sum of absolute values.
     """
 
-    needs = frozenset({Signal.FEATURES})
     title = "similarity_preserving"
-    whole_batch = True
+    pools = False
 
-    def build(self, dry: DryRun) -> None:
-        """Refuse batches of one."""
-        check_several(self, dry)
-
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The distance; 0 for one sample."""
-        return over_counted(self, student, teacher, batch, self._distance, least=2)
-
-    def _distance(self, student: Features, teacher: Features) -> Tensor:
-        return similarity_distance(student[0], teacher[0])
+    def between(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The mean squared difference of similarities."""
+        return similarity_distance(student, teacher)
 
 
 def correlations(
@@ -99,7 +124,7 @@ def correlations(
 
 
 @final
-class CorrelationCongruence(LayerLoss):
+class CorrelationCongruence(Relation):
     """Correlations between samples, by a Gaussian kernel, shall be those of the teacher.
 
     Widths and architectures may differ. On its own it moves little; it is meant beside KD, and
@@ -122,9 +147,7 @@ class CorrelationCongruence(LayerLoss):
         that stand next to one another, so that it depends on their order; this is the paper's.
     """
 
-    needs = frozenset({Signal.FEATURES})
     title = "correlation_congruence"
-    whole_batch = True
 
     def __init__(
         self,
@@ -142,18 +165,10 @@ class CorrelationCongruence(LayerLoss):
             )
         self.gamma, self.order = float(gamma), order
 
-    def build(self, dry: DryRun) -> None:
-        """Refuse batches of one."""
-        check_several(self, dry)
-
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The mean squared difference over pairs of samples; 0 for one sample."""
-        return over_counted(self, student, teacher, batch, self._distance, least=2)
-
-    def _distance(self, student: Features, teacher: Features) -> Tensor:
+    def between(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The mean squared difference over pairs of samples."""
         ours, theirs = [
-            correlations(pooled(feature, self.title), self.gamma, self.order)
-            for feature in (student[0], teacher[0])
+            correlations(feature, self.gamma, self.order) for feature in (student, teacher)
         ]
         return F.mse_loss(ours, theirs)
 
@@ -177,7 +192,7 @@ def angles(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batc
 
 
 @final
-class RKDDistance(LayerLoss):
+class RKDDistance(Relation):
     """Relational distillation: distances between samples, relative to their mean.
 
     Use it for embeddings and metric learning, most often together with `rkd_angle`. For
@@ -198,25 +213,15 @@ class RKDDistance(LayerLoss):
         code, instead of the sum.
     """
 
-    needs = frozenset({Signal.FEATURES})
     title = "rkd_distance"
-    whole_batch = True
 
-    def build(self, dry: DryRun) -> None:
-        """Refuse batches of one."""
-        check_several(self, dry)
-
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The mean Huber distance of relative distances; 0 for one sample."""
-        return over_counted(self, student, teacher, batch, self._distance, least=2)
-
-    def _distance(self, student: Features, teacher: Features) -> Tensor:
-        ours, theirs = pooled(student[0], self.title), pooled(teacher[0], self.title)
-        return F.smooth_l1_loss(relative_distances(ours), relative_distances(theirs))
+    def between(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The mean Huber distance of relative distances."""
+        return F.smooth_l1_loss(relative_distances(student), relative_distances(teacher))
 
 
 @final
-class RKDAngle(LayerLoss):
+class RKDAngle(Relation):
     """Relational distillation: angles between every three samples.
 
     Memory grows with the cube of the batch: 64 samples make 0.26 million angles, 512 make 134.
@@ -235,21 +240,11 @@ class RKDAngle(LayerLoss):
         sum.
     """
 
-    needs = frozenset({Signal.FEATURES})
     title = "rkd_angle"
-    whole_batch = True
 
-    def build(self, dry: DryRun) -> None:
-        """Refuse batches of one."""
-        check_several(self, dry)
-
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The mean Huber distance of cosines; 0 for one sample."""
-        return over_counted(self, student, teacher, batch, self._distance, least=2)
-
-    def _distance(self, student: Features, teacher: Features) -> Tensor:
-        ours, theirs = pooled(student[0], self.title), pooled(teacher[0], self.title)
-        return F.smooth_l1_loss(angles(ours), angles(theirs))
+    def between(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The mean Huber distance of cosines."""
+        return F.smooth_l1_loss(angles(student), angles(teacher))
 
 
 def neighbour_divergence(
@@ -277,7 +272,7 @@ def _chances(embedding: Tensor) -> Tensor:
 
 
 @final
-class PKT(LayerLoss):
+class PKT(Relation):
     """Probabilistic knowledge transfer: who is whose neighbour, as a distribution.
 
     Use it where features shall be searched or compared (embeddings), or beside KD; widths and
@@ -299,17 +294,8 @@ class PKT(LayerLoss):
         mean over all pairs, which makes it smaller by the batch size; here it is a divergence.
     """
 
-    needs = frozenset({Signal.FEATURES})
     title = "pkt"
-    whole_batch = True
 
-    def build(self, dry: DryRun) -> None:
-        """Refuse batches of one."""
-        check_several(self, dry)
-
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The divergence in nats; 0 for one sample."""
-        return over_counted(self, student, teacher, batch, self._distance, least=2)
-
-    def _distance(self, student: Features, teacher: Features) -> Tensor:
-        return neighbour_divergence(pooled(student[0], self.title), pooled(teacher[0], self.title))
+    def between(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The divergence in nats."""
+        return neighbour_divergence(student, teacher)
