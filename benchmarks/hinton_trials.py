@@ -153,8 +153,13 @@ STUDENTS = {
     "no 3, from the adam teacher of 300 epochs, spread 1.5": without_3(spread=1.5),
     "no 3, from the adam teacher of 300 epochs, spread 0.7": without_3(spread=0.7),
     "no 3, from the adam teacher of 300 epochs, spread 0.5": without_3(spread=0.5),
-    "no 3, the teacher's dropout left on": without_3(word="with dropout"),
-    "no 3, the teacher's mean over its views": without_3(word="mean of its views"),
+    "no 3, the dropout of the adam teacher of 300 epochs left on": without_3(word="with dropout"),
+    "no 3, the mean over its views of the adam teacher of 300 epochs": without_3(
+        word="mean of its views"
+    ),
+    "no 3, the mean over its views of the adam teacher of 80 epochs": without_3(
+        teacher="adam", word="mean of its views"
+    ),
     "no 3, from the teacher of raw pixels": without_3(teacher="adam, raw pixels"),
     "no 3, all 25 views": without_3(teacher="adam", views=JITTER),
     "T=4, all 25 views, both teachers, 100 epochs": Trial(
