@@ -1,8 +1,9 @@
 """tf-idf with logistic regression on a data set of texts: what a small student has to beat.
 
-python benchmarks/tfidf.py DATA [--text-column TEXT] [--label-column LABEL] [--run RUN_FOLDER]
+python benchmarks/tfidf.py DATA [--text-column TEXT] [--label-column LABEL] [--run RUN_FOLDER ...]
 
-With a finished run, its students less tf-idf, with a paired interval over seeds and test texts.
+With finished runs of one recipe, of other seeds each: their students less tf-idf, with a paired
+interval over seeds and test texts.
 """
 
 import argparse
@@ -45,13 +46,17 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--text-column", default="text")
     parser.add_argument("--label-column", default="label")
-    parser.add_argument("--run", type=Path)
+    parser.add_argument("--run", type=Path, nargs="+", default=[])
     given = parser.parse_args()
     columns = Columns(given.text_column, given.label_column)
     parts = held_out_parts(read_parts(given.data), columns, 0.1, 0.1, 0)
     train, valid, test = (parts[name] for name in ("train", "valid", "test"))
     texts, labels = [*train.texts, *valid.texts], [*train.labels, *valid.labels]
-    students = {name: right_by_seed(given.run, name) for name in CHOICES if given.run}
+    students = {
+        choice: torch.cat([right_by_seed(run, choice) for run in given.run])
+        for choice in CHOICES
+        if given.run
+    }
     for words, most in (("words", 1), ("words and pairs", 2)):
         model = make_pipeline(
             TfidfVectorizer(ngram_range=(1, most), sublinear_tf=True),
