@@ -107,9 +107,11 @@ def longest(settings: TrainSettings = SETTINGS, **changes: Any) -> Trial:
     return Trial(mixed(20), settings, "adam, 300 epochs", **changes)
 
 
-def without_3(temperature: float = 20, teacher: str = "adam, 300 epochs", **changes: Any) -> Trial:
+def without_3(
+    temperature: float = 20, teacher: str = "adam, 300 epochs", epochs: int = 15, **changes: Any
+) -> Trial:
     """A student that is shown no 3, as in the table."""
-    settings = replace(SETTINGS, epochs=15)
+    settings = replace(SETTINGS, epochs=epochs)
     return Trial(mixed(temperature, 0.0), settings, teacher, without=3, **changes)
 
 
@@ -162,6 +164,7 @@ STUDENTS = {
     ),
     "no 3, from the teacher of raw pixels": without_3(teacher="adam, raw pixels"),
     "no 3, all 25 views": without_3(teacher="adam", views=JITTER),
+    "no 3, all 25 views, 100 epochs": without_3(teacher="adam", views=JITTER, epochs=100),
     "T=4, all 25 views, both teachers, 100 epochs": Trial(
         mixed(4), replace(SETTINGS, epochs=100), teacher="both", views=JITTER
     ),
