@@ -2,9 +2,10 @@
 
 python benchmarks/embeddings.py [--layers FOLDER] [--static FOLDER]
 
-Both folders are the `student` that `tutelage run wordnet_embeddings` and `wordnet_static` leave.
-Model2Vec distils the same teacher here, with its own defaults. It wants older tokenizers than
-others do: install `model2vec[distill]` and `tutelage[text]` into an environment of their own. Needs
+Both folders are the `student` that `tutelage run wordnet_embeddings` and `wordnet_static` leave;
+one that is not there is left out. Model2Vec, where it is installed, distils the same teacher here,
+with its own defaults. It wants older tokenizers than others do: install `model2vec[distill]` and
+`tutelage[text]` into an environment of their own. Needs
 `scripts/get-data sentences all-minilm-l6-v2 movie_snippets`.
 """
 
@@ -14,13 +15,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread for every side
 
 import torch
-from model2vec.distill import distill
 from sentence_transformers import SentenceTransformer
 from sklearn.linear_model import LogisticRegressionCV
 from timing import alternate, machine, ratio
@@ -83,6 +84,8 @@ def of_folder(folder: str | Path) -> Side:
 
 def of_model2vec(teacher: str, width: int) -> Side:
     """What Model2Vec makes of the teacher, and its own way of calling it."""
+    from model2vec.distill import distill
+
     model: Any = distill(teacher, pca_dims=width, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
@@ -174,16 +177,16 @@ def main() -> None:
     teacher = place_or_name(given.teacher)
     with tempfile.TemporaryDirectory() as folder:
         begun = Path(folder)
-        sides = {
-            "teacher": of_folder(teacher),
-            "layers, untrained": untrained(
-                sentence(given.teacher, keep_layers=[0, 5]), begun / "layers"
-            ),
-            "layers": of_folder(given.layers),
-            "static, untrained": untrained(static(given.teacher), begun / "static"),
-            "static": of_folder(given.static),
-            "Model2Vec": of_model2vec(teacher, 256),
-        }
+        sides = {"teacher": of_folder(teacher)}
+        if given.layers.is_dir():
+            started = sentence(given.teacher, keep_layers=[0, 5])
+            sides["layers, untrained"] = untrained(started, begun / "layers")
+            sides["layers"] = of_folder(given.layers)
+        if given.static.is_dir():
+            sides["static, untrained"] = untrained(static(given.teacher), begun / "static")
+            sides["static"] = of_folder(given.static)
+        if find_spec("model2vec") is not None:
+            sides["Model2Vec"] = of_model2vec(teacher, 256)
         rows, times = judge(sides), speeds(sides)
     print(machine(torch.get_num_threads()))
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
