@@ -1,4 +1,4 @@
-"""The teacher cache: what reading it adds to an epoch, rates, texts, memory by number of samples.
+"""The teacher cache: what reading it adds to an epoch, rates, memory by number of samples, texts.
 
 Texts are those of `scripts/get-data movie_snippets all-minilm-l6-v2`.
 """
@@ -216,7 +216,7 @@ def main() -> None:
     """Measure all of them, or one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=20_000, help="of MNIST, for reading")
-    parser.add_argument("--only", choices=("reading", "rates", "texts", "memory"))
+    parser.add_argument("--only", choices=("reading", "rates", "memory", "texts"))
     parser.add_argument(
         "--counts", type=int, nargs="+", default=[10_000, 100_000, 400_000, 1_000_000]
     )
@@ -231,10 +231,10 @@ def main() -> None:
         measure_reading(options.samples)
     if options.only in (None, "rates"):
         measure_rates(2_000)
-    if options.only in (None, "texts"):
-        measure_texts(512)
     if options.only in (None, "memory"):
         measure_memory(options.counts)
+    if options.only in (None, "texts"):
+        measure_texts(512)
 
 
 if __name__ == "__main__":

@@ -136,9 +136,6 @@ STUDENTS = {
     "T=20, the teacher's dropout left on": longest(word="with dropout"),
     "T=20, 300 epochs": longest(LONG),
     "T=20, all 25 views, 300 epochs": longest(LONG, views=JITTER),
-    "T=20, all 25 views, the teacher's dropout left on, 300 epochs": longest(
-        LONG, views=JITTER, word="with dropout"
-    ),
     "T=20, soft targets alone": Trial(mixed(20, 0.0)),
     "T=20, task weight 0.5": Trial(mixed(20, 0.5)),
     "T=20, without T squared": Trial(mixed(20, square=1 / 400)),
@@ -253,22 +250,11 @@ class MeanOfViews:
         return Outputs(self.said[batch.sample_ids])
 
 
-class WithDropout:
-    """A teacher whose dropout is left on while it teaches.
-
-    Args:
-        live: The teacher.
-    """
-
-    def __init__(self, live: ModuleTeacher) -> None:
-        """Turn it on."""
-        self.live, self.gives, self.device = live, live.gives, live.device
-        self.fingerprint = f"{live.fingerprint}, with dropout"
-        live.model.train()
-
-    def __call__(self, batch: Batch) -> Outputs:
-        """What it says this time."""
-        return self.live(batch)
+def with_dropout(live: ModuleTeacher) -> ModuleTeacher:
+    """A teacher whose dropout is left on while it teaches."""
+    live.model.train()
+    live.fingerprint += ", with dropout"
+    return live
 
 
 def logits_of(teacher: Teacher, lab: Lab, view: OneView = PLAIN) -> Float[Tensor, "n classes"]:
@@ -302,7 +288,7 @@ def source(lab: Lab, trial: Trial) -> Teacher:
     if trial.teacher != "both":
         trained, folder = teacher(lab, trial.teacher), f"teacher-{trial.teacher}/cache"
         if trial.word == "with dropout":
-            return WithDropout(lab.live(trained, chunk=BATCH))
+            return with_dropout(lab.live(trained, chunk=BATCH))
         cached = lab.cached(trained, JITTER, "float16", chunk=BATCH, folder=folder)
         if trial.word == "mean of its views":
             return MeanOfViews(cached, lab)

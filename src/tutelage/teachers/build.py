@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -100,17 +101,17 @@ def build_cache(  # noqa: PLR0913 - where, what and how fast, each with a defaul
     there = first(lambda: [n for n in read_notes(place, names, key) if n in mine])
     left = [number for number in mine if number not in there]
     items = min(len(mine) * per_shard, key.num_samples) * key.num_views
+
+    def tell(shards: int, built: int) -> None:
+        if progress is not None:  # of all processes, as if they were as far as this one
+            full = (len(there) + shards * here().count) * per_shard * key.num_views
+            progress(min(items, full + built * here().count), items)
+
     with local_folder(place) as folder:
         builder = _Builder(folder, place, teacher, reader, codec, device, workers, key)
         for done, number in enumerate(left[here().number :: here().count]):
-
-            def tell(built: int, before: int = len(there) + done * here().count) -> None:
-                if progress is not None:  # of all processes, as if they were as far as this one
-                    full = before * per_shard * key.num_views
-                    progress(min(items, full + built * here().count), items)
-
-            stop = min(starts[number] + per_shard, key.num_samples)
-            _build_shard(builder, number, len(starts), range(starts[number], stop), tell)
+            samples = range(starts[number], min(starts[number] + per_shard, key.num_samples))
+            _build_shard(builder, number, len(starts), samples, partial(tell, done))
         wait_for_all()
         is_complete = first(lambda: finish(place, key) is not None)
     return read_manifest(place) if is_complete else None
