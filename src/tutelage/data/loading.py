@@ -59,6 +59,15 @@ class Reader(Dataset[Batch]):
         found: Tensor | None = getattr(self.source, "lengths", None)
         return found
 
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sample; None for data that are no texts."""
+        if self.lengths is not None:
+            return int(self.lengths.max())
+        inputs, _ = self.source.fetch(torch.tensor([0]))
+        ids = None if isinstance(inputs, Tensor) else inputs.get("input_ids")
+        return None if ids is None else ids.shape[1]
+
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.source)

@@ -36,6 +36,7 @@ from tutelage.errors import (
     TeacherChangedError,
     TrainingError,
 )
+from tutelage.models.attention import fastest_attention
 from tutelage.objective import LossReport, Objective
 from tutelage.records import MetricPoint
 from tutelage.sharding import cut, piece, put_together
@@ -232,6 +233,10 @@ class _Loop:
     def run(self, interrupt: DeferredInterrupt) -> Fitted:
         with contextlib.ExitStack() as stack:
             log = self._open_log(stack)
+            settings, longest = self.arm.settings, self.arm.train.longest
+            stack.enter_context(
+                fastest_attention(self.trainee, self.device, settings.precision, longest)
+            )
             while self.progress.epoch < self.arm.settings.epochs:
                 for report, rows in self._steps():
                     self._count(report, rows)
