@@ -341,6 +341,9 @@ def test_sentences_come_from_glosses_examples_and_documents(script, tmp_path, mo
     for part in ("noun", "verb", "adj", "adv"):
         rows = ["  1 licence", line if part == "noun" else "00 03 v 01 go 0 000 | move; fast"]
         (wordnet / f"data.{part}").write_text("\n".join(rows) + "\n")
+        (wordnet / f"index.{part}").write_text(
+            "  1 licence\ndog_house n 1 0 1 0 01\nrun n 1\nit n 1\n"
+        )
     monkeypatch.setattr(script, "WORDNET_DIR", wordnet)
     package = io.BytesIO()
     with tarfile.open(fileobj=package, mode="w:gz") as archive:
@@ -358,14 +361,23 @@ def test_sentences_come_from_glosses_examples_and_documents(script, tmp_path, mo
     )
     script.SENTENCES = {"test.csv": 1, "valid.csv": 1, "train.csv": 1}
     assert "wordnet-base" in script.bring_sentences(tmp_path / "out")
-    rows = [row for text in kept.values() for row in text.splitlines()[1:]]
-    assert sorted(rows) == [
+    rows = {name: text.splitlines()[1:] for name, text in kept.items()}
+    assert sorted(rows.pop("words.csv")) == ["dog house,word", "run,word"]
+    (made,) = rows.pop("spliced.csv")
+    first, second = (rows[name][0].rpartition(",")[0] for name in ("train.csv", "rest.csv"))
+    assert made == f"{next(script.spliced([first, second]))},spliced"
+    assert sorted(row for part in rows.values() for row in part) == [
         "The dog ran.,brown",
         "a barking animal; see also,gloss",
         "move; fast,gloss",  # Brown has it too
         "the dog ran,example",
     ]
-    assert [len(text.splitlines()) - 1 for text in kept.values()] == [1, 1, 1, 1]
+    assert [len(part) for part in rows.values()] == [1, 1, 1, 1]
+
+
+def test_texts_are_spliced_in_their_middles(script):
+    texts = ["a b c d", "e f g", "h", "i j"]
+    assert list(script.spliced(texts)) == ["a b f g", "e f h", "h j"]
 
 
 def test_sentences_of_reviews_come_once_without_snippets_and_labels(script, tmp_path):
