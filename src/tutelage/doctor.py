@@ -71,7 +71,7 @@ def preflight(job: Job) -> None:
 def _check_export(job: Job, batch: Batch) -> None:
     if job.measure is None:
         return
-    if not isinstance(batch.inputs, torch.Tensor) and job.task.items_per_sample != 1:
+    if not isinstance(batch.inputs, torch.Tensor) and job.task.items_per_sample not in (1, None):
         raise ConfigError(
             "measure: networks of texts can be exported and timed where they give one row of "
             f"scores a text, not by {type(job.task).__name__}. Set measure: null."

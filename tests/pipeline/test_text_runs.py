@@ -23,6 +23,7 @@ from tutelage.teachers.module import state_fingerprint
 
 pytest.importorskip("transformers")
 TEXTS = snippets(40)
+MEASURE = {"threads": 1, "batch_sizes": [1, 4], "seconds": 0.2, "int8": "dynamic"}
 
 
 @pytest.fixture(scope="module")
@@ -158,32 +159,78 @@ def test_a_narrow_transformer_learns_from_a_teachers_layers(place, tmp_path, tas
         run_job(build_job(cached))
 
 
-def test_words_get_labels(place, tmp_path):
+@pytest.fixture(scope="module")
+def labelled_words(place, tmp_path_factory):
+    """A run on words with labels, exported in eight bits too, and its rows."""
+    folder = tmp_path_factory.mktemp("words")
     rows = [
         {"words": text.split(), "tags": ["A" if word == "good" else "B" for word in text.split()]}
         for text, _ in snippets(40)
     ]
     for part in ("train", "valid", "test"):
-        path = tmp_path / f"words/{part}.jsonl"
+        path = folder / f"words/{part}.jsonl"
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join(json.dumps(row) for row in rows))
-    data = {"path": str(tmp_path / "words"), "text_column": "words", "label_column": "tags"}
-    out = tmp_path / "run"
-    task = {"task": "token_classification", "data": data, "cache": None}
-    recipe = recipe_of(place, out, epochs=10, seeds=[0], **task)
-    record = run_job(replace(build_job(recipe), has_report=False)).record
+    data = {"path": str(folder / "words"), "text_column": "words", "label_column": "tags"}
+    task = {"task": "token_classification", "data": data, "cache": None, "measure": MEASURE}
+    recipe = recipe_of(place, folder / "run", epochs=10, seeds=[0], **task)
+    return run_job(build_job(recipe)), rows, folder / "run"
+
+
+def test_words_get_labels(labelled_words):
+    finished, rows, _ = labelled_words
+    record = finished.record
     assert record.teacher.selected.count == sum(len(row["words"]) for row in rows)
     assert record.verdicts["last"].num_samples == 40
     share = sum(word == "B" for row in rows for word in row["tags"]) / record.teacher.selected.count
     assert record.teacher.selected.accuracy > share + 0.05
 
 
+def test_files_that_label_words_are_judged_by_the_words(labelled_words):
+    finished, rows, out = labelled_words
+    record = finished.record
+    assert [row.name for row in record.parity] == ["teacher", "distilled"]
+    assert all(row.count == 40 and row.max_abs_difference < 1e-4 for row in record.parity)
+    assert all(row.agreement == 1 for row in record.parity)
+    (eight,) = record.quantised
+    (student,) = [arm for arm in record.arms if arm.arm == "distilled"]
+    assert eight.float_accuracy == pytest.approx(student.selected.accuracy)
+    assert (eight.count, eight.calibration) == (40, 0)
+    session = open_session(out / "export/student.int8.onnx", threads=1)
+    tokenizer = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(out / "student")
+    right = 0
+    for row in rows:
+        cut = tokenizer(row["words"], is_split_into_words=True, return_tensors="np")
+        feeds = {name: cut[name] for name in ("input_ids", "attention_mask")}
+        picks = run_session(session, feeds)[0].argmax(axis=-1)
+        places = cut.word_ids(0)
+        firsts = [places.index(number) for number in range(len(row["words"]))]
+        right += sum("AB"[picks[at]] == tag for at, tag in zip(firsts, row["tags"], strict=True))
+    assert right / record.teacher.selected.count == pytest.approx(eight.accuracy)
+
+
+def test_the_folder_of_a_student_that_labels_words_runs_by_itself(labelled_words):
+    _, rows, out = labelled_words
+    folder = out / "export/student"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["outputs"] == {"name": "logits", "shape": ["batch", "length", 2]}
+    assert [one["name"] for one in config["inputs"]] == ["input_ids", "attention_mask"]
+    done = subprocess.run(
+        [sys.executable, folder / "example.py"], capture_output=True, text=True, check=True
+    )
+    lines = [line.split() for line in done.stdout.splitlines()]
+    with np.load(folder / "samples.npz") as samples:
+        assert [len(line) for line in lines] == samples["attention_mask"].sum(axis=1).tolist()
+    assert {label for line in lines for label in line} <= {"A", "B"}
+    assert min(map(len, lines)) < max(map(len, lines))
+    assert len(measure_run(out, batch_sizes=(1,), seconds=0.2).measurements[0].rows) == 3
+
+
 @pytest.fixture(scope="module")
 def exported(place, tmp_path_factory):
     """A run that exports, in eight bits too."""
     out = tmp_path_factory.mktemp("exported") / "run"
-    measure = {"threads": 1, "batch_sizes": [1, 4], "seconds": 0.2, "int8": "dynamic"}
-    recipe = recipe_of(place, out, epochs=2, seeds=[0], baseline=False, measure=measure)
+    recipe = recipe_of(place, out, epochs=2, seeds=[0], baseline=False, measure=MEASURE)
     return run_job(build_job(recipe)), out
 
 

@@ -88,10 +88,11 @@ def check_parity(
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Logits of one batch from both sides."""
+    """Logits of one batch from both sides, one row a sample or, of texts with labels, a token."""
 
     expected: Tensor
     given: Tensor
+    count: int
 
 
 def _compare(
@@ -117,7 +118,7 @@ def _compare(
         file=path.name,
         max_abs_difference=float((given - expected).abs().max()),
         agreement=float((given.argmax(dim=-1) == expected.argmax(dim=-1)).double().mean()),
-        count=len(expected),
+        count=sum(pair.count for pair in pairs),
         target=target.name,
         runtime=run.runtime,
         accuracy=_accuracy(given, labels),
@@ -152,7 +153,7 @@ def _both(network: nn.Module, run: Runner, inputs: Inputs, file: str) -> _Pair:
     for origin, logits in (("PyTorch", expected), (file, given)):
         if not torch.isfinite(logits).all():
             raise ExportError(f"{file}: some logits of {origin} are not finite on real samples.")
-    return _Pair(expected, given)
+    return _Pair(expected.flatten(0, -2), given.flatten(0, -2), len(expected))
 
 
 def _no_samples(name: str) -> ExportError:

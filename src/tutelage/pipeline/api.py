@@ -22,6 +22,7 @@ from tutelage.models.calling import call_checked
 from tutelage.models.modes import left_as_it_was
 from tutelage.objective import Objective
 from tutelage.pipeline.delivery import deliverable
+from tutelage.pipeline.exporting import fed
 from tutelage.pipeline.run import run_job
 from tutelage.records import ParityRow, RunRecord, Summary, Verdict
 from tutelage.report import write_report
@@ -68,9 +69,7 @@ class Distilled:
         """
         reader = self._job.test_reader
         ids = torch.arange(min(256, len(reader)))
-        inputs = [
-            reader.pixels(reader[part, torch.zeros_like(part)].inputs) for part in ids.split(64)
-        ]
+        inputs = [fed(reader, reader[part, torch.zeros_like(part)]) for part in ids.split(64)]
         return export_checked(
             deliverable(self._job, self.student), inputs, Path(path), name="student"
         )

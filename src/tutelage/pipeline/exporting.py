@@ -1,21 +1,23 @@
 """A trained network as files: float and eight bits, of each target, judged on real samples."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from tutelage.data.loading import in_order
+from tutelage.data.loading import Reader, in_order
 from tutelage.deploy import TARGETS, Target, export_checked, open_file, target_of
 from tutelage.deploy.runtime import as_arrays
 from tutelage.errors import ExportError
-from tutelage.evidence import correct, paired_interval
+from tutelage.evidence import paired_interval
 from tutelage.files import staged
 from tutelage.job import Job
 from tutelage.models.cost import size_row
 from tutelage.records import LatencyRow, ParityRow, QuantisedRow, SizeRow
+from tutelage.tasks import Predictions
+from tutelage.tasks.tokens import network_inputs
 from tutelage.types import Batch, Inputs, first_tensor
 
 NUM_PARITY, NUM_CALIBRATION = 512, 512
@@ -157,15 +159,14 @@ def _size(costs: Costs, like: str, kind: Target, name: str, path: Path) -> SizeR
 def _judged(job: Job, source: Path, path: Path, name: str, way: str) -> QuantisedRow:
     """What running both files on the test data says of the second."""
     expected, given = run_file(job, source), run_file(job, path)
-    agreement = float((expected.argmax(dim=-1) == given.argmax(dim=-1)).double().mean())
+    agreement = float(_picks(expected).eq(_picks(given)).double().mean())
     if agreement < LEAST_AGREEMENT:
         raise ExportError(
             f"{path.name}: agrees with the float file on {agreement:.1%} of the test samples, "
             f"{LEAST_AGREEMENT:.0%} is the least. Try measure.int8: percentile, or null for none; "
             "or export.finetune."
         )
-    labels = test_labels(job)
-    right, float_right = correct(given, labels), correct(expected, labels)
+    right, float_right = job.task.scores(given), job.task.scores(expected)
     found = paired_interval(right[None], float_right[None])
     return QuantisedRow(
         name=name,
@@ -177,41 +178,46 @@ def _judged(job: Job, source: Path, path: Path, name: str, way: str) -> Quantise
         low=found.low,
         high=found.high,
         agreement=agreement,
-        max_abs_difference=float((expected - given).abs().max()),
-        count=len(labels),
+        max_abs_difference=float((expected.logits - given.logits).abs().max()),
+        count=len(right),
         target=target_of(path).name,
     )
 
 
+def _picks(said: Predictions) -> Tensor:
+    return said.logits.argmax(dim=-1)
+
+
 def _against_plain(job: Job, row: QuantisedRow, path: Path, plain: Path) -> QuantisedRow:
-    labels = test_labels(job)
-    right, plain_right = (correct(run_file(job, file), labels) for file in (path, plain))
+    right, plain_right = (job.task.scores(run_file(job, file)) for file in (path, plain))
     found = paired_interval(right[None], plain_right[None])
     return replace(row, over_plain=found.mean, over_plain_low=found.low, over_plain_high=found.high)
 
 
-def run_file(job: Job, path: Path) -> Tensor:
-    """An exported file's logits of the test data."""
-    run, reader = open_file(path, threads=torch.get_num_threads()), job.test_reader
-    rows = [
-        torch.from_numpy(run(as_arrays(reader.pixels(batch.inputs))))
-        for batch in _test_batches(job)
-    ]
-    return torch.cat(rows).float()
+class _FileNetwork(nn.Module):
+    """An exported file in the place of the network that it was made from."""
+
+    def __init__(self, path: Path, pixels: Callable[[Tensor], Inputs]) -> None:
+        super().__init__()
+        self.run = open_file(path, threads=torch.get_num_threads())
+        self.pixels = pixels
+
+    def forward(self, inputs: Tensor | None = None, **named: Tensor) -> Tensor:
+        taken = named if inputs is None else self.pixels(inputs)
+        return torch.from_numpy(self.run(as_arrays(taken)))
 
 
-def test_labels(job: Job) -> Tensor:
-    """Labels of the test data."""
-    return torch.cat([batch.labels for batch in _test_batches(job) if batch.labels is not None])
+def run_file(job: Job, path: Path) -> Predictions:
+    """What an exported file says of the test data."""
+    network = _FileNetwork(path, job.test_reader.pixels)
+    return job.task.predict(network, _test_batches(job), torch.device("cpu"))
 
 
 def calibration(job: Job) -> list[Inputs]:
     """Training samples from all over the data, as the exported network takes them."""
     reader = job.reader(job.splits.train)
-    return [
-        reader.pixels(reader[part, torch.zeros_like(part)].inputs)
-        for part in calibration_ids(job).split(64)
-    ]
+    parts = calibration_ids(job).split(64)
+    return [fed(reader, reader[part, torch.zeros_like(part)]) for part in parts]
 
 
 def calibration_ids(job: Job) -> Tensor:
@@ -230,7 +236,7 @@ def _parity_samples(job: Job) -> tuple[list[Inputs], Tensor | None]:
     reader = job.test_reader
     requests = in_order(min(NUM_PARITY, len(reader)), batch_size=64)
     batches = [reader[request] for request in requests]
-    inputs = [reader.pixels(batch.inputs) for batch in batches]
+    inputs = [fed(reader, batch) for batch in batches]
     labels = [batch.labels for batch in batches if batch.labels is not None]
     has_labels = len(labels) == len(batches) and labels[0].ndim == 1
     return inputs, torch.cat(labels) if has_labels else None
@@ -242,7 +248,14 @@ def typical(job: Job) -> Inputs:
     lengths = getattr(reader.source, "lengths", None)
     number = 0 if lengths is None else int(lengths.argsort(stable=True)[len(lengths) // 2])
     ids = torch.tensor([number])
-    return reader.pixels(reader[ids, torch.zeros_like(ids)].inputs)
+    return fed(reader, reader[ids, torch.zeros_like(ids)])
+
+
+def fed(reader: Reader, batch: Batch) -> Inputs:
+    """A batch as exported networks take it: pixels of 0 to 1; of texts what networks see."""
+    if isinstance(batch.inputs, Tensor):
+        return reader.pixels(batch.inputs)
+    return network_inputs(batch)
 
 
 def cost_notes(job: Job) -> list[str]:

@@ -21,7 +21,7 @@ from tutelage.files import (
     write_whole,
 )
 from tutelage.job import Job
-from tutelage.pipeline.exporting import SAMPLE, calibration_ids, typical
+from tutelage.pipeline.exporting import SAMPLE, calibration_ids, fed, typical
 from tutelage.pipeline.training import Trained
 from tutelage.records import ParityRow, QuantisedRow, RunRecord
 from tutelage.report.card import write_card
@@ -41,9 +41,15 @@ config = json.loads((here / "config.json").read_text(encoding="utf-8"))
 session = onnxruntime.InferenceSession(here / "student.onnx")
 samples = numpy.load(here / "SAMPLES")
 logits = session.run(["logits"], INPUTS)[0]
+'''
+ONE_LABEL = """\
 for row in logits:
     print(config["labels"][row.argmax()])
-'''
+"""
+A_LABEL_A_TOKEN = """\
+for row, mask in zip(logits, samples["attention_mask"]):  # a word's label is its first token's
+    print(*[config["labels"][number] for number in row[mask == 1].argmax(axis=-1)])
+"""
 
 
 def hand_over(job: Job, record: RunRecord, student: Trained) -> Path | None:
@@ -78,10 +84,16 @@ def hand_over(job: Job, record: RunRecord, student: Trained) -> Path | None:
         write_whole(source / SAMPLE, lambda path: _save_samples(typical(job), path))
     _leave_tokenizer(job, folder / "tokenizer")
     write_text(folder / "recipe.yaml", yaml.safe_dump(dict(record.recipe), sort_keys=False))
-    fed = '{"inputs": samples}' if is_one else "dict(samples)"
-    write_text(folder / "example.py", EXAMPLE.replace("SAMPLES", name).replace("INPUTS", fed))
+    taken = '{"inputs": samples}' if is_one else "dict(samples)"
+    example = EXAMPLE + (A_LABEL_A_TOKEN if _is_of_tokens(job) else ONE_LABEL)
+    write_text(folder / "example.py", example.replace("SAMPLES", name).replace("INPUTS", taken))
     write_text(folder / "README.md", write_card(record, job.export.licences, student.seed))
     return folder
+
+
+def _is_of_tokens(job: Job) -> bool:
+    """Whether each token has a label of its own."""
+    return job.task.items_per_sample is None
 
 
 def _leave_tokenizer(job: Job, folder: Path) -> None:
@@ -111,7 +123,10 @@ def _config(job: Job, record: RunRecord, rows: list[ParityRow | QuantisedRow]) -
         "parameters": sizes["distilled"].parameters,
         "macs": sizes["distilled"].macs,
         "inputs": _inputs(job),
-        "outputs": {"name": "logits", "shape": ["batch", len(record.class_names)]},
+        "outputs": {
+            "name": "logits",
+            "shape": ["batch", *["length"] * _is_of_tokens(job), len(record.class_names)],
+        },
         "labels": record.class_names,
         "files": [_file(job.out / "export" / row.file, row) for row in rows],
         "weights": "student.safetensors",
@@ -171,7 +186,7 @@ def _calibration(job: Job, record: RunRecord, student: Trained) -> dict[str, Any
 def _samples(job: Job) -> Inputs:
     reader = job.test_reader
     ids = torch.arange(min(NUM_SAMPLES, len(reader)))
-    return reader.pixels(reader[ids, torch.zeros_like(ids)].inputs)
+    return fed(reader, reader[ids, torch.zeros_like(ids)])
 
 
 def _save_samples(samples: Inputs, path: Path) -> None:
