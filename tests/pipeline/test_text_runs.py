@@ -210,7 +210,7 @@ def test_files_that_label_words_are_judged_by_the_words(labelled_words):
 
 
 def test_the_folder_of_a_student_that_labels_words_runs_by_itself(labelled_words):
-    _, rows, out = labelled_words
+    _, _, out = labelled_words
     folder = out / "export/student"
     config = json.loads((folder / "config.json").read_text())
     assert config["outputs"] == {"name": "logits", "shape": ["batch", "length", 2]}

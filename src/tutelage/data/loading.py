@@ -152,10 +152,25 @@ def _alike(block: Tensor, lengths: Tensor, batch_size: int, generator: torch.Gen
     return torch.cat([*(batches[number] for number in order), *batches[full:]])
 
 
-def in_order(count: int, *, batch_size: int, view_id: int = 0) -> Iterator[Request]:
-    """Every sample once, in its own order, always in the same view."""
+def in_order(
+    count: int,
+    *,
+    batch_size: int,
+    view_id: int = 0,
+    lengths: Int[Tensor, " n"] | None = None,
+) -> Iterator[Request]:
+    """Every sample once, always in the same view: in its own order, or the shortest texts first.
+
+    Args:
+        count: Number of samples.
+        batch_size: Rows a batch; the last one may be smaller.
+        view_id: Of the view.
+        lengths: Of texts; with them little is filled up.
+    """
+    order = None if lengths is None else lengths.argsort(stable=True)
     for start in range(0, count, batch_size):
-        ids = torch.arange(start, min(start + batch_size, count))
+        stop = min(start + batch_size, count)
+        ids = torch.arange(start, stop) if order is None else order[start:stop]
         yield ids, torch.full_like(ids, view_id)
 
 

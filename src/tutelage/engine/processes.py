@@ -3,9 +3,8 @@
 import copy
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -17,8 +16,9 @@ from tutelage.data.views import mix
 from tutelage.objective import Objective, Seen
 from tutelage.tasks import Task
 from tutelage.tasks.base import Predictions
+from tutelage.tasks.predicting import in_data_order, predict_data
 from tutelage.teachers import Teacher
-from tutelage.types import Batch, HiddenStates, Outputs
+from tutelage.types import Batch, Outputs
 
 PACE_S = 0.5
 MOST_STEPS = 1000
@@ -135,31 +135,16 @@ def predict_together(
     device: torch.device,
 ) -> Predictions:
     """What a network says of a whole data set, in every process; each predicts some batches."""
-    here, requests = ranks.here(), in_order(len(reader), batch_size=batch_size)
-    are_shared = here.are_several and len(reader) > batch_size * (here.count - 1)
-    if are_shared:
-        requests = itertools.islice(requests, here.number, None, here.count)
-    said = task.predict(model, iterate(reader, requests, workers), device)
-    if not are_shared:
-        return said
+    here = ranks.here()
+    if not here.are_several or len(reader) <= batch_size * (here.count - 1):
+        return predict_data(
+            task, model, reader, batch_size=batch_size, device=device, workers=workers
+        )
+    requests = in_order(len(reader), batch_size=batch_size, lengths=reader.lengths)
+    own = itertools.islice(requests, here.number, None, here.count)
+    said = task.predict(model, iterate(reader, own, workers), device)
     rows, _ = ranks.sizes(len(said.sample_ids), 0)
-    ids = ranks.gather(said.sample_ids.to(device), rows).cpu()
-    place = ids.argsort(stable=True)  # samples in the order of the data, items as in their sample
-
-    def together(tensor: Tensor) -> Tensor:
-        return ranks.gather(tensor.to(device), rows).cpu()[place]
-
-    outputs = _by_item(said.outputs, together)
-    return Predictions(outputs, together(said.labels), ids[place])
-
-
-def _by_item(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
-    """Outputs with something done to each of their tensors that have a row an item."""
-    features = {name: change(feature) for name, feature in outputs.features.items()}
-    scores = outputs.scores
-    if isinstance(scores, HiddenStates):
-        return Outputs(replace(scores, values=change(scores.values)), features)
-    return Outputs(change(outputs.logits), features)
+    return in_data_order(said, lambda tensor: ranks.gather(tensor.to(device), rows).cpu())
 
 
 class Meetings:

@@ -1,6 +1,6 @@
 """A trained network as files: float and eight bits, of each target, judged on real samples."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tutelage.job import Job
 from tutelage.models.cost import size_row
 from tutelage.records import LatencyRow, ParityRow, QuantisedRow, SizeRow
 from tutelage.tasks import Predictions
+from tutelage.tasks.predicting import predict_data
 from tutelage.tasks.tokens import network_inputs
 from tutelage.types import Batch, Inputs, first_tensor
 
@@ -210,7 +211,8 @@ class _FileNetwork(nn.Module):
 def run_file(job: Job, path: Path) -> Predictions:
     """What an exported file says of the test data."""
     network = _FileNetwork(path, job.test_reader.pixels)
-    return job.task.predict(network, _test_batches(job), torch.device("cpu"))
+    cpu = torch.device("cpu")
+    return predict_data(job.task, network, job.test_reader, batch_size=256, device=cpu)
 
 
 def calibration(job: Job) -> list[Inputs]:
@@ -224,11 +226,6 @@ def calibration_ids(job: Job) -> Tensor:
     """Which training samples they are."""
     count = len(job.splits.train)
     return torch.linspace(0, count - 1, min(NUM_CALIBRATION, count)).long()
-
-
-def _test_batches(job: Job) -> Iterator[Batch]:
-    reader = job.test_reader
-    return (reader[request] for request in in_order(len(reader), batch_size=256))
 
 
 def _parity_samples(job: Job) -> tuple[list[Inputs], Tensor | None]:

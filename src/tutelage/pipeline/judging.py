@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tutelage.data.loading import in_order, iterate
 from tutelage.data.sources import Source
 from tutelage.evidence import CHOICES, judge, summarise
 from tutelage.job import Job
 from tutelage.pipeline.training import Trained
 from tutelage.records import Metric, SoftTargetSample, Summary, TrainingRecord, Verdict
 from tutelage.tasks import Predictions, Task
+from tutelage.tasks.predicting import predict_data
 from tutelage.types import HiddenStates, first_tensor
 
 NUM_SAMPLES = 8
@@ -45,10 +45,14 @@ def predict_test(
     job: Job, model: nn.Module, device: torch.device, task: Task | None = None
 ) -> Predictions:
     """What a network says of the test data; the teacher's task may be its own."""
-    reader = job.test_reader
-    requests = in_order(len(reader), batch_size=job.settings.batch_size)
-    batches = iterate(reader, requests, job.settings.workers)
-    return (task or job.task).predict(model.to(device), batches, device)
+    return predict_data(
+        task or job.task,
+        model.to(device),
+        job.test_reader,
+        batch_size=job.settings.batch_size,
+        device=device,
+        workers=job.settings.workers,
+    )
 
 
 def judge_stage(

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from tutelage.data.loading import Reader, in_order, spread
+from tutelage.data.loading import Reader, spread
 from tutelage.engine import Arm, Fitted, TrainSettings, fit
 from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
@@ -27,6 +27,7 @@ from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.ranks import first, here
 from tutelage.records import Metric, load_record, save_record
 from tutelage.sealed import write_tensors
+from tutelage.tasks.predicting import predict_data
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.build import build_cache, cache_key
 from tutelage.teachers.codecs import make_codec
@@ -87,9 +88,8 @@ def _valid_metric(job: Job, model: nn.Module) -> float | None:
     reader = job.valid_reader
     if reader is None:
         return None
-    requests = in_order(len(reader), batch_size=job.settings.batch_size)
-    batches = (reader[request] for request in requests)
-    return job.task.validate(job.task.predict(model, batches, torch.device("cpu")))[0]
+    cpu, size = torch.device("cpu"), job.settings.batch_size
+    return job.task.validate(predict_data(job.task, model, reader, batch_size=size, device=cpu))[0]
 
 
 def assistant_stage(job: Job, number: int, teacher: Teacher, listener: Listener) -> Trained:
