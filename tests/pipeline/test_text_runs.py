@@ -19,6 +19,7 @@ from tutelage.engine.events import Advanced, StageDone
 from tutelage.errors import ConfigError, ExportError, RunFolderError, SignalError
 from tutelage.pipeline import run_job
 from tutelage.pipeline.measuring import import_measurement, kit_networks, measure_run
+from tutelage.playground.content import read_run
 from tutelage.teachers.module import state_fingerprint
 
 pytest.importorskip("transformers")
@@ -207,6 +208,11 @@ def test_files_that_label_words_are_judged_by_the_words(labelled_words):
         firsts = [places.index(number) for number in range(len(row["words"]))]
         right += sum("AB"[picks[at]] == tag for at, tag in zip(firsts, row["tags"], strict=True))
     assert right / record.teacher.selected.count == pytest.approx(eight.accuracy)
+
+
+def test_the_playground_refuses_networks_that_label_words(labelled_words):
+    with pytest.raises(ConfigError, match=r"label every token.*student/example\.py runs"):
+        read_run(labelled_words[2])
 
 
 def test_the_folder_of_a_student_that_labels_words_runs_by_itself(labelled_words):

@@ -93,7 +93,7 @@ def read_run(run: Path, runtime: Path | None = None) -> Content:
 
     Raises:
         RunFolderError: Results or exported networks are missing.
-        ConfigError: The networks take neither pictures nor texts.
+        ConfigError: The networks take neither pictures nor texts, or label every token of a text.
         MissingExtraError: What a run of texts needs in a browser cannot be brought.
     """
     record = load_record(run / "results.json", RunRecord)
@@ -105,6 +105,11 @@ def read_run(run: Path, runtime: Path | None = None) -> Content:
         )
     networks = _networks(run)
     sessions = {n.name: open_session(n.source, threads=1) for n in networks}
+    if len(sessions["teacher"].get_outputs()[0].shape) > 2:
+        raise ConfigError(
+            f"{run}: its networks label every token. The playground shows one class a text; "
+            f"{run / 'export/student/example.py'} runs the student on test texts."
+        )
     inputs = _kind(run, record, networks[0].source, sessions["teacher"], runtime)
     samples = []
     for s in shown:
