@@ -7,8 +7,9 @@ from torch import nn
 from tutelage.data.loading import Reader, in_order
 from tutelage.data.sources import TensorSource
 from tutelage.data.tokens import TokenSource
-from tutelage.tasks import Classification, TokenClassification
+from tutelage.tasks import Classification, Embedding, TokenClassification
 from tutelage.tasks.predicting import predict_data
+from tutelage.teachers.reference import ReferenceSource
 
 CPU = torch.device("cpu")
 LENGTHS = (5, 1, 4, 1, 5, 2, 3)
@@ -49,6 +50,15 @@ def test_texts_of_like_length_come_together_and_are_told_in_the_order_of_the_dat
     assert torch.equal(said.labels, plain.labels)
     assert torch.equal(said.sample_ids, plain.sample_ids)
     assert said.sample_ids.unique().tolist() == list(range(len(LENGTHS)))
+
+
+def test_texts_labelled_by_a_teacher_come_together_too():
+    source = texts(of_tokens=False).source
+    teacher, task = Noting(of_tokens=False), Embedding(num_classes=3)
+    reader, network = Reader(ReferenceSource(source, teacher, task)), Noting(of_tokens=False)
+    said = predict_data(task, network, reader, batch_size=3, device=CPU)
+    assert network.shapes == [(3, 2), (3, 5), (1, 5)]
+    torch.testing.assert_close(said.labels, said.outputs.embeddings)
 
 
 def test_other_data_are_asked_about_in_their_own_order():

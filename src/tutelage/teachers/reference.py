@@ -25,6 +25,7 @@ class ReferenceSource:
         self.source = source
         self.teacher = ModuleTeacher(model, task, chunk=chunk)
         self.is_fast = source.is_fast
+        self.lengths: Tensor | None = getattr(source, "lengths", None)
         self.fingerprint = f"{source.fingerprint} by {self.teacher.fingerprint}"
         self._known: dict[int, Tensor] = {}
 
