@@ -17,7 +17,7 @@ def fastest_attention(
     """Let the networks of `transformers` in a model take plain products where these are faster.
 
     On CPUs the backward of PyTorch's fused attention in bfloat16 is a third of a training step
-    while texts are short (`benchmarks/attention.py`); in float32 it is not, nor on other devices.
+    while texts are short (`benchmarks/texts.py`); in float32 it is not, nor on other devices.
 
     Args:
         model: Whatever is trained; what is no network of `transformers` stays as it is.
