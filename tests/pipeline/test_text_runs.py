@@ -187,6 +187,17 @@ def test_words_get_labels(labelled_words):
     assert record.teacher.selected.accuracy > share + 0.05
 
 
+def test_the_report_marks_the_word_that_is_meant(labelled_words):
+    finished, rows, out = labelled_words
+    for sample in finished.record.samples:
+        words, tags = rows[sample.sample_id].values()
+        marked = sample.text.split(" ")
+        (place,) = [n for n, word in enumerate(marked) if word.startswith("»")]
+        assert marked == [*words[:place], f"»{words[place]}«", *words[place + 1 :]]
+        assert "AB"[sample.label] == tags[place]
+        assert sample.text in (out / "report.html").read_text()
+
+
 def test_files_that_label_words_are_judged_by_the_words(labelled_words):
     finished, rows, out = labelled_words
     record = finished.record

@@ -17,6 +17,8 @@ from tutelage.data.tokens import TokenSource
 from tutelage.errors import DataError
 from tutelage.types import UNLABELLED
 
+NO_BREAK = "\N{NO-BREAK SPACE}"  # within a word, so that a space parts words
+
 
 def load_words(
     path: str | Path,
@@ -94,7 +96,8 @@ def _source(
         ids.append([tokens[place] for place in kept])
         classes.append([of_tokens[place] for place in kept])
         counted.append([of_tokens[place] != UNLABELLED for place in kept])
-    return cut.token_source(ids, classes, counted, [" ".join(words) for words, _ in tagged])
+    texts = [" ".join(word.replace(" ", NO_BREAK) for word in words) for words, _ in tagged]
+    return cut.token_source(ids, classes, counted, texts)
 
 
 def _of_tokens(

@@ -149,7 +149,7 @@ def _samples(
                 label=int(labels[number]),
                 picture_png=_png(first_tensor(reader.pixels(batch.inputs))[0]),
                 logits={name: rows[number].tolist() for name, rows in logits.items()},
-                text=_text(reader.source, sample_id),
+                text=_text(reader.source, sample_id, _word(job.task, teacher.selected, number)),
             )
         )
     return samples
@@ -170,13 +170,27 @@ def _telling_samples(logits: Tensor, labels: Tensor) -> list[int]:
     return chosen
 
 
-def _text(source: Source, sample_id: int) -> str | None:
-    """The beginning of a text; None for other samples."""
+def _word(task: Task, said: Predictions, number: int) -> tuple[int, int] | None:
+    """Which item of its sample an item is, and of how many; None where an item is a sample."""
+    if task.items_per_sample == 1:
+        return None
+    own = (said.sample_ids == said.sample_ids[number]).nonzero()[:, 0].tolist()
+    return own.index(number), len(own)
+
+
+def _text(source: Source, sample_id: int, word: tuple[int, int] | None) -> str | None:
+    """The beginning of a text, or what is about the word that is meant; None for other samples."""
     texts = getattr(source, "texts", ())
     text = texts[sample_id] if len(texts) else None
     if not isinstance(text, str):
         return None
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
+    begin = 0
+    if word is not None and len(words := text.split(" ")) == word[1]:
+        begin = max(0, len(" ".join(words[: word[0] + 1])) - MAX_TEXT // 2)
+        words[word[0]] = f"»{words[word[0]]}«"
+        text = " ".join(words)
+    cut = text[begin : begin + MAX_TEXT]
+    return f"{'…' if begin else ''}{cut}{'…' if begin + MAX_TEXT < len(text) else ''}"
 
 
 def _png(pixels: Tensor) -> str | None:

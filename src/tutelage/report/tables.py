@@ -277,12 +277,13 @@ def parity_table(record: RunRecord) -> Table:
 
 def quantised_table(record: RunRecord) -> Table:
     """Files of eight bits against the float files that they were made from."""
+    is_finetuned = any(row.over_plain is not None for row in record.quantised)
     columns = [
         "how",
         "accuracy, %",
         "float, %",
         "difference, points (95 % interval)",
-        "over eight bits without fine-tuning, points",
+        *["over eight bits without fine-tuning, points"] * is_finetuned,
         "equal predictions, %",
         "largest difference of logits",
         "calibration samples",
@@ -296,7 +297,8 @@ def quantised_table(record: RunRecord) -> Table:
                 Cell(percent(row.accuracy)),
                 Cell(percent(row.float_accuracy)),
                 Cell(_points(row.accuracy - row.float_accuracy, row.low, row.high)),
-                Cell(_points(row.over_plain, row.over_plain_low, row.over_plain_high)),
+                *[Cell(_points(row.over_plain, row.over_plain_low, row.over_plain_high))]
+                * is_finetuned,
                 Cell(percent(row.agreement)),
                 Cell(formatting.significant(row.max_abs_difference)),
                 Cell(count(row.calibration)),
