@@ -46,6 +46,7 @@ def test_rows_are_those_of_the_files(tmp_path, kind, shape):
     assert source.highest_label() == 2
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 def test_workers_read_the_same_rows(tmp_path):
     write(tmp_path / "a")
     reader = Reader(ArraySource(tmp_path / "a"))

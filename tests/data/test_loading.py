@@ -83,6 +83,7 @@ def test_evaluation_goes_in_order_and_a_cache_through_every_view():
     assert pairs == [(sample, view) for sample in (2, 3, 4) for view in range(3)]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 def test_workers_change_nothing():
     policy = SeededViews(_jitter, num_views=4, version="jitter")
     reader = Reader(DatasetSource(Pictures()), policy, mean=[0.5], std=[0.2], num_classes=4)
