@@ -73,8 +73,8 @@ def _check_export(job: Job, batch: Batch) -> None:
         return
     if not isinstance(batch.inputs, torch.Tensor) and job.task.items_per_sample not in (1, None):
         raise ConfigError(
-            "measure: networks of texts can be exported and timed where they give one row of "
-            f"scores a text, not by {type(job.task).__name__}. Set measure: null."
+            "measure: networks of texts can be exported and timed where texts or their words are "
+            f"classified, not by {type(job.task).__name__}. Set measure: null."
         )
     for target in job.export.all_targets:
         TARGETS[target].check_inputs(batch.inputs)

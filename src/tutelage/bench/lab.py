@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from tutelage.data.loading import Reader, in_order
+from tutelage.data.loading import Reader
 from tutelage.data.sources import Source, Splits, SubsetSource
 from tutelage.data.views import Identity, ViewPolicy
 from tutelage.engine import Arm, TrainSettings
@@ -18,6 +18,7 @@ from tutelage.engine.prepare import prepare
 from tutelage.objective import Objective
 from tutelage.pipeline.training import Trained, open_or_build, train_arm
 from tutelage.tasks import Classification
+from tutelage.tasks.predicting import predict_data
 from tutelage.teachers import ModuleTeacher, Teacher
 from tutelage.types import Batch, Outputs
 
@@ -217,8 +218,8 @@ class Lab:
     def test_logits(self, model: nn.Module) -> Float[Tensor, "n classes"]:
         """A network's logits of the test data."""
         reader = self.reader(self.splits.test)
-        batches = (reader[request] for request in in_order(len(reader), batch_size=500))
-        return self.task.predict(model.to(self.device), batches, self.device).logits
+        model = model.to(self.device)
+        return predict_data(self.task, model, reader, batch_size=500, device=self.device).logits
 
     @property
     def test_labels(self) -> Int[Tensor, " n"]:

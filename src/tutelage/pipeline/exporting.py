@@ -242,7 +242,7 @@ def _parity_samples(job: Job) -> tuple[list[Inputs], Tensor | None]:
 def typical(job: Job) -> Inputs:
     """One test sample as the exported network takes it: of texts, one of the median length."""
     reader = job.test_reader
-    lengths = getattr(reader.source, "lengths", None)
+    lengths = reader.lengths
     number = 0 if lengths is None else int(lengths.argsort(stable=True)[len(lengths) // 2])
     ids = torch.tensor([number])
     return fed(reader, reader[ids, torch.zeros_like(ids)])
