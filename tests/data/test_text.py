@@ -4,7 +4,8 @@ import pytest
 import torch
 from texts import save_tokenizer, snippets, write_csv
 
-from tutelage.data.cutting import load_tokenizer
+from tutelage.data import cutting
+from tutelage.data.cutting import Cutter, load_tokenizer
 from tutelage.data.loading import Reader
 from tutelage.data.text import load_text
 from tutelage.data.tokens import TokenSource
@@ -76,6 +77,21 @@ def test_what_is_longer_is_cut_keeps_its_end_and_is_counted(folder, tokenizer):
     assert "longer than 4 tokens and were cut there (data.max_length)" in note
     with pytest.raises(DataError, match=r"max_length: 2 leaves no room .* adds 2 tokens"):
         load_text(folder, tokenizer, max_length=2)
+
+
+def test_texts_that_are_cut_a_few_at_a_time_are_the_same(folder, tokenizer, monkeypatch):
+    wanted = load_text(folder, tokenizer, max_length=6)
+    given = []
+    cut = Cutter._cut
+    monkeypatch.setattr(
+        Cutter, "_cut", lambda self, texts: given.append(len(texts)) or cut(self, texts)
+    )
+    monkeypatch.setattr(cutting, "AT_ONCE", 5)
+    splits = load_text(folder, tokenizer, max_length=6)
+    assert given == [*[5] * 7, 1, 4, 5, 5, 2]
+    assert splits.train.fingerprint == wanted.train.fingerprint
+    assert splits.test.fingerprint == wanted.test.fingerprint
+    assert splits.notes == wanted.notes
 
 
 def test_texts_without_labels_join_the_training_texts_alone(folder, tokenizer):

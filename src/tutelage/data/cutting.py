@@ -1,11 +1,16 @@
 """Texts cut into tokens, and what did not fit."""
 
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
 from tutelage.data.tokens import TokenSource
 from tutelage.errors import DataError, ModelError, require
 from tutelage.places import find_place
+
+AT_ONCE = (
+    10_000  # texts: what a tokenizer says of each takes kilobytes, of which its tokens are few
+)
 
 
 class Cutter:
@@ -51,19 +56,26 @@ class Cutter:
         """
         return self.token_source(self.cut(texts), labels, None, texts)
 
-    def cut(self, texts: Sequence[str]) -> list[list[int]]:
+    def cut(self, texts: Sequence[str]) -> list[Sequence[int]]:
         """The tokens of each text that stay.
 
         Raises:
             DataError: A text has no token.
         """
+        return [
+            tokens
+            for first in range(0, len(texts), AT_ONCE)
+            for tokens in self._cut(texts[first : first + AT_ONCE])
+        ]
+
+    def _cut(self, texts: Sequence[str]) -> list[Sequence[int]]:
         ids = self.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
         empty = next((n for n, tokens in enumerate(ids) if not tokens), None)
         if empty is not None:
             raise DataError(
                 f"The tokenizer {self.name} finds no token in the text {texts[empty]!r}. Remove it."
             )
-        return [[tokens[place] for place in self.kept(tokens)] for tokens in ids]
+        return [array("i", [tokens[place] for place in self.kept(tokens)]) for tokens in ids]
 
     def token_source(
         self,

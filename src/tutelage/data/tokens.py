@@ -2,7 +2,9 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -93,7 +95,8 @@ class TokenSource:
 
 
 def _flat(values: Sequence[Sequence[int]] | Sequence[Sequence[bool]], dtype: torch.dtype) -> Tensor:
-    return torch.tensor([value for row in values for value in row], dtype=dtype)
+    count, name = sum(map(len, values)), str(dtype).removeprefix("torch.")
+    return torch.from_numpy(np.fromiter(chain.from_iterable(values), dtype=name, count=count))
 
 
 def _labels(labels: Sequence[int] | Sequence[Sequence[int]], of_tokens: bool) -> Tensor:
