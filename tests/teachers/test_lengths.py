@@ -60,8 +60,9 @@ def test_a_text_is_what_the_network_says_of_it_alone(teacher):
 def test_parts_hold_every_text_once_in_its_own_length(pads_left):
     batch = batch_of(list(range(len(LENGTHS))), pads_left=pads_left)
     seen = []
-    for rows, part in by_length(batch):
+    for rows, length, part in by_length(batch):
         seen += rows.tolist()
+        assert length == len(part.inputs["input_ids"][0])
         ids, mask = part.inputs["input_ids"], part.inputs["attention_mask"].bool()
         for row, number in enumerate(rows.tolist()):
             whole = batch.inputs["attention_mask"][number].bool()

@@ -248,7 +248,7 @@ def live_teacher(job: Job, trained: Trained) -> ModuleTeacher:
     row = torch.zeros(1, dtype=torch.int64)
     layers = job.objective.teacher_layers
     if not is_cut and goes_by_length(job.train_reader[row, row], job.teacher_task, layers):
-        chunk = min(chunk, TEXT_CHUNK)  # what it takes anyway: one cache for all batch sizes
+        chunk = TEXT_CHUNK  # one cache for all batch sizes
     return ModuleTeacher(
         trained.selected,
         job.teacher_task,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tutelage.types import Batch
 
-STEP = 16
+STEP = 8
 MASK = "attention_mask"
 
 
@@ -18,13 +18,13 @@ def has_lengths(batch: Batch) -> bool:
     return not isinstance(batch.inputs, Tensor) and MASK in batch.inputs
 
 
-def by_length(batch: Batch) -> Iterator[tuple[Int[Tensor, " rows"], Batch]]:
+def by_length(batch: Batch) -> Iterator[tuple[Int[Tensor, " rows"], int, Batch]]:
     """The batch in parts of texts whose lengths round up to the same multiple of `STEP`.
 
     A part's inputs have just that length, whatever batch its texts came in.
 
     Yields:
-        Numbers of the rows, and the part without labels.
+        Numbers of the rows, their length in tokens, and the part without labels.
     """
     assert not isinstance(batch.inputs, Tensor)
     mask = batch.inputs[MASK].bool()
@@ -37,7 +37,7 @@ def by_length(batch: Batch) -> Iterator[tuple[Int[Tensor, " rows"], Batch]]:
             for name, values in batch.inputs.items()
         }
         on_cpu = rows.cpu()
-        yield rows, Batch(inputs, None, batch.sample_ids[on_cpu], batch.view_ids[on_cpu])
+        yield rows, length, Batch(inputs, None, batch.sample_ids[on_cpu], batch.view_ids[on_cpu])
 
 
 def _cut(values: Tensor, length: int, pads_left: bool) -> Tensor:

@@ -29,8 +29,9 @@ from tutelage.types import (
 
 Scores = Tensor | SparseLogits | HiddenStates
 
-TEXT_CHUNK = 8  # texts of one length in a batch are few, and filling up costs
-TEXTS_AT_ONCE = 512
+TEXT_CHUNK = 32  # of 16 tokens; fewer of longer ones, so that all chunks have as many tokens
+CHUNK_TOKENS = 16
+TEXTS_AT_ONCE = 2048  # of each length there are many then, and chunks are full
 
 
 def goes_by_length(batch: Batch, task: Task, layers: Sequence[str]) -> bool:
@@ -48,7 +49,7 @@ class ModuleTeacher:
     Args:
         model: The network; it is put in eval mode and its parameters stop requiring gradients.
         task: How it is called.
-        chunk: Rows of each forward.
+        chunk: Rows of each forward; of texts at most `TEXT_CHUNK`, counted as texts of 16 tokens.
         device: Where it runs; None leaves it.
         precision: Of its forward, "float32" or "bf16"; what it gives is float32 either way.
         layers: Parts whose features it gives beside the logits; of the network itself, also where
@@ -157,9 +158,10 @@ class ModuleTeacher:
 
     def _by_length(self, batch: Batch) -> Outputs:
         """Texts in chunks of one shape each, so that a text's companions do not matter."""
-        chunk = min(self.chunk, TEXT_CHUNK)
+        tokens = min(self.chunk, TEXT_CHUNK) * CHUNK_TOKENS
         rows, logits = [], []
-        for numbers, part in by_length(batch):
+        for numbers, length, part in by_length(batch):
+            chunk = max(1, tokens // length)
             rows.append(numbers)
             logits += [self._run(few, chunk).logits for few in split(part, chunk)]
         order = torch.cat(rows).argsort()
