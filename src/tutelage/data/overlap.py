@@ -42,15 +42,24 @@ def overlap_note(splits: Splits) -> list[str]:
 
 
 def _digests(source: Source) -> Iterator[bytes]:
-    """Of each sample's inputs. Named inputs are asked for one by one, so that none is filled up."""
-    first, _ = source.fetch(torch.zeros(1, dtype=torch.long))
-    size = CHUNK if isinstance(first, Tensor) else 1
-    for ids in torch.arange(len(source)).split(size):
+    """Of each sample's inputs, in any order."""
+    for ids in _unfilled(source):
         inputs, _ = source.fetch(ids)
-        if isinstance(inputs, Tensor):
-            yield from (_digest(row) for row in inputs)
-        else:
-            yield b"".join(_digest(inputs[name]) for name in sorted(inputs))
+        named = (
+            [inputs] if isinstance(inputs, Tensor) else [inputs[name] for name in sorted(inputs)]
+        )
+        yield from (b"".join(map(_digest, row)) for row in zip(*named, strict=True))
+
+
+def _unfilled(source: Source) -> Iterator[Tensor]:
+    """Samples that can be fetched together without one being filled up: those of one length."""
+    first, _ = source.fetch(torch.zeros(1, dtype=torch.long))
+    lengths: Tensor | None = getattr(source, "lengths", None)
+    if lengths is None:
+        yield from torch.arange(len(source)).split(CHUNK if isinstance(first, Tensor) else 1)
+        return
+    for length in lengths.unique():
+        yield from (lengths == length).nonzero().squeeze(dim=1).split(CHUNK)
 
 
 def _digest(tensor: Tensor) -> bytes:
