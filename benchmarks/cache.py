@@ -234,7 +234,7 @@ def main() -> None:
     if options.only in (None, "memory"):
         measure_memory(options.counts)
     if options.only in (None, "texts"):
-        measure_texts(512)
+        measure_texts(2048)
 
 
 if __name__ == "__main__":
