@@ -148,7 +148,7 @@ def test_fashion_mnist_is_taken_from_where_it_is_installed(script: ModuleType, t
 def test_fashion_mnist_comes_from_the_debian_package_otherwise(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    fill_gz(tmp_path / "deb" / "usr" / "share" / "datasets" / "fashion-mnist")
+    fill_gz(tmp_path / "deb" / script.FASHION_DIR.relative_to("/"))
     write_tool(
         tmp_path / "bin",
         "apt-get",

@@ -8,9 +8,7 @@ from tutelage.data.tokens import TokenSource
 from tutelage.errors import DataError, ModelError, require
 from tutelage.places import find_place
 
-AT_ONCE = (
-    10_000  # texts: what a tokenizer says of each takes kilobytes, of which its tokens are few
-)
+AT_ONCE = 10_000  # texts: beside its tokens a tokenizer says kilobytes of each
 
 
 class Cutter:
