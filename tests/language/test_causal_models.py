@@ -10,7 +10,6 @@ from tutelage.models.causal import (
     layer_list,
     make_causal,
     merged,
-    narrow_mlps,
     parts_of,
     save_causal,
 )
@@ -51,22 +50,6 @@ def test_a_cut_student_writes_with_and_without_kept_keys_and_values_alike(teache
 def test_layers_that_are_not_there_are_refused(keep):
     with pytest.raises(ConfigError, match="keep_layers must be increasing numbers from 0 to 3"):
         cut_layers(make_model(24), keep)
-
-
-def test_a_full_mlp_width_changes_nothing_and_a_smaller_one_keeps_the_largest_units():
-    model = make_model(24)
-    before = logits(model)
-    narrow_mlps(model, 64)
-    torch.testing.assert_close(logits(model), before)
-    for layer in model.model.layers:
-        with torch.no_grad():
-            layer.mlp.down_proj.weight[:, ::2] = 0  # what adds nothing is what goes
-    before = logits(model)
-    narrow_mlps(model, 32)
-    assert model.model.layers[0].mlp.up_proj.weight.shape == (32, 32)
-    torch.testing.assert_close(logits(model), before)
-    with pytest.raises(ConfigError, match="mlp_width must be from 1 to 32, got 33"):
-        narrow_mlps(model, 33)
 
 
 def test_a_fresh_student_has_the_changed_widths(teacher_path):

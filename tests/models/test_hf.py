@@ -4,9 +4,8 @@ from texts import save_tokenizer, save_transformer
 
 from tutelage.errors import ConfigError, ModelError, UnknownNameError
 from tutelage.models.calling import call
-from tutelage.models.hf import input_embeddings, layers_of, spread_evenly
+from tutelage.models.hf import input_embeddings
 from tutelage.models.load import make_model
-from tutelage.models.taps import tapped
 
 pytest.importorskip("transformers")
 
@@ -40,38 +39,6 @@ def test_the_seed_draws_the_head_and_leaves_the_loaded_weights(folder):
     )
 
 
-def test_kept_layers_are_the_teachers_in_the_order_given(folder):
-    teacher, student = made(folder), made(folder, keep_layers=[0, 3])
-    theirs, ours = layers_of(teacher)[1], layers_of(student)[1]
-    assert (len(theirs), len(ours), student.config.num_hidden_layers) == (4, 2, 2)
-    for number, kept in ((0, 0), (1, 3)):
-        for a, b in zip(ours[number].parameters(), theirs[kept].parameters(), strict=True):
-            assert torch.equal(a, b)
-    with torch.no_grad(), tapped(teacher, ["bert.encoder.layer.0"]) as features:
-        call(teacher, INPUTS)
-    with torch.no_grad(), tapped(student, ["bert.encoder.layer.0"]) as kept:
-        call(student, INPUTS)
-    assert torch.equal(*(f["bert.encoder.layer.0"] for f in (features, kept)))
-
-
-@pytest.mark.parametrize(
-    ("total", "count", "wanted"),
-    [
-        (6, 2, [0, 5]),
-        (12, 6, [0, 2, 4, 7, 9, 11]),
-        (6, 3, [0, 2, 5]),
-        (4, 1, [0]),
-        (3, 3, [0, 1, 2]),
-    ],
-)
-def test_layers_are_spread_from_the_first_to_the_last(total, count, wanted):
-    assert spread_evenly(total, count) == wanted
-
-
-def test_a_number_of_layers_keeps_them_evenly(folder):
-    assert len(layers_of(made(folder, num_layers=2))[1]) == 2
-
-
 def test_a_fresh_network_may_be_narrower(folder):
     settings = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 16}
     model = made(folder, fresh=True, **settings)
@@ -83,20 +50,6 @@ def test_frozen_embeddings_are_not_trained(folder):
     model = made(folder, freeze_embeddings=True)
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     assert frozen == ["bert.embeddings.word_embeddings.weight"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"keep_layers": [0, 4]}, r"keep_layers: .* has the layers 0 to 3, got \[0, 4\]"),
-        ({"keep_layers": []}, r"keep_layers: .* got \[\]"),
-        ({"keep_layers": [0], "num_layers": 1}, "keep_layers or num_layers, not both"),
-        ({"num_layers": 5}, "num_layers must be 1 to 4, got 5"),
-    ],
-)
-def test_settings_that_fit_no_network_are_refused(folder, settings, message):
-    with pytest.raises(ConfigError, match=message):
-        made(folder, **settings)
 
 
 def test_an_unknown_setting_says_which_are_known(folder):

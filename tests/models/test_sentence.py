@@ -146,6 +146,7 @@ def test_frozen_embeddings_stay(folder):
     [
         ("sentence", {"keep_layers": [3]}, r"keep_layers: BertModel has the layers 0 to 2"),
         ("sentence", {"keep_layers": [0], "num_layers": 1}, "keep_layers or num_layers, not both"),
+        ("sentence", {"mlp_width": 25}, r"settings.mlp_width must be from 1 to 24, got 25"),
         ("sentence", {"dropout": 1.0}, r"settings.dropout must be 0 or more and below 1, got 1.0"),
         ("sentence", {"max_length": 41}, "data.max_length: 41 is more than the 40 tokens"),
         ("sentence", {"vocab_size": 99}, r"model 'sentence:.*it knows 42 tokens, .* has 99"),

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError, require
+from tutelage.models.shrink import narrow_mlps
 
 PREFIX = "causal:"
 # Settings of a configuration that name a number which the logits are changed by after the head.
-GATED = ("gate_proj", "up_proj", "down_proj")
 _AFTER_HEAD = ("final_logit_softcapping", "logits_scaling", "logit_scale", "output_multiplier")
 
 
@@ -207,50 +207,6 @@ def _trim_layer_types(config: Any) -> None:
     kinds = getattr(config, "layer_types", None)
     if kinds:
         config.layer_types = list(kinds)[: config.num_hidden_layers]
-
-
-@torch.no_grad()
-def narrow_mlps(model: nn.Module, width: int) -> None:
-    """Leave each MLP so many of its units, those whose weights are largest, in place.
-
-    A unit's size is the product of the norms of its weights: what it can add to the output.
-
-    Raises:
-        ConfigError: The width does not fit.
-        ModelError: The MLPs are not of the form gate, up, down.
-    """
-    blocks = _gated_blocks(model)
-    if not blocks:
-        raise ModelError(
-            f"mlp_width: {type(model).__name__} has no MLPs of gate_proj, up_proj and down_proj. "
-            "Use keep_layers, or a fresh student with changes."
-        )
-    full = blocks[0].gate_proj.out_features
-    if not 1 <= width <= full:
-        raise ConfigError(f"mlp_width must be from 1 to {full}, got {width}.")
-    for block in blocks:
-        gate, up, down = block.gate_proj, block.up_proj, block.down_proj
-        size = gate.weight.norm(dim=1) * up.weight.norm(dim=1) * down.weight.norm(dim=0)
-        units = size.topk(width).indices.sort().values
-        for linear in (gate, up):
-            _keep(linear, units, dim=0)
-        _keep(down, units, dim=1)
-        if hasattr(block, "intermediate_size"):
-            block.intermediate_size = width
-    config: Any = getattr(model, "config", None)
-    if config is not None:
-        config.intermediate_size = width
-
-
-def _gated_blocks(model: Any) -> list[Any]:
-    return [m for m in model.modules() if all(hasattr(m, name) for name in GATED)]
-
-
-def _keep(linear: nn.Linear, units: Tensor, *, dim: int) -> None:
-    linear.weight = nn.Parameter(linear.weight.index_select(dim, units).contiguous())
-    linear.out_features, linear.in_features = linear.weight.shape
-    if dim == 0 and linear.bias is not None:
-        linear.bias = nn.Parameter(linear.bias[units].contiguous())
 
 
 def _with_lora(model: nn.Module, rank: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Networks of `transformers`: whole, with some of their layers, or fresh and narrower."""
+"""Networks of `transformers`: whole, with less of them, or fresh."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from tutelage.errors import ConfigError, ModelError, find, require
+from tutelage.errors import ConfigError, find, require
+from tutelage.models.shrink import shrink
 from tutelage.places import find_place, place_or_name
 
 HEADS = {
@@ -25,13 +26,14 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
     """
     transformers = require("transformers", "text", f"Model 'hf:{name}'")
 
-    def make(
+    def make(  # noqa: PLR0913 - the settings of a recipe's model
         num_classes: int,
         task: str = "classification",
         vocab_size: int | None = None,
         tokenizer: str | None = None,
         keep_layers: Sequence[int] | None = None,
         num_layers: int | None = None,
+        mlp_width: int | None = None,
         fresh: bool = False,
         freeze_embeddings: bool = False,
         **config: Any,
@@ -45,6 +47,7 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
             tokenizer: The data's, to be checked.
             keep_layers: Numbers of the layers that stay, from 0; null keeps all.
             num_layers: How many stay, evenly spread, first and last among them.
+            mlp_width: Units that stay in each MLP, those whose weights are largest; null keeps all.
             fresh: Whether the weights are drawn anew rather than loaded.
             freeze_embeddings: Whether the token vectors stay as they are; they are most of a small
                 network's weights and most of an optimizer's work.
@@ -68,8 +71,7 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
         check_vocabulary(model, name, vocab_size, tokenizer)
         if freeze_embeddings:
             made.get_input_embeddings().requires_grad_(False)
-        keep = chosen_layers(model, keep_layers, num_layers)
-        return model if keep is None else keep_some_layers(model, keep)
+        return shrink(model, keep_layers, num_layers, mlp_width)
 
     return make
 
@@ -158,80 +160,6 @@ def _vocabulary(name: str) -> dict[str, int]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(place_or_name(name))
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     return vocabulary
-
-
-def chosen_layers(
-    model: nn.Module, keep_layers: Sequence[int] | None, num_layers: int | None
-) -> Sequence[int] | None:
-    """Numbers of the layers that stay, however they were asked for; None for all.
-
-    Raises:
-        ConfigError: They were asked for in two ways, or there are not so many.
-    """
-    if keep_layers is not None and num_layers is not None:
-        raise ConfigError("settings: give keep_layers or num_layers, not both.")
-    if num_layers is None:
-        return keep_layers
-    return spread_evenly(len(layers_of(model)[1]), num_layers)
-
-
-def spread_evenly(total: int, count: int) -> list[int]:
-    """So many of the layers, first and last among them; a single one is the first.
-
-    Raises:
-        ConfigError: There are not so many.
-    """
-    if not 1 <= count <= total:
-        raise ConfigError(f"settings.num_layers must be 1 to {total}, got {count}.")
-    if count == 1:
-        return [0]
-    return [round(number * (total - 1) / (count - 1)) for number in range(count)]
-
-
-def layers_of(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The list of a transformer's layers, and its name.
-
-    Raises:
-        ModelError: There is none.
-    """
-    config = getattr(model, "config", None)
-    count = getattr(config, "num_hidden_layers", None)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return name, module
-    raise ModelError(
-        f"{type(model).__name__}: no list of {count} layers was found in it, so none can be left "
-        "out. Leave out keep_layers and num_layers."
-    )
-
-
-def keep_some_layers(model: nn.Module, keep: Sequence[int]) -> nn.Module:
-    """The same network with some of its layers alone, in the order given.
-
-    Args:
-        model: Of `transformers`; it is changed.
-        keep: Numbers of layers, from 0.
-
-    Raises:
-        ConfigError: A number is no layer's.
-        ModelError: It has no list of layers.
-    """
-    name, layers = layers_of(model)
-    if not keep or not all(0 <= number < len(layers) for number in keep):
-        raise ConfigError(
-            f"settings.keep_layers: {type(model).__name__} has the layers 0 to {len(layers) - 1}, "
-            f"got {list(keep)}."
-        )
-    kept = nn.ModuleList(layers[number] for number in keep)
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, kept)
-    for number, layer in enumerate(kept):
-        for part in layer.modules():
-            if hasattr(part, "layer_idx"):  # its place in the key-value cache
-                part.layer_idx = number  # type: ignore[assignment]
-    config: Any = model.config
-    config.num_hidden_layers = len(kept)
-    return model
 
 
 def input_embeddings(name: str, width: int) -> Tensor:

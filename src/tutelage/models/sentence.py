@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError, require
 from tutelage.models.axes import principal_axes
-from tutelage.models.hf import check_vocabulary, chosen_layers, hush, keep_some_layers
+from tutelage.models.hf import check_vocabulary, hush
+from tutelage.models.shrink import shrink
 from tutelage.places import place_or_name
 
 SENTENCE, STATIC = "sentence:", "static:"
@@ -117,13 +118,14 @@ class StaticEncoder(nn.Module):
         whole.save(str(folder), create_model_card=False)
 
 
-def sentence(
+def sentence(  # noqa: PLR0913 - the settings of a recipe's model
     path: str,
     vocab_size: int | None = None,
     tokenizer: str | None = None,
     max_length: int | None = None,
     keep_layers: Sequence[int] | None = None,
     num_layers: int | None = None,
+    mlp_width: int | None = None,
     freeze_embeddings: bool = False,
     dropout: float | None = None,
 ) -> SentenceEncoder:
@@ -137,20 +139,20 @@ def sentence(
         keep_layers: Numbers of the transformer's layers that stay, in order, from 0; null keeps
             all. Layers kept from the teacher are the strongest cheap start of a student.
         num_layers: How many stay, evenly spread, first and last among them.
+        mlp_width: Units that stay in each MLP, those whose weights are largest; null keeps all.
         freeze_embeddings: Whether the token vectors stay as they are.
         dropout: Of the whole transformer while it is trained; null leaves what it was made with.
 
     Raises:
         ModelError: It cannot be loaded, or its layers are not found.
-        ConfigError: A layer that it has not was asked for, or the data's tokens are not its own.
+        ConfigError: A layer or width that it has not was asked for, or the data's tokens are not
+            its own.
     """
     encoder = _load(path)
     network = encoder[0].auto_model
     _check_length(network, path, max_length)
     check_vocabulary(network, path, vocab_size, tokenizer, SENTENCE)
-    keep = chosen_layers(network, keep_layers, num_layers)
-    if keep is not None:
-        keep_some_layers(network, keep)
+    shrink(network, keep_layers, num_layers, mlp_width)
     if freeze_embeddings:
         network.get_input_embeddings().requires_grad_(False)
     if dropout is not None:
