@@ -422,7 +422,8 @@ class SoftTargetSample:
         sample_id: Position in the test data.
         label: Its class.
         picture_png: The picture as a base64 PNG, or None for inputs that are no pictures.
-        logits: Network name ("teacher", "baseline", "distilled") to logits.
+        logits: Network name ("teacher", "baseline", "distilled") to logits; of the arms the seed
+            that is delivered.
         text: The text, or None for inputs that are none.
     """
 

@@ -56,9 +56,9 @@ def predict_test(
 
 
 def judge_stage(
-    job: Job, teacher: Trained, arms: Sequence[Trained], device: torch.device
+    job: Job, teacher: Trained, arms: Sequence[Trained], device: torch.device, shown: int
 ) -> Judged:
-    """Evaluate every network and compare the arms."""
+    """Evaluate every network and compare the arms; the samples show those of one seed."""
     task = job.task
     teacher_said = _ask(job, teacher, device, job.teacher_task)
     teacher_record = _record(task, teacher_said, None)
@@ -73,7 +73,7 @@ def judge_stage(
         arms=records,
         summaries=_summaries(task.metric, teacher_record, records, list(by_arm)),
         verdicts=_verdicts(task, by_arm),
-        samples=_samples(job, teacher_said, by_arm),
+        samples=_samples(job, teacher_said, [one for one in said if one.trained.seed == shown]),
     )
 
 
@@ -127,16 +127,14 @@ def _verdicts(task: Task, by_arm: Mapping[str, Sequence[_Said]]) -> dict[str, Ve
     return verdicts
 
 
-def _samples(
-    job: Job, teacher: _Said, by_arm: Mapping[str, Sequence[_Said]]
-) -> list[SoftTargetSample]:
+def _samples(job: Job, teacher: _Said, arms: Sequence[_Said]) -> list[SoftTargetSample]:
     """Test samples whose soft targets say most: the teacher's runner-up is likely, all classes."""
     if isinstance(teacher.selected.outputs.scores, HiddenStates):
         return []
-    networks = {"teacher": teacher} | {arm: said[0] for arm, said in by_arm.items()}
     labels = teacher.selected.labels
     if labels.is_floating_point():  # embeddings have no soft targets
         return []
+    networks = {"teacher": teacher} | {one.trained.arm: one for one in arms}
     logits = {name: one.selected.logits for name, one in networks.items()}
     reader = job.test_reader
     samples = []

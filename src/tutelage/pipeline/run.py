@@ -134,11 +134,11 @@ def _run(job: Job, listener: Listener) -> Finished:
     def conclude() -> None:
         with clock.time("student folder"):
             files = student_stage(job, student, listener)
-            firsts = {one.arm: one.selected for one in arms if one.seed == job.seeds[0]}
-            written = write_texts(job, {"teacher": teacher.selected, **firsts})
+            beside = {one.arm: one.selected for one in arms if one.seed == student.seed}
+            written = write_texts(job, {"teacher": teacher.selected, **beside})
         listener(StageStarted("evaluation", None))
         with clock.time("evaluation"), told_where("evaluation"):
-            judged = judge_stage(job, teacher, arms, Accelerator().device)
+            judged = judge_stage(job, teacher, arms, Accelerator().device, student.seed)
         listener(StageDone("evaluation", was_there=False))
         with clock.time("export and measure"):
             costs = delivery_stage(job, teacher, student, listener, finetuned)
