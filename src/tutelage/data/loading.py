@@ -49,9 +49,23 @@ class Reader(Dataset[Batch]):
     @property
     def fingerprint(self) -> str:
         """Changes when any batch would change, views aside."""
+        return f"{self.source.fingerprint} {self._normalisation}"
+
+    def part_fingerprint(self, samples: range) -> str:
+        """Changes when the inputs of these samples would change, views aside.
+
+        Where data cannot say that of a part, it is the fingerprint of the whole.
+        """
+        of_part = getattr(self.source, "part_fingerprint", None)
+        if of_part is None:
+            return self.fingerprint
+        return f"{of_part(samples)} {self._normalisation}"
+
+    @property
+    def _normalisation(self) -> str:
         mean = None if self.mean is None else self.mean.flatten().tolist()
         std = None if self.std is None else self.std.flatten().tolist()
-        return f"{self.source.fingerprint} mean={mean} std={std}"
+        return f"mean={mean} std={std}"
 
     @property
     def lengths(self) -> Int[Tensor, " n"] | None:

@@ -60,11 +60,24 @@ class TokenSource:
         self.fingerprint = self._fingerprint()
 
     def _fingerprint(self) -> str:
+        return self._hash(self.tokens, self.lengths, self.labels, self.counted)
+
+    def _hash(self, *parts: Tensor | None) -> str:
         digest = hashlib.sha256(repr((self.pad_id, self.pads_left)).encode())
-        for part in (self.tokens, self.lengths, self.labels, self.counted):
+        for part in parts:
             if part is not None:
                 digest.update(tensor_bytes(part))
         return digest.hexdigest()[:16]
+
+    def part_fingerprint(self, samples: range) -> str:
+        """Changes when the tokens of these texts change, whatever their labels and the others."""
+        own = slice(samples.start, samples.stop)
+        first, last = (
+            int(self.ends[samples.start] - self.lengths[samples.start]),
+            self.ends[own][-1],
+        )
+        counted = None if self.counted is None else self.counted[first:last]
+        return self._hash(self.tokens[first:last], self.lengths[own], counted)
 
     def __len__(self) -> int:
         """Number of texts."""

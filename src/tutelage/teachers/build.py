@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -71,9 +71,10 @@ def build_cache(  # noqa: PLR0913 - where, what and how fast, each with a defaul
 ) -> Manifest | None:
     """Write the teacher's outputs for every view of every sample.
 
-    Shards that an interrupted build of the same cache left are kept. Several processes of a run
-    build different shards at once, and so do several jobs that are given a part each; whoever
-    finds all shards there writes the manifest.
+    Shards that an interrupted build left are kept, and so are those of an earlier cache whose
+    samples are the same: of texts to which others were added, all but the last. Several processes
+    of a run build different shards at once, and so do several jobs that are given a part each;
+    whoever finds all shards there writes the manifest.
 
     Args:
         where: The folder that the cache goes to, or another place.
@@ -140,8 +141,9 @@ def _samples_per_shard(key: CacheKey, codec: Codec, shard_bytes: int) -> int:
 
 def _shard(builder: _Builder, number: int, samples: range, tell: Callable[[int], None]) -> Shard:
     path = shard_path(builder.folder, number)
+    own = builder.reader.part_fingerprint(samples)
     wanted = {
-        "build": builder.key.text,
+        "build": replace(builder.key, data=own, num_samples=len(samples)).text,
         "start": str(samples.start),
         "stop": str(samples.stop),
     }

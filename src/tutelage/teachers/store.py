@@ -276,5 +276,6 @@ def check_fits(folder: Path | str, manifest: Manifest, wanted: CacheKey) -> None
         first = differing[0].replace("num_", "number of ")
         raise CacheError(
             f"{folder}: the cache was made from another {first} ({details}). Build "
-            "it anew (tutelage cache build RECIPE), delete it, or name another folder."
+            "it anew (tutelage cache build RECIPE), which keeps what still fits, delete it, or "
+            "name another folder."
         )
