@@ -92,7 +92,7 @@ def layers_of(model: nn.Module) -> tuple[str, nn.ModuleList]:
             return name, module
     raise ModelError(
         f"{type(model).__name__}: no list of {count} layers was found in it, so none can be left "
-        "out. Leave out keep_layers and num_layers."
+        "out or narrowed. Leave out keep_layers, num_layers and mlp_width."
     )
 
 
