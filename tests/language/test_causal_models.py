@@ -7,12 +7,12 @@ from tiny_language import WORDS, make_model, make_tokenizer
 from tutelage.errors import ConfigError, ModelError
 from tutelage.models.causal import (
     cut_layers,
-    layer_list,
     make_causal,
     merged,
     parts_of,
     save_causal,
 )
+from tutelage.models.shrink import layers_of
 
 IDS = torch.arange(24).view(2, 12)
 
@@ -28,7 +28,7 @@ def test_a_student_has_the_layers_that_are_named(teacher_path):
         make_causal(str(teacher_path), keep_layers=[1, 3]),
     )
     kept = [teacher.model.layers[1], teacher.model.layers[3]]
-    for own, given in zip(layer_list(student), kept, strict=True):
+    for own, given in zip(layers_of(student)[1], kept, strict=True):
         for mine, theirs in zip(own.parameters(), given.parameters(), strict=True):
             assert torch.equal(mine, theirs)
     assert student.config.num_hidden_layers == 2

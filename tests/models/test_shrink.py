@@ -73,6 +73,16 @@ def test_a_number_of_layers_keeps_them_evenly(folder):
     assert len(layers_of(made(folder, num_layers=2))[1]) == 2
 
 
+def test_layers_of_two_kinds_keep_their_kinds():
+    kinds = ["full_attention", "sliding_attention", "sliding_attention"]
+    windows = {"use_sliding_window": True, "sliding_window": 3, "layer_types": kinds}
+    model = fresh("Qwen2", {**OF_GATED, **windows, "num_hidden_layers": 3})
+    shrink(model, keep_layers=[0, 2])
+    assert model.config.layer_types == ["full_attention", "sliding_attention"]
+    assert [layer.self_attn.layer_idx for layer in layers_of(model)[1]] == [0, 1]
+    assert states(model).shape == (2, 4, 8)
+
+
 @pytest.mark.parametrize(
     ("kind", "sizes", "out"),
     [

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError, require
-from tutelage.models.shrink import narrow_mlps
+from tutelage.models.shrink import keep_some_layers, layers_of, narrow_mlps
 
 PREFIX = "causal:"
 # Settings of a configuration that name a number which the logits are changed by after the head.
@@ -155,52 +155,20 @@ def _not_loaded(path: str, error: Exception) -> str:
     )
 
 
-def layer_list(model: nn.Module) -> nn.ModuleList:
-    """A language model's layers: its longest list of modules.
-
-    Raises:
-        ModelError: It has none.
-    """
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise ModelError(f"{type(model).__name__} has no list of layers to choose from.")
-    return max(lists, key=len)
-
-
 def cut_layers(model: nn.Module, keep: Sequence[int]) -> None:
     """Leave a model these layers alone, in place.
 
     Raises:
         ConfigError: The numbers are not increasing, or there are no such layers.
     """
-    layers = layer_list(model)
+    count = len(layers_of(model)[1])
     numbers = list(keep)
     increase = bool(numbers) and numbers == sorted(set(numbers))
-    if not increase or not 0 <= numbers[0] <= numbers[-1] < len(layers):
+    if not increase or not 0 <= numbers[0] <= numbers[-1] < count:
         raise ConfigError(
-            f"keep_layers must be increasing numbers from 0 to {len(layers) - 1}, got {numbers}."
+            f"keep_layers must be increasing numbers from 0 to {count - 1}, got {numbers}."
         )
-    kept = [layers[number] for number in numbers]
-    del layers[:]
-    layers.extend(kept)
-    for place, layer in enumerate(kept):
-        modules: Iterable[Any] = layer.modules()
-        for module in modules:
-            if hasattr(module, "layer_idx"):
-                module.layer_idx = place  # where its keys and values are kept while text is written
-    config: Any = getattr(model, "config", None)
-    if config is not None:
-        _set_depth(config, numbers)
-
-
-def _set_depth(config: Any, numbers: Sequence[int]) -> None:
-    for name in ("num_hidden_layers", "n_layer", "num_layers"):
-        if name in config.to_dict():
-            setattr(config, name, len(numbers))
-            break
-    kinds = getattr(config, "layer_types", None)
-    if kinds:
-        config.layer_types = [kinds[number] for number in numbers]
+    keep_some_layers(model, numbers)
 
 
 def _trim_layer_types(config: Any) -> None:

@@ -43,7 +43,7 @@ def shrink(
         ConfigError: What is to stay is not there, or layers were asked for in two ways.
         ModelError: Its layers or MLPs are not found.
     """
-    keep = chosen_layers(model, keep_layers, num_layers)
+    keep = _chosen_layers(model, keep_layers, num_layers)
     if keep is not None:
         keep_some_layers(model, keep)
     if mlp_width is not None:
@@ -51,7 +51,7 @@ def shrink(
     return model
 
 
-def chosen_layers(
+def _chosen_layers(
     model: nn.Module, keep_layers: Sequence[int] | None, num_layers: int | None
 ) -> Sequence[int] | None:
     """Numbers of the layers that stay, however they were asked for; None for all.
@@ -122,6 +122,9 @@ def keep_some_layers(model: nn.Module, keep: Sequence[int]) -> nn.Module:
                 part.layer_idx = number  # type: ignore[assignment]
     config: Any = model.config
     config.num_hidden_layers = len(kept)
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        config.layer_types = [kinds[number] for number in keep]
     return model
 
 
