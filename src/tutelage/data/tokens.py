@@ -72,10 +72,7 @@ class TokenSource:
     def part_fingerprint(self, samples: range) -> str:
         """Changes when the tokens of these texts change, whatever their labels and the others."""
         own = slice(samples.start, samples.stop)
-        first, last = (
-            int(self.ends[samples.start] - self.lengths[samples.start]),
-            self.ends[own][-1],
-        )
+        first, last = int(self.ends[own][0] - self.lengths[own][0]), int(self.ends[own][-1])
         counted = None if self.counted is None else self.counted[first:last]
         return self._hash(self.tokens[first:last], self.lengths[own], counted)
 
