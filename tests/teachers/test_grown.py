@@ -69,6 +69,13 @@ def test_a_cache_of_more_texts_asks_about_the_new_ones_alone(live, tmp_path, mon
     assert asked(tmp_path, live, reader(texts(57)), monkeypatch) == set(range(30, 57))
 
 
+def test_a_cache_of_fewer_texts_keeps_no_files_of_the_others(live, tmp_path, monkeypatch):
+    asked(tmp_path, live, reader(texts(34)), monkeypatch)
+    assert asked(tmp_path, live, reader(texts(20)), monkeypatch) == set()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"manifest.json", "shard-00000.safetensors", "shard-00001.safetensors"}
+
+
 def test_a_shard_is_made_again_where_a_text_or_the_teacher_changed(live, tmp_path, monkeypatch):
     asked(tmp_path, live, reader(texts(34)), monkeypatch)
     changed = reader(texts(34, text12=[5, 6]))

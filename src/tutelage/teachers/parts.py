@@ -24,6 +24,7 @@ from tutelage.teachers.store import (
 
 MOST_NAMED = 8
 _NOTE = re.compile(r"shard-(\d+)\.json")
+_OF_SHARD = re.compile(r"shard-\d+\.(?:json|safetensors)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def missing_shards(notes: dict[int, Note]) -> list[int]:
 
 
 def finish(place: Place, key: CacheKey | None = None) -> Manifest | None:
-    """Write the manifest, once all shards are there.
+    """Write the manifest, once all shards are there, and remove the files that it does not name.
 
     Args:
         place: Where the shards and their notes lie.
@@ -166,8 +167,10 @@ def _finish(place: Place, key: CacheKey | None) -> Manifest | None:
     with local_folder(place) as folder:
         save_manifest(folder, manifest)
         place.put(folder / MANIFEST)
-    for number in notes:
-        place.remove(note_path(Path(), number).name)
+    kept = {shard_path(Path(), number).name for number in notes}
+    for name in names - kept:  # notes, and shards of an earlier cache that had more
+        if _OF_SHARD.fullmatch(name):
+            place.remove(name)
     return manifest
 
 
