@@ -525,6 +525,7 @@ class RunRecord:
         notes: Sentences that a reader must know (a teacher no better than the baseline, ...).
         seconds: Stage name to seconds.
         metric: What the networks are compared by.
+        machine: Where the run was finished: PyTorch's version, threads and cores, or the GPU.
     """
 
     name: str
@@ -550,6 +551,7 @@ class RunRecord:
     metric: Metric = ACCURACY
     text_files: list[TextFileRow] = field(default_factory=list)
     written: list[WrittenText] = field(default_factory=list)
+    machine: str = ""
 
     def summary(self, arm: str, choice: str) -> Summary | None:
         """The summary of one arm, or None where the arm was not trained."""

@@ -99,6 +99,7 @@ def test_costs_parity_and_cache_are_in_the_page(page, words):
 
 def test_the_page_says_how_to_repeat_the_run(page):
     assert "tutelage run digits seed=0" in page.text
+    assert "PyTorch 2.9.1, 1 thread on 2 cores" in page.text
     assert "task_weight: 0.1" in page.text
     assert "Tutelage 0.1.0" in page.text
     assert "1 min 15 s" in page.text

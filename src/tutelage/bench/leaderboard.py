@@ -8,6 +8,7 @@ from tutelage.bench.cost import Cost
 from tutelage.bench.records import Measured, table
 from tutelage.bench.suites import SUITES
 from tutelage.losses import FAMILIES
+from tutelage.pipeline.environment import say_machine
 
 BASELINE, KD = "cross_entropy", "kd"
 COMPARED = ("labels", "logit", "feature", "relational", "unaided")  # families for classifiers
@@ -197,8 +198,8 @@ def as_page(board: Leaderboard) -> str:
 def _protocol(board: Leaderboard) -> list[str]:
     teacher = board.teacher
     return [
-        f"Repeat it: `{board.command}` (Tutelage {board.version}). Measured until {board.date} on "
-        f"{_machine(board.environment)}; the students' trainings took "
+        f"Repeat it: `{board.command}` (Tutelage {board.version}). Measured until {board.date} "
+        f"with {say_machine(board.environment)}; the students' trainings took "
         f"{sum(standing.seconds for standing in board.standings) / 3600:.1f} hours.",
         "",
         f"One teacher ({board.teacher_parameters:,} parameters, {teacher.accuracy:.2%} on test "
@@ -230,15 +231,6 @@ def _limits(board: Leaderboard) -> list[str]:
         names = ", ".join(f"`{name}`" for name in missing)
         lines += ["", f"Not compared here, for want of maps or channels that fit: {names}."]
     return lines
-
-
-def _machine(environment: Mapping[str, object]) -> str:
-    packages = environment.get("packages")
-    torch = packages.get("torch") if isinstance(packages, Mapping) else None
-    place = environment.get("gpu") or (
-        f"{environment.get('cores')} shared cores, {environment.get('threads')} PyTorch thread(s)"
-    )
-    return f"{place}, torch {torch}"
 
 
 def _cells(standing: Standing, board: Leaderboard) -> Sequence[str]:

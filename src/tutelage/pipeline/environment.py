@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -45,6 +46,18 @@ def environment() -> dict[str, object]:
         "arithmetic": _arithmetic(),
         "variables": {k: v for k, v in sorted(os.environ.items()) if VARIABLES.match(k)},
     }
+
+
+def say_machine(found: Mapping[str, object]) -> str:
+    """What of an environment moves the last digits most, in a line.
+
+    Args:
+        found: What `environment` gave, perhaps long ago and read from a file.
+    """
+    packages, threads = found.get("packages"), found.get("threads")
+    version_of_torch = packages.get("torch") if isinstance(packages, Mapping) else None
+    on_cores = f"{threads} thread{'s' * (threads != 1)} on {found.get('cores')} cores"
+    return f"PyTorch {version_of_torch}, {found.get('gpu') or on_cores}"
 
 
 def _arithmetic() -> dict[str, object]:

@@ -27,7 +27,7 @@ from tutelage.pipeline.delivery import (
     delivery_stage,
     pick_student,
 )
-from tutelage.pipeline.environment import environment
+from tutelage.pipeline.environment import environment, say_machine
 from tutelage.pipeline.exporting import cost_notes
 from tutelage.pipeline.finetuning import check_can_go_on, finetune_stage
 from tutelage.pipeline.handover import hand_over
@@ -371,6 +371,7 @@ def _record(
         notes=[*job.notes, *overlap_note(splits), *notes],
         seconds=seconds,
         metric=job.task.metric,
+        machine=say_machine(environment()),
     )
 
 
