@@ -131,7 +131,7 @@ def _costs(record: RunRecord) -> Table:
         table.add_row(
             "[bold]teacher / student[/]",
             f"{teacher.parameters / student.parameters:.1f} x",
-            f"{teacher.macs / max(1, student.macs):.1f} x",
+            f"{teacher.macs / max(1, student.macs):,.1f} x",
             f"{teacher.size_bytes / student.size_bytes:.1f} x",
             f"{speed[0] / speed[1]:.1f} x" if len(speed) == 2 else "",
         )

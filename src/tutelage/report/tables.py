@@ -136,7 +136,11 @@ def _size_rows(record: RunRecord, names: list[str]) -> list[Row]:
     return [
         _cost_row("Parameters", {s.name: s.parameters for s in record.sizes}, short_count, names),
         _cost_row(
-            "MACs for one sample", {s.name: s.macs for s in record.sizes}, short_count, names
+            "MACs for one sample",
+            {s.name: s.macs for s in record.sizes},
+            short_count,
+            names,
+            "of products; vectors that are looked up and added cost none",
         ),
         _cost_row("File size", {s.name: s.size_bytes for s in record.sizes}, size, names),
     ]
