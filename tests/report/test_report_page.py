@@ -103,6 +103,7 @@ def test_the_page_says_how_to_repeat_the_run(page):
     assert "task_weight: 0.1" in page.text
     assert "Tutelage 0.1.0" in page.text
     assert "1 min 15 s" in page.text
+    assert "assistants" not in page.text  # a stage that the run did not have
 
 
 def test_nothing_is_loaded_from_elsewhere(page):

@@ -140,7 +140,7 @@ def _size_rows(record: RunRecord, names: list[str]) -> list[Row]:
             {s.name: s.macs for s in record.sizes},
             short_count,
             names,
-            "of products; vectors that are looked up and added cost none",
+            "matrix products and convolutions alone",
         ),
         _cost_row("File size", {s.name: s.size_bytes for s in record.sizes}, size, names),
     ]
