@@ -40,9 +40,8 @@ def test_three_lines_teach_a_student_and_leave_both_networks_alone(data, network
     for network, state in zip((teacher, student), before, strict=True):
         assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
     assert load_record(tmp_path / "results.json", RunRecord) == result.record
-    threads = torch.get_num_threads()
-    assert f"PyTorch {torch.__version__}"[:9] in result.record.machine
-    assert f"{threads} thread" in result.record.machine or torch.cuda.is_available()
+    assert torch.__version__.partition("+")[0] in result.record.machine
+    assert f"{torch.get_num_threads()} thread" in result.record.machine or torch.cuda.is_available()
 
 
 def test_a_second_call_keeps_what_is_there(data, networks, tmp_path):
