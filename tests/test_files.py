@@ -8,12 +8,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from tutelage.errors import RunFolderError, WriteError
+from tutelage.errors import RunFolderError, TutelageError, UnreadableError, WriteError
 from tutelage.files import (
+    _HERE,
+    check_regular,
     file_sha256,
     fingerprint,
+    open_regular,
+    read_bytes,
+    read_text,
+    refuse_links,
     staged,
     staged_folder,
+    sweep,
     write_json,
     write_text,
     write_whole,
@@ -178,3 +185,77 @@ def test_a_fingerprint_depends_on_content_and_not_on_order_of_keys():
 
 def test_a_fingerprint_is_the_same_in_every_process():
     assert fingerprint({"a": [1, "x"]}) == "bf5c117331004f32"
+
+
+READERS = [open_regular, read_bytes, read_text, check_regular, file_sha256]
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(UnreadableError, match=rf"{name}: is a pipe, a file is needed\."):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_what_has_no_end_or_is_no_file_is_refused(tmp_path, read):
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    with pytest.raises(UnreadableError, match="zeros: is a device"):
+        read(tmp_path / "zeros")
+    with pytest.raises(UnreadableError, match="is a folder"):
+        read(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("read", READERS[:-1])
+def test_a_file_larger_than_it_may_be_is_not_read(tmp_path, read):
+    path = tmp_path / "huge"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # takes no room on the disk
+    with pytest.raises(UnreadableError, match=r"huge: has 1,099,511,627,776 bytes, more than"):
+        read(path, largest=100)
+    with pytest.raises(UnreadableError, match="more than the 67,108,864 that"):
+        read_text(path)
+
+
+def test_a_refused_file_is_an_error_of_the_system_too(tmp_path):
+    with pytest.raises(OSError, match="is a folder") as caught:
+        open_regular(tmp_path)
+    assert isinstance(caught.value, TutelageError)
+    assert caught.value.strerror == "is a folder, a file is needed"
+
+
+def test_a_file_is_read_through_a_link_to_it(tmp_path):
+    (tmp_path / "note").write_bytes("größer\r\n".encode())
+    (tmp_path / "link").symlink_to("note")
+    assert read_text(tmp_path / "link") == "größer\r\n"
+
+
+def test_links_that_leave_a_folder_are_refused(tmp_path):
+    (tmp_path / "run" / "arms").mkdir(parents=True)
+    (tmp_path / "run" / "inside").symlink_to("arms")
+    (tmp_path / "named").symlink_to("run")
+    refuse_links(tmp_path / "run")
+    refuse_links(tmp_path / "named")
+    refuse_links(tmp_path / "missing")
+    for target in ("../../elsewhere", "/etc/passwd", str(tmp_path / "run2")):
+        link = tmp_path / "run" / "arms" / "seed-0"
+        link.symlink_to(target)
+        with pytest.raises(RunFolderError, match=rf"arms/seed-0: is a link to {target}"):
+            refuse_links(tmp_path / "named")
+        link.unlink()
+
+
+def test_half_written_files_are_swept_without_following_links(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "note").write_text("kept")
+    link = tmp_path / "run" / f".a.{_HERE}.999999999.tmp"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "kept")
+    os.utime(link, (0, 0), follow_symlinks=False)
+    sweep(tmp_path / "run")
+    assert not link.is_symlink()
+    assert (tmp_path / "kept" / "note").read_text() == "kept"

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tutelage.errors import LockedError, WriteError
+from tutelage.errors import LockedError, RunFolderError, WriteError
 from tutelage.files import _HERE, FORGOTTEN_S
 from tutelage.locks import HOLDER, locked
 
@@ -90,3 +90,15 @@ def test_what_a_killed_process_had_half_written_is_swept_away(tmp_path):
     os.utime(forgotten, (before, before))
     with locked(tmp_path, "run"):
         assert sorted(below.iterdir()) == sorted([mine, elsewhere, foreign])
+
+
+def test_a_folder_with_a_link_out_of_it_is_not_locked(tmp_path):
+    (tmp_path / "elsewhere").write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "elsewhere")
+    with (
+        pytest.raises(RunFolderError, match=r"run/\.lock: is a link to"),
+        locked(tmp_path / "run", "x"),
+    ):
+        pass
+    assert (tmp_path / "elsewhere").read_text() == "kept"

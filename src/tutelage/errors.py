@@ -72,6 +72,19 @@ class WriteError(RunFolderError):
     """A file cannot be written: the disk is full, or the place is closed to us."""
 
 
+class UnreadableError(TutelageError, OSError):
+    """A path is no regular file, or a file is larger than anything that belongs there.
+
+    It is an OSError too, so that a reader's own error, which knows what was being read, may wrap
+    it as it wraps those of the system.
+    """
+
+    def __init__(self, path: object, problem: str) -> None:
+        """Keep the path, and what is wrong with it without the path."""
+        super().__init__(f"{path}: {problem}")
+        self.strerror = problem.rstrip(".")
+
+
 class LockedError(RunFolderError):
     """Another process writes into the folder."""
 

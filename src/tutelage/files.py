@@ -11,17 +11,105 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from tutelage.errors import WriteError
+from tutelage.errors import RunFolderError, UnreadableError, WriteError
 
 FORGOTTEN_S = 3600.0
 FOR_FILES = 0o666
+LARGEST_TEXT = 64 * 2**20
+KINDS: Sequence[tuple[Callable[[int], bool], str]] = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 _HERE = re.sub(r"\W", "-", socket.gethostname())
 _TEMPORARY = re.compile(r"\..+\.([\w-]+)\.(\d{1,9})\.tmp")
+
+
+def open_regular(path: Path, *, largest: int | None = None) -> BufferedReader:
+    """Open a file for reading its bytes; a pipe or a device, which has no end, is refused.
+
+    Args:
+        path: A link is followed to what it names.
+        largest: Bytes that such a file may have; None for any number.
+
+    Raises:
+        UnreadableError: It is no regular file, or it is larger.
+        OSError: The system cannot open it.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for a writer; for a regular file it changes nothing.
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _check_status(path, os.fstat(number), largest)
+        return os.fdopen(number, "rb")
+    except BaseException:
+        os.close(number)
+        raise
+
+
+def check_regular(path: Path, *, largest: int | None = None) -> None:
+    """Refuse what `open_regular` would, for a library that opens the path by itself.
+
+    Raises:
+        UnreadableError, OSError: As for `open_regular`.
+    """
+    _check_status(path, path.stat(), largest)
+
+
+def read_bytes(path: Path, *, largest: int | None = None) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        UnreadableError, OSError: As for `open_regular`.
+    """
+    with open_regular(path, largest=largest) as file:
+        return file.read()
+
+
+def read_text(path: Path, *, encoding: str = "utf-8", largest: int | None = LARGEST_TEXT) -> str:
+    """The text of a regular file, with its ends of lines as they are.
+
+    Raises:
+        UnreadableError, OSError: As for `open_regular`.
+        UnicodeDecodeError: It is no text of that encoding.
+    """
+    return read_bytes(path, largest=largest).decode(encoding)
+
+
+def _check_status(path: Path, status: os.stat_result, largest: int | None) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((word for holds, word in KINDS if holds(status.st_mode)), "something else")
+        raise UnreadableError(path, f"is {kind}, a file is needed.")
+    if largest is not None and status.st_size > largest:
+        raise UnreadableError(
+            path, f"has {status.st_size:,} bytes, more than the {largest:,} that such a file may."
+        )
+
+
+def refuse_links(folder: Path) -> None:
+    """Stop before anything is written through a link that leads out of a folder.
+
+    The folder itself may be a link: whoever runs the command names it.
+
+    Raises:
+        RunFolderError: Something below it links elsewhere.
+    """
+    root = Path(os.path.realpath(folder))
+    for place, folders, files in os.walk(root, followlinks=False):
+        for path in (Path(place) / name for name in (*folders, *files)):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+                raise RunFolderError(
+                    f"{folder / path.relative_to(root)}: is a link to {os.readlink(path)}, and "
+                    "nothing is read or written through links that leave the folder. Put what it "
+                    "names in its place, or name another folder."
+                )
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -163,9 +251,10 @@ def sweep(folder: Path) -> None:
         if found is None:
             continue
         with contextlib.suppress(OSError):
-            is_old = time.time() - path.stat().st_mtime > FORGOTTEN_S
+            is_old = time.time() - path.lstat().st_mtime > FORGOTTEN_S
             if is_old or (found[1] == _HERE and not is_running(int(found[2]))):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                is_folder = path.is_dir() and not path.is_symlink()
+                shutil.rmtree(path) if is_folder else path.unlink()
 
 
 def is_running(number: int) -> bool:
@@ -204,7 +293,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

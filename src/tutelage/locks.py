@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tutelage.errors import LockedError, WriteError
-from tutelage.files import is_running, sweep, write_text
+from tutelage.files import is_running, refuse_links, sweep, write_text
 
 LOCK, HOLDER = ".lock", ".lock.holder"
 ORPHANS_S = 15.0
@@ -31,11 +31,13 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 
     Raises:
         LockedError: Another process holds it; the message says which.
+        RunFolderError: Something in it is a link that leads out of it.
         WriteError: The folder cannot be written.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
         return
+    refuse_links(folder)
     lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
