@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import re
 from collections.abc import Mapping
 from types import ModuleType
 from typing import TypeVar
@@ -10,6 +11,7 @@ Entry = TypeVar("Entry")
 
 MOST_NAMES = 80  # of a longer table, such as a transformer's layers, a message gives some
 SOME_NAMES = 10
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class TutelageError(Exception):
@@ -91,6 +93,19 @@ class LockedError(RunFolderError):
 
 class MissingExtraError(TutelageError, ImportError):
     """An optional package is not installed."""
+
+
+def one_line(error: BaseException | str, *, limit: int = 300) -> str:
+    """The first line of an error's text that says something, without a terminal's colours.
+
+    Args:
+        error: Of another library, or its text.
+        limit: Most characters.
+    """
+    plain = _COLOURS.sub("", str(error))
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:

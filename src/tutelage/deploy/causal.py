@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tutelage.deploy.export import serialised, trace
-from tutelage.deploy.runtime import one_line, open_session
-from tutelage.errors import ExportError, require
+from tutelage.deploy.runtime import open_session
+from tutelage.errors import ExportError, one_line, require
 from tutelage.files import write_bytes
 from tutelage.models.causal import filled_cache, merged
 

@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tutelage.deploy.quiet import quiet
-from tutelage.deploy.runtime import one_line
-from tutelage.errors import ExportError, require
+from tutelage.errors import ExportError, one_line, require
 from tutelage.files import write_bytes
 from tutelage.models.calling import called
 from tutelage.models.cost import frozen_copy

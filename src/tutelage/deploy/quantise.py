@@ -9,8 +9,8 @@ import numpy as np
 
 from tutelage.deploy.export import strip
 from tutelage.deploy.quiet import quiet
-from tutelage.deploy.runtime import as_arrays, one_line
-from tutelage.errors import ExportError, find, require
+from tutelage.deploy.runtime import as_arrays
+from tutelage.errors import ExportError, find, one_line, require
 from tutelage.files import write_bytes
 from tutelage.types import Inputs
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.errors import ExportError, require
+from tutelage.errors import ExportError, one_line, require
 from tutelage.types import Inputs, on_cpu
 
 Arrays = NDArray[Any] | Mapping[str, NDArray[Any]]
@@ -75,10 +75,3 @@ def run_session(session: Any, inputs: Arrays) -> NDArray[np.float32]:
             f"({one_line(error)})."
         ) from error
     return logits
-
-
-def one_line(error: BaseException, *, limit: int = 300) -> str:
-    """The first line of an error's text that says something, cut to a limit."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"

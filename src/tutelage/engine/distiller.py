@@ -55,10 +55,11 @@ class Distiller:
         self.parts = parts
         self.task = trainee.task
         self.watch = GradientWatch()
+        self.batch: Batch | None = None  # the last one, to look at where something went wrong
 
     def step(self, batch: Batch) -> LossReport:
         """Teach the student one batch; every `accumulate`-th call updates its weights."""
-        batch = batch.to(self.accelerator.device)
+        batch = self.batch = batch.to(self.accelerator.device)
         with self.accelerator.accumulate(self.trainee):
             add_up(self.trainee, now=self.accelerator.sync_gradients)
             report = self._learn(batch) if self.parts == 1 else self._learn_in_parts(batch)

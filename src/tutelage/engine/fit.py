@@ -31,6 +31,7 @@ from tutelage.engine.watch import is_constant
 from tutelage.engine.writing import WritingSettings, maybe_written
 from tutelage.errors import (
     GradientError,
+    ModelError,
     OutOfMemoryError,
     RunFolderError,
     TeacherChangedError,
@@ -41,6 +42,7 @@ from tutelage.objective import LossReport, Objective
 from tutelage.records import MetricPoint
 from tutelage.sharding import cut, piece, put_together
 from tutelage.tasks import Task
+from tutelage.tasks.predicting import check_numbers
 from tutelage.tasks.tokens import tokens_a_sample
 from tutelage.teachers import CanCheck, ModuleTeacher, Teacher
 from tutelage.types import Batch, Signal
@@ -387,6 +389,7 @@ class _Loop:
 
     def _stop(self, what: str, details: str, kind: type[TrainingError] = TrainingError) -> NoReturn:
         _check_teacher(self.arm)  # it may be the reason
+        self._check_said(kind)
         kept = f"The last good checkpoint is {self.path}."
         raise kind(
             f"{self.arm.name}, seed {self.arm.seed}: {what} in epoch {self.progress.epoch + 1}, "
@@ -394,6 +397,18 @@ class _Loop:
             f"{kept if self.path.is_file() else 'Nothing was saved yet.'} Try a smaller "
             "optimizer.lr, train.clip_norm: 1, or schedule.warmup_steps; look for NaN in the data."
         )
+
+    def _check_said(self, kind: type[TrainingError]) -> None:
+        """Name the teacher where what it says of the last batch is no number."""
+        batch, teacher = self.distiller.batch, self.arm.teacher
+        if batch is None or teacher is None:
+            return
+        ids = self.arm.task.items(batch).sample_ids
+        try:
+            network = getattr(teacher, "network", teacher)
+            check_numbers(network, teacher(batch).logits, ids, "training data")
+        except ModelError as error:
+            raise kind(f"{self.arm.name}, seed {self.arm.seed}: teacher: {error}") from error
 
     def _pool(self) -> None:
         """Make sums and buffers those of all processes."""

@@ -13,13 +13,14 @@ from tutelage.data.pairs import OTHER
 from tutelage.errors import DataError, ModelError, ShapeError
 from tutelage.losses import CrossEntropy
 from tutelage.losses.divergences import kl_of_logs, log_of_labels, log_soften
-from tutelage.models.calling import call_checked
+from tutelage.models.calling import call_checked, own_copies
 from tutelage.models.causal import parts_of
 from tutelage.models.modes import left_as_it_was
 from tutelage.models.served import ServedModel
 from tutelage.models.taps import tapped
 from tutelage.records import Evaluation, Metric
 from tutelage.tasks.base import Predictions
+from tutelage.tasks.predicting import held_impossible
 from tutelage.tasks.tokens import counted_tokens, score_by_sample, token_items
 from tutelage.tasks.tokens import network_inputs as all_inputs
 from tutelage.types import Batch, HiddenStates, Outputs, Signal, SparseLogits, describe_inputs
@@ -187,7 +188,7 @@ def network_inputs(batch: Batch) -> dict[str, Tensor]:
 def _hidden_states(body: nn.Module, batch: Batch) -> Float[Tensor, "samples length width"]:
     inputs = network_inputs(batch)
     try:
-        given = body(**inputs, use_cache=False)
+        given = body(**own_copies(inputs), use_cache=False)
     except (torch.cuda.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # the network is the user's own: anything can happen
@@ -206,7 +207,7 @@ def _on_cpu(outputs: Outputs) -> Outputs:
         return Outputs(HiddenStates(scores.values.cpu(), scores.weight.detach().cpu(), bias))
     if isinstance(scores, SparseLogits):
         return outputs.to(torch.device("cpu"))
-    return Outputs(outputs.logits.float().cpu())
+    return Outputs(held_impossible(outputs.logits.float().cpu()))
 
 
 def _joined(said: Sequence[Predictions]) -> Predictions:

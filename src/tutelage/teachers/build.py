@@ -11,6 +11,7 @@ import torch
 from tutelage.data.loading import Reader, all_views, iterate
 from tutelage.files import file_sha256
 from tutelage.ranks import first, here, wait_for_all
+from tutelage.tasks.predicting import check_numbers
 from tutelage.teachers.codecs import Codec
 from tutelage.teachers.fidelity import WhatIsLost, spans
 from tutelage.teachers.module import ModuleTeacher
@@ -170,14 +171,16 @@ def _write(
     tell: Callable[[int], None],
 ) -> dict[str, str]:
     num_views, first_row = builder.key.num_views, torch.tensor([samples.start])
-    at_once = builder.teacher.best_size(builder.reader[first_row, torch.zeros_like(first_row)])
+    teacher, network = builder.teacher, builder.teacher.network
+    at_once = teacher.best_size(builder.reader[first_row, torch.zeros_like(first_row)])
     requests = all_views(samples.start, samples.stop, num_views, batch_size=at_once)
     rows, done = [], 0
     loss = WhatIsLost()
     for batch in iterate(builder.reader, requests, builder.workers):
-        given = builder.teacher(batch.to(builder.device))
+        given, items = teacher(batch.to(builder.device)), teacher.task.items(batch)
         for part in spans(given, builder.key.num_classes):
             logits = given.pick(part).logits.float().cpu()
+            check_numbers(network, logits, items.sample_ids[part], "training data")
             arrays = builder.codec.encode(logits)
             kept = {name: array.numpy() for name, array in arrays.items()}
             loss.add(logits, builder.codec.decode(kept, builder.key.num_classes))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import ConfigError
 from tutelage.losses.divergences import log_soften
-from tutelage.models.calling import call
+from tutelage.models.calling import call, own_copies
 
 
 class Ensemble(nn.Module):
@@ -44,7 +44,7 @@ class Ensemble(nn.Module):
     def forward(self, *inputs: Tensor, **named: Tensor) -> Float[Tensor, "batch classes"]:
         """Logarithm of the mean probability of each class."""
         weighted = [
-            log_soften(call(member, inputs[0] if inputs else named)) + log_weight
+            log_soften(call(member, own_copies(inputs[0] if inputs else named))) + log_weight
             for member, log_weight in zip(self.members, self.log_weights, strict=True)
         ]
         return torch.logsumexp(torch.stack(weighted), dim=0)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tutelage.deploy.quiet import quiet
-from tutelage.deploy.runtime import Arrays, describe_arrays, one_line
-from tutelage.errors import ExportError, TutelageError, find, require
+from tutelage.deploy.runtime import Arrays, describe_arrays
+from tutelage.errors import ExportError, TutelageError, find, one_line, require
 from tutelage.models.cost import frozen_copy
 from tutelage.types import Inputs, on_cpu
 
