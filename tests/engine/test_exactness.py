@@ -80,7 +80,9 @@ def test_training_from_a_float32_cache_equals_live_training_bit_for_bit(reader, 
     assert not _same(first.last, _net(kind).eval())
 
 
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"ema": 0.9}, {"clip_norm": 0.1}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"accumulate": 2}, {"accumulate": 4}, {"ema": 0.9}, {"clip_norm": 0.1}]
+)
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(reader, tmp_path, changes):
     whole = fit(_net("mlp"), _arm(reader, tmp_path / "whole", _teacher(), **changes))
 

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from tutelage.data.loading import Reader, training_requests
@@ -132,6 +133,51 @@ def test_accumulating_two_halves_is_one_whole_batch(arm_of):
     arm = arm_of(batch_size=8, accumulate=2, schedule=ScheduleSettings("constant"), epochs=1)
     whole = arm_of(name="whole", schedule=ScheduleSettings("constant"), epochs=1)
     close(states(fit(a_student(), arm).last), states(fit(a_student(), whole).last))
+
+
+@pytest.mark.parametrize(("accumulate", "updates"), [(4, [4, 2]), (6, [6]), (100, [6])])
+def test_micro_steps_left_at_the_end_make_an_update_of_their_own_mean(arm_of, accumulate, updates):
+    # 3 micro-steps an epoch and 2 epochs: updates go on over the end of the first epoch.
+    constant = ScheduleSettings("constant")
+    arm = arm_of(accumulate=accumulate, schedule=constant)
+    student, lr = a_student(), arm.settings.optimizer.lr
+    requests = iter(
+        request
+        for epoch in range(2)
+        for request in training_requests(
+            len(arm.train), arm.train.views, batch_size=16, seed=arm.seed, epoch=epoch
+        )
+    )
+    for size in updates:
+        totals = []
+        for batch in [arm.train[next(requests)] for _ in range(size)]:
+            trainee = Trainee(student, arm.objective, TASK)
+            totals.append(trainee(batch, arm.teacher(batch)).total)
+        student.zero_grad()
+        torch.stack(totals).mean().backward()
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter -= lr * parameter.grad
+    fitted = fit(a_student(), arm)
+    close(states(fitted.last), states(student))
+    assert fitted.progress.step == arm.total_steps == len(updates)
+
+
+def test_an_own_loop_may_end_an_update_early(source):
+    images, labels = source.fetch(torch.arange(16))
+    batch = Batch(images / 255, labels, torch.arange(16), torch.zeros(16, dtype=torch.long))
+    moved = []
+    for accumulate, due in ((4, 1), (1, 1)):
+        student = a_student()
+        trainee = Trainee(student, 1.0 * CrossEntropy(), TASK)
+        optimizer = torch.optim.SGD(trainee.parameters(), lr=0.1)
+        accelerator = Accelerator(gradient_accumulation_steps=accumulate)
+        distiller = Distiller(trainee, None, optimizer, accelerator)
+        distiller.due = due
+        distiller.step(batch)
+        moved.append(states(student))
+    assert not same(moved[0], states(a_student()))
+    close(*moved)
 
 
 def test_clipping_bounds_one_update(arm_of):

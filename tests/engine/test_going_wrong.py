@@ -157,6 +157,12 @@ def test_a_batch_that_does_not_fit_is_learned_in_parts(arm_of, error, changes):
     )
 
 
+def test_no_gradient_is_left_of_the_attempt_that_did_not_fit(arm_of):
+    arm = arm_of(accumulate=3)
+    fitted = fit(Limited(student(), 5, MemoryError(), after=1), arm)
+    close(fitted.last.inner, fit(student(), replace(arm, folder=arm.folder / "whole")).last)
+
+
 def test_memory_that_runs_out_late_loses_nothing_before_the_checkpoint(arm_of):
     arm = arm_of(epochs=3, checkpoint_s=0.0)
     late = Limited(student(), 8, MemoryError(), after=12)

@@ -27,7 +27,7 @@ CASES = [
     ("contrastive", {}),
     ("srd", {}),
     ("past_self", {"epochs": 3}),
-    ("kd", {"accumulate": 2, "clip_norm": 0.1, "ema": 0.7}),
+    ("kd", {"accumulate": 3, "epochs": 3, "clip_norm": 0.1, "ema": 0.7}),
     ("kd", {"optimizer": OptimizerSettings("dot", lr=0.02)}),
     ("fitnets", {"optimizer": OptimizerSettings("adamw", lr=0.01)}),
     ("kd", {"kind": "idle"}),

@@ -1,5 +1,6 @@
 """One training step. Read this file first."""
 
+import contextlib
 import functools
 
 from accelerate import Accelerator, DistributedType
@@ -35,6 +36,10 @@ class Distiller:
         clip_norm: Largest gradient norm; None clips nothing.
         parts: Into how many a batch is cut where the whole takes too much memory; the gradients
             are those of the whole, but for losses and layers that compare samples.
+
+    Attributes:
+        due: Micro-steps of the update under way: the accelerator's accumulation steps, or fewer
+            where that many are left; set it before the first of them.
     """
 
     def __init__(
@@ -56,15 +61,20 @@ class Distiller:
         self.task = trainee.task
         self.watch = GradientWatch()
         self.batch: Batch | None = None  # the last one, to look at where something went wrong
+        self.due = self.accelerator.gradient_accumulation_steps
+        self._done = 0  # micro-steps of the update under way
 
     def step(self, batch: Batch) -> LossReport:
-        """Teach the student one batch; every `accumulate`-th call updates its weights."""
+        """Teach the student one batch; every `due`-th call updates its weights."""
         batch = self.batch = batch.to(self.accelerator.device)
-        with self.accelerator.accumulate(self.trainee):
-            add_up(self.trainee, now=self.accelerator.sync_gradients)
+        self._done += 1
+        is_last = self._done >= self.due
+        self.accelerator.sync_gradients = is_last
+        add_up(self.trainee, now=is_last)
+        with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.trainee):
             report = self._learn(batch) if self.parts == 1 else self._learn_in_parts(batch)
-            if self.accelerator.sync_gradients:
-                self._update()
+        if is_last:
+            self._update()
         return report
 
     def _learn(self, batch: Batch, share: float = 1.0) -> LossReport:
@@ -72,9 +82,11 @@ class Distiller:
         teacher = None if self.teacher is None else self.teacher(batch)
         report: LossReport = self.trainee(batch, teacher)
         report = report if share == 1 else report.share(share)
+        usual = self.accelerator.gradient_accumulation_steps  # by which Accelerate divides
+        learned = report if self.due == usual else report.share(usual / self.due)
         if isinstance(self.optimizer, DOT):
-            self.optimizer.take(report.task / self.accelerator.gradient_accumulation_steps)
-        self.accelerator.backward(report.total)
+            self.optimizer.take(learned.task / usual)
+        self.accelerator.backward(learned.total)
         return report
 
     def _learn_in_parts(self, batch: Batch) -> LossReport:
@@ -93,7 +105,7 @@ class Distiller:
         return len(items.sample_ids) if items.mask is None else int(items.mask.sum())
 
     def _update(self) -> None:
-        norm = None
+        norm, self._done = None, 0
         if self.clip_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.clip_norm)
         self.watch.see(self._plain, norm)

@@ -92,9 +92,23 @@ class Arm:
         return len(self.train) % self.settings.batch_size
 
     @property
+    def total_micro_steps(self) -> int:
+        """Micro-steps of the whole training."""
+        return self.settings.epochs * self.micro_steps
+
+    @property
     def total_steps(self) -> int:
-        """Optimizer updates of the whole training."""
-        return max(1, self.settings.epochs * self.micro_steps // self.settings.accumulate)
+        """Optimizer updates of the whole training; the last may have fewer micro-steps."""
+        return -(-self.total_micro_steps // self.settings.accumulate)
+
+    def due(self, done: int) -> int:
+        """Micro-steps of the update under way when so many of the training are done.
+
+        Updates run on over the ends of epochs; what is left at the end of the training makes a
+        last, smaller one.
+        """
+        accumulate = self.settings.accumulate
+        return min(accumulate, self.total_micro_steps - done // accumulate * accumulate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +167,7 @@ def _fit_in_memory(
             if parts > arm.settings.batch_size or int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 raise
         del loop
+        trained.zero_grad()  # of micro-steps before the one that did not fit
         free()
         trained.load_state_dict(first)
 
@@ -277,14 +292,20 @@ class _Loop:
         for batch, rows in self._batches():
             self.seen += rows * tokens_a_sample(batch)
             self._set_schedules(self.progress.step)
+            done = self._done
+            self.distiller.due = self.arm.due(done)
             if self.ranks.are_several:  # each draws its own dropout, also after a resume
-                done = self.progress.epoch * self.arm.micro_steps + self.progress.micro_step
                 torch.manual_seed(int(mix(self.arm.seed, done, self.ranks.number)))
             try:
                 report = self.distiller.step(self._written(batch))
             except GradientError as error:
                 self._stop(str(error), "", type(error))
             yield report, rows
+
+    @property
+    def _done(self) -> int:
+        """Micro-steps of the training so far."""
+        return self.progress.epoch * self.arm.micro_steps + self.progress.micro_step
 
     def _written(self, batch: Batch) -> Batch:
         """The batch, or what a network writes in its place; always the same at the same step."""
@@ -295,14 +316,13 @@ class _Loop:
         if settings.writer == "teacher":
             assert isinstance(teacher, ModuleTeacher), "a recipe asks for a live one"
             writer = teacher.model
-        step = self.progress.epoch * self.arm.micro_steps + self.progress.micro_step
         with self.trainee.autocast(self.device):
             return maybe_written(
                 batch.to(self.device),
                 writer,
                 settings,
                 num_words=self.arm.task.num_classes,
-                seed=self.arm.seed * 1_000_003 + step,
+                seed=self.arm.seed * 1_000_003 + self._done,
                 rank=self.ranks.number,
             )
 
@@ -355,9 +375,7 @@ class _Loop:
             self.device.type == "cpu" or progress.micro_step % CHECK_EVERY == 0
         ):
             self._check_finite(report)
-        done = progress.epoch * self.arm.micro_steps + progress.micro_step
-        total = self.arm.settings.epochs * self.arm.micro_steps
-        self.listener(Advanced(done, total, self._rate()))
+        self.listener(Advanced(self._done, self.arm.total_micro_steps, self._rate()))
 
     def _rate(self) -> str:
         """Tokens a second since the training began or went on, where an item is a token."""

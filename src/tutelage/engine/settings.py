@@ -102,7 +102,8 @@ class TrainSettings:
     Attributes:
         epochs: Passes over the training data.
         batch_size: Samples a micro-step.
-        accumulate: Micro-steps an optimizer update.
+        accumulate: Micro-steps an optimizer update, also over the end of an epoch; those that are
+            left at the end of the training make a last update.
         clip_norm: Largest gradient norm; None clips nothing.
         max_norm: Largest norm of the weights that come into a unit of a linear layer, restored
             after each update; None sets no limit. Goes with dropout.
