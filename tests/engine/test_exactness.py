@@ -81,10 +81,17 @@ def test_training_from_a_float32_cache_equals_live_training_bit_for_bit(reader, 
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"accumulate": 2}, {"accumulate": 4}, {"ema": 0.9}, {"clip_norm": 0.1}]
+    ("kind", "changes"),
+    [
+        ("mlp", {}),
+        ("mlp", {"accumulate": 2}),
+        ("mlp", {"accumulate": 4}),
+        ("cnn", {"ema": 0.9}),
+        ("mlp", {"clip_norm": 0.1}),
+    ],
 )
-def test_an_interrupted_training_ends_as_an_uninterrupted_one(reader, tmp_path, changes):
-    whole = fit(_net("mlp"), _arm(reader, tmp_path / "whole", _teacher(), **changes))
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(reader, tmp_path, kind, changes):
+    whole = fit(_net(kind), _arm(reader, tmp_path / "whole", _teacher(), **changes))
 
     def stop(event):
         if isinstance(event, Advanced) and event.done == 7:
@@ -92,8 +99,8 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(reader, tmp_path, 
 
     arm = _arm(reader, tmp_path / "cut", _teacher(), **changes)
     with pytest.raises(Interrupted, match="state is saved"):
-        fit(_net("mlp"), arm, stop)
-    resumed = fit(_net("mlp"), arm)
+        fit(_net(kind), arm, stop)
+    resumed = fit(_net(kind), arm)
     assert _same(whole.last, resumed.last)
     assert _same(whole.selected, resumed.selected)
     assert [p.train_loss for p in whole.progress.curve] == [

@@ -14,11 +14,11 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tutelage import ranks
 from tutelage.data.loading import Reader, Request, has_unlabelled, iterate, training_requests
 from tutelage.data.views import mix
+from tutelage.engine.average import Average
 from tutelage.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tutelage.engine.distiller import Distiller
 from tutelage.engine.events import Advanced, EpochDone, Listener, TensorBoardLog, ignore
@@ -196,7 +196,7 @@ class _Loop:
         self.ranks = ranks.here()
         trainee = Trainee(student, arm.objective, arm.task, settings.precision)
         self.selected = copy.deepcopy(student)
-        self.average = _averaged(student, settings.ema)
+        self.average = None if settings.ema is None else Average(student, settings.ema)
         self.whole = self._cut(trainee) if settings.shard and self.ranks.are_several else None
         self.optimizer = settings.optimizer.build(trainee.parameters())
         self.meetings = Meetings()
@@ -366,7 +366,7 @@ class _Loop:
             progress.step += 1
             self._limit_norms()
             if self.average is not None:
-                self.average.update_parameters(self.trainee.student)
+                self.average.update(self.trainee.student)
         values = torch.stack([self.one, report.total.detach(), *report.parts.values()])
         if len(self.sums) == 0:
             self.sums = torch.zeros(len(values), dtype=torch.float64, device=self.device)
@@ -529,13 +529,6 @@ class _Loop:
         self.progress.seconds += now - self.clock
         self.progress.epoch_seconds += now - self.clock
         self.clock = now
-
-
-def _averaged(student: nn.Module, decay: float | None) -> AveragedModel | None:
-    """A running mean of the student's weights, if one is wanted."""
-    if decay is None:
-        return None
-    return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def _picked(request: Request, rows: slice) -> Request:
