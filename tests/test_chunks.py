@@ -115,8 +115,8 @@ def test_value_parts_and_gradients_are_those_of_the_dense_loss(name, teacher, is
 
 def test_each_product_with_a_head_is_made_once_a_chunk(monkeypatch):
     made = []
-    dense = HiddenStates.dense
-    monkeypatch.setattr(HiddenStates, "dense", lambda own: made.append(len(own)) or dense(own))
+    product = HiddenStates.product
+    monkeypatch.setattr(HiddenStates, "product", lambda own: made.append(len(own)) or product(own))
     objective = 0.3 * CrossEntropy() + 0.4 * KD(2) + 0.2 * JensenShannon(0.3) + 0.1 * DKD()
     gradients(objective, hidden_teacher(), batch(), in_chunks=True)
     assert sorted(made) == sorted(2 * [5, 5, 5, 5, 3])

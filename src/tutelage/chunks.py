@@ -38,7 +38,7 @@ def sum_of_chunks(hidden: HiddenStates, value_of: ValueOf) -> Values:
     Returns:
         The total, with gradient, and the numbers.
     """
-    total, told = _Chunked.apply(hidden.values, hidden.weight, hidden.bias, value_of)
+    total, told = _Chunked.apply(hidden.values, hidden.weight, hidden.bias, hidden.cap, value_of)
     return total, told
 
 
@@ -47,9 +47,14 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None, value_of: ValueOf
+        ctx: Any,
+        values: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        cap: float | None,
+        value_of: ValueOf,
     ) -> Values:
-        hidden = HiddenStates(values, weight, bias)
+        hidden = HiddenStates(values, weight, bias, cap)
         wanted = ctx.needs_input_grad[:3]
         gradients = [
             torch.zeros_like(tensor) if is_wanted and tensor is not None else None
@@ -59,11 +64,12 @@ class _Chunked(torch.autograd.Function):
         step = rows_at_once(hidden.num_classes)
         for start in range(0, max(1, len(hidden)), step):
             stop = min(start + step, len(hidden))
-            logits = hidden.pick(slice(start, stop)).dense()
+            product = hidden.pick(slice(start, stop)).product()
             with torch.enable_grad():
-                given = value_of(logits.requires_grad_(any(wanted)), start, stop)
+                logits = hidden.capped(product.requires_grad_(any(wanted)))
+                given = value_of(logits, start, stop)
             if any(wanted):
-                _add_gradients(gradients, hidden, start, stop, _slope(given[0], logits))
+                _add_gradients(gradients, hidden, start, stop, _slope(given[0], product))
             now = (given[0].detach(), given[1].detach())
             sums = now if sums is None else (sums[0] + now[0], sums[1] + now[1])
         assert sums is not None
@@ -76,13 +82,13 @@ class _Chunked(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("A loss in chunks can be followed backward once.")
         gradients, ctx.gradients = ctx.gradients, None
-        return (*(None if g is None else g.mul_(slope.to(g.dtype)) for g in gradients), None)
+        return (*(None if g is None else g.mul_(slope.to(g.dtype)) for g in gradients), None, None)
 
 
-def _slope(total: Tensor, logits: Tensor) -> Tensor:
+def _slope(total: Tensor, product: Tensor) -> Tensor:
     if not total.requires_grad:
-        return torch.zeros_like(logits)
-    return torch.autograd.grad(total, logits)[0]
+        return torch.zeros_like(product)
+    return torch.autograd.grad(total, product)[0]
 
 
 def _add_gradients(

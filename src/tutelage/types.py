@@ -203,11 +203,14 @@ class HiddenStates:
         values: Hidden states after the last layer.
         weight: Of the head; it may be the embedding's own.
         bias: Of the head, or None.
+        cap: Bound that the logits approach but never reach, as cap * tanh(product / cap) does
+            (Gemma 2); None leaves the product as it is.
     """
 
     values: Float[Tensor, "rows width"]
     weight: Float[Tensor, "classes width"]
     bias: Float[Tensor, " classes"] | None = None
+    cap: float | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -220,17 +223,25 @@ class HiddenStates:
 
     def dense(self) -> Float[Tensor, "rows classes"]:
         """Logits over all classes."""
+        return self.capped(self.product())
+
+    def product(self) -> Float[Tensor, "rows classes"]:
+        """Product with the head, before the cap."""
         return torch.nn.functional.linear(self.values, self.weight, self.bias)
+
+    def capped(self, product: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
+        """Logits made of the product with the head."""
+        return product if self.cap is None else self.cap * torch.tanh(product / self.cap)
 
     def to(self, device: torch.device) -> "HiddenStates":
         """The same on a device."""
         bias = None if self.bias is None else self.bias.to(device, non_blocking=True)
         values = self.values.to(device, non_blocking=True)
-        return HiddenStates(values, self.weight.to(device, non_blocking=True), bias)
+        return HiddenStates(values, self.weight.to(device, non_blocking=True), bias, self.cap)
 
     def pick(self, rows: slice | Int[Tensor, " picked"]) -> "HiddenStates":
         """Some of the rows."""
-        return HiddenStates(self.values[rows], self.weight, self.bias)
+        return HiddenStates(self.values[rows], self.weight, self.bias, self.cap)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +297,7 @@ class Outputs:
         first = scores[0]
         if isinstance(first, HiddenStates):
             values = torch.cat([part.values for part in scores if isinstance(part, HiddenStates)])
-            return cls(HiddenStates(values, first.weight, first.bias))
+            return cls(replace(first, values=values))
         if isinstance(first, SparseLogits):
             sparse = [part for part in scores if isinstance(part, SparseLogits)]
             return cls(

@@ -9,9 +9,9 @@ from tutelage.models.causal import (
     cut_layers,
     make_causal,
     merged,
-    parts_of,
     save_causal,
 )
+from tutelage.models.readout import parts_of
 from tutelage.models.shrink import layers_of
 
 IDS = torch.arange(24).view(2, 12)
@@ -106,11 +106,3 @@ def test_a_head_is_saved_as_it_was_the_embedding_or_one_of_its_own(tied, tmp_pat
 def test_a_model_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(ModelError, match=r"causal:.*cannot be loaded as a causal language model"):
         make_causal(str(tmp_path))
-
-
-def test_a_head_that_changes_the_logits_is_not_taken_apart():
-    model = make_model(24)
-    assert parts_of(model) is not None
-    model.config.final_logit_softcapping = 30.0
-    assert parts_of(model) is None
-    assert parts_of(torch.nn.Linear(2, 2)) is None

@@ -10,8 +10,14 @@ from torch import Tensor, nn
 from tutelage.errors import ConfigError, DataError
 from tutelage.losses.divergences import soften
 from tutelage.models.calling import call_checked
-from tutelage.models.causal import key_value_cache, parts_of
 from tutelage.models.modes import left_as_it_was
+from tutelage.models.readout import (
+    continues_with_cache,
+    is_language_model,
+    last_logits_only,
+    next_logits,
+    without_cache,
+)
 from tutelage.types import Batch
 
 WRITERS = ("student", "teacher")
@@ -111,16 +117,16 @@ def continued(
         choose: Picks a token for each row of logits.
     """
     tokens = fresh = prompts
-    parts = parts_of(model)
-    kept = {} if parts is None else key_value_cache(parts.body)
+    has_cache = is_language_model(model) and continues_with_cache(model)
+    kept = last_logits_only(model) if has_cache else {}
     with left_as_it_was(model):
         model.eval()
         for _ in range(num_tokens):
-            if parts is None:
-                logits = call_checked(model, {"input_ids": tokens})[:, -1]
+            if has_cache:
+                logits, kept = next_logits(model, fresh, kept)
             else:
-                logits = parts.head(parts.body(input_ids=fresh, **kept)[0][:, -1])
-            fresh = choose(logits)[:, None]
+                logits = call_checked(model, {"input_ids": tokens}, **without_cache(model))
+            fresh = choose(logits[:, -1])[:, None]
             tokens = torch.cat([tokens, fresh], dim=1)
     return tokens
 

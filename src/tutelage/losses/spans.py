@@ -102,6 +102,7 @@ def _label_logs(student: Outputs, labels: Int[Tensor, " items"]) -> Float[Tensor
             scores.values[rows],
             scores.weight,
             scores.bias,
+            scores.cap,
             labels[rows],
             use_reentrant=False,
         )
@@ -110,8 +111,10 @@ def _label_logs(student: Outputs, labels: Int[Tensor, " items"]) -> Float[Tensor
     return torch.cat(parts)
 
 
-def _of_chunk(values: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
-    return log_of_labels(log_soften(HiddenStates(values, weight, bias).dense()), labels)
+def _of_chunk(
+    values: Tensor, weight: Tensor, bias: Tensor | None, cap: float | None, labels: Tensor
+) -> Tensor:
+    return log_of_labels(log_soften(HiddenStates(values, weight, bias, cap).dense()), labels)
 
 
 def _chunks(count: int, num_classes: int) -> Iterator[slice]:

@@ -24,23 +24,24 @@ def own_copies(inputs: Inputs) -> Inputs:
     return each(inputs, Tensor.clone)
 
 
-def called(model: nn.Module, inputs: Inputs) -> object:
+def called(model: nn.Module, inputs: Inputs, **settings: object) -> object:
     """Whatever a network gives for a tensor, or for named tensors as arguments."""
-    return model(inputs) if isinstance(inputs, Tensor) else model(**inputs)
+    return model(inputs, **settings) if isinstance(inputs, Tensor) else model(**inputs, **settings)
 
 
-def call(model: nn.Module, inputs: Inputs) -> Tensor:
+def call(model: nn.Module, inputs: Inputs, **settings: object) -> Tensor:
     """The logits that a network gives, before any look at their shape.
 
     Args:
         model: Takes a tensor, or named tensors as arguments; gives a tensor, or an object with
             `logits` as those of `transformers`.
         inputs: What it is called with.
+        **settings: Further arguments of its forward.
 
     Raises:
         ShapeError: It gives neither.
     """
-    given = called(model, inputs)
+    given = called(model, inputs, **settings)
     logits = getattr(given, "logits", given)
     if not isinstance(logits, Tensor):
         raise ShapeError(
@@ -50,7 +51,7 @@ def call(model: nn.Module, inputs: Inputs) -> Tensor:
     return logits
 
 
-def call_checked(model: nn.Module, inputs: Inputs) -> Tensor:
+def call_checked(model: nn.Module, inputs: Inputs, **settings: object) -> Tensor:
     """As `call`, but with a copy, and whatever goes wrong inside the network told in one line.
 
     Raises:
@@ -58,7 +59,7 @@ def call_checked(model: nn.Module, inputs: Inputs) -> Tensor:
         ShapeError: It gives no logits.
     """
     try:
-        return call(model, own_copies(inputs))
+        return call(model, own_copies(inputs), **settings)
     except (torch.cuda.OutOfMemoryError, MemoryError, ShapeError):
         raise
     except Exception as error:  # the network is the user's own: anything can happen

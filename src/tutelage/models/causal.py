@@ -5,7 +5,7 @@ import inspect
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,39 +14,6 @@ from tutelage.errors import ConfigError, ModelError, require
 from tutelage.models.shrink import keep_some_layers, layers_of, narrow_mlps
 
 PREFIX = "causal:"
-# Settings of a configuration that name a number which the logits are changed by after the head.
-_AFTER_HEAD = ("final_logit_softcapping", "logits_scaling", "logit_scale", "output_multiplier")
-
-
-class Parts(NamedTuple):
-    """A language model taken apart at its output head.
-
-    Attributes:
-        body: Gives hidden states.
-        head: Their product with it are the logits.
-    """
-
-    body: nn.Module
-    head: nn.Linear
-
-
-def parts_of(model: Any) -> Parts | None:
-    """Body and head of a Hugging Face model whose logits are their plain product, else None."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config = getattr(inner, "config", None)
-    find_head = getattr(inner, "get_output_embeddings", None)
-    if config is None or find_head is None:
-        return None
-    head, body = find_head(), getattr(inner, getattr(inner, "base_model_prefix", ""), None)
-    is_plain = not any(getattr(config, name, None) not in (None, 1.0) for name in _AFTER_HEAD)
-    if type(head) is not nn.Linear or not isinstance(body, nn.Module) or not is_plain:
-        return None
-    return Parts(body, head)
-
-
-def key_value_cache(body: Any) -> dict[str, Any]:
-    """The arguments with which a body keeps keys and values from call to call."""
-    return {**filled_cache(body, []), "use_cache": True}
 
 
 def filled_cache(model: Any, past: Sequence[Tensor]) -> dict[str, Any]:

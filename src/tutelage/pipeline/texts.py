@@ -8,7 +8,7 @@ from torch import nn
 from tutelage.engine.writing import continued, likeliest
 from tutelage.files import write_text
 from tutelage.job import Job
-from tutelage.models.causal import parts_of
+from tutelage.models.readout import is_language_model
 from tutelage.records import WrittenText
 
 NUM_TEXTS, READ, WRITTEN = 4, 32, 32
@@ -35,7 +35,7 @@ def write_texts(job: Job, networks: Mapping[str, nn.Module]) -> list[WrittenText
     ways = {"the text itself": tokens[:, : READ + WRITTEN]} | {
         name: continued(network, tokens[:, :READ], WRITTEN, likeliest)
         for name, network in networks.items()
-        if parts_of(network) is not None
+        if is_language_model(network)
     }
     texts = [
         WrittenText(

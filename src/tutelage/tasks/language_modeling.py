@@ -1,7 +1,7 @@
 """Language modelling: the next token, for every token of a text."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -14,8 +14,8 @@ from tutelage.errors import DataError, ModelError, ShapeError
 from tutelage.losses import CrossEntropy
 from tutelage.losses.divergences import kl_of_logs, log_of_labels, log_soften
 from tutelage.models.calling import call_checked, own_copies
-from tutelage.models.causal import parts_of
 from tutelage.models.modes import left_as_it_was
+from tutelage.models.readout import parts_of, without_cache
 from tutelage.models.served import ServedModel
 from tutelage.models.taps import tapped
 from tutelage.records import Evaluation, Metric
@@ -87,18 +87,12 @@ class LanguageModeling:
             return said.pick(counted.flatten().nonzero().squeeze(dim=1))
         parts = parts_of(model)
         if parts is None:
-            logits = call_checked(model, network_inputs(batch))
+            logits = call_checked(model, network_inputs(batch), **without_cache(model))
             self._check_width(model, logits.shape[-1])
             return logits[counted][:, : self.num_classes]
+        self._check_width(model, len(parts.head.weight))
         hidden = _hidden_states(parts.body, batch)[counted]
-        head = parts.head
-        self._check_width(model, len(head.weight))
-        dtype, device = head.weight.dtype, hidden.device.type
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        weight = head.weight[: self.num_classes].to(dtype)
-        bias = None if head.bias is None else head.bias[: self.num_classes].to(dtype)
-        return HiddenStates(hidden.to(dtype), weight, bias)
+        return parts.scores(hidden, self.num_classes)
 
     def _check_width(self, model: nn.Module, width: int) -> None:
         if width < self.num_classes:
@@ -203,10 +197,9 @@ def _hidden_states(body: nn.Module, batch: Batch) -> Float[Tensor, "samples leng
 def _on_cpu(outputs: Outputs) -> Outputs:
     scores = outputs.scores
     if isinstance(scores, HiddenStates):
-        bias = None if scores.bias is None else scores.bias.cpu()
-        return Outputs(HiddenStates(scores.values.cpu(), scores.weight.detach().cpu(), bias))
-    if isinstance(scores, SparseLogits):
-        return outputs.to(torch.device("cpu"))
+        scores = replace(scores, weight=scores.weight.detach())
+    if isinstance(scores, HiddenStates | SparseLogits):
+        return Outputs(scores.to(torch.device("cpu")))
     return Outputs(held_impossible(outputs.logits.float().cpu()))
 
 

@@ -12,12 +12,12 @@ from tutelage.data.pairs import NOWHERE, OTHER
 from tutelage.errors import DataError
 from tutelage.losses import CrossEntropy
 from tutelage.models.calling import call_checked
-from tutelage.models.causal import parts_of
+from tutelage.models.readout import parts_of, without_cache
 from tutelage.records import Evaluation, Metric
 from tutelage.tasks.base import Predictions
 from tutelage.tasks.language_modeling import PERPLEXITY, LanguageModeling, log_likelihoods
 from tutelage.tasks.tokens import counted_tokens, token_items
-from tutelage.types import COUNTED, UNLABELLED, Batch, HiddenStates, Outputs, Signal
+from tutelage.types import COUNTED, UNLABELLED, Batch, Outputs, Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,11 @@ class OtherTokenizer:
             so_far = self._so_far(model, named)[places]
             return Outputs(torch.where(is_there, so_far[:, None], torch.nan))
         if parts is None:
-            said = call_checked(model, named)[places][:, : self.num_classes]
-            return Outputs(torch.where(is_there, said, torch.nan))
+            said = call_checked(model, named, **without_cache(model))[places]
+            return Outputs(torch.where(is_there, said[:, : self.num_classes], torch.nan))
         hidden = parts.body(**named, use_cache=False)[0][places]
-        weight = parts.head.weight[: self.num_classes]
-        bias = None if parts.head.bias is None else parts.head.bias[: self.num_classes]
-        return Outputs(HiddenStates(torch.where(is_there, hidden, torch.nan), weight, bias))
+        scores = parts.scores(hidden, self.num_classes)
+        return Outputs(replace(scores, values=torch.where(is_there, scores.values, torch.nan)))
 
     def _so_far(self, model: nn.Module, named: dict[str, Tensor]) -> Float[Tensor, "texts length"]:
         """Log-likelihood of a text up to each of the teacher's tokens, after the first one."""
