@@ -86,3 +86,14 @@ def test_the_bytes_of_a_tensor_are_its_content(dtype):
 
 def test_an_empty_tensor_has_no_bytes():
     assert bytes(tensor_bytes(torch.zeros(0, 3))) == b""
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "sizes"),
+    [(16, 4, [4] * 4), (17, 8, [3, 3, 3, 3, 3, 2]), (17, 16, [2] * 7 + [3]), (4, 4, [1] * 4)],
+)
+def test_no_part_has_a_single_row_where_others_have_more(rows, count, sizes):
+    ids = torch.arange(rows)
+    parts = Batch(torch.randn(rows, 2), ids, ids, ids).parts(count)
+    assert [len(part) for part in parts] == sizes
+    assert torch.equal(torch.cat([part.sample_ids for part in parts]), ids)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tutelage.data.images import check_pictures, picture_folders
-from tutelage.data.loading import has_unlabelled, in_order
+from tutelage.data.loading import has_unlabelled, in_order, num_batches
 from tutelage.deploy import TARGETS
 from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine.prepare import prepare
@@ -361,7 +361,7 @@ def _look_at_inputs(job: Job) -> Iterator[Finding]:
 def _look_at_cost(job: Job) -> Iterator[Finding]:
     batch = _first_batch(job, job.settings.batch_size)
     step_s, teacher_s = _time_steps(job, batch)
-    steps = -(-len(job.splits.train) // job.settings.batch_size) * job.settings.epochs
+    steps = num_batches(len(job.splits.train), job.settings.batch_size) * job.settings.epochs
     arms = len(job.seeds) * (2 if job.has_baseline else 1)
     views = job.views.num_views * len(job.splits.train) / job.settings.batch_size
     teaching = views if job.codec else steps * len(job.seeds)

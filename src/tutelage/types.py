@@ -1,6 +1,7 @@
 """What flows between rooms while a run goes on: batches, outputs, signals."""
 
 import enum
+import itertools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -125,9 +126,12 @@ class Batch:
         )
 
     def parts(self, count: int) -> "list[Batch]":
-        """The same samples in about so many smaller batches."""
+        """The same samples in about so many smaller batches, none of a single row if it can be."""
         size = -(-len(self) // count)
-        cuts = [slice(start, start + size) for start in range(0, len(self), size)]
+        starts = list(range(0, len(self), size))
+        if len(self) % size == 1 and len(starts) > 1:
+            starts.pop()
+        cuts = [slice(*ends) for ends in itertools.pairwise([*starts, len(self)])]
         return [replace(self.pick(rows), inputs=rows_of(self.inputs, rows)) for rows in cuts]
 
     def pick(self, rows: slice | Int[Tensor, " picked"]) -> "Batch":

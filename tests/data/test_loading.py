@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.data.loading import Reader, all_views, in_order, iterate, training_requests
+from tutelage.data.loading import (
+    Reader,
+    all_views,
+    in_order,
+    iterate,
+    num_batches,
+    training_requests,
+)
 from tutelage.data.sources import DatasetSource, TensorSource
 from tutelage.data.views import Identity, SeededViews, Shift
 from tutelage.errors import DataError
@@ -39,6 +46,29 @@ def test_an_epoch_shows_every_sample_once():
     assert [len(ids) for ids, _ in requests] == [5, 5, 5, 5, 3]
     assert _ids(requests).sort().values.tolist() == list(range(COUNT))
     assert _ids(requests).tolist() != list(range(COUNT))
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "sizes"),
+    [
+        (23, 11, [11, 12]),
+        (641, 10, [10] * 63 + [11]),  # the single row is a block of its own
+        (11, 10, [11]),
+        (12, 10, [10, 2]),
+        (1, 10, [1]),
+        (3, 1, [1, 1, 1]),
+        (5, 2, [2, 3]),
+    ],
+)
+@pytest.mark.parametrize("with_lengths", [False, True])
+def test_a_row_that_is_left_alone_joins_the_batch_before_it(count, batch_size, sizes, with_lengths):
+    lengths = torch.arange(count) % 7 if with_lengths else None
+    requests = list(
+        training_requests(count, Shift(1), batch_size=batch_size, seed=1, epoch=0, lengths=lengths)
+    )
+    assert [len(ids) for ids, _ in requests] == [len(views) for _, views in requests] == sizes
+    assert len(requests) == num_batches(count, batch_size)
+    assert _ids(requests).sort().values.tolist() == list(range(count))
 
 
 def test_order_and_views_are_a_function_of_seed_and_epoch():

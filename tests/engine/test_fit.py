@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -178,6 +179,18 @@ def test_an_own_loop_may_end_an_update_early(source):
         moved.append(states(student))
     assert not same(moved[0], states(a_student()))
     close(*moved)
+
+
+@pytest.mark.parametrize("batch_size", [47, 2])
+def test_batch_norm_trains_where_one_row_would_be_left(arm_of, source, batch_size):
+    images, labels = source.fetch(torch.arange(47 if batch_size == 2 else 48))
+    arm = replace(
+        arm_of(batch_size=batch_size, epochs=1),
+        train=Reader(TensorSource(images, labels), mean=[0.5], std=[0.3]),
+    )
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+    progress = fit(net, arm).progress
+    assert progress.step == arm.total_steps == {47: 1, 2: 23}[batch_size]
 
 
 def test_clipping_bounds_one_update(arm_of):

@@ -157,6 +157,12 @@ def test_a_batch_that_does_not_fit_is_learned_in_parts(arm_of, error, changes):
     )
 
 
+def test_batches_are_not_cut_below_what_batch_norm_needs(arm_of):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+    with pytest.raises(OutOfMemoryError, match=r"distilled, seed 3: out of memory"):
+        fit(Limited(net, 1, MemoryError()), arm_of())
+
+
 def test_no_gradient_is_left_of_the_attempt_that_did_not_fit(arm_of):
     arm = arm_of(accumulate=3)
     fitted = fit(Limited(student(), 5, MemoryError(), after=1), arm)

@@ -139,14 +139,50 @@ def training_requests(
 ) -> Iterator[Request]:
     """Every sample once, in the order and views of this seed and epoch.
 
+    No batch has a single row, of which batch norm and losses between samples know nothing: one row
+    that is left at the end joins the batch before it.
+
     Args:
         count: Number of samples.
         views: The view policy.
-        batch_size: Rows a batch; the last one may be smaller.
+        batch_size: Rows a batch; the last one may be smaller, or larger by one.
         seed: Of order and views.
         epoch: Counted from 0.
         lengths: Of texts: those of like length come together, so that less is filled up.
     """
+    order = _in_batches(count, views, batch_size, seed, epoch, lengths)
+    return _last_joined(order) if _leaves_one(count, batch_size) else order
+
+
+def num_batches(count: int, batch_size: int) -> int:
+    """How many batches `training_requests` makes of so many samples."""
+    return -(-count // batch_size) - _leaves_one(count, batch_size)
+
+
+def _leaves_one(count: int, batch_size: int) -> bool:
+    return count > batch_size > 1 and count % batch_size == 1
+
+
+def _last_joined(requests: Iterator[Request]) -> Iterator[Request]:
+    """The same with the last two as one."""
+    held = next(requests)
+    for request in requests:
+        if len(request[0]) == 1:
+            held = torch.cat([held[0], request[0]]), torch.cat([held[1], request[1]])
+        else:
+            yield held
+            held = request
+    yield held
+
+
+def _in_batches(
+    count: int,
+    views: ViewPolicy,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    lengths: Tensor | None,
+) -> Iterator[Request]:
     order_seed, size = _order_seed(seed, epoch), _BATCHES_AT_ONCE * batch_size
     generator = torch.Generator().manual_seed(order_seed)
     for ids in shuffled(count, seed=order_seed, block=size):

@@ -16,14 +16,21 @@ from accelerate import Accelerator
 from torch import nn
 
 from tutelage import ranks
-from tutelage.data.loading import Reader, Request, has_unlabelled, iterate, training_requests
+from tutelage.data.loading import (
+    Reader,
+    Request,
+    has_unlabelled,
+    iterate,
+    num_batches,
+    training_requests,
+)
 from tutelage.data.views import mix
 from tutelage.engine.average import Average
 from tutelage.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tutelage.engine.distiller import Distiller
 from tutelage.engine.events import Advanced, EpochDone, Listener, TensorBoardLog, ignore
 from tutelage.engine.interrupt import DeferredInterrupt, Interrupted
-from tutelage.engine.memory import free, told_where
+from tutelage.engine.memory import free, most_parts, told_where
 from tutelage.engine.processes import Meetings, has_idle, make_accelerator, predict_together
 from tutelage.engine.settings import TrainSettings
 from tutelage.engine.trainee import Trainee
@@ -84,7 +91,7 @@ class Arm:
     @property
     def micro_steps(self) -> int:
         """Micro-steps of one epoch."""
-        return -(-len(self.train) // self.settings.batch_size)
+        return num_batches(len(self.train), self.settings.batch_size)
 
     @property
     def batch_rest(self) -> int:
@@ -156,6 +163,7 @@ def _fit_in_memory(
     trained = nn.ModuleList([student, arm.objective])
     first = copy.deepcopy(trained.state_dict())
     parts, place = 1, f"{arm.name}, seed {arm.seed}"
+    most = most_parts(arm.settings.batch_size, trained)
     while True:
         loop = None
         try:
@@ -164,7 +172,7 @@ def _fit_in_memory(
                 return loop.run(interrupt)
         except OutOfMemoryError:
             parts = 2 * (parts if loop is None else loop.distiller.parts)
-            if parts > arm.settings.batch_size or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            if parts > most or int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 raise
         del loop
         trained.zero_grad()  # of micro-steps before the one that did not fit
@@ -344,10 +352,10 @@ class _Loop:
                 yield batch, len(batch)
             return
         own = (_picked(request, self.ranks.share(len(request[0]))[0]) for request in requests)
-        count, size = len(arm.train), arm.settings.batch_size
-        begun = self.progress.micro_step * size
-        for batch in iterate(arm.train, own, arm.settings.workers):
-            rows, begun = min(size, count - begun), begun + size
+        size, last = arm.settings.batch_size, arm.micro_steps - 1
+        batches = iterate(arm.train, own, arm.settings.workers)
+        for number, batch in enumerate(batches, start=self.progress.micro_step):
+            rows = size if number < last else len(arm.train) - last * size
             yield _counting_only(batch, self.ranks.share(rows)[1]), rows
 
     def _set_schedules(self, step: int) -> None:

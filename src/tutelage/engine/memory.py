@@ -52,6 +52,15 @@ def _reason(error: BaseException) -> str:
     return lines[0][:200]
 
 
+def most_parts(batch_size: int, model: nn.Module) -> int:
+    """Into how many parts batches of a training can be cut: batch norm needs two samples."""
+    return max(1, batch_size // 2) if _has_batch_norm(model) else batch_size
+
+
+def _has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
 def in_parts_note(label: str, batch_size: int, parts: int, model: nn.Module) -> str:
     """What a reader must know of a training whose batches did not fit into memory."""
     rows = -(-batch_size // parts)
@@ -60,6 +69,6 @@ def in_parts_note(label: str, batch_size: int, parts: int, model: nn.Module) -> 
         f"parts of {rows}, with the gradient of the whole. Losses that compare samples saw {rows} "
         "at a time."
     )
-    if any(isinstance(module, _BatchNorm) for module in model.modules()):
+    if _has_batch_norm(model):
         note += f" So did batch norm: its statistics are of {rows} samples."
     return note
