@@ -142,6 +142,7 @@ class Batch:
             sample_ids=self.sample_ids[rows],
             view_ids=self.view_ids[rows],
             mask=None if self.mask is None else self.mask[rows],
+            is_labelled=None if self.is_labelled is None else self.is_labelled[rows],
         )
 
 
@@ -170,8 +171,11 @@ class SparseLogits:
 
     @property
     def rest(self) -> Float[Tensor, " batch"]:
-        """The logit of all other classes together."""
-        return self.filler + math.log(self.num_classes - self.values.shape[-1])
+        """The logit of all other classes together; `-inf` where every class is kept."""
+        others = self.num_classes - self.values.shape[-1]
+        if others == 0:
+            return torch.full_like(self.filler, -torch.inf)
+        return self.filler + math.log(others)
 
     def dense(self) -> Float[Tensor, "batch classes"]:
         """Logits over all classes."""

@@ -119,7 +119,8 @@ def torchdistill_dist(student: Tensor, teacher: Tensor, labels: Tensor) -> Tenso
 
     def gap(ours: Tensor, theirs: Tensor) -> Tensor:
         ours, theirs = (x - x.mean(dim=1, keepdim=True) for x in (ours, theirs))
-        return 1 - F.cosine_similarity(ours, theirs, dim=1, eps=1e-8).mean()
+        lengths = ours.norm(dim=1) * theirs.norm(dim=1) + 1e-8
+        return 1 - ((ours * theirs).sum(dim=1) / lengths).mean()
 
     return hard(student, labels) + 2 * T**2 * (gap(q, p) + 2 * gap(q.T, p.T))
 

@@ -10,7 +10,8 @@ from test_contract import ROWS, every_loss, numbers, value
 from torch import Tensor
 
 from tutelage.errors import ShapeError, TutelageError
-from tutelage.losses import DKD, KD
+from tutelage.losses import DKD, KD, LOSSES
+from tutelage.types import Signal
 
 NOTHING_IN_ONE = {  # what relates samples, or normalises over them, has nothing to say of one
     "correlation_congruence",
@@ -80,6 +81,15 @@ def test_two_classes(trial, monkeypatch):
     loss, gradient = found(trial, *numbers())
     assert 0 < float(loss) < float("inf")
     assert gradient.isfinite().all()
+
+
+@every_loss
+def test_one_class_is_refused_where_probabilities_are_compared(trial, monkeypatch):
+    monkeypatch.setattr(contract, "CLASSES", 1)
+    if not LOSSES[trial.name].needs & {Signal.LOGITS, Signal.LABELS} or trial.name == "crd_memory":
+        pytest.skip("compares no probabilities of classes")
+    with pytest.raises(ShapeError, match=f"{trial.name}.* 1 (output|classes)"):
+        found(trial, *numbers())
 
 
 def test_with_two_classes_decoupled_distillation_is_plain_distillation(monkeypatch):

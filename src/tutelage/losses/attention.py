@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ShapeError
 from tutelage.losses.adapters import Adapter
-from tutelage.losses.divergences import check_temperature, kl_divergence
+from tutelage.losses.divergences import check_temperature, kl_divergence, not_below_zero
 from tutelage.losses.features import (
     Features,
     LayerLoss,
@@ -24,6 +24,7 @@ from tutelage.losses.features import (
     shrink,
     width_of,
 )
+from tutelage.losses.lengths import shrinking_scale, unit
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
 
@@ -32,8 +33,9 @@ def attention_map(
     feature: Float[Tensor, "batch channels height width"], power: int = 2
 ) -> Float[Tensor, "batch places"]:
     """Where a map responds: mean over channels of its absolute value to a power, unit length."""
-    strength = feature.abs().pow(power).mean(dim=1).flatten(start_dim=1)
-    return F.normalize(strength, dim=1)
+    scaled = feature * shrinking_scale(feature)
+    strength = scaled.abs().pow(power).mean(dim=1).flatten(start_dim=1)
+    return unit(strength, dim=1)
 
 
 @final
@@ -99,9 +101,10 @@ def selectivity_distance(
     Returns:
         The mean over the batch; 0 where both hold the same channels in any order.
     """
-    ours = F.normalize(student.flatten(start_dim=2), dim=2)
-    theirs = F.normalize(teacher.flatten(start_dim=2), dim=2)
-    return _kernel(ours, ours) + _kernel(theirs, theirs) - 2 * _kernel(ours, theirs)
+    ours = unit(student.flatten(start_dim=2), dim=2)
+    theirs = unit(teacher.flatten(start_dim=2), dim=2)
+    squared = _kernel(ours, ours) + _kernel(theirs, theirs) - 2 * _kernel(ours, theirs)
+    return not_below_zero(squared)
 
 
 def _kernel(one: Tensor, other: Tensor) -> Tensor:

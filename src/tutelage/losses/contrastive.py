@@ -21,6 +21,7 @@ from tutelage.losses.features import (
     pooled,
     width_of,
 )
+from tutelage.losses.lengths import unit
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
 
@@ -35,7 +36,7 @@ class _Embedding(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """One vector of length 1 a sample."""
-        return F.normalize(self.linear(pooled(feature, self.title)), dim=1)
+        return unit(self.linear(pooled(feature, self.title)), dim=1)
 
 
 class _Embeddings(nn.Module):
@@ -229,7 +230,7 @@ class CRDMemory(LayerLoss):
         """The estimate in nats, summed over negatives and both directions."""
         if batch.labels is None:
             raise SignalError("Loss 'crd_memory' needs labels, but this batch has none. Use crd.")
-        ids = counted(batch.sample_ids.to(student.logits.device), batch.mask)
+        ids = counted(batch.sample_ids.to(student.device), batch.mask)
         labels = counted(batch.labels, batch.mask)
 
         def distance(ours: Features, theirs: Features) -> Tensor:

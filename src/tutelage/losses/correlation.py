@@ -21,8 +21,9 @@ from tutelage.types import Batch, Outputs, Signal
 
 Probabilities = Float[Tensor, "rows classes"]
 
-# A centred line that is shorter than this share of itself is a constant and rounding.
-CONSTANT = 1e-6
+LENGTH_FLOOR = 1e-8
+# A line whose centred length is below this share of its length is a constant and rounding.
+CONSTANT = 1e-4
 
 
 @final
@@ -44,9 +45,10 @@ class DIST(Loss):
         arXiv:2205.10536, section 4; T squared as in its code.
 
     Differs from the paper:
-        The official recipes multiply the whole by 2: give the term the weight 2. Lines along
-        which the teacher's probabilities do not vary (a class that it never sees) are left out;
-        the official code counts each as 1, with no gradient.
+        The official recipes multiply the whole by 2: give the term the weight 2. As in the
+        official code, a line along which either network's probabilities do not vary (a class that
+        the teacher never names, a batch of one sample) counts as 1 and teaches nothing; so the
+        value at a perfect match is the share of such lines, and 0 where there is none.
     """
 
     needs = frozenset({Signal.LOGITS})
@@ -79,40 +81,33 @@ class DIST(Loss):
 def correlation_gap(student: Probabilities, teacher: Probabilities, dim: int) -> Float[Tensor, ""]:
     """One minus the Pearson correlation along an axis, mean over the lines.
 
-    Lines along which the teacher does not vary are left out; where the student alone does not,
-    the correlation is 0.
+    A line that hardly varies in either network correlates with nothing and has hardly a gradient:
+    10^-8 is added to the product of the two lengths. So what is learned of a class fades as the
+    teacher ceases to name it, instead of following the noise of its smallest probabilities.
 
     Args:
-        student: Of whatever scale: correlations do not see it.
-        teacher: A constant.
+        student: Probabilities.
+        teacher: Probabilities; a constant.
         dim: The axis that is correlated over.
 
     Returns:
-        From 0 to 2; 0 where no line is left.
+        From 0 to 2; 0 where there are no rows.
     """
-    ours, ours_vary = _centred(student, dim)
-    theirs, theirs_vary = _centred(teacher, dim)
-    both_vary = ours_vary & theirs_vary
-    correlation = (ours * theirs).sum(dim=dim) / (
-        _length(ours, dim, both_vary) * _length(theirs, dim, both_vary)
-    )
-    gaps = torch.where(theirs_vary, 1 - torch.where(both_vary, correlation, 0.0), 0.0)
-    return gaps.sum() / theirs_vary.sum().clamp(min=1)
+    if len(student) == 0:
+        return student.sum()
+    ours = student - student.mean(dim=dim, keepdim=True)
+    theirs = teacher - teacher.mean(dim=dim, keepdim=True)
+    lengths = _length(ours, student, dim) * _length(theirs, teacher, dim) + LENGTH_FLOOR
+    return (1 - (ours * theirs).sum(dim=dim) / lengths).mean()
 
 
-def _centred(values: Probabilities, dim: int) -> tuple[Probabilities, Tensor]:
-    """Lines without their mean, scaled so that squares of tiny ones do not vanish."""
-    if values.numel() == 0:
-        return values, values.sum(dim=dim) > 0
-    largest = values.detach().amax(dim=dim, keepdim=True)
-    scaled = values / torch.where(largest > 0, largest, 1.0)
-    centred = scaled - scaled.mean(dim=dim, keepdim=True)
-    vary = centred.detach().norm(dim=dim) > CONSTANT * scaled.detach().norm(dim=dim)
-    return centred, vary
+def _length(centred: Probabilities, values: Probabilities, dim: int) -> Tensor:
+    """Of each line without its mean, or if that is next to nothing a small share of the line's.
 
-
-def _length(centred: Probabilities, dim: int, counts: Tensor) -> Tensor:
-    return torch.where(counts, centred.square().sum(dim=dim), 1.0).sqrt()
+    Without it a student that is not sure of anything yet, such as one whose head begins at 0, has
+    lines of rounding errors and gradients of 10^8.
+    """
+    return torch.maximum(centred.norm(dim=dim), CONSTANT * values.detach().norm(dim=dim))
 
 
 @final

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tutelage.losses.divergences import kl_of_logs
+from tutelage.losses.divergences import kl_of_logs, not_below_zero
 
 # Where the student is divided by the teacher, a class that the teacher holds impossible counts as
 # this likely: the divergence stays finite, and its gradient still drives the student away.
@@ -83,13 +83,15 @@ def alpha_beta_of_logs(
     student, teacher = (total * student_log).exp(), (total * teacher_log).exp()
     if student_power == 0:
         gap = torch.where(teacher > 0, teacher_log - student_log, 0.0)
-        return (teacher * total * gap - teacher + student).sum(dim=-1) / total**2
+        sums = (teacher * total * gap - teacher + student).sum(dim=-1)
+        return not_below_zero(sums / total**2)
     if teacher_power == 0:
         gap = torch.where(student > 0, student_log - teacher_log.clamp(min=LEAST_LOG), 0.0)
-        return (student * total * gap - student + teacher).sum(dim=-1) / total**2
+        sums = (student * total * gap - student + teacher).sum(dim=-1)
+        return not_below_zero(sums / total**2)
     both = (teacher_power * teacher_log + student_power * student_log).exp()
     mean = (teacher_power * teacher + student_power * student) / total
-    return (mean - both).sum(dim=-1) / (teacher_power * student_power)
+    return not_below_zero((mean - both).sum(dim=-1) / (teacher_power * student_power))
 
 
 def total_variation_of_logs(

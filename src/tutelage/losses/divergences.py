@@ -89,10 +89,23 @@ def mean_over_counted(
         values: One number an item.
         mask: True = counts; None counts all.
     """
+    if values.numel() == 0:
+        return values.sum()
     if mask is None:
         return values.mean()
-    counted = torch.where(mask, values, torch.zeros_like(values))
+    counted = torch.where(mask, values, 0.0)
     return counted.sum() / mask.sum().clamp(min=1)
+
+
+def cleared(
+    logits: Float[Tensor, "*batch classes"], mask: Bool[Tensor, "*batch"] | None
+) -> Float[Tensor, "*batch classes"]:
+    """Logits with 0 in the items that do not count.
+
+    What stands there may be infinite or not a number. Taken out after the arithmetic, it would
+    still spread: its gradient is 0 times infinity. So it is taken out before.
+    """
+    return logits if mask is None else torch.where(mask.unsqueeze(dim=-1), logits, 0.0)
 
 
 def kl_divergence(
@@ -119,6 +132,7 @@ def kl_divergence(
         Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network",
         arXiv:1503.02531, section 2.
     """
+    student_logits, teacher_logits = cleared(student_logits, mask), cleared(teacher_logits, mask)
     return temperature**2 * mean_over_counted(
         kl_per_item(student_logits, teacher_logits, temperature), mask
     )
@@ -143,8 +157,13 @@ def kl_of_logs(
 ) -> Float[Tensor, "*batch"]:
     """KL(teacher || student) for each item, of distributions given by their logarithms."""
     teacher = teacher_log.exp()
-    gap = torch.where(teacher > 0, teacher_log - student_log, torch.zeros_like(student_log))
-    return (teacher * gap).sum(dim=-1)
+    gap = torch.where(teacher > 0, teacher_log - student_log, 0.0)
+    return not_below_zero((teacher * gap).sum(dim=-1))
+
+
+def not_below_zero(values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """Distances, with 0 where rounding left less; their gradient stays what it is."""
+    return values + (-values.detach()).clamp(min=0)
 
 
 def cross_entropy(
@@ -162,7 +181,7 @@ def cross_entropy(
     Returns:
         In nats.
     """
-    log_probabilities = log_soften(logits)
+    log_probabilities = log_soften(cleared(logits, mask))
     if mask is not None:
         labels = torch.where(mask, labels, 0)
     return mean_over_counted(-log_of_labels(log_probabilities, labels), mask)
@@ -187,9 +206,8 @@ def soft_cross_entropy(
     Returns:
         In nats, summed over classes, mean over counted items.
     """
-    return mean_over_counted(
-        weighed_surprise(log_soften(student_logits, temperature), teacher_probabilities), mask
-    )
+    student_log = log_soften(cleared(student_logits, mask), temperature)
+    return mean_over_counted(weighed_surprise(student_log, teacher_probabilities), mask)
 
 
 def weighed_surprise(

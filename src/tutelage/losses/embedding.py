@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from tutelage.errors import ConfigError, ShapeError, SignalError
 from tutelage.losses.divergences import kl_per_item
 from tutelage.losses.features import check_several, counted
+from tutelage.losses.lengths import cosine_gaps, unit
 from tutelage.models.axes import principal_axes, rotation_onto
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
@@ -31,7 +31,7 @@ def cosine_distance(
     student: Float[Tensor, "rows width"], teacher: Float[Tensor, "rows width"]
 ) -> Float[Tensor, ""]:
     """One minus the cosine of the angle between two vectors, mean over samples."""
-    return (1 - F.cosine_similarity(student, teacher, dim=1)).mean()
+    return cosine_gaps(student, teacher).mean()
 
 
 def similarity_kl(
@@ -71,8 +71,8 @@ def margin_distance(
 
 
 def _cosines(vectors: Tensor) -> Tensor:
-    unit = F.normalize(vectors, dim=1)
-    return _without_diagonal(unit @ unit.T)
+    directions = unit(vectors, dim=1)
+    return _without_diagonal(directions @ directions.T)
 
 
 def _without_diagonal(square: Tensor) -> Tensor:
@@ -109,9 +109,9 @@ def between_embeddings(
     if teacher is None:
         raise SignalError(f"Loss {loss.title!r} needs a teacher's embeddings, but there is none.")
     ours = counted(student.embeddings, batch.mask)
-    theirs = counted(teacher.embeddings.detach(), batch.mask)
+    theirs = counted(teacher.embeddings.detach(), batch.mask).to(ours.dtype)
     if len(ours) < least:
-        return ours.sum() * 0.0
+        return ours[:0].sum()
     with torch.autocast(ours.device.type, enabled=False):
         return distance(ours, theirs)
 

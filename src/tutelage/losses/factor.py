@@ -17,6 +17,7 @@ from tutelage.losses.features import (
     over_counted,
     width_of,
 )
+from tutelage.losses.lengths import unit
 from tutelage.objective import DryRun
 from tutelage.types import Batch, Outputs, Signal
 
@@ -25,8 +26,8 @@ def factor_distance(
     student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."]
 ) -> Float[Tensor, ""]:
     """Mean absolute difference of two factors, each sample's at unit length."""
-    ours = F.normalize(student.flatten(start_dim=1), dim=1)
-    theirs = F.normalize(teacher.flatten(start_dim=1), dim=1)
+    ours = unit(student.flatten(start_dim=1), dim=1)
+    theirs = unit(teacher.flatten(start_dim=1), dim=1)
     return F.l1_loss(ours, theirs)
 
 

@@ -81,7 +81,7 @@ def over_counted(
     *,
     least: int = 1,
 ) -> Float[Tensor, ""]:
-    """A distance between the counted rows of a loss's layers, in float32 or better.
+    """A distance between the counted rows of a loss's layers, all in one precision.
 
     Args:
         loss: Names the layers of both networks.
@@ -97,16 +97,40 @@ def over_counted(
     Raises:
         SignalError: A layer's features are not there.
         ShapeError: A layer does not give one row a sample.
+        ConfigError: The loss's own weights are less precise than float32.
     """
     rows = len(batch)
     ours = features_of(loss, student, loss.student_layers, "student", rows)
     theirs = features_of(loss, teacher, loss.teacher_layers, "teacher", rows)
-    chosen = tuple(counted(feature, batch.mask) for feature in ours)
-    wanted = tuple(counted(feature.detach(), batch.mask) for feature in theirs)
+    dtype = precision_of(loss, ours[0])
+    chosen = tuple(counted(feature, batch.mask).to(dtype) for feature in ours)
+    wanted = tuple(counted(feature.detach(), batch.mask).to(dtype) for feature in theirs)
     if len(chosen[0]) < least:
-        return torch.stack([feature.sum() * 0.0 for feature in chosen]).sum()
+        return nothing_of(chosen)
     with torch.autocast(chosen[0].device.type, enabled=False):
         return distance(chosen, wanted)
+
+
+def precision_of(loss: Loss, student: Tensor) -> torch.dtype:
+    """In what a loss computes: as its own weights are, else as the student, float32 or better.
+
+    Raises:
+        ConfigError: Its weights are less precise than float32.
+    """
+    own = next((weight.dtype for weight in loss.parameters()), None)
+    if own is None:
+        return torch.float64 if student.dtype == torch.float64 else torch.float32
+    if own not in (torch.float32, torch.float64):
+        raise ConfigError(
+            f"Loss {loss.title!r} has weights of its own in {own}; they must be float32 or "
+            "float64. Call its float(): the networks may stay as they are."
+        )
+    return own
+
+
+def nothing_of(features: Features) -> Float[Tensor, ""]:
+    """0, with a gradient of 0 for the features, whatever stands in them."""
+    return torch.stack([feature[:0].sum() for feature in features]).sum()
 
 
 def features_of(

@@ -5,7 +5,6 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from tutelage.errors import SignalError
 from tutelage.losses.divergences import (
     check_scheduled_temperature,
     cross_entropy,
@@ -14,7 +13,7 @@ from tutelage.losses.divergences import (
     log_soften,
     squared_logit_distance,
 )
-from tutelage.losses.rows import Rows, mean_per_row
+from tutelage.losses.rows import Rows, checked_labels, class_logits, mean_per_row
 from tutelage.losses.rows import teacher_logits as teacher_logits
 from tutelage.objective import Loss, Scheduled, value_at
 from tutelage.types import Batch, Outputs, Signal
@@ -38,12 +37,8 @@ class CrossEntropy(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """Mean negative log-probability of the labels, in nats."""
-        if batch.labels is None:
-            raise SignalError(
-                "Loss 'cross_entropy' needs labels, but this batch has none. Use task_weight: 0 "
-                "for unlabelled data."
-            )
-        return cross_entropy(student.logits, batch.labels, batch.label_mask)
+        logits, mask = class_logits(self, student), batch.label_mask
+        return cross_entropy(logits, checked_labels(self, batch, logits.shape[1], mask), mask)
 
     def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
         """Negative log-probability of each row's label."""
@@ -108,4 +103,4 @@ class LogitMSE(Loss):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """The distance; 0 where the logits differ by a constant."""
         wanted = teacher_logits(self, student, teacher)
-        return squared_logit_distance(student.logits, wanted, batch.mask)
+        return squared_logit_distance(class_logits(self, student), wanted, batch.mask)

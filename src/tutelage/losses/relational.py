@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tutelage.errors import ConfigError
+from tutelage.losses.divergences import not_below_zero
 from tutelage.losses.features import (
     Features,
     LayerLoss,
@@ -17,10 +18,11 @@ from tutelage.losses.features import (
     over_counted,
     pooled,
 )
+from tutelage.losses.lengths import shrinking_scale, unit
 from tutelage.objective import DryRun
 from tutelage.types import Batch, Outputs, Signal
 
-TINY = 1e-12
+LEAST_DISTANCE = 1e-8
 PKT_FLOOR = 1e-7
 
 
@@ -73,7 +75,8 @@ def similarity_distance(
 
 def _similarities(feature: Tensor) -> Tensor:
     flat = feature.flatten(start_dim=1)
-    return F.normalize(flat @ flat.T, dim=1)
+    flat = flat * shrinking_scale(flat)
+    return unit(flat @ flat.T, dim=1)
 
 
 @final
@@ -117,8 +120,8 @@ def correlations(
         gamma: Above 0; 0.4 in the paper.
         order: Highest power of the series; 2 in the paper.
     """
-    unit = F.normalize(embedding, dim=1)
-    inner = unit @ unit.T
+    directions = unit(embedding, dim=1)
+    inner = directions @ directions.T
     powers = [(2 * gamma) ** p / math.factorial(p) * inner**p for p in range(order + 1)]
     return math.exp(-2 * gamma) * torch.stack(powers).sum(dim=0)
 
@@ -175,19 +178,22 @@ class CorrelationCongruence(Relation):
 
 def relative_distances(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
     """Distances between samples, divided by the mean of those above 0."""
-    centred = embedding - embedding.mean(dim=0)
+    scale = shrinking_scale(embedding)
+    scaled = embedding * scale
+    centred = scaled - scaled.mean(dim=0)
     squares = centred.square().sum(dim=1)
     sums = squares[:, None] + squares[None, :]
     gap = sums - 2 * centred @ centred.T
     # What rounding leaves of equal rows is no distance, and the square root has no slope at 0.
     is_apart = (gap > 16 * torch.finfo(gap.dtype).eps * sums).fill_diagonal_(False)
     distance = torch.where(is_apart, torch.where(is_apart, gap, 1.0).sqrt(), 0.0)
-    return distance / (distance.sum() / is_apart.sum().clamp(min=1)).clamp(min=TINY)
+    mean = distance.sum() / is_apart.sum().clamp(min=1)
+    return distance / torch.maximum(mean, LEAST_DISTANCE * scale)
 
 
 def angles(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch batch"]:
     """Cosines of the angles at each sample between every two others."""
-    sides = F.normalize(embedding[None] - embedding[:, None], dim=2)
+    sides = unit(embedding[None] - embedding[:, None], dim=2)
     return sides @ sides.transpose(1, 2)
 
 
@@ -261,12 +267,12 @@ def neighbour_divergence(
     """
     ours, theirs = _chances(student), _chances(teacher)
     ratio = (theirs + PKT_FLOOR) / (ours + PKT_FLOOR)
-    return (theirs * ratio.log()).sum(dim=1).mean()
+    return not_below_zero((theirs * ratio.log()).sum(dim=1)).mean()
 
 
 def _chances(embedding: Tensor) -> Tensor:
-    unit: Tensor = embedding / (embedding.norm(dim=1, keepdim=True) + PKT_FLOOR)
-    likeness = (unit @ unit.T + 1) / 2
+    directions = unit(embedding, dim=1, floor=PKT_FLOOR)
+    likeness = (directions @ directions.T + 1) / 2
     chances: Tensor = likeness / likeness.sum(dim=1, keepdim=True)
     return chances
 

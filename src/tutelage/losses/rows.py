@@ -5,10 +5,10 @@ from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from tutelage.errors import SignalError
+from tutelage.errors import DataError, ShapeError, SignalError
 from tutelage.losses.divergences import check_same_shape
 from tutelage.objective import Loss
 from tutelage.types import Batch, Outputs, SparseLogits
@@ -32,8 +32,12 @@ class Rows:
 
     @cached_property
     def student(self) -> Float[Tensor, "rows classes"]:
-        """The student's logits."""
-        return self._counted(_precise(self.student_outputs.logits))
+        """The student's logits.
+
+        Raises:
+            ShapeError: There are fewer than two classes.
+        """
+        return self.counted(_precise(class_logits(self.loss, self.student_outputs)))
 
     @cached_property
     def teacher(self) -> Float[Tensor, "rows classes"]:
@@ -43,9 +47,8 @@ class Rows:
             SignalError: There is no teacher.
             ShapeError: The class counts differ.
         """
-        return self._counted(
-            _precise(teacher_logits(self.loss, self.student_outputs, self.teacher_outputs))
-        )
+        wanted = teacher_logits(self.loss, self.student_outputs, self.teacher_outputs)
+        return self.counted(_precise(wanted)).to(self.student.dtype)
 
     @cached_property
     def teacher_of_any_width(self) -> Float[Tensor, "rows words"]:
@@ -56,7 +59,7 @@ class Rows:
         """
         if self.teacher_outputs is None:
             raise SignalError(_no_teacher(self.loss))
-        return self._counted(_precise(self.teacher_outputs.logits.detach()))
+        return self.counted(_precise(self.teacher_outputs.logits.detach()))
 
     @cached_property
     def pair(self) -> tuple[Float[Tensor, "rows classes"], Float[Tensor, "rows classes"]]:
@@ -75,13 +78,13 @@ class Rows:
         check_same_shape(
             self.student_outputs.logits.shape, (len(scores.filler), scores.num_classes)
         )
-        indices, values = self._counted(scores.indices), self._counted(scores.values)
+        indices, values = self.counted(scores.indices), self.counted(scores.values)
         kept = self.student.gather(dim=-1, index=indices).masked_fill(
             values == -torch.inf, -torch.inf
         )
         rest = self.student.scatter(dim=-1, index=indices, value=-torch.inf).logsumexp(dim=-1)
         student = torch.cat([kept, rest.unsqueeze(dim=-1)], dim=-1)
-        teacher = torch.cat([values, self._counted(scores.rest).unsqueeze(dim=-1)], dim=-1)
+        teacher = torch.cat([values, self.counted(scores.rest).unsqueeze(dim=-1)], dim=-1)
         return student, teacher.to(student.dtype)
 
     @cached_property
@@ -90,19 +93,17 @@ class Rows:
 
         Raises:
             SignalError: The data has none.
+            DataError: One is no class, or they are no whole numbers.
         """
-        if self.batch.labels is None:
-            raise SignalError(
-                f"Loss {self.loss.title!r} needs labels, but this batch has none. Use "
-                "labelled data, or a loss that looks at the teacher's logits alone, as kd."
-            )
-        return self._counted(self.batch.labels)
+        num_classes = self.student_outputs.shape[1]
+        return self.counted(checked_labels(self.loss, self.batch, num_classes, self.batch.mask))
 
     @cached_property
     def _index(self) -> Int[Tensor, " rows"] | None:
         return None if self.batch.mask is None else self.batch.mask.nonzero().squeeze(dim=1)
 
-    def _counted(self, values: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "rows ..."]:
+    def counted(self, values: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "rows ..."]:
+        """The rows of something else that count."""
         return values if self._index is None else values.index_select(dim=0, index=self._index)
 
 
@@ -141,6 +142,63 @@ def teacher_logits(
         raise SignalError(_no_teacher(loss))
     check_same_shape(student.shape, teacher.shape)
     return teacher.logits.detach()
+
+
+def class_logits(loss: Loss, student: Outputs) -> Float[Tensor, "batch classes"]:
+    """The student's logits, once softmax is known to say something of them.
+
+    Raises:
+        ShapeError: There are fewer than two classes.
+    """
+    if student.shape[1] < 2:
+        raise ShapeError(
+            f"Loss {loss.title!r} compares probabilities of classes, but the networks give "
+            f"{student.shape[1]} output a sample, whose probability is always 1. Give them one "
+            "output a class, 2 or more: for a question of yes or no, two."
+        )
+    return student.logits
+
+
+def checked_labels(
+    loss: Loss, batch: Batch, num_classes: int, mask: Bool[Tensor, " batch"] | None
+) -> Int[Tensor, " batch"]:
+    """The labels of a batch, once they are known to be classes.
+
+    On an accelerator their values are not looked at, since that would wait for it; the data of a
+    recipe are checked when they are read.
+
+    Args:
+        loss: Who asks.
+        batch: Has the labels.
+        num_classes: Of the student's logits.
+        mask: True = counts; None counts all. Labels of other rows may be anything and become 0.
+
+    Raises:
+        SignalError: The data has none.
+        DataError: One is no class, or they are no whole numbers.
+    """
+    labels = batch.labels
+    if labels is None:
+        raise SignalError(
+            f"Loss {loss.title!r} needs labels, but this batch has none. Use labelled data, or a "
+            "loss that looks at the teacher's logits alone, as kd, with task_weight: 0."
+        )
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise DataError(
+            f"Loss {loss.title!r} takes one whole number a sample as label, got {labels.dtype} of "
+            f"shape {tuple(labels.shape)}. Give class numbers from 0 to {num_classes - 1}."
+        )
+    labels = labels.long() if mask is None else torch.where(mask, labels.long(), 0)
+    if labels.device.type == "cpu" and len(labels) and not torch.compiler.is_compiling():
+        ends = (int(end) for end in labels.aminmax())
+        wrong = [end for end in ends if not 0 <= end < num_classes]
+        if wrong:
+            raise DataError(
+                f"Loss {loss.title!r} got the label {wrong[0]}; classes go from 0 to "
+                f"{num_classes - 1}. Leave samples without a label out by the batch's mask or "
+                "is_labelled."
+            )
+    return labels
 
 
 def _precise(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:

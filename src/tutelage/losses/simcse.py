@@ -4,7 +4,6 @@ import copy
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -12,6 +11,7 @@ from tutelage.errors import ConfigError
 from tutelage.losses.divergences import cross_entropy
 from tutelage.losses.embedding import cosine_temperature
 from tutelage.losses.features import check_several, counted, features_of
+from tutelage.losses.lengths import unit
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
 
@@ -85,11 +85,11 @@ class SimCSE(Loss):
         """The cross-entropy, in nats; 0 for fewer than two samples."""
         first = counted(student.embeddings, batch.mask)
         if len(first) < 2:
-            return first.sum() * 0.0
+            return first[:0].sum()
         (twin,) = features_of(self, student, self.student_layers or (TWIN,), "student")
         with torch.autocast(first.device.type, enabled=False):
-            second = F.normalize(counted(twin, batch.mask), dim=1)
-            cosines = F.normalize(first, dim=1) @ second.T
+            second = unit(counted(twin, batch.mask), dim=1)
+            cosines = unit(first, dim=1) @ second.T
         own = torch.arange(len(first), device=first.device)
         return cross_entropy(cosines / self.temperature, own)
 

@@ -10,8 +10,13 @@ from torch.utils.checkpoint import checkpoint
 
 from tutelage.chunks import rows_at_once
 from tutelage.errors import SignalError
-from tutelage.losses.divergences import check_scheduled_temperature, log_of_labels, log_soften
-from tutelage.losses.rows import mean_of_rows
+from tutelage.losses.divergences import (
+    check_scheduled_temperature,
+    log_of_labels,
+    log_soften,
+    not_below_zero,
+)
+from tutelage.losses.rows import checked_labels, mean_of_rows
 from tutelage.objective import Loss, Scheduled, value_at
 from tutelage.types import Batch, HiddenStates, Outputs, Signal
 
@@ -64,7 +69,8 @@ class SpanLikelihood(Loss):
                 "Loss 'span_likelihood' needs labels, and a teacher that tells how likely the text "
                 "is up to each token. Use it in a recipe of task language_modeling."
             )
-        labels, texts = batch.labels, batch.sample_ids
+        labels = checked_labels(self, batch, student.shape[1], batch.mask)
+        texts = batch.sample_ids
         if batch.mask is not None:
             counted = batch.mask.nonzero().squeeze(dim=1)
             student, teacher = student.pick(counted), teacher.pick(counted)
@@ -88,7 +94,7 @@ def _either_or(
     """KL(teacher || student) of two outcomes, of the logarithm of the first one's probability."""
     student_rest, teacher_rest = (torch.log(-torch.expm1(one)) for one in (student, teacher))
     first = teacher.exp() * (teacher - student)
-    return first + teacher_rest.exp() * (teacher_rest - student_rest)
+    return not_below_zero(first + teacher_rest.exp() * (teacher_rest - student_rest))
 
 
 def _label_logs(student: Outputs, labels: Int[Tensor, " items"]) -> Float[Tensor, " items"]:

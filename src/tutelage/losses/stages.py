@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tutelage.errors import ConfigError, SignalError
+from tutelage.errors import ConfigError
 from tutelage.losses.adapters import Head
 from tutelage.losses.decoupled import enhanced_cross_entropy
 from tutelage.losses.divergences import (
@@ -24,7 +24,7 @@ from tutelage.losses.features import (
     over_counted,
     width_of,
 )
-from tutelage.losses.rows import teacher_logits
+from tutelage.losses.rows import checked_labels, class_logits, teacher_logits
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
 
@@ -81,8 +81,9 @@ class OFA(Loss):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """The sum, over the stages and the student's own logits, of the cross-entropies."""
         wanted = counted(teacher_logits(self, student, teacher), batch.mask)
-        final_logits = counted(student.logits, batch.mask)
-        labels = counted(_labels(self, batch), batch.mask)
+        final_logits = counted(class_logits(self, student), batch.mask)
+        labels = checked_labels(self, batch, final_logits.shape[1], batch.mask)
+        labels = counted(labels, batch.mask)
 
         def distance(features: Features, _: Features) -> Tensor:
             every = [*_run(self.heads, features, self.title), final_logits]
@@ -144,8 +145,9 @@ class AuxiliaryHeads(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """The sum over the classifiers; the student's own logits are constants in it."""
-        labels = counted(_labels(self, batch), batch.mask)
-        deepest = counted(student.logits.detach(), batch.mask)
+        deepest = counted(class_logits(self, student).detach(), batch.mask)
+        labels = checked_labels(self, batch, deepest.shape[1], batch.mask)
+        labels = counted(labels, batch.mask)
 
         def distance(features: Features, _: Features) -> Tensor:
             parts = [
@@ -168,9 +170,3 @@ def _run(heads: nn.ModuleList | None, features: Features, title: str) -> list[Te
     made = built(heads, title)
     assert isinstance(made, nn.ModuleList)
     return [head(feature) for head, feature in zip(made, features, strict=True)]
-
-
-def _labels(loss: Loss, batch: Batch) -> Tensor:
-    if batch.labels is None:
-        raise SignalError(f"Loss {loss.title!r} needs labels, but this batch has none.")
-    return batch.labels

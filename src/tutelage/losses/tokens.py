@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tutelage.errors import ShapeError
-from tutelage.losses.features import Features, features_of
+from tutelage.losses.features import Features, features_of, nothing_of, precision_of
 from tutelage.objective import Loss
 from tutelage.types import COUNTED, Batch, Outputs
 
@@ -43,10 +43,11 @@ def over_tokens(
     mask = token_mask(batch, length, ours[0].device)
     rows = mask.any(dim=1)
     if not rows.any():
-        return torch.stack([feature.sum() * 0.0 for feature in ours]).sum()
+        return nothing_of(ours)
     mask = mask[rows]
-    chosen = tuple(_cleared(feature[rows], mask) for feature in ours)
-    wanted = tuple(_cleared(feature.detach()[rows], mask) for feature in theirs)
+    dtype = precision_of(loss, ours[0])
+    chosen = tuple(_cleared(feature[rows], mask, dtype) for feature in ours)
+    wanted = tuple(_cleared(feature.detach()[rows], mask, dtype) for feature in theirs)
     with torch.autocast(mask.device.type, enabled=False):
         values = torch.where(mask, by_token(chosen, wanted, mask), 0.0)
         return (values.sum(dim=1) / mask.sum(dim=1)).mean()
@@ -86,8 +87,9 @@ def check_tokens(loss: Loss, student: Features, teacher: Features) -> int:
 
 
 def _cleared(
-    feature: Float[Tensor, "rows length width"], mask: Bool[Tensor, "rows length"]
+    feature: Float[Tensor, "rows length width"],
+    mask: Bool[Tensor, "rows length"],
+    dtype: torch.dtype,
 ) -> Float[Tensor, "rows length width"]:
-    """In float32 or better, with 0 where no token is: whatever stands there must not spread."""
-    precise = feature if feature.dtype == torch.float64 else feature.float()
-    return precise.masked_fill(~mask[:, :, None], 0.0)
+    """In a precision, with 0 where no token is: whatever stands there must not spread."""
+    return feature.to(dtype).masked_fill(~mask[:, :, None], 0.0)

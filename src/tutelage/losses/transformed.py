@@ -8,17 +8,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError
-from tutelage.losses.correlation import CONSTANT, check_three_classes
+from tutelage.losses.correlation import check_three_classes
 from tutelage.losses.divergences import (
     check_scheduled_temperature,
     check_temperature,
+    cleared,
     kl_divergence,
     kl_of_logs,
     log_soften,
 )
-from tutelage.losses.rows import Rows, mean_per_row, teacher_logits
+from tutelage.losses.rows import Rows, class_logits, mean_per_row, teacher_logits
 from tutelage.objective import DryRun, Loss, Scheduled, value_at
 from tutelage.types import Batch, Outputs, Signal
+
+# A centred line that is shorter than this share of the line is a constant and rounding.
+CONSTANT = 1e-6
+# Logits that spread less are all alike to softmax; to divide by it would only make them loud.
+LEAST_SPREAD = 1e-3
 
 
 @final
@@ -151,7 +157,7 @@ class CTKD(Loss):
         wanted = teacher_logits(self, student, teacher)
         reversal = -0.5 * (1 - math.cos(math.pi * min(1.0, self.progress / self.until)))
         temperature = scale_gradient(self._learned(), reversal)
-        return kl_divergence(student.logits, wanted, temperature, batch.mask)
+        return kl_divergence(class_logits(self, student), wanted, temperature, batch.mask)
 
     def _learned(self) -> Float[Tensor, ""]:
         return self.lowest + self.span * self.height.sigmoid()
@@ -209,7 +215,8 @@ class LogitStandardisation(Loss):
         wanted = teacher_logits(self, student, teacher)
         check_three_classes(self, student.logits)
         self.inner.progress = self.progress
-        ours, theirs = Outputs(standardise(student.logits)), Outputs(standardise(wanted))
+        logits = (cleared(each, batch.mask) for each in (student.logits, wanted))
+        ours, theirs = (Outputs(standardise(each)) for each in logits)
         value: Float[Tensor, ""] = self.inner(ours, theirs, batch)
         return value
 
@@ -228,5 +235,5 @@ def standardise(logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows cl
     centred = torch.where(possible, finite - mean, 0.0)
     variance = centred.square().sum(dim=-1, keepdim=True) / (count - 1).clamp(min=1)
     varies = variance > CONSTANT**2 * finite.square().sum(dim=-1, keepdim=True)
-    scaled = centred / torch.where(varies, variance, 1.0).sqrt()
+    scaled = centred / torch.where(varies, variance, 1.0).clamp(min=LEAST_SPREAD**2).sqrt()
     return torch.where(possible, torch.where(varies, scaled, 0.0), -torch.inf)

@@ -4,12 +4,12 @@ from abc import abstractmethod
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tutelage.losses.adapters import Adapter
 from tutelage.losses.features import Features, Layers, dry_features, layer_pairs
+from tutelage.losses.lengths import cosine_gaps
 from tutelage.losses.tokens import check_tokens, over_tokens
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
@@ -141,7 +141,7 @@ class DistilBERTCosine(TokenLoss):
     def by_token(self, student: Features, teacher: Features) -> Float[Tensor, "rows length"]:
         """The sum over layers of 1 minus the cosine, each 0 to 2."""
         pairs = zip(student, teacher, strict=True)
-        return torch.stack([1 - F.cosine_similarity(s, t, dim=-1) for s, t in pairs]).sum(dim=0)
+        return torch.stack([cosine_gaps(s, t) for s, t in pairs]).sum(dim=0)
 
 
 def squared_distances(student: Features, teacher: Features) -> Float[Tensor, "rows length"]:

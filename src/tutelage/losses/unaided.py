@@ -16,6 +16,7 @@ from tutelage.losses.divergences import (
     soft_cross_entropy,
     soften,
 )
+from tutelage.losses.rows import Rows, checked_labels, class_logits
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
 
@@ -68,13 +69,12 @@ class MutualLearning(Loss):
                 "Loss 'mutual_learning' has no peer yet. Call tutelage.engine.prepare.prepare "
                 "before the optimizer is made."
             )
-        if batch.labels is None:
-            raise SignalError("Loss 'mutual_learning' needs labels, but this batch has none.")
+        mine, mask = class_logits(self, student), batch.mask
+        labels = checked_labels(self, batch, mine.shape[1], mask)
         peer = self.run(self.peer, batch).logits
-        mine = student.logits
-        from_peer = kl_divergence(mine, peer, self.temperature, batch.mask)
-        from_student = kl_divergence(peer, mine, self.temperature, batch.mask)
-        return from_peer + from_student + cross_entropy(peer, batch.labels, batch.mask)
+        from_peer = kl_divergence(mine, peer, self.temperature, mask)
+        from_student = kl_divergence(peer, mine, self.temperature, mask)
+        return from_peer + from_student + cross_entropy(peer, labels, mask)
 
 
 def _draw_anew(module: nn.Module) -> bool:
@@ -126,19 +126,17 @@ class PastSelf(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """Cross-entropy against the labels, softened by what the student said an epoch ago."""
-        if batch.labels is None:
-            raise SignalError("Loss 'past_self' needs labels, but this batch has none.")
         if len(self.memory) == 0:
             raise SignalError(
                 "Loss 'past_self' has no memory yet. Call tutelage.engine.prepare.prepare before "
                 "the optimizer is made."
             )
-        logits = student.logits
-        ids = batch.sample_ids.to(logits.device)
+        rows = Rows(self, student, teacher, batch)
+        logits = rows.student
+        ids = rows.counted(batch.sample_ids.to(logits.device))
         past = self.memory[ids]
         share = self.share * self.progress * past.sum(dim=-1, keepdim=True).round()
-        labels = batch.labels if batch.mask is None else torch.where(batch.mask, batch.labels, 0)
-        hard = nn.functional.one_hot(labels, logits.shape[-1]).to(past.dtype)
+        hard = nn.functional.one_hot(rows.labels, logits.shape[-1]).to(past.dtype)
         if self.training:
             self.memory[ids] = soften(logits.detach()).to(past.dtype)
-        return soft_cross_entropy(logits, (1 - share) * hard + share * past, mask=batch.mask)
+        return soft_cross_entropy(logits, (1 - share) * hard + share * past)
