@@ -3,7 +3,13 @@ import torch
 from scipy.stats import spearmanr
 
 from tutelage import neighbours
-from tutelage.neighbours import pair_correlation, rank_correlations, shared_neighbours
+from tutelage.evidence import components
+from tutelage.neighbours import (
+    jackknife_values,
+    pair_correlation,
+    rank_correlations,
+    shared_neighbours,
+)
 
 
 def two_sets(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,3 +76,38 @@ def test_many_samples_are_compared_with_some_others(monkeypatch):
     assert float(found[7]) == pytest.approx(spearmanr(*pair).statistic)
     pair = (cosines(side)[1][[0, 2, 3, 4]].numpy() for side in (ours, theirs))
     assert float(found[1]) == pytest.approx(spearmanr(*pair).statistic)
+
+
+def test_jackknife_values_are_what_leaving_each_sample_out_changes():
+    ours, theirs = two_sets(60)
+    mean = rank_correlations(ours, theirs).mean()
+    without = [torch.arange(60) != number for number in range(60)]
+    means = torch.stack([rank_correlations(ours[k], theirs[k]).mean() for k in without])
+    expected = 60 * mean - 59 * means
+    found = jackknife_values(ours, theirs)
+    assert found.mean() == pytest.approx(float(mean))
+    assert torch.corrcoef(torch.stack([found, expected]))[0, 1] > 0.9999
+    assert float(found.std()) == pytest.approx(float(expected.std()), rel=0.02)
+    assert float(found.std()) > 1.5 * float(rank_correlations(ours, theirs).std())
+
+
+def test_samples_beyond_the_others_count_for_themselves_alone(monkeypatch):
+    monkeypatch.setattr(neighbours, "MOST_OTHERS", 19)
+    ours, theirs = two_sets(50)
+    found, plain = jackknife_values(ours, theirs), rank_correlations(ours, theirs)
+    assert found[20:].tolist() == pytest.approx(plain[20:].tolist())
+    assert found.mean() == pytest.approx(float(plain.mean()))
+
+
+def test_two_students_that_are_as_good_give_few_false_verdicts():
+    generator = torch.Generator().manual_seed(0)
+    widths = torch.tensor([3.0, 2, 1, 1, 0.5, 0.5])
+    trials, wrong = 150, 0
+    for _ in range(trials):
+        teacher = torch.randn(50, 6, generator=generator) * widths
+        students = [teacher + torch.randn(50, 6, generator=generator) for _ in range(2)]
+        values = [jackknife_values(student, teacher) for student in students]
+        found = components((values[0] - values[1])[None])
+        # The quantile alone, without what unseen samples may add: 27 % by the correlations.
+        wrong += bool(found.mean.abs() > 2.01 * found.samples.sqrt())
+    assert wrong / trials <= 0.05 + 2.5 * (0.05 * 0.95 / trials) ** 0.5

@@ -24,9 +24,61 @@ def rank_correlations(
         One number a sample, -1 to 1. Of more than 2,049 samples the first 2,048 are the others.
     """
     found = [
-        _correlation(_ranks(ours), _ranks(theirs)) for ours, theirs in _cosines(vectors, wanted)
+        _correlation(_ranks(ours), _ranks(theirs)) for ours, theirs, _ in _cosines(vectors, wanted)
     ]
     return torch.cat(found)
+
+
+def jackknife_values(
+    vectors: Float[Tensor, "n width"], wanted: Float[Tensor, "n width2"]
+) -> Float[Tensor, " n"]:
+    """What each sample adds to the mean rank correlation, as itself and as one of the others.
+
+    Every sample's correlation is taken over all others, so the correlations are not independent
+    and their variance says too little. These values can be treated as if they were: n times the
+    mean less n - 1 times the mean without the sample (Tukey's pseudo-values), to first order.
+
+    Args:
+        vectors: At least four rows.
+        wanted: Of the same samples; the width may differ.
+
+    Returns:
+        One number a sample; their mean is that of `rank_correlations`.
+
+    Source:
+        Tukey 1958, "Bias and confidence in not quite large samples"; the influence of a sample on
+        Spearman's correlation: Croux & Dehon 2010, "Influence functions of the Spearman and
+        Kendall correlation measures".
+    """
+    own, as_other = [], torch.zeros(len(vectors), dtype=torch.float64)
+    for ours, theirs, keep in _cosines(vectors, wanted):
+        ranks = _ranks(ours), _ranks(theirs)
+        found = _correlation(*ranks)
+        own.append(found)
+        influence = torch.zeros(keep.shape, dtype=torch.float64)
+        influence[keep] = _influence(*ranks, found).flatten()
+        as_other[: keep.shape[1]] += influence.sum(dim=0) / (ours.shape[1] - 1)
+    return torch.cat(own) + as_other
+
+
+def _influence(ours: Tensor, theirs: Tensor, found: Tensor) -> Tensor:
+    """How much each entry of a row pulls its rank correlation; 0 on average over a row."""
+    size = ours.shape[1]
+    first, second = ((side + 0.5) / size - 0.5 for side in (ours, theirs))
+    shifts = _mean_above(first, second) + _mean_above(second, first)
+    pulls = 12 * (first * second + shifts) - 3 * found[:, None]
+    return pulls - pulls.mean(dim=1, keepdim=True)
+
+
+def _mean_above(places: Tensor, values: Tensor) -> Tensor:
+    """For each entry of a row, the sum of the values of all that lie above it, over the row's size.
+
+    Removing an entry moves the rank of all above it by one; half of its own value counts.
+    """
+    order = places.argsort(dim=1, stable=True)
+    ordered = values.gather(1, order)
+    above = ordered.flip(dims=(1,)).cumsum(dim=1).flip(dims=(1,)) - ordered / 2
+    return torch.empty_like(above).scatter(1, order, above) / places.shape[1]
 
 
 def pair_correlation(vectors: Float[Tensor, "n width"], wanted: Float[Tensor, "n width2"]) -> float:
@@ -42,15 +94,18 @@ def shared_neighbours(
 ) -> float:
     """Share of each sample's nearest others in one set that are nearest in the other, 0 to 1."""
     shares = []
-    for ours, theirs in _cosines(vectors, wanted):
+    for ours, theirs, _ in _cosines(vectors, wanted):
         near = [side.topk(min(count, side.shape[1]), dim=1).indices for side in (ours, theirs)]
         same = (near[0][:, :, None] == near[1][:, None, :]).any(dim=2)
         shares.append(same.double().mean(dim=1))
     return float(torch.cat(shares).mean())
 
 
-def _cosines(vectors: Tensor, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cosines with the others, some rows at a time, each row without the sample itself."""
+def _cosines(vectors: Tensor, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Cosines with the others, some rows at a time, each row without the sample itself.
+
+    With them: which of the others each row is compared with.
+    """
     sides = [F.normalize(side.double(), dim=1) for side in (vectors, wanted)]
     others = [side[: MOST_OTHERS + 1] for side in sides]
     for rows in torch.arange(len(vectors)).split(ROWS_AT_ONCE):
@@ -62,7 +117,7 @@ def _cosines(vectors: Tensor, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]
             (side[rows] @ other.T)[keep].view(len(rows), -1)
             for side, other in zip(sides, others, strict=True)
         )
-        yield ours, theirs
+        yield ours, theirs, keep
 
 
 def _ranks(values: Tensor) -> Tensor:

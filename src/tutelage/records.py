@@ -123,6 +123,13 @@ class CalibrationBin:
     count: int
 
 
+METHOD = 2
+LEADING = "selected"
+"""The choice whose verdict leads: the networks that would be delivered.
+
+Without validation data nothing is selected and the selected network is the last one.
+"""
+
 MEASURED = ("accuracy", "nll", "ece", "agreement", "kl_to_teacher")
 
 
@@ -202,6 +209,8 @@ class Verdict:
         num_seeds: Pairs of trainings.
         num_samples: Test samples.
         sentence: The verdict in one sentence, made from the numbers.
+        method: How the interval was computed (`METHOD` of new ones); records that do not say are
+            of the first method, whose intervals are too narrow where seeds vary.
     """
 
     word: str
@@ -212,6 +221,14 @@ class Verdict:
     num_seeds: int
     num_samples: int
     sentence: str
+    method: int = 1
+
+    @property
+    def caveat(self) -> str:
+        """What a reader must know of an interval by an older method; empty for new ones."""
+        if self.method == METHOD:
+            return ""
+        return "Its interval is of an older method, too narrow where seeds vary; run it again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -514,7 +531,8 @@ class RunRecord:
         teacher: The teacher's training (or only its evaluation).
         arms: Baseline and distilled trainings, paired by seed.
         summaries: Per arm and choice.
-        verdicts: Choice ("selected", "last") to verdict; empty without a baseline.
+        verdicts: Choice ("selected", "last") to verdict, of which `verdict` leads; empty without
+            a baseline.
         sizes, latencies, parity: Costs and checks of the exported files.
         quantised: Files of eight bits against the float ones.
         measurements: The exported files on this machine and on others.
@@ -552,6 +570,11 @@ class RunRecord:
     text_files: list[TextFileRow] = field(default_factory=list)
     written: list[WrittenText] = field(default_factory=list)
     machine: str = ""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The one verdict of the run, that of the selected networks; None without a baseline."""
+        return self.verdicts.get(LEADING)
 
     def summary(self, arm: str, choice: str) -> Summary | None:
         """The summary of one arm, or None where the arm was not trained."""

@@ -57,7 +57,7 @@ def test_the_verdict_and_the_notes_stand_before_the_tables(page, record):
         page.text.index(words)
         for words in (
             record.verdicts["selected"].sentence,
-            record.verdicts["last"].sentence,
+            "For information, after the last epoch",
             record.notes[0],
             "Side by side",
         )

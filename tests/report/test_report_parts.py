@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from tutelage.records import CalibrationBin
+from tutelage.records import METHOD, CalibrationBin
 from tutelage.report import formatting, headline
 from tutelage.report.charts import pool_bins
+from tutelage.report.page import render
 from tutelage.report.recipe_text import write_recipe
 from tutelage.report.soft_targets import make_slider
 from tutelage.report.tables import quality_tables
@@ -77,10 +78,24 @@ def test_the_slider_holds_the_runs_temperature(temperature, low, high):
 
 
 def test_the_ruler_has_its_zero_in_the_middle(record):
-    first, second = headline.find_verdicts(record)
-    assert (first.tone, second.tone) == ("good", "open")
-    assert first.interval.left > 50
-    assert second.interval.left < 50 < second.interval.left + second.interval.width
+    found = headline.find_verdict(record)
+    assert (found.tone, found.choice) == ("good", "Best on the validation data")
+    assert found.interval.left > 50
+
+
+def test_one_verdict_leads_and_the_other_is_a_line(record):
+    found = headline.find_verdict(record)
+    assert found.sentence == record.verdicts["selected"].sentence
+    assert found.other.startswith("For information, after the last epoch: no evidence, +0.61")
+    page = render(record)
+    assert page.count('class="verdict ') == 1
+    assert page.count('class="badge"') == 1
+
+
+def test_an_interval_of_the_older_method_is_said_to_be_one(record):
+    assert "older method" in render(record)
+    verdicts = {choice: replace(v, method=METHOD) for choice, v in record.verdicts.items()}
+    assert "older method" not in render(replace(record, verdicts=verdicts))
 
 
 def test_a_large_number_has_no_thousandths(record):

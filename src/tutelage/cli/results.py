@@ -41,16 +41,23 @@ def print_results(console: Console, record: RunRecord, out: Path) -> None:
         console.print(text_file_line(file), soft_wrap=True)
     for note in record.notes:
         console.print(f"[yellow]Note:[/] {note}")
-    verdict = record.verdicts.get("selected")
+    verdict = record.verdict
     if verdict is not None:
-        last = record.verdicts["last"]
-        text = f"{verdict.sentence}\n[dim]After the last epoch: {last.word}, "
-        write = record.metric.difference
-        text += f"{write(last.difference)} ({write(last.low)} to {write(last.high)}).[/]"
+        lines = [verdict.sentence, verdict.caveat, f"[dim]{_other_verdict(record)}[/]"]
+        text = "\n".join(line for line in lines if line)
         console.print(Panel(text, title=verdict.word, border_style=COLOURS[verdict.word]))
     for label, name in LEFT:
         if (out / name).exists():
             console.print(f"{label + ':':9}{out / name}", soft_wrap=True)
+
+
+def _other_verdict(record: RunRecord) -> str:
+    """The verdict after the last epoch, for information."""
+    last, write = record.verdicts["last"], record.metric.difference
+    return (
+        f"For information, after the last epoch: {last.word}, {write(last.difference)} "
+        f"({write(last.low)} to {write(last.high)})."
+    )
 
 
 def text_file_line(row: TextFileRow) -> str:

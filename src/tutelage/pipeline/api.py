@@ -53,7 +53,7 @@ class Distilled:
     @property
     def verdict(self) -> Verdict | None:
         """Whether distillation helped; None where no baseline was asked for."""
-        return self.record.verdicts.get("selected")
+        return self.record.verdict
 
     @property
     def _summary(self) -> Summary:

@@ -76,7 +76,7 @@ def _quality(record: RunRecord) -> str:
 
 
 def _verdict(record: RunRecord) -> str:
-    verdict = record.verdicts.get("selected")
+    verdict = record.verdict
     if verdict is None:
         return "No baseline was trained, so nothing is known of what distillation itself added."
     return f"**{verdict.word}**: {verdict.sentence}"

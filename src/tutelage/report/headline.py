@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from tutelage.records import RunRecord, Verdict
+from tutelage.records import LEADING, RunRecord, Verdict
 from tutelage.report import formatting, networks
 
 TONES = {"helped": "good", "hurt": "bad"}
@@ -21,13 +21,22 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A verdict made ready for the page."""
+    """The verdict made ready for the page.
+
+    Attributes:
+        choice: Which networks it is of.
+        word, tone, sentence, interval: As the page shows them.
+        caveat: What must be known of its interval; empty where it is of the method of today.
+        other: The verdict after the last epoch, in a line; empty where nothing was selected.
+    """
 
     choice: str
     word: str
     tone: str
     sentence: str
     interval: Interval | None
+    caveat: str
+    other: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +47,36 @@ class Figure:
     label: str
 
 
-def find_verdicts(record: RunRecord) -> list[Finding]:
-    """The verdicts, the validation-selected first; empty without a baseline."""
-    shown = [(c, record.verdicts[c]) for c in networks.CHOICES if c in record.verdicts]
-    if not networks.was_selected(record):
-        shown = [pair for pair in shown if pair[0] == "last"] or shown
-    reach = max((abs(end) for _, v in shown for end in (v.low, v.high)), default=0.0)
-    return [
-        Finding(
-            choice=networks.CHOICES[choice],
-            word=verdict.word,
-            tone=TONES.get(verdict.word, "open"),
-            sentence=verdict.sentence,
-            interval=_place(record, verdict, reach),
-        )
-        for choice, verdict in shown
-    ]
+def find_verdict(record: RunRecord) -> Finding | None:
+    """The verdict that leads, with the other one as a line; None without a baseline."""
+    verdict = record.verdict
+    if verdict is None:
+        return None
+    choice = LEADING if networks.was_selected(record) else "last"
+    return Finding(
+        choice=networks.CHOICES[choice],
+        word=verdict.word,
+        tone=TONES.get(verdict.word, "open"),
+        sentence=verdict.sentence,
+        interval=_place(record, verdict),
+        caveat=verdict.caveat,
+        other=_say_other(record) if choice == LEADING else "",
+    )
 
 
-def _place(record: RunRecord, verdict: Verdict, reach: float) -> Interval | None:
+def _say_other(record: RunRecord) -> str:
+    last = record.verdicts.get("last")
+    if last is None:
+        return ""
+    return (
+        f"For information, {networks.CHOICES['last'].lower()}: {last.word}, "
+        f"{_signed(record, last.difference)} ({_signed(record, last.low)} to "
+        f"{_signed(record, last.high)})."
+    )
+
+
+def _place(record: RunRecord, verdict: Verdict) -> Interval | None:
+    reach = max(abs(verdict.low), abs(verdict.high))
     if not math.isfinite(reach) or reach == 0:
         return None
     scale = 45 / reach

@@ -74,7 +74,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "record": record,
         "metric_title": networks.metric_title(record),
         "choice": networks.CHOICES[choice].lower(),
-        "verdicts": headline.find_verdicts(record),
+        "finding": headline.find_verdict(record),
         "kept": headline.say_what_was_kept(record, choice),
         "figures": headline.pick_figures(record, choice),
         "was_selected": networks.was_selected(record),

@@ -13,7 +13,12 @@ from tutelage.errors import ShapeError
 from tutelage.losses import SimCSE
 from tutelage.models.calling import call_checked
 from tutelage.models.taps import tapped
-from tutelage.neighbours import pair_correlation, rank_correlations, shared_neighbours
+from tutelage.neighbours import (
+    jackknife_values,
+    pair_correlation,
+    rank_correlations,
+    shared_neighbours,
+)
 from tutelage.records import Evaluation, Metric
 from tutelage.tasks.base import Predictions
 from tutelage.tasks.predicting import predict_items
@@ -86,18 +91,20 @@ class Embedding:
     def validate(self, said: Predictions) -> tuple[float, float]:
         """The rank correlation, and the mean squared difference of cosines."""
         ours, theirs = (F.normalize(side[:1024], dim=1) for side in _sides(said))
-        return float(self.scores(said).mean()), float(F.mse_loss(ours @ ours.T, theirs @ theirs.T))
+        return float(rank_correlations(*_sides(said)).mean()), float(
+            F.mse_loss(ours @ ours.T, theirs @ theirs.T)
+        )
 
     def scores(self, said: Predictions) -> Float[Tensor, " samples"]:
-        """Each sample's rank correlation."""
-        return rank_correlations(*_sides(said))
+        """What each sample adds to the mean rank correlation, also as one of the others."""
+        return jackknife_values(*_sides(said))
 
     def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
         """Rank correlations, shared neighbours, and the cosine with the teacher's vector."""
         ours, labels = _sides(said)
         theirs = labels if teacher is None else teacher.outputs.embeddings
         others = {
-            RANK_CORRELATION.name: float(self.scores(said).mean()),
+            RANK_CORRELATION.name: float(rank_correlations(ours, labels).mean()),
             "pair_correlation": pair_correlation(ours, theirs),
             "shared_neighbours": shared_neighbours(ours, theirs),
         }
