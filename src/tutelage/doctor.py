@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from tutelage.data.images import check_pictures, picture_folders
-from tutelage.data.loading import has_unlabelled, in_order, num_batches
+from tutelage.data.loading import has_unlabelled, in_order, num_batches, spread
+from tutelage.data.randomness import random_state_kept
+from tutelage.data.sources import is_random
 from tutelage.deploy import TARGETS
 from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine.prepare import prepare
@@ -23,10 +25,11 @@ from tutelage.records import ACCURACY
 from tutelage.tasks import Task
 from tutelage.teachers.codecs import make_codec
 from tutelage.teachers.module import ModuleTeacher, state_fingerprint
-from tutelage.types import Batch, Outputs, Signal, first_tensor
+from tutelage.types import Batch, Outputs, Signal, first_tensor, tensor_bytes, tensors_of
 
 PROBLEM, WARNING, FINE = "problem", "warning", "fine"
 SAMPLE = 512
+REPEATED = 16  # samples that are asked for twice before a cache is built
 TIMED_STEPS = 3
 BYTES_A_PARAMETER = 16
 
@@ -107,6 +110,30 @@ def _check_cache(job: Job, codec: str) -> None:
             "the text into blocks."
         )
     _item_bytes(codec, job.task.num_classes)
+    _check_repeatable(job)
+
+
+def _check_repeatable(job: Job) -> None:
+    """What a cache holds must be what students see later: the same sample twice is the same."""
+    if is_random(job.splits.train):
+        raise DataError(
+            "cache: the training data are random, an item differs from call to call (random "
+            "transforms?), so a cache would hold what the teacher said of other draws. Take the "
+            "random transforms out of the data set and pass them as views=SeededViews(transform, "
+            "num_views=20), or teach live (cache: null, codec=None)."
+        )
+    reader = job.train_reader
+    ids, views = spread(len(reader), REPEATED)
+    views = torch.arange(len(ids)) % job.views.num_views
+    with random_state_kept():
+        first, second = reader[ids, views].inputs, reader[ids, views].inputs
+    pairs = zip(tensors_of(first), tensors_of(second), strict=True)
+    if not all(tensor_bytes(one) == tensor_bytes(other) for one, other in pairs):
+        raise DataError(
+            f"cache: the same sample in the same view differs from call to call. Data and views "
+            f"({job.views.fingerprint}) must draw only from the random numbers of torch, NumPy or "
+            "Python in a SeededViews; or teach live (cache: null, codec=None)."
+        )
 
 
 def _try_network(role: str, make: Callable[[], nn.Module], task: Task, batch: Batch) -> None:
@@ -213,6 +240,8 @@ def _look_at_data(job: Job) -> Iterator[Finding]:
     splits = job.splits
     yield from (Finding(FINE, "data", note) for note in job.notes)
     check_pictures(picture_folders(splits))
+    for folder in picture_folders(splits):
+        yield from (Finding(FINE, "images", text) for text in folder.describe())
     num_classes = len(splits.class_names)
     for name, source in (("train", splits.train), ("valid", splits.valid), ("test", splits.test)):
         if source is None:

@@ -132,7 +132,10 @@ def test_a_class_name_that_no_report_could_print_is_refused(tmp_path: Path):
             ),
             r"lacks none and adds \['c'\]",
         ),
-        (lambda p: make_classes(p, {"cat": 40, "dog": 1}), "dog: its 1 pictures are too few"),
+        (
+            lambda p: make_classes(p, {"cat": 40, "dog": 1}),
+            "class 'dog': 1 picture is too few to be split",
+        ),
         (lambda p: make_classes(p, {"cat": 2, "dog": 2}), "both parts need samples"),
     ],
 )
@@ -249,8 +252,11 @@ def test_pictures_come_as_bytes_in_the_order_asked_for(tmp_path: Path):
     [
         ("1", 1, (255, 255, 255)),
         ("L", 90, (90, 90, 90)),
-        ("LA", (90, 10), (90, 90, 90)),
-        ("RGBA", (200, 100, 50, 3), (200, 100, 50)),
+        ("LA", (90, 255), (90, 90, 90)),
+        ("LA", (90, 51), (222, 222, 222)),
+        ("RGBA", (200, 100, 50, 255), (200, 100, 50)),
+        ("RGBA", (200, 100, 50, 0), (255, 255, 255)),
+        ("RGBA", (200, 100, 50, 51), (244, 224, 214)),
         ("I;16", 257 * 90, (90, 90, 90)),
         ("I", 257 * 90, (90, 90, 90)),
         ("CMYK", (55, 155, 205, 0), (200, 100, 50)),
@@ -268,12 +274,136 @@ def test_every_mode_becomes_grey_or_rgb(
     assert (got.int() - wanted).abs().max() <= 1
 
 
-@pytest.mark.parametrize("transparency", [0, b"\x00\x80\xff"])
-def test_a_palette_with_transparency_keeps_its_colours(tmp_path: Path, transparency: object):
+@pytest.mark.parametrize(
+    ("transparency", "seen"),
+    [(0, [200, 100, 50]), (1, [255, 255, 255]), (b"\x00\x80\xff", [227, 177, 152])],
+)
+def test_the_transparent_colour_of_a_palette_shows_the_background(
+    tmp_path: Path, transparency: object, seen: list[int]
+):
     image = Image.new("P", (6, 6), 1)
     image.putpalette([0, 0, 0, 200, 100, 50, 255, 255, 255])
     image.save(tmp_path / "x.png", transparency=transparency)
-    assert decode(tmp_path / "x.png", 4, 3)[:, 2, 2].tolist() == [200, 100, 50]
+    assert decode(tmp_path / "x.png", 4, 3)[:, 2, 2].tolist() == seen
+
+
+@pytest.mark.parametrize(
+    ("mode", "clear", "colour"),
+    [("L", 90, 90), ("RGB", (9, 8, 7), (9, 8, 7)), ("1", 1, 1), ("I;16", 700, 700)],
+)
+def test_a_colour_that_a_file_calls_transparent_shows_the_background(
+    tmp_path: Path, mode: str, clear: object, colour: object
+):
+    Image.new(mode, (6, 6), colour).save(tmp_path / "x.png", transparency=clear)
+    assert decode(tmp_path / "x.png", 4, 3, "#010203")[:, 1, 1].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif", "gif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_black_shape_on_a_transparent_ground_is_seen_in_every_format(
+    tmp_path: Path, suffix: str, channels: int
+):
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[:, 4:, 3] = 255
+    settings = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(pixels).save(tmp_path / f"x.{suffix}", **settings)
+    seen = decode(tmp_path / f"x.{suffix}", 8, channels)[0, 3]
+    assert seen.tolist() == [255] * 4 + [0] * 4
+    on_black = decode(tmp_path / f"x.{suffix}", 8, channels, "black")
+    assert on_black.unique().tolist() == [0]
+
+
+def test_another_background_is_another_fingerprint_and_no_colour_is_refused(tmp_path: Path):
+    make_classes(tmp_path, {"cat": 2, "dog": 2})
+    names = ("white", "#ffffff", "black")
+    white, same, black = (ImageFolder(tmp_path, 8, 3, name).fingerprint for name in names)
+    assert white == same != black
+    with pytest.raises(ConfigError, match=r"data\.background: 'whit' is no colour"):
+        ImageFolder(tmp_path, 8, 3, "whit")
+
+
+def test_the_first_of_several_frames_is_read(tmp_path: Path):
+    frames = [Image.new("RGB", (6, 6), colour) for colour in ("red", "blue")]
+    for suffix in ("gif", "png", "webp", "tif"):
+        file = tmp_path / f"x.{suffix}"
+        frames[0].save(file, save_all=True, append_images=frames[1:])
+        red, green, blue = decode(file, 4, 3)[:, 1, 1].tolist()
+        assert red > 200
+        assert max(green, blue) < 50
+
+
+def test_what_is_changed_or_left_out_is_counted(tmp_path: Path):
+    plain, clear = Image.new("RGB", (16, 16), "red"), Image.new("RGBA", (16, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    twelve = Image.fromarray(np.full((16, 16), 4000, np.uint16))
+    deep = Image.fromarray(np.full((16, 16), 60_000, np.uint16))
+    (tmp_path / "a").mkdir()
+    paint(tmp_path / "b" / "plain.png", size=16)
+    save = {
+        "clear.png": (clear, {}),
+        "opaque.png": (Image.new("RGBA", (16, 16), "red"), {}),
+        "turned.jpg": (plain, {"exif": exif}),
+        "twelve.png": (twelve, {}),
+        "deep.tif": (deep, {}),
+        "cmyk.jpg": (plain.convert("CMYK"), {}),
+        "profile.png": (plain, {"icc_profile": b"of a camera"}),
+        "small.png": (plain.resize((4, 4)), {}),
+        "narrow.png": (plain.resize((16, 40)), {}),
+        "frames.gif": (plain, {"save_all": True, "append_images": [clear]}),
+    }
+    for name, (image, settings) in save.items():
+        image.save(tmp_path / "a" / name, **settings)
+    found = ImageFolder(tmp_path, 16).describe()
+    counts = {text.split("images ")[1][:24]: text.split(" images")[0] for text in found}
+    assert counts == {
+        "have transparent pixels,": "1 of 11",
+        "have 16 bits a channel a": "2 of 11",
+        "have 16 bits a channel, ": "1 of 11",
+        "have several frames or p": "1 of 11",
+        "are turned upright, as t": "1 of 11",
+        "are CMYK and are read wi": "1 of 11",
+        "have a colour profile ot": "1 of 11",
+        "are smaller than data.im": "1 of 11",
+        "are more than twice as l": "1 of 11",
+    }
+    grey = ImageFolder(tmp_path, 16, 1).describe()
+    assert any(text.startswith("9 of 11 images are stored in colour") for text in grey)
+
+
+def test_folders_called_by_numbers_are_classes_in_the_order_of_the_numbers(tmp_path: Path):
+    make_classes(tmp_path, {str(number): 1 for number in (10, 2, 1, 0)})
+    folder = ImageFolder(tmp_path, 8)
+    assert folder.class_names == ("0", "1", "2", "10")
+    assert folder.file(3).parent.name == "10"
+
+
+def test_one_name_in_two_encodings_is_one_class(tmp_path: Path):
+    composed, parted = "K\u00e4se", "Ka\u0308se"
+    make_classes(tmp_path / "train", {composed: 4, "Brot": 4})
+    make_classes(tmp_path / "test", {parted: 2, "Brot": 2})
+    splits = load_image_folder(tmp_path, 8, valid_fraction=0.25)
+    assert splits.class_names == ("Brot", composed)
+    assert counts_of(splits.test) == [2, 2]
+    make_classes(tmp_path / "train", {parted: 4})
+    with pytest.raises(DataError, match="two folders are called 'Käse'"):
+        load_image_folder(tmp_path, 8)
+
+
+def test_links_to_folders_are_read_and_those_that_lead_back_are_refused(tmp_path: Path):
+    make_classes(tmp_path / "data", {"cat": 1, "dog": 1})
+    make_classes(tmp_path / "more", {"cats": 2})
+    (tmp_path / "data" / "cat" / "more").symlink_to(tmp_path / "more" / "cats")
+    assert len(ImageFolder(tmp_path / "data", 8)) == 4
+    (tmp_path / "data" / "cat" / "back").symlink_to(tmp_path / "data" / "cat")
+    with pytest.raises(DataError, match="a link to a folder that is read already"):
+        ImageFolder(tmp_path / "data", 8)
+
+
+def test_what_stands_for_no_label_is_no_class_folder(tmp_path: Path):
+    make_classes(tmp_path, {"0": 1, "1": 1, "-1": 1})
+    with pytest.raises(DataError, match="-1 stands for 'no label'"):
+        ImageFolder(tmp_path, 8)
 
 
 def test_floating_point_pixels_are_refused(tmp_path: Path):

@@ -79,6 +79,7 @@ class ImageData(Strict):
         path: The folder; with train/ (and valid/, test/) inside, or the classes at once.
         image_size: Height and width that pictures are brought to.
         channels: 3 for colour, 1 for grey.
+        background: Colour behind transparent pixels: a name, as of CSS, or "#rrggbb".
         valid_fraction: Share held out for model selection, where there is no valid/.
         test_fraction: Share held out for the reported numbers, where there is no test/.
         mean: Per channel; ImageNet's if not given.
@@ -90,6 +91,7 @@ class ImageData(Strict):
     path: Path
     image_size: int = Field(default=64, ge=4)
     channels: Literal[1, 3] = 3
+    background: str = "white"
     valid_fraction: float = Field(default=0.1, gt=0, lt=1)
     test_fraction: float = Field(default=0.1, gt=0, lt=1)
     mean: tuple[float, ...] | None = None
@@ -134,7 +136,7 @@ class ArrayData(Strict):
     Attributes:
         kind: arrays.
         path: A folder with train/, test/ and, for model selection, valid/ inside; each holds
-            inputs.npy (float32, float16 or uint8, one row a sample) and labels.npy.
+            inputs.npy (float32, float16, float64 or uint8, one row a sample) and labels.npy.
         num_classes: One more than the highest training label if not given.
         mean: Per channel, of inputs scaled to 0..1; none if not given.
         std: As mean.

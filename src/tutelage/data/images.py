@@ -3,23 +3,23 @@
 import hashlib
 import os
 import stat
-import warnings
+import unicodedata
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
 
-import numpy as np
 import torch
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from tutelage.data.decoding import MODES, WHITE, decode, describe_images, parse_colour
+from tutelage.data.labels import check_missing, sort_names
 from tutelage.data.sources import Source, Splits, SubsetSource, split_off
 from tutelage.errors import ConfigError, DataError
 
-MODES: Mapping[int, str] = MappingProxyType({1: "L", 3: "RGB"})
 DEFAULT_MEAN: Mapping[int, tuple[float, ...]] = MappingProxyType(
     {1: (0.5,), 3: (0.485, 0.456, 0.406)}
 )
@@ -39,7 +39,6 @@ PART_NAMES: Mapping[str, str] = MappingProxyType(
 )
 
 _CLUTTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
-_DEEP_GREYS = 65535
 
 MOST_NAMED = 5
 
@@ -48,10 +47,10 @@ class ImageFolder:
     """Pictures in one folder with a subfolder for each class.
 
     Every file counts as a picture, in subfolders of a class too, except hidden ones and what
-    systems strew about (Thumbs.db). A picture is turned upright by its EXIF orientation, brought
-    to grey or RGB (alpha is dropped, 16-bit greys are scaled), and its largest centred square is
-    resized. That is the usual resize of the short side and centre crop in one, without a huge
-    picture in between.
+    systems strew about (Thumbs.db). A picture is turned upright by its EXIF orientation, laid on
+    the background where it is transparent, brought to grey or RGB (16 bits are scaled to 8), and
+    its largest centred square is resized. That is the usual resize of the short side and centre
+    crop in one, without a huge picture in between.
 
     The fingerprint covers the relative path and the size of every file and the settings, not the
     pixels.
@@ -60,29 +59,35 @@ class ImageFolder:
         path: The folder.
         image_size: Width and height of the pictures that come out, in pixels.
         channels: 3 for RGB, 1 for grey.
+        background: Colour behind transparent pixels: a name or #rrggbb.
 
     Attributes:
-        class_names: Names of the subfolders, sorted; their places are the labels.
+        class_names: Names of the subfolders, numbers by size and then others by letters; their
+            places are the labels.
         labels: One a picture.
     """
 
     is_fast = False
 
-    def __init__(self, path: Path, image_size: int, channels: int = 3) -> None:
+    def __init__(
+        self, path: Path, image_size: int, channels: int = 3, background: str = WHITE
+    ) -> None:
         """List the files; no picture is opened."""
         _check_settings(image_size, channels)
         self.path = path
         self.image_size = image_size
         self.channels = channels
-        self.class_names = tuple(_class_folders(path))
+        self.background = background
+        folders = _folders_of_classes(path)
+        self.class_names = tuple(sort_names(folders))
         _check_classes(path, self.class_names)
-        self._list_files()
+        self._list_files([folders[name] for name in self.class_names])
 
-    def _list_files(self) -> None:
+    def _list_files(self, folders: Sequence[str]) -> None:
         """Paths go into one block of bytes: cheap to hold, to send to workers and to share."""
         paths, ends, labels = bytearray(), array("q"), array("q")
-        digest = hashlib.sha256(repr((self.image_size, self.channels)).encode())
-        for label, name in enumerate(self.class_names):
+        digest = hashlib.sha256(repr(self._facts).encode())
+        for label, name in enumerate(folders):
             before = len(ends)
             for relative, size in _files(self.path, name):
                 paths += os.fsencode(relative)
@@ -97,6 +102,10 @@ class ImageFolder:
         self._ends = torch.frombuffer(ends, dtype=torch.long)
         self.labels = torch.frombuffer(labels, dtype=torch.long)
         self.fingerprint = digest.hexdigest()[:16]
+
+    @property
+    def _facts(self) -> tuple[object, ...]:
+        return (self.image_size, self.channels, parse_colour(self.background))
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -133,6 +142,11 @@ class ImageFolder:
         """
         return [problem for i in range(len(self)) if (problem := self._problem(self.file(i)))]
 
+    def describe(self) -> list[str]:
+        """What is changed or left out as the pictures are read, with counts."""
+        files = (self.file(number) for number in range(len(self)))
+        return describe_images(files, self.image_size, self.channels)
+
     def _problem(self, file: Path) -> str:
         try:
             self._decode(file)
@@ -142,7 +156,7 @@ class ImageFolder:
 
     def _decode(self, file: Path) -> UInt8[Tensor, "channels height width"]:
         try:
-            return decode(file, self.image_size, self.channels)
+            return decode(file, self.image_size, self.channels, self.background)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise DataError(
                 f"{file}: the picture is too large to decode safely ({error}). Make it smaller, "
@@ -155,13 +169,14 @@ class ImageFolder:
             ) from error
 
 
-def load_image_folder(
+def load_image_folder(  # noqa: PLR0913 - the keys of data in a recipe
     path: Path | str,
     image_size: int,
     valid_fraction: float = 0.1,
     test_fraction: float = 0.1,
     seed: int = 0,
     channels: int = 3,
+    background: str = WHITE,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Splits:
@@ -180,6 +195,7 @@ def load_image_folder(
         test_fraction: Share of all pictures set aside for testing, where there is no `test/`.
         seed: The same seed gives the same split.
         channels: 3 for RGB, 1 for grey.
+        background: Colour behind transparent pixels: a name or #rrggbb.
         mean: Per channel, of values scaled to 0..1; ImageNet's if left out, 0.5 for grey.
         std: As mean.
 
@@ -195,7 +211,10 @@ def load_image_folder(
     mean, std = _normalisation(channels, mean, std)
     root = Path(os.path.expanduser(path))
     folders = _part_folders(root)
-    given = {name: ImageFolder(folder, image_size, channels) for name, folder in folders.items()}
+    given = {
+        name: ImageFolder(folder, image_size, channels, background)
+        for name, folder in folders.items()
+    }
     train = given["train"]
     for folder in given.values():
         _check_same_classes(train, folder)
@@ -228,55 +247,6 @@ def check_pictures(folders: Sequence[ImageFolder]) -> None:
     if bad:
         more = f" And {len(bad) - MOST_NAMED} more." if len(bad) > MOST_NAMED else ""
         raise DataError(" ".join(bad[:MOST_NAMED]) + more)
-
-
-def decode(file: Path, image_size: int, channels: int) -> UInt8[Tensor, "channels height width"]:
-    """Read one picture as a tensor.
-
-    Args:
-        file: The picture.
-        image_size: Width and height of what comes out, in pixels.
-        channels: 3 for RGB, 1 for grey.
-
-    Raises:
-        Exception: Whatever the decoder says of a damaged file; a picture of a suspicious size is
-            refused before it is decoded.
-    """
-    if not file.is_file():
-        raise FileNotFoundError("no such file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(file) as opened:
-            opened.draft(None, (2 * image_size, 2 * image_size))  # a large JPEG decodes smaller
-            upright = ImageOps.exif_transpose(opened)
-            square = _resize(_convert(upright, MODES[channels]), image_size)
-    pixels = np.array(square, dtype=np.uint8).reshape(image_size, image_size, channels)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _convert(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        return _from_deep_greys(image).convert(mode)
-    if "transparency" in image.info:  # PIL warns of a palette's alpha unless it is named
-        image = image.convert("RGBA")
-    return image.convert(mode)
-
-
-def _from_deep_greys(image: Image.Image) -> Image.Image:
-    """16-bit greys to 8 bits; PIL alone would clip them to white."""
-    greys = np.asarray(image)
-    if greys.dtype.kind == "f" or greys.min() < 0 or greys.max() > _DEEP_GREYS:
-        raise ValueError(f"pixels of mode {image.mode} are not 8-bit or 16-bit values")
-    return Image.fromarray(np.rint(greys / (_DEEP_GREYS / 255)).astype(np.uint8))
-
-
-def _resize(image: Image.Image, size: int) -> Image.Image:
-    """The largest centred square, at the wanted size."""
-    width, height = image.size
-    short = min(width, height)
-    left, top = (width - short) / 2, (height - short) / 2
-    box = (left, top, left + short, top + short)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
 def _check_settings(image_size: int, channels: int) -> None:
@@ -312,13 +282,37 @@ def _class_folders(path: Path) -> list[str]:
         ) from error
 
 
+def _folders_of_classes(path: Path) -> dict[str, str]:
+    """Subfolders by the name of their class: the same letters in two encodings are one name."""
+    found: dict[str, str] = {}
+    for folder in _class_folders(path):
+        name = unicodedata.normalize("NFC", folder)
+        if name in found:
+            raise DataError(
+                f"{path}: two folders are called {name!r}, their letters written in two ways "
+                "(composed and decomposed Unicode). Put their pictures into one."
+            )
+        found[name] = folder
+    return found
+
+
 def _counts(name: str) -> bool:
     return not name.startswith(".") and name not in _CLUTTER
 
 
 def _files(root: Path, class_name: str) -> Iterator[tuple[str, int]]:
-    """Relative path and size of every file of a class, sorted; -1 for what is no plain file."""
-    for folder, subfolders, names in os.walk(root / class_name, onerror=_refuse_folder):
+    """Relative path and size of every file of a class, sorted; -1 for what is no plain file.
+
+    Links to folders are followed, as those to files are.
+    """
+    top, seen = root / class_name, set[str]()
+    for folder, subfolders, names in os.walk(top, onerror=_refuse_folder, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            raise DataError(
+                f"{folder}: a link to a folder that is read already. Its pictures would count "
+                "twice; remove it."
+            )
+        seen.add(real)
         subfolders[:] = sorted(filter(_counts, subfolders))
         relative = Path(folder).relative_to(root)
         for name in sorted(filter(_counts, names)):
@@ -347,6 +341,7 @@ def _check_classes(path: Path, class_names: Sequence[str]) -> None:
     for name in class_names:
         if not name.isprintable():  # undecodable bytes would break every report
             raise DataError(f"{path}: the class folder {name!a} has no printable name. Rename it.")
+    check_missing(class_names, str(path))
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
@@ -405,8 +400,10 @@ def _check_every_class(folder: ImageFolder, source: Source, part: str) -> None:
     if counts.min() > 0:
         return
     label = int(counts.argmin())
+    count = int((folder.labels == label).sum())
     raise DataError(
-        f"{folder.path / folder.class_names[label]}: its {int((folder.labels == label).sum())} "
-        f"pictures are too few to be split, none fell into the {part} part. Add pictures, remove "
-        "the class, change the fractions, or give parts of your own (train/, valid/, test/)."
+        f"{folder.path}: class {folder.class_names[label]!r}: {count} "
+        f"picture{'s are' if count > 1 else ' is'} too few to be split, none fell into the {part} "
+        "part. Add pictures, remove the class, change the fractions, or give parts of your own "
+        "(train/, valid/, test/)."
     )

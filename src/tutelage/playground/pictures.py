@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tutelage.data.images import MODES
+from tutelage.data.decoding import MODES
 from tutelage.deploy.runtime import Arrays
 from tutelage.errors import ConfigError, RunFolderError
 from tutelage.playground.kinds import Kind

@@ -1,0 +1,194 @@
+"""Images as bytes: what of a file's depth, transparency, frames and orientation is kept."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, ImageColor, ImageOps
+from torch import Tensor
+
+from tutelage.errors import ConfigError
+
+MODES: Mapping[int, str] = MappingProxyType({1: "L", 3: "RGB"})
+WHITE = "white"
+_DEEP_GREYS = 65535
+_TWELVE_BITS = 4095
+_OPAQUE = 255
+_LOST_AT = 2  # times as long as wide: half of the image is outside of the centred square
+
+TRAITS: Mapping[str, str] = MappingProxyType(
+    {
+        "transparent": "have transparent pixels, which show the background (data.background)",
+        "deep": "have 16 bits a channel and are read as 8",
+        "dark": "have 16 bits a channel, use at most 12 of them and are nearly black as they are "
+        "read: scale them to their full range",
+        "frames": "have several frames or pages, of which the first is read",
+        "turned": "are turned upright, as their EXIF orientation says",
+        "cmyk": "are CMYK and are read without their colour profile",
+        "profile": "have a colour profile other than sRGB, which is not applied",
+        "colour": "are stored in colour and are read as grey (data.channels: 1)",
+        "small": "are smaller than data.image_size and are enlarged",
+        "narrow": "are more than twice as long as wide: less than half of each lies in the centred "
+        "square that is read",
+    }
+)
+
+
+def decode(
+    file: Path, image_size: int, channels: int, background: str = WHITE
+) -> UInt8[Tensor, "channels height width"]:
+    """Read one image as a tensor.
+
+    Of several frames the first is read. It is turned upright by its EXIF orientation, laid on the
+    background where it is transparent, and scaled to 8 bits where it has 16.
+
+    Args:
+        file: The image.
+        image_size: Width and height of what comes out, in pixels.
+        channels: 3 for RGB, 1 for grey.
+        background: Colour behind transparent pixels: a name or #rrggbb.
+
+    Raises:
+        Exception: Whatever the decoder says of a damaged file; an image of a suspicious size is
+            refused before it is decoded.
+    """
+    if not file.is_file():
+        raise FileNotFoundError("no such file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(file) as opened:
+            opened.draft(None, (2 * image_size, 2 * image_size))  # a large JPEG decodes smaller
+            upright = ImageOps.exif_transpose(opened)
+            square = _resize(_convert(upright, MODES[channels], background), image_size)
+    pixels = np.array(square, dtype=np.uint8).reshape(image_size, image_size, channels)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def as_bytes(image: Image.Image) -> UInt8[np.ndarray, "channels height width"]:
+    """An image of PIL at its own size, on white: one channel if it is grey, three otherwise."""
+    is_grey = image.mode in ("1", "L", "LA", "La") or _is_deep(image)
+    pixels = np.array(_convert(image, MODES[1 if is_grey else 3], WHITE), dtype=np.uint8)
+    planes = pixels.reshape(*pixels.shape[:2], -1)
+    return np.ascontiguousarray(planes.transpose(2, 0, 1))
+
+
+def parse_colour(background: str) -> tuple[int, ...]:
+    """Red, green and blue of a colour.
+
+    Args:
+        background: A name, as of CSS, or #rrggbb.
+
+    Raises:
+        ConfigError: It is no colour.
+    """
+    try:
+        return ImageColor.getrgb(background)[:3]
+    except ValueError as error:
+        raise ConfigError(
+            f"data.background: {background!r} is no colour. Give a name such as white or black, or "
+            "#rrggbb."
+        ) from error
+
+
+def _convert(image: Image.Image, mode: str, background: str) -> Image.Image:
+    if _is_deep(image):
+        image = _from_deep_greys(image)
+    if image.has_transparency_data:
+        image = _on_background(image, background)
+    return image.convert(mode)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith(("I", "F"))
+
+
+def _on_background(image: Image.Image, background: str) -> Image.Image:
+    """What is seen of an image with transparent pixels in front of a colour."""
+    if image.mode == "La":
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    if image.getchannel("A").getextrema()[0] == _OPAQUE:
+        return image
+    ground = Image.new("RGBA", image.size, (*parse_colour(background), _OPAQUE))
+    ground.alpha_composite(image)
+    return ground
+
+
+def _from_deep_greys(image: Image.Image) -> Image.Image:
+    """16-bit greys to 8 bits; PIL alone would clip them to white."""
+    greys = np.asarray(image)
+    if greys.dtype.kind == "f" or greys.min() < 0 or greys.max() > _DEEP_GREYS:
+        raise ValueError(f"pixels of mode {image.mode} are not 8-bit or 16-bit values")
+    scaled = np.rint(greys / (_DEEP_GREYS / 255)).astype(np.uint8)
+    clear = image.info.get("transparency")
+    if clear is None:
+        return Image.fromarray(scaled)
+    alpha = np.where(greys == clear, 0, _OPAQUE).astype(np.uint8)
+    return Image.merge("LA", [Image.fromarray(scaled), Image.fromarray(alpha)])
+
+
+def _resize(image: Image.Image, size: int) -> Image.Image:
+    """The largest centred square, at the wanted size."""
+    width, height = image.size
+    short = min(width, height)
+    left, top = (width - short) / 2, (height - short) / 2
+    box = (left, top, left + short, top + short)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+def describe_images(files: Iterable[Path], image_size: int, channels: int) -> list[str]:
+    """What is changed or left out as images are read, with counts.
+
+    Args:
+        files: Images that can be decoded.
+        image_size: Width and height at which they are read, in pixels.
+        channels: 3 for RGB, 1 for grey.
+
+    Returns:
+        A sentence for each trait that at least one image has.
+    """
+    counts: Counter[str] = Counter()
+    total = 0
+    for file in files:
+        total += 1
+        with Image.open(file) as image:
+            counts.update(_traits(image, image_size, channels))
+    return [
+        f"{counts[name]:,} of {total:,} images {text}."
+        for name, text in TRAITS.items()
+        if counts[name]
+    ]
+
+
+def _traits(image: Image.Image, image_size: int, channels: int) -> Iterator[str]:
+    short, long = sorted(image.size)
+    has = {
+        "frames": getattr(image, "is_animated", False),
+        "turned": image.getexif().get(ExifTags.Base.Orientation, 1) != 1,
+        "cmyk": image.mode == "CMYK",
+        "profile": b"sRGB" not in image.info.get("icc_profile", b"sRGB"),
+        "colour": channels == 1
+        and not _is_deep(image)
+        and image.mode not in ("1", "L", "LA", "La"),
+        "small": short < image_size,
+        "narrow": long > _LOST_AT * short,
+        "deep": _is_deep(image) or any(";16" in str(tile) for tile in getattr(image, "tile", ())),
+    }
+    yield from (name for name, value in has.items() if value)
+    if _is_deep(image) and np.asarray(image).max() <= _TWELVE_BITS:
+        yield "dark"
+    if image.has_transparency_data and not _is_opaque(image):
+        yield "transparent"
+
+
+def _is_opaque(image: Image.Image) -> bool:
+    if _is_deep(image):
+        image = _from_deep_greys(image)
+    if image.mode == "La":
+        image = image.convert("LA")
+    return bool(image.convert("RGBA").getchannel("A").getextrema()[0] == _OPAQUE)
