@@ -52,6 +52,11 @@ def first_tensor(inputs: Inputs) -> Tensor:
     return inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
 
 
+def tensors_of(inputs: Inputs) -> list[Tensor]:
+    """All tensors of inputs."""
+    return [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
+
+
 def on_cpu(inputs: Inputs) -> Inputs:
     """Inputs without gradient, on the CPU."""
     return each(inputs, lambda tensor: tensor.detach().cpu())

@@ -8,7 +8,7 @@ import torch
 from tutelage.config import build_job, read_recipe
 from tutelage.data.arrays import ArraySource, load_arrays
 from tutelage.data.loading import Reader, in_order, iterate
-from tutelage.errors import DataError
+from tutelage.errors import ConfigError, DataError
 
 RECIPE = """
 task: classification
@@ -43,7 +43,7 @@ def test_rows_are_those_of_the_files(tmp_path, kind, shape):
     assert classes.dtype == torch.int64
     assert classes.tolist() == labels[ids.numpy()].tolist()
     assert isinstance(source.inputs, np.memmap)
-    assert source.highest_label() == 2
+    assert source.highest_label == 2
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
@@ -92,8 +92,9 @@ def of_objects():
         ("inputs.npy", np.zeros(50, np.float32), "one row a sample"),
         ("inputs.npy", np.zeros((50, 2), np.complex64), "one row a sample"),
         ("inputs.npy", np.zeros((49, 2), np.float32), "49 inputs and 50 labels"),
-        ("labels.npy", np.zeros((50, 2), np.int64), "one whole number a sample"),
-        ("labels.npy", np.zeros(50, np.float32), "one whole number a sample"),
+        ("labels.npy", np.zeros((50, 2), np.int64), "several numbers a sample"),
+        ("labels.npy", np.full(50, 0.5, np.float32), r"sample 0: the label is 0\.5"),
+        ("labels.npy", np.full(50, -1), "sample 0: the label is -1, which stands for 'no label'"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path, name, content, match):
@@ -132,4 +133,29 @@ def test_parts_of_another_shape_are_refused(tmp_path):
     write(tmp_path / "train")
     write(tmp_path / "test", shape=(5,))
     with pytest.raises(DataError, match=r"rows of shape \(5,\), but those of train have \(6,\)"):
+        load_arrays(tmp_path)
+
+
+def test_float64_inputs_and_a_column_of_whole_floats_are_taken(tmp_path):
+    inputs, labels = write(tmp_path / "a")
+    np.save(tmp_path / "a" / "inputs.npy", inputs.astype(np.float64))
+    np.save(tmp_path / "a" / "labels.npy", labels.astype(np.float32)[:, None])
+    got, classes = ArraySource(tmp_path / "a").fetch(torch.arange(5))
+    assert got.dtype == torch.float32
+    assert torch.equal(got, torch.from_numpy(inputs[:5]).float())
+    assert classes.tolist() == labels[:5].tolist()
+
+
+def test_arrays_of_one_class_or_with_another_number_of_channels_are_refused(tmp_path):
+    for part in ("train", "test"):
+        write(tmp_path / part, shape=(3, 4, 4))
+    with pytest.raises(ConfigError, match=r"data\.mean: 1 values, but the inputs have 3 channels"):
+        load_arrays(tmp_path, mean=(0.5,), std=(0.5,))
+    with pytest.raises(ConfigError, match="mean and std belong together"):
+        load_arrays(tmp_path, mean=(0.5,) * 3)
+    with pytest.raises(DataError, match=r"is a file. Give a folder with train/"):
+        load_arrays(tmp_path / "train" / "inputs.npy")
+    labels = np.load(tmp_path / "train" / "labels.npy")
+    np.save(tmp_path / "train" / "labels.npy", np.zeros_like(labels))
+    with pytest.raises(DataError, match="every label is 0"):
         load_arrays(tmp_path)

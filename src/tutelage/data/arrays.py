@@ -1,6 +1,7 @@
 """Samples in NumPy files on disk, mapped and not read: data of any size in constant memory."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tutelage.data.labels import check_count, class_numbers
 from tutelage.data.sources import Samples, Splits
-from tutelage.errors import DataError
+from tutelage.errors import ConfigError, DataError
 
 INPUTS, LABELS = "inputs.npy", "labels.npy"
 LOOKED_AT = 4096
 LABELS_AT_ONCE = 2**20
-_KINDS = ("float32", "float16", "uint8")
+_KINDS = ("float32", "float16", "float64", "uint8")
 
 
 class ArraySource:
@@ -41,16 +43,10 @@ class ArraySource:
                 f"{folder / INPUTS}: holds {self.inputs.dtype} of shape {self.inputs.shape}; one "
                 f"row a sample of {', '.join(_KINDS)} is needed. Write it with numpy.save."
             )
-        if self.labels.ndim != 1 or self.labels.dtype.kind not in "iu":
-            raise DataError(
-                f"{folder / LABELS}: holds {self.labels.dtype} of shape {self.labels.shape}; one "
-                "whole number a sample is needed."
-            )
-        if len(self.inputs) != len(self.labels) or len(self.labels) == 0:
-            raise DataError(
-                f"{folder}: {len(self.inputs)} inputs and {len(self.labels)} labels. Each sample "
-                "needs one of both."
-            )
+        if self.labels.ndim == 2 and self.labels.shape[1] == 1:
+            self.labels = self.labels[:, 0]
+        self.highest_label = self._check_labels()
+        check_count(len(self.inputs), len(self.labels), str(folder))
         self.fingerprint = self._fingerprint()
 
     def _fingerprint(self) -> str:
@@ -69,14 +65,20 @@ class ArraySource:
         """Rows with these numbers."""
         rows = ids.numpy()
         inputs = torch.from_numpy(np.asarray(self.inputs[rows]))
-        if inputs.dtype == torch.float16:
+        if inputs.is_floating_point():
             inputs = inputs.float()
         return inputs, torch.from_numpy(self.labels[rows].astype(np.int64))
 
-    def highest_label(self) -> int:
+    def _check_labels(self) -> int:
         """The highest label; all of them are looked at, some at a time."""
-        starts = range(0, len(self), LABELS_AT_ONCE)
-        return max(int(self.labels[start : start + LABELS_AT_ONCE].max()) for start in starts)
+        parts = [
+            class_numbers(
+                np.asarray(self.labels[start : start + LABELS_AT_ONCE]),
+                f"{self.folder / LABELS}, from row {start}",
+            )
+            for start in range(0, max(1, len(self.labels)), LABELS_AT_ONCE)
+        ]
+        return max((int(part.max()) for part in parts if len(part)), default=-1)
 
 
 def load_arrays(
@@ -98,6 +100,11 @@ def load_arrays(
     Raises:
         DataError: A folder or a file is missing or does not fit.
     """
+    if path.is_file():
+        raise DataError(
+            f"data.path: {path} is a file. Give a folder with train/ and test/ in it, each with "
+            f"{INPUTS} and {LABELS}, written with numpy.save."
+        )
     train, test = ArraySource(path / "train"), ArraySource(path / "test")
     valid = ArraySource(path / "valid") if (path / "valid").is_dir() else None
     for name, part in (("test", test), ("valid", valid)):
@@ -106,9 +113,28 @@ def load_arrays(
                 f"{path / name / INPUTS}: rows of shape {part.inputs.shape[1:]}, but those of "
                 f"train have {train.inputs.shape[1:]}. All parts need one shape."
             )
-    count = num_classes or train.highest_label() + 1
+    _check_normalisation(train, mean, std)
+    count = num_classes or train.highest_label + 1
+    if count < 2:
+        raise DataError(
+            f"{path / 'train' / LABELS}: every label is 0. Classification needs at least two "
+            "classes, numbered from 0."
+        )
     names = tuple(str(number) for number in range(count))
     return Splits(train, valid, test, names, mean, std)
+
+
+def _check_normalisation(
+    train: ArraySource, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> None:
+    if (mean is None) != (std is None):
+        raise ConfigError("data: mean and std belong together; give both or neither.")
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != train.inputs.shape[1]:
+            raise ConfigError(
+                f"data.{name}: {len(values)} values, but the inputs have {train.inputs.shape[1]} "
+                f"channels (shape {train.inputs.shape}). Give one for each channel."
+            )
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from tutelage.data.labels import check_range
 from tutelage.data.order import shuffled
 from tutelage.data.sources import Source
 from tutelage.data.views import Identity, ViewPolicy
@@ -43,8 +44,8 @@ class Reader(Dataset[Batch]):
         self.source = source
         self.views = views or Identity()
         self.num_classes = num_classes
-        self.mean = None if mean is None else torch.tensor(mean).view(-1, 1, 1)
-        self.std = None if std is None else torch.tensor(std).view(-1, 1, 1)
+        self.mean = None if mean is None else torch.tensor(mean)
+        self.std = None if std is None else torch.tensor(std)
 
     @property
     def fingerprint(self) -> str:
@@ -63,8 +64,8 @@ class Reader(Dataset[Batch]):
 
     @property
     def _normalisation(self) -> str:
-        mean = None if self.mean is None else self.mean.flatten().tolist()
-        std = None if self.std is None else self.std.flatten().tolist()
+        mean = None if self.mean is None else self.mean.tolist()
+        std = None if self.std is None else self.std.tolist()
         return f"mean={mean} std={std}"
 
     @property
@@ -96,7 +97,7 @@ class Reader(Dataset[Batch]):
         inputs, labels = self.source.fetch(sample_ids)
         has_gaps = has_unlabelled(self.source)
         if labels is not None and self.num_classes is not None:
-            _check_labels(labels, sample_ids, self.num_classes, has_gaps)
+            check_range(labels, sample_ids, self.num_classes, may_lack=has_gaps)
         viewed = self._normalise(self._view(inputs, sample_ids, view_ids))
         is_labelled = labels != UNLABELLED if has_gaps and labels is not None else None
         return Batch(viewed, labels, sample_ids, view_ids, is_labelled=is_labelled)
@@ -117,15 +118,30 @@ class Reader(Dataset[Batch]):
         is_bytes = inputs.dtype == torch.uint8
         if self.mean is None or self.std is None:
             return inputs.float().div_(255) if is_bytes else inputs
+        mean, std = of_channels(self.mean, inputs), of_channels(self.std, inputs)
         if is_bytes:  # one multiplication and one subtraction, both in place
-            return inputs.float().mul_(1 / (255 * self.std)).sub_(self.mean / self.std)
-        return (inputs - self.mean).div_(self.std)
+            return inputs.float().mul_(1 / (255 * std)).sub_(mean / std)
+        return (inputs - mean).div_(std)
 
     def pixels(self, inputs: Inputs) -> Inputs:
         """Normalised inputs back to 0..1; others as they are."""
         if self.mean is None or self.std is None or not isinstance(inputs, Tensor):
             return inputs
-        return inputs * self.std + self.mean
+        return inputs * of_channels(self.std, inputs) + of_channels(self.mean, inputs)
+
+
+def of_channels(values: Float[Tensor, " channels"], inputs: Tensor) -> Tensor:
+    """Values of the channels, shaped so that they fit inputs of any number of further axes.
+
+    Raises:
+        DataError: There are not as many as the inputs have channels.
+    """
+    if inputs.ndim < 2 or inputs.shape[1] != len(values):
+        raise DataError(
+            f"mean and std have {len(values)} values, one a channel, but the inputs have the shape "
+            f"{tuple(inputs.shape)} (samples, channels, ...). Give one for each channel."
+        )
+    return values.view(-1, *(1,) * (inputs.ndim - 2))
 
 
 def training_requests(
@@ -294,19 +310,3 @@ def _order_seed(seed: int, epoch: int) -> int:
 def has_unlabelled(source: Source) -> bool:
     """Whether some samples of a source have a label and others have none."""
     return bool(getattr(source, "is_partly_labelled", False))
-
-
-def _check_labels(labels: Tensor, sample_ids: Tensor, num_classes: int, has_gaps: bool) -> None:
-    if labels.is_floating_point():  # embeddings, not class numbers
-        return
-    outside = (labels < 0) | (labels >= num_classes)
-    if has_gaps or labels.ndim > 1:  # some samples or tokens have none
-        outside &= labels != UNLABELLED
-    wrong = outside.nonzero()
-    if len(wrong) == 0:
-        return
-    place = tuple(wrong[0].tolist())
-    raise DataError(
-        f"Sample {int(sample_ids[place[0]])} has label {int(labels[place])}; allowed are 0 to "
-        f"{num_classes - 1}, one a class. Renumber the labels or mend num_classes."
-    )

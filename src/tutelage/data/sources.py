@@ -1,20 +1,27 @@
 """Where samples come from: one way to ask for many samples by number, whatever holds them."""
 
-import contextlib
 import hashlib
-from collections.abc import Sequence, Sized
+import re
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
+from tutelage.data.items import as_tensor, split_item
+from tutelage.data.labels import check_count, class_number, class_numbers
+from tutelage.data.randomness import FixedDraws, random_state_kept, seed_random
 from tutelage.errors import DataError
 from tutelage.types import Inputs, tensor_bytes
 
+FINGERPRINTED = 64  # items of a data set
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 Samples = tuple[Inputs, Shaped[Tensor, "batch ..."] | None]
+Item = tuple[Tensor, int | None]
 
 
 @runtime_checkable
@@ -48,17 +55,21 @@ class TensorSource:
 
     Args:
         inputs: One row a sample.
-        labels: One class number a row, or None.
+        labels: One class number a row, of any numeric type, or None.
+
+    Raises:
+        DataError: There are no samples, labels differ from inputs in number, or one of them is no
+            class number.
     """
 
     is_fast = True
 
-    def __init__(
-        self, inputs: Shaped[Tensor, "n ..."], labels: Int[Tensor, " n"] | None = None
-    ) -> None:
+    def __init__(self, inputs: Shaped[Tensor, "n ..."], labels: Any = None) -> None:
         """Hold the tensors, without a copy, and fingerprint them."""
         self.inputs = inputs.contiguous()
-        self.labels = None if labels is None else labels.long()
+        self.labels = None if labels is None else class_numbers(labels, "labels")
+        count = len(self.inputs)
+        check_count(count, count if self.labels is None else len(self.labels), "data")
         digest = hashlib.sha256(repr((tuple(inputs.shape), str(inputs.dtype))).encode())
         digest.update(tensor_bytes(self.inputs))
         if self.labels is not None:
@@ -80,36 +91,81 @@ class DatasetSource:
     """Any map-style data set whose items are (input, label) pairs, dicts of both, or inputs alone.
 
     Its fingerprint covers the length and up to 64 items spread evenly, labels included: enough to
-    tell data sets apart, not to notice one changed picture among a million.
+    tell data sets apart, not to notice one changed picture among a million. Where items change
+    from call to call, as under random transforms, it covers length, kind, transforms and labels.
 
     Args:
-        dataset: Anything with `__len__` and `__getitem__`; items must be alike from call to call
-            (random augmentation belongs in a view policy).
+        dataset: Anything with `__len__` and `__getitem__`.
         version: More text for the fingerprint, for what the sampled items cannot show.
+
+    Attributes:
+        is_random: Whether items differ from call to call. Up to 128 of them are asked for twice,
+            under random numbers of their own.
     """
 
     is_fast = False
 
     def __init__(self, dataset: Any, version: str = "") -> None:
         """Wrap the data set and look at a few of its items."""
-        if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
-            raise DataError(
-                f"{type(dataset).__name__} is not a map-style data set: it needs __len__ and "
-                "__getitem__. Turn a stream into a list, or write it to a folder first."
-            )
-        if len(dataset) == 0:
-            raise DataError(f"{type(dataset).__name__} is empty. Training needs samples.")
+        _check_map_style(dataset)
         self.dataset = dataset
-        self.fingerprint = self._fingerprint(version)
+        self.version = version
+        self.has_labels: bool | None = None
+        with random_state_kept():
+            seed_random(0)
+            items = {number: self._item(number) for number in self._spread()}
+            self.is_random = self._differs(items)
+        self.fingerprint = self._fingerprint(items)
 
-    def _fingerprint(self, version: str) -> str:
-        count = len(self)
-        digest = hashlib.sha256(f"{count} {version}".encode())
-        for number in sorted({round(i * (count - 1) / 63) for i in range(64)}):
-            inputs, label = self._item(number)
-            digest.update(tensor_bytes(inputs))
+    def _spread(self) -> list[int]:
+        """Numbers of the items that are looked at, spread evenly; all where there are fewer."""
+        last = len(self) - 1
+        return sorted({round(i * last / (FINGERPRINTED - 1)) for i in range(FINGERPRINTED)})
+
+    def _differs(self, items: Mapping[int, Item]) -> bool:
+        """Whether an item is another when it is asked for once more."""
+        rounds = -(-FINGERPRINTED // len(items))  # of a small data set each is asked for often
+        again = (number for _ in range(rounds) for number in items)
+        if any(not _is_same(items[number], self._item(number)) for number in again):
+            return True
+        numbers = sorted(items)
+        between = {(one + next_one) // 2 for one, next_one in pairwise(numbers)} - set(numbers)
+        return any(not _is_same(self._item(number), self._item(number)) for number in between)
+
+    def _fingerprint(self, items: Mapping[int, Item]) -> str:
+        digest = hashlib.sha256(f"{len(self)} {self.version}".encode())
+        if self.is_random:
+            digest.update(
+                repr([type(self.dataset).__qualname__, *_transforms(self.dataset)]).encode()
+            )
+            items = {} if self._has_random_labels(items) else items
+        for inputs, label in items.values():
+            if not self.is_random:
+                digest.update(tensor_bytes(inputs))
             digest.update(str(label).encode())
         return digest.hexdigest()[:16]
+
+    def _has_random_labels(self, items: Mapping[int, Item]) -> bool:
+        with random_state_kept():
+            seed_random(1)
+            return any(label != self._item(number)[1] for number, (_, label) in items.items())
+
+    def with_fixed_draws(self) -> "DatasetSource":
+        """The same items with the random numbers of each fixed, to be the same at every call.
+
+        Raises:
+            DataError: They draw from a generator of their own, which cannot be fixed from here.
+        """
+        if not self.is_random:
+            return self
+        fixed = DatasetSource(FixedDraws(self.dataset), self.version)
+        if not fixed.is_random:
+            return fixed
+        raise DataError(
+            f"{type(self.dataset).__name__}: its items differ from call to call, by random numbers "
+            "of its own. What is judged on must be the same each time: give data without random "
+            "transforms."
+        )
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -127,16 +183,14 @@ class DatasetSource:
         shapes = {tuple(inputs.shape): number for (inputs, _), number in pairs}
         if len(shapes) > 1:
             raise DataError(
-                f"Samples differ in shape: {shapes} (shape: a sample that has it). Resize them to "
-                "one size, for example with image_size in the recipe."
+                f"Samples differ in shape: {shapes} (shape: a sample that has it). Bring them to "
+                "one size, for example with torchvision.transforms.v2.Resize((64, 64))."
             )
         inputs = torch.stack([inputs for inputs, _ in items])
-        labels = [label for _, label in items]
-        if any(label is None for label in labels):
-            return inputs, None
-        return inputs, torch.tensor(labels, dtype=torch.long)
+        labels = [label for _, label in items if label is not None]
+        return inputs, torch.tensor(labels, dtype=torch.long) if labels else None
 
-    def _item(self, number: int) -> tuple[Tensor, int | None]:
+    def _item(self, number: int) -> Item:
         try:
             item = self.dataset[number]
         except (DataError, KeyboardInterrupt):
@@ -146,37 +200,63 @@ class DatasetSource:
                 f"Sample {number} of {type(self.dataset).__name__} cannot be read: "
                 f"{type(error).__name__}: {error}. Mend or remove it."
             ) from error
-        return _split_item(item, number)
+        place = f"Sample {number}"
+        inputs, label = split_item(item, place)
+        if self.has_labels is None:
+            self.has_labels = label is not None
+        if self.has_labels != (label is not None):
+            raise DataError(
+                f"{place}: it has {'a' if label is not None else 'no'} label, unlike the samples "
+                "before it. Give every sample one, or none."
+            )
+        found = None if label is None else class_number(label, place)
+        return as_tensor(inputs, place), found
 
 
-def _split_item(item: Any, number: int) -> tuple[Tensor, int | None]:
-    """Input and label of one item, in whichever of the usual forms it comes."""
-    match item:
-        case {"input": inputs, "label": label}:
-            pass
-        case (inputs, label):
-            pass
-        case inputs:
-            label = None
-    if isinstance(inputs, np.ndarray):
-        inputs = torch.as_tensor(inputs)
-    if not isinstance(inputs, Tensor):
+def _check_map_style(dataset: Any) -> None:
+    is_stream = isinstance(dataset, IterableDataset)
+    if is_stream or not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
         raise DataError(
-            f"Sample {number}: the input is a {type(inputs).__name__}, not a tensor. Give the data "
-            "set a transform that ends in a tensor (torchvision.transforms.v2.ToImage())."
+            f"{type(dataset).__name__} is not a map-style data set: it needs __len__ and "
+            "__getitem__. Turn a stream into a list, or write it to a folder first."
         )
-    return inputs, None if label is None else _class_number(label, number)
+    if len(dataset) == 0:
+        raise DataError(f"{type(dataset).__name__} is empty. Training needs samples.")
 
 
-def _class_number(label: Any, number: int) -> int:
-    with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):
-        whole = int(label)
-        if whole == label:
-            return whole
-    raise DataError(
-        f"Sample {number}: the label is {label!r}, not a whole number. Number the classes from 0 "
-        "and give one number a sample."
-    )
+def _is_same(one: Item, other: Item) -> bool:
+    """Whether two items are alike, bit for bit, so that NaN is NaN."""
+    (inputs, label), (others, other_label) = one, other
+    is_alike = inputs.shape == others.shape and inputs.dtype == others.dtype
+    return is_alike and label == other_label and tensor_bytes(inputs) == tensor_bytes(others)
+
+
+def _transforms(dataset: Any) -> Iterator[str]:
+    """What a data set, and those that it wraps, say of their transforms."""
+    for name in ("transform", "target_transform", "transforms"):
+        if (found := getattr(dataset, name, None)) is not None:
+            yield _ADDRESS.sub("", repr(found))
+    if (inner := getattr(dataset, "dataset", None)) is not None:
+        yield from _transforms(inner)
+
+
+def is_random(source: Source) -> bool:
+    """Whether the samples of a source differ from call to call."""
+    return bool(getattr(source, "is_random", False))
+
+
+def with_fixed_draws(source: Source) -> Source:
+    """The same samples, each the same at every call.
+
+    Raises:
+        DataError: Their random numbers cannot be fixed from here.
+    """
+    match source:
+        case DatasetSource():
+            return source.with_fixed_draws()
+        case SubsetSource():
+            return SubsetSource(with_fixed_draws(source.source), source.ids)
+    return source
 
 
 class SubsetSource:
@@ -192,6 +272,7 @@ class SubsetSource:
         self.source = source
         self.ids = ids.long()
         self.is_fast = source.is_fast
+        self.is_random = is_random(source)
         lengths: Tensor | None = getattr(source, "lengths", None)
         self.lengths = None if lengths is None else lengths[self.ids]
         chosen = hashlib.sha256(tensor_bytes(self.ids)).hexdigest()[:16]

@@ -1,6 +1,6 @@
 """Texts with labels: from files, folders and data sets of `datasets` to tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tutelage.data.cutting import Cutter, load_tokenizer
+from tutelage.data.labels import class_name, class_names
 from tutelage.data.sources import Splits
 from tutelage.data.tables import READERS, Table, class_folders, read_class_folders, read_table
 from tutelage.errors import DataError, require
@@ -20,6 +21,7 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "test": ("test",),
 }
 PURPOSE = "Reading texts"
+MOST_NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,15 @@ class Examples:
         """The labels as they stand."""
         values = self.table.column(self.columns.label, "data.label_column")
         return [values[row] for row in self.rows]
+
+    @property
+    def class_names(self) -> list[str]:
+        """The labels as names of classes.
+
+        Raises:
+            DataError: One is none; the message says where it stands.
+        """
+        return [class_name(label, self.place(row)) for row, label in enumerate(self.labels)]
 
     def place(self, number: int) -> str:
         """Where an example stands, for messages."""
@@ -262,9 +273,10 @@ def transfer_table(path: str | Path, column: str) -> Examples:
 def _classified(
     parts: Mapping[str, Examples], cut: "Cutter", transfer: Sequence[Examples]
 ) -> Splits:
-    names = class_names([str(label) for label in parts["train"].labels])
+    given = {part: examples.class_names for part, examples in parts.items()}
+    names = class_names(given["train"], "data.label_column")
     numbers = {name: number for number, name in enumerate(names)}
-    labels = {part: _numbered(examples, numbers) for part, examples in parts.items()}
+    labels = {part: _numbered(parts[part], of_part, numbers) for part, of_part in given.items()}
     texts = {part: checked_texts(examples, "data.text_column") for part, examples in parts.items()}
     more = [
         text for examples in transfer for text in checked_texts(examples, "data.transfer_column")
@@ -288,41 +300,20 @@ def _classified(
     )
 
 
-def class_names(labels: Sequence[str]) -> list[str]:
-    """All classes in the order of their numbers: whole numbers by size, other names by letters.
-
-    Raises:
-        DataError: There is only one.
-    """
-    found = sorted(set(labels), key=lambda name: (0, int(name)) if _is_whole(name) else (1, name))
-    if len(found) < 2:
-        raise DataError(
-            f"data.label_column: all training texts have the label {found[0]!r}. Classification "
-            "needs at least two classes; is it the right column?"
-        )
-    return found
-
-
-def _is_whole(name: str) -> bool:
-    return name.lstrip("-").isdecimal()
-
-
-def _numbered(examples: Examples, numbers: Mapping[str, int]) -> list[int]:
-    found = []
-    for row, label in enumerate(examples.labels):
-        if label is None or str(label) == "":
+def _numbered(examples: Examples, names: Sequence[str], numbers: Mapping[str, int]) -> list[int]:
+    for row, name in enumerate(names):
+        if name not in numbers:
             raise DataError(
-                f"{examples.place(row)}: the label is empty. Give one, or put the text into "
-                "data.transfer, which needs none."
+                f"{examples.place(row)}: the label {name!r} stands nowhere in the training "
+                f"texts. Known: {some_names(numbers)}."
             )
-        if str(label) not in numbers:
-            known = ", ".join(list(numbers)[:8])
-            raise DataError(
-                f"{examples.place(row)}: the label {str(label)!r} stands nowhere in the training "
-                f"texts. Known: {known}{', ...' if len(numbers) > 8 else ''}."
-            )
-        found.append(numbers[str(label)])
-    return found
+    return [numbers[name] for name in names]
+
+
+def some_names(names: Collection[str]) -> str:
+    """The first few of many classes, for messages."""
+    more = ", ..." if len(names) > MOST_NAMED else ""
+    return ", ".join(list(names)[:MOST_NAMED]) + more
 
 
 def checked_texts(examples: Examples, setting: str) -> list[str]:

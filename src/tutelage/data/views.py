@@ -1,10 +1,8 @@
 """Views: versions of a sample that can be named and replayed, so that teachers can be cached."""
 
 import math
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import torch
@@ -12,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from tutelage.data.randomness import random_state_kept, seed_random
 from tutelage.errors import ConfigError, ShapeError
 from tutelage.files import fingerprint
 
@@ -205,7 +204,7 @@ class SeededViews(ViewPolicy):
 
     Args:
         transform: Any torchvision v2 pipeline, or another callable on one sample that draws from
-            torch's or Python's random numbers.
+            the random numbers of torch, NumPy or Python.
         num_views: Draws per sample.
         seed: Another seed gives other draws.
         version: What the fingerprint says of the transform; its `repr` if not given.
@@ -238,7 +237,7 @@ class SeededViews(ViewPolicy):
     ) -> Shaped[Tensor, "batch ..."]:
         """Each sample transformed under the seed of its view."""
         seeds = mix(sample_ids, view_ids, self.seed).tolist()
-        with _outside_random_state():
+        with random_state_kept():
             views = [self._draw(sample, seed) for sample, seed in zip(inputs, seeds, strict=True)]
         if len({view.shape for view in views}) > 1:
             raise ShapeError(
@@ -248,19 +247,8 @@ class SeededViews(ViewPolicy):
         return torch.stack(views)
 
     def _draw(self, sample: Tensor, seed: int) -> Tensor:
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds accelerators too
-        random.seed(seed)
+        seed_random(seed)
         return self.transform(sample)
-
-
-@contextmanager
-def _outside_random_state() -> Iterator[None]:
-    state = random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(state)
 
 
 def _at_least_one(name: str, value: int) -> int:

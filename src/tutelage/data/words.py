@@ -4,14 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tutelage.data.cutting import Cutter, load_tokenizer
+from tutelage.data.labels import class_name, class_names, is_saved_list
 from tutelage.data.sources import Splits
 from tutelage.data.text import (
     Columns,
     Examples,
-    class_names,
     held_out_parts,
     read_parts,
+    some_names,
 )
 from tutelage.data.tokens import TokenSource
 from tutelage.errors import DataError
@@ -54,7 +57,9 @@ def load_words(
             "tokenizer.json."
         )
     tagged = {part: _tagged(examples) for part, examples in parts.items()}
-    names = class_names([label for _, labels in tagged["train"] for label in labels])
+    names = class_names(
+        (label for _, labels in tagged["train"] for label in labels), "data.label_column"
+    )
     numbers = {name: number for number, name in enumerate(names)}
     train, valid, test = (
         _source(parts[part], tagged[part], numbers, cut) for part in ("train", "valid", "test")
@@ -68,20 +73,40 @@ Tagged = list[tuple[list[str], list[str]]]
 def _tagged(examples: Examples) -> Tagged:
     rows = []
     for row, (text, label) in enumerate(zip(examples.texts, examples.labels, strict=True)):
-        words, labels = _listed(text), [str(entry) for entry in _listed(label)]
+        place = examples.place(row)
+        words = [_word(word, place) for word in _listed(text, place)]
+        labels = [class_name(entry, place) for entry in _listed(label, place)]
         if not words:
-            raise DataError(f"{examples.place(row)}: it has no words. Remove the row.")
+            raise DataError(f"{place}: it has no words. Remove the row.")
         if len(words) != len(labels):
             raise DataError(
-                f"{examples.place(row)}: {len(words)} words, but {len(labels)} labels. Give each "
+                f"{place}: {len(words)} words, but {len(labels)} labels. Give each "
                 "word one, in lists or with spaces between them."
             )
         rows.append((words, labels))
     return rows
 
 
-def _listed(value: Any) -> list[Any]:
-    return value.split() if isinstance(value, str) else list(value)
+def _listed(value: Any, place: str) -> list[Any]:
+    if isinstance(value, str) and is_saved_list(value):
+        raise DataError(
+            f"{place}: {value!r:.80} is a list that was written as text. Write the words with "
+            "spaces between them, or lists in a .jsonl or .parquet file."
+        )
+    if isinstance(value, str):
+        return value.split()
+    if not isinstance(value, Sequence | np.ndarray):
+        raise DataError(
+            f"{place}: a {type(value).__name__} stands where words or their labels should. Give "
+            "lists, or text with spaces between the words."
+        )
+    return list(value)
+
+
+def _word(word: Any, place: str) -> str:
+    if not isinstance(word, str):
+        raise DataError(f"{place}: {word!r:.80} is a {type(word).__name__}, not a word.")
+    return word
 
 
 def _source(
@@ -115,6 +140,6 @@ def _of_tokens(
         if label not in numbers:
             raise DataError(
                 f"{examples.place(row)}: the label {label!r} stands nowhere in the training texts. "
-                f"Known: {', '.join(list(numbers)[:8])}."
+                f"Known: {some_names(numbers)}."
             )
     return [UNLABELLED if word == UNLABELLED else numbers[labels[word]] for word in of_tokens]

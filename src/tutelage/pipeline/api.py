@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.data.sources import DatasetSource, Source, Splits, TensorSource, split_off
+from tutelage.data.forms import as_source, loader_note
+from tutelage.data.sources import Source, Splits, is_random, split_off, with_fixed_draws
 from tutelage.data.views import Identity, ViewPolicy
 from tutelage.deploy import export_checked
 from tutelage.engine import OptimizerSettings, TrainSettings
@@ -27,6 +28,12 @@ from tutelage.pipeline.run import run_job
 from tutelage.records import ParityRow, RunRecord, Summary, Verdict
 from tutelage.report import write_report
 from tutelage.types import each
+
+RANDOM_NOTE = (
+    "The training data are random: an item differs from call to call, as under random transforms. "
+    "Teacher and student see the same draw, but a training that goes on after an interruption sees "
+    "other draws than one without. SeededViews makes augmentation repeatable."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,10 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
     Args:
         teacher: A trained network that gives logits.
         student: A network that gives as many logits, untrained or half trained.
-        train_data: A map-style data set of (input, label) pairs, or a tuple of two tensors.
+        train_data: A map-style data set of (input, label) pairs or {"image": ..., "label": ...}
+            mappings; a tuple (inputs, labels) of tensors, arrays or lists; or a DataLoader, whose
+            data set is taken. Random augmentation belongs in `views`; in the data set it rules
+            out a codec.
         valid_data: For model selection; a tenth of the training data if not given.
         test_data: For the numbers reported; the validation data if not given, and the record's
             notes then say that selection and test share samples.
@@ -166,31 +176,6 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
     return Distilled(finished.student.selected.cpu(), finished.record, job.out, job)
 
 
-def as_source(data: Any, name: str) -> Source:
-    """Any of the usual forms of data as a source.
-
-    Args:
-        data: A Source, a tuple (inputs, labels) of tensors, or a map-style data set.
-        name: The argument, for messages.
-
-    Raises:
-        DataError: It is none of these.
-    """
-    if isinstance(data, Source):
-        return data
-    match data:
-        case (Tensor() as inputs, Tensor() as labels):
-            return TensorSource(inputs, labels)
-        case Tensor():
-            return TensorSource(data)
-        case str() | bytes() | Path():
-            raise DataError(
-                f"{name}: got the path {data!r}. Load it first, for example with "
-                "torchvision.datasets.ImageFolder(path, transform)."
-            )
-    return DatasetSource(data)
-
-
 def _splits(train: Any, valid: Any, test: Any, notes: list[str]) -> Splits:
     train_source = as_source(train, "train_data")
     valid_source: Source
@@ -205,7 +190,32 @@ def _splits(train: Any, valid: Any, test: Any, notes: list[str]) -> Splits:
             "the epoch. Trust the last-epoch numbers, or pass test_data."
         )
     test_source = valid_source if test is None else as_source(test, "test_data")
-    return Splits(train_source, valid_source, test_source, class_names=())
+    for name, data in (("train_data", train), ("valid_data", valid), ("test_data", test)):
+        notes += loader_note(data, name)
+    if is_random(train_source):
+        notes.append(RANDOM_NOTE)
+    valid_name = "train_data" if valid is None else "valid_data"
+    valid_source = _judged_on(valid_source, valid_name, notes)
+    if test is None:
+        return Splits(train_source, valid_source, valid_source, class_names=())
+    return Splits(
+        train_source, valid_source, _judged_on(test_source, "test_data", notes), class_names=()
+    )
+
+
+def _judged_on(source: Source, name: str, notes: list[str]) -> Source:
+    """Samples for validation or test, which must be the same for every network."""
+    if not is_random(source):
+        return source
+    notes.append(
+        f"What was held out of or given as {name} draws random numbers for each item, as under "
+        "random transforms: each item's draw was fixed, so that all networks are judged on the "
+        "same. Give validation and test data without random transforms."
+    )
+    try:
+        return with_fixed_draws(source)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
 
 
 @torch.no_grad()

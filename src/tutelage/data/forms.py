@@ -1,0 +1,136 @@
+"""Data as people have them, as a source: tensors, arrays, data sets, loaders."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+    default_convert,
+)
+
+from tutelage.data.items import as_tensor, split_item
+from tutelage.data.sources import DatasetSource, Source, TensorSource
+from tutelage.errors import DataError
+
+_FORMS = (
+    "a map-style data set of (input, label) pairs, a tuple (inputs, labels) of tensors or "
+    "arrays, or a DataLoader of such a data set"
+)
+
+
+def as_source(data: Any, name: str) -> Source:
+    """Data in any of the usual forms as a source.
+
+    Args:
+        data: A Source; a tuple (inputs, labels) of tensors, arrays or lists; inputs alone; a
+            mapping of both, as NumPy's files and columns come; a map-style data set; or a
+            DataLoader, of which its data set is taken.
+        name: The argument, for messages.
+
+    Raises:
+        DataError: It is none of these, or a sample or a label cannot be used.
+    """
+    match data:
+        case Source():
+            return data
+        case str() | bytes() | Path():
+            raise DataError(
+                f"{name}: got the path {data!r}. Load it first, for example with "
+                "torchvision.datasets.ImageFolder(path, transform)."
+            )
+        case None:
+            raise DataError(f"{name}: got None. Give {_FORMS}.")
+    try:
+        return _as_source(data)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+
+
+def _as_source(data: Any) -> Source:
+    match data:
+        case DataLoader():
+            return DatasetSource(_dataset_of(data))
+        case Mapping():
+            return _of_columns(data)
+        case tuple() if len(data) != 2 and any(map(_is_array, data)):
+            raise DataError(f"got a tuple of {len(data)}. Give (inputs, labels).")
+        case tuple((inputs, labels)) if _is_columns(inputs):
+            return TensorSource(as_tensor(inputs, "inputs"), labels)
+        case list([inputs, labels]) if _is_columns(inputs) and _is_as_long(inputs, labels):
+            return TensorSource(as_tensor(inputs, "inputs"), labels)
+    if _is_array(data):
+        return TensorSource(as_tensor(data, "inputs"))
+    return DatasetSource(data)
+
+
+def _of_columns(data: Mapping[Any, Any]) -> Source:
+    inputs, labels = split_item(data, "its columns")
+    if not _is_columns(inputs):
+        raise DataError(
+            f"got a mapping whose input is a {type(inputs).__name__}. Give one part of the data, "
+            f"such as data['train'], in one of these forms: {_FORMS}."
+        )
+    return TensorSource(as_tensor(inputs, "inputs"), labels)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor) or hasattr(value, "__array__")
+
+
+def _is_columns(value: Any) -> bool:
+    """Whether it is one row a sample, and not one pair of them."""
+    return _is_array(value) or (isinstance(value, list) and bool(value) and not _has_pairs(value))
+
+
+def _has_pairs(value: list[Any]) -> bool:
+    return isinstance(value[0], tuple | Mapping)
+
+
+def _is_as_long(inputs: Any, labels: Any) -> bool:
+    """Whether a list of two arrays is (inputs, labels) and not two samples."""
+    shapes = [np.shape(value) for value in (inputs, labels) if _is_array(value)]
+    return len(shapes) == 2 and len(shapes[0]) > len(shapes[1]) and shapes[0][:1] == shapes[1][:1]
+
+
+def _dataset_of(loader: DataLoader[Any]) -> Any:
+    """A loader's data set, where the loader does nothing to it that would be lost.
+
+    Raises:
+        DataError: It collates, draws or weights samples in a way of its own.
+    """
+    if loader.collate_fn not in (default_collate, default_convert):
+        raise DataError(
+            "the DataLoader has a collate_fn of its own, which would be left out. Give a data set "
+            "whose items are (input, label) pairs of one shape."
+        )
+    batches, sampler = loader.batch_sampler, loader.sampler
+    is_usual = batches is None or type(batches) is BatchSampler
+    draws_all = type(sampler) is SequentialSampler or (
+        type(sampler) is RandomSampler
+        and not sampler.replacement
+        and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
+    )
+    if isinstance(loader.dataset, IterableDataset) or (is_usual and draws_all):
+        return loader.dataset
+    raise DataError(
+        f"the DataLoader draws samples by a {type(sampler if is_usual else batches).__name__}, "
+        "which would be left out. Give the data set itself, or a Subset of it."
+    )
+
+
+def loader_note(data: Any, name: str) -> list[str]:
+    """What a reader must know of data that were given as a loader."""
+    if not isinstance(data, DataLoader):
+        return []
+    return [
+        f"{name} was given as a DataLoader: its data set is read; batch size, order and workers "
+        "are those of the settings."
+    ]

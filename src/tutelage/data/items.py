@@ -1,0 +1,115 @@
+"""Items of map-style data sets, and whole arrays, in the forms in which people have them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tutelage.data.decoding import as_bytes
+from tutelage.errors import DataError
+
+INPUT_NAMES = (
+    "input",
+    "inputs",
+    "image",
+    "images",
+    "img",
+    "pixel_values",
+    "input_values",
+    "input_features",
+    "features",
+    "data",
+    "x",
+)
+LABEL_NAMES = ("label", "labels", "target", "targets", "y")
+_FORMS = "(input, label), {'image': ..., 'label': ...}, or the input alone"
+
+
+def split_item(item: Any, place: str) -> tuple[Any, Any]:
+    """Input and label of an item; the label is None where there is none.
+
+    Args:
+        item: A pair, a mapping with one input and at most one label under one of the usual names,
+            or an input. Other entries of a mapping are not read.
+        place: Where it stands, for messages.
+
+    Raises:
+        DataError: It is in no such form, or more than one entry may be meant.
+    """
+    match item:
+        case Mapping():
+            return _of_mapping(item, place)
+        case (inputs, label):
+            return inputs, label
+        case tuple():
+            raise DataError(
+                f"{place}: it has {len(item)} entries. Allowed: {_FORMS}. Wrap the data set in one "
+                "that gives the two that count."
+            )
+    return item, None
+
+
+def _of_mapping(item: Mapping[Any, Any], place: str) -> tuple[Any, Any]:
+    inputs = [name for name in INPUT_NAMES if name in item]
+    labels = [name for name in LABEL_NAMES if name in item]
+    if len(inputs) != 1 or len(labels) > 1:
+        raise DataError(
+            f"{place}: its entries are {', '.join(map(str, item))}. One input is needed, named "
+            f"{', '.join(INPUT_NAMES)}, and at most one label, named {', '.join(LABEL_NAMES)}. "
+            "Rename or remove entries."
+        )
+    return item[inputs[0]], item[labels[0]] if labels else None
+
+
+def as_tensor(value: Any, place: str) -> Tensor:
+    """An input as a tensor, or many inputs as one.
+
+    Args:
+        value: A tensor; anything that NumPy takes as an array of numbers, of which float64 (its
+            default) and booleans become float32; or an image of PIL, which becomes bytes of shape
+            (channels, height, width).
+        place: Where it stands, for messages.
+
+    Raises:
+        DataError: It is none of these.
+    """
+    if isinstance(value, Image.Image):
+        return torch.from_numpy(as_bytes(value))
+    tensor = value if isinstance(value, Tensor) else _from_array(value, place)
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+        raise DataError(
+            f"{place}: the input is a tensor of {tensor.dtype} and layout {tensor.layout}. Give a "
+            "dense tensor of real numbers."
+        )
+    return tensor.detach().float() if tensor.dtype == torch.bool else tensor.detach()
+
+
+def _from_array(value: Any, place: str) -> Tensor:
+    if isinstance(value, str) or not (
+        isinstance(value, list | tuple) or hasattr(value, "__array__")
+    ):
+        raise DataError(f"{place}: {_no_tensor(value)}")
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # ragged lists, foreign arrays: anything can happen
+        raise DataError(f"{place}: the input is no array of numbers ({error}).") from error
+    if array.dtype.kind in "fb":
+        array = array.astype(np.float32, copy=False)
+    if array.dtype.kind not in "fi" and array.dtype != np.uint8:
+        raise DataError(
+            f"{place}: the input is an array of {array.dtype}. Give numbers: float32, or uint8 "
+            "for pixels from 0 to 255."
+        )
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    usable = native.flags.writeable and all(stride >= 0 for stride in native.strides)
+    return torch.from_numpy(native if usable else native.copy())
+
+
+def _no_tensor(value: Any) -> str:
+    return (
+        f"the input is a {type(value).__name__}, not a tensor. Give the data set a transform that "
+        "ends in a tensor (torchvision.transforms.v2.ToImage())."
+    )

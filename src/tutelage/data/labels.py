@@ -1,0 +1,273 @@
+"""What a label may be: one place that decides for tensors, data sets, arrays and tables."""
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tutelage.errors import DataError
+from tutelage.types import UNLABELLED
+
+MISSING = (-1, UNLABELLED)  # what data sets write where a sample has no label
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+_WHOLE = re.compile(r"([-+]?\d+)(\.0*)?")
+_NUMBERS_OR_QUOTED = r"""\s*(['"].*['"]|[-+\d.,\s]+|)\s*"""
+_SAVED_LIST = re.compile(
+    rf"\[({_NUMBERS_OR_QUOTED}|[^\[\]]*,[^\[\]]*)\]|[({{]{_NUMBERS_OR_QUOTED}[)}}]"
+)
+_MANY = 20
+
+
+def class_numbers(labels: Any, origin: str) -> Int[Tensor, " n"]:
+    """One class number a sample, from whatever holds them.
+
+    Whole numbers of every type are taken, 2.0 and booleans among them, and a column of shape
+    (n, 1).
+
+    Args:
+        labels: A tensor, an array or a list.
+        origin: Where they come from, for messages.
+
+    Raises:
+        DataError: They are no class numbers; the message names the first that is none.
+    """
+    found = _numeric(labels, origin)
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if found.ndim != 1:
+        raise DataError(f"{origin}: {_of_several(found)}")
+    whole = found.long() if not found.is_floating_point() else found.nan_to_num(-0.5).long()
+    wrong = (whole < 0) | (whole != found)
+    if bool(wrong.any()):
+        place = int(wrong.nonzero()[0])
+        class_number(found[place], f"{origin}: sample {place}")
+    return whole
+
+
+def _numeric(labels: Any, origin: str) -> Tensor:
+    """Labels as a tensor of real numbers."""
+    if not isinstance(labels, Tensor):
+        try:
+            array = np.asarray(labels)
+        except ValueError as error:
+            raise DataError(
+                f"{origin}: the labels are lists of different lengths. {_ONE}"
+            ) from error
+        if array.dtype.kind not in "biuf":
+            flat = array.reshape(-1).tolist()
+            for place, label in enumerate(flat):
+                class_number(label, f"{origin}: sample {place}")
+            array = np.asarray(flat, dtype=np.int64).reshape(array.shape)
+        labels = torch.from_numpy(array.astype(np.float64 if array.dtype.kind == "f" else np.int64))
+    found: Tensor = labels.detach()
+    return found.double() if found.is_floating_point() else found
+
+
+_ONE = "Give one whole number a sample, from 0."
+
+
+def _of_several(labels: Tensor) -> str:
+    """What is said of labels of which there are several for each sample."""
+    shape = tuple(labels.shape)
+    if labels.ndim == 0:
+        return f"the labels are the single number {labels.item()}. {_ONE}"
+    rows = labels.reshape(len(labels), -1)
+    is_one_hot = bool(((rows == 0) | (rows == 1)).all()) and bool((rows.sum(dim=1) == 1).all())
+    if len(rows) and is_one_hot:
+        return (
+            f"the labels are one-hot, of shape {shape}. Pass their class numbers: labels.argmax(1)."
+        )
+    return (
+        f"the labels have the shape {shape}: several numbers a sample, as of multi-label data or "
+        f"of probabilities. {_ONE}"
+    )
+
+
+def class_number(label: Any, place: str) -> int:
+    """The class number of one sample.
+
+    Args:
+        label: A whole number of any type, or a tensor or an array of one number.
+        place: Where it stands, for messages.
+
+    Raises:
+        DataError: It is no class number.
+    """
+    value = label
+    if isinstance(label, Tensor | np.ndarray | np.generic):
+        if math.prod(label.shape) != 1:
+            raise DataError(f"{place}: {_of_one(tuple(label.shape))}")
+        value = label.item()
+    if isinstance(value, bool | int | float) and value >= 0 and value == _truncated(value):
+        return int(value)
+    raise DataError(f"{place}: {_why_no_number(value)}")
+
+
+def _of_one(shape: tuple[int, ...]) -> str:
+    return f"the label has the shape {shape}, as one-hot or multi-label data have. {_ONE}"
+
+
+def _truncated(value: float | int) -> float | int:
+    return math.trunc(value) if math.isfinite(value) else math.nan
+
+
+def _why_no_number(value: Any) -> str:
+    is_number = isinstance(value, int | float)
+    if is_number and value in MISSING:
+        return (
+            f"the label is {value:g}, which stands for 'no label' in many data sets. Leave such "
+            "samples out, or number the classes from 0."
+        )
+    if is_number and value < 0:
+        return f"the label is {value}. Number the classes from 0."
+    if isinstance(value, list | tuple | dict | set):
+        return f"the label is a {type(value).__name__} ({value!r:.80}). {_ONE}"
+    return f"the label is {value!r:.80}, not a whole number. {_ONE}"
+
+
+def check_range(
+    labels: Tensor, sample_ids: Int[Tensor, " batch"], num_classes: int, *, may_lack: bool
+) -> None:
+    """Whether each label is a class.
+
+    Args:
+        labels: Class numbers, of samples or of their tokens; embeddings pass.
+        sample_ids: Of the samples.
+        num_classes: Labels are 0 to one less.
+        may_lack: Whether a sample may have no label (`UNLABELLED`), as tokens may.
+
+    Raises:
+        DataError: The first label that is none.
+    """
+    if labels.is_floating_point():
+        return
+    outside = (labels < 0) | (labels >= num_classes)
+    if may_lack or labels.ndim > 1:
+        outside &= labels != UNLABELLED
+    wrong = outside.nonzero()
+    if len(wrong) == 0:
+        return
+    place = tuple(wrong[0].tolist())
+    raise DataError(
+        f"Sample {int(sample_ids[place[0]])} has label {int(labels[place])}; allowed are 0 to "
+        f"{num_classes - 1}, one a class. Renumber the labels or mend num_classes."
+    )
+
+
+def check_count(num_inputs: int, num_labels: int, origin: str) -> None:
+    """Whether there is one label for each input, and any at all.
+
+    Raises:
+        DataError: There is not.
+    """
+    if num_inputs != num_labels:
+        raise DataError(
+            f"{origin}: {num_inputs} inputs and {num_labels} labels. Each sample needs one of both."
+        )
+    if num_inputs == 0:
+        raise DataError(f"{origin}: it is empty. Training needs samples.")
+
+
+def class_name(label: Any, place: str) -> str:
+    """The name of a class as a table writes it.
+
+    One class has one name however it was written: spaces around it go, a letter with its accent
+    is one character (NFC), and 1.0 is 1.
+
+    Args:
+        label: A cell of a table.
+        place: Where it stands, for messages.
+
+    Raises:
+        DataError: It is empty, not a number (NaN), or a list.
+    """
+    if isinstance(label, np.generic):
+        label = label.item()
+    if label is None or (isinstance(label, float) and math.isnan(label)):
+        label = ""
+    if not isinstance(label, str | bool | int | float):
+        raise DataError(
+            f"{place}: the label is a {type(label).__name__} ({label!r:.80}): several labels a "
+            "sample cannot be learned. Give each row one class."
+        )
+    name = unicodedata.normalize("NFC", str(label)).strip()
+    if name == "" or name.lower() == "nan":
+        raise DataError(
+            f"{place}: the label is empty. Give one, or put the text into data.transfer, which "
+            "needs none."
+        )
+    if is_saved_list(name):
+        raise DataError(
+            f"{place}: the label {name!r:.80} is a list that was written as text: several labels a "
+            "sample cannot be learned. Give each row one class."
+        )
+    whole = _WHOLE.fullmatch(name)
+    return whole.group(1) if whole else name
+
+
+def is_saved_list(text: str) -> bool:
+    """Whether a text is a list as pandas and others write one into a table: "[0, 1]"."""
+    return _SAVED_LIST.fullmatch(text.strip()) is not None
+
+
+def class_names(labels: Iterable[str], origin: str) -> list[str]:
+    """All classes in the order of their numbers: numbers by size, then other names by letters.
+
+    Args:
+        labels: Names, as `class_name` gives them.
+        origin: Where they come from, for messages.
+
+    Raises:
+        DataError: There is only one, they are no classes, or one stands for "no label".
+    """
+    all_labels = list(labels)
+    found = sort_names(set(all_labels))
+    check_missing(found, origin)
+    if len(found) < 2:
+        raise DataError(
+            f"{origin}: all training texts have the label {found[0]!r}. Classification needs at "
+            "least two classes; is it the right column?"
+            if found
+            else f"{origin}: there is no label."
+        )
+    has_fractions = any(_NUMBER.fullmatch(name) and not _WHOLE.fullmatch(name) for name in found)
+    if has_fractions and len(found) > max(_MANY, len(all_labels) // 2):
+        raise DataError(
+            f"{origin}: {len(found)} different numbers in {len(all_labels)} rows, such as "
+            f"{found[0]} and {found[1]}, are values and no classes. Name a column of classes."
+        )
+    return found
+
+
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Numbers by size, 0.0 as well as 0, then other names by letters."""
+    return sorted(names, key=_by_size)
+
+
+def _by_size(name: str) -> tuple[int, float, str]:
+    return (0, float(name), name) if _NUMBER.fullmatch(name) else (1, 0.0, name)
+
+
+def check_missing(names: Sequence[str], origin: str) -> None:
+    """Whether what stands for "no label" elsewhere stands among the names of classes.
+
+    That is -100, and -1 unless the classes are -1 and 1 or there is a lower one.
+
+    Raises:
+        DataError: It does.
+    """
+    numbers = {float(name): name for name in names if _NUMBER.fullmatch(name)}
+    lower = [number for number in numbers if number < 0 and number not in MISSING]
+    is_missing = {-1: not lower and set(numbers) != {-1.0, 1.0}, UNLABELLED: True}
+    for number in MISSING:
+        if number in numbers and is_missing[number]:
+            raise DataError(
+                f"{origin}: {numbers[number]} stands for 'no label' in many data sets. Leave such "
+                "samples out, or, if it is a class, give it another name."
+            )

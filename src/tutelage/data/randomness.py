@@ -1,0 +1,58 @@
+"""Random numbers that are drawn while samples are read, and samples that differ because of them."""
+
+import random
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Leave the random numbers of torch (CPU), NumPy and Python afterwards as they were."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what others use
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+def seed_random(seed: int) -> None:
+    """Seed the random numbers that transforms draw from: those of torch, NumPy and Python.
+
+    Args:
+        seed: From 0 to 2**63 - 1.
+    """
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds accelerators too
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
+
+
+class FixedDraws:
+    """A data set whose items draw random numbers, with the draw of each item fixed by its number.
+
+    Only random numbers of torch, NumPy and Python can be fixed, not those of a generator that the
+    data set keeps for itself.
+
+    Args:
+        dataset: Map-style.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        """Hold the data set."""
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        """Number of items."""
+        assert isinstance(self.dataset, Sized)
+        return len(self.dataset)
+
+    def __getitem__(self, number: int) -> Any:
+        """The item, always with the same draw."""
+        with random_state_kept():
+            seed_random(number)
+            return self.dataset[number]
