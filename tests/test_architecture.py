@@ -263,3 +263,9 @@ def test_benchmarks_and_examples_import_what_is_there(path):
         for alias in node.names
     ]
     assert [pair for pair in imports if not is_there(*pair)] == []
+
+
+def test_dir_lists_the_public_names_and_no_others():
+    assert set(dir(tutelage)) == {*tutelage.__all__, "__version__"}
+    for name in tutelage.__all__:
+        assert getattr(tutelage, name) is not None
