@@ -1,6 +1,8 @@
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,14 @@ from typer.testing import CliRunner
 
 from tutelage.cli.explain import explain_command
 from tutelage.errors import ConfigError, RunFolderError
-from tutelage.records import Evaluation, RunRecord, SoftTargetSample, TrainingRecord, save_record
+from tutelage.records import (
+    Evaluation,
+    RunRecord,
+    SoftTargetSample,
+    TrainingRecord,
+    load_record,
+    save_record,
+)
 
 app = typer.Typer()
 app.command("explain")(explain_command)
@@ -54,8 +63,17 @@ def run_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_without_options_it_prints_the_textbook_example() -> None:
+def test_without_options_it_prints_an_example_whose_teacher_sums_to_one() -> None:
     output = run()
+    for figure in ("-8.0000", "0.9357", "0.5562", "0.2793", "0.2769", "2.4922", "2.2558"):
+        assert figure in output
+    assert "sum to" not in output
+    assert math.fsum(numbers_of()["teacher_at"]) == pytest.approx(1, abs=1e-12)
+
+
+def test_the_textbook_example_is_there_with_its_footnote() -> None:
+    output = run("--example", "textbook")
+    assert "values sum to 1.0018, not to 1" in " ".join(output.split())
     for figure in ("0.8801", "0.1277", "0.0058", "0.0599", "0.3170", "0.6174", "0.5569", "1.0018"):
         assert figure in output
     assert "2.2582" in output
@@ -73,7 +91,16 @@ def test_json_prints_the_numbers_and_nothing_else() -> None:
     numbers = numbers_of()
     assert numbers["temperatures"] == [1, 2, 3, 5, 10, 20, 100]
     assert [len(row) for row in numbers["probabilities"]] == [4] * 7
-    assert round(numbers["soft_cross_entropy"], 4) == 0.5569
+    assert round(numbers["soft_cross_entropy"], 4) == 0.5562
+
+
+def test_every_class_of_ten_stands_with_its_logit_and_in_the_sum() -> None:
+    many = ",".join(str(k) for k in range(10))
+    output = run(f"--logits={many}", f"--teacher-logits={many}", "--at", "2")
+    assert "9.0000" in output
+    assert "+ 4 more" not in output
+    terms = numbers_of(f"--logits={many}", f"--teacher-logits={many}")["steps"][0]["inserted"]
+    assert terms.count("·") == 10
 
 
 @pytest.mark.parametrize("logits", [("--logits=-5,2,7,9",), ("--logits", "-5, 2, 7, 9")])
@@ -106,7 +133,7 @@ def test_teacher_probabilities_hold_at_the_losses_temperature() -> None:
 
 
 def test_the_textbook_teacher_keeps_its_temperature_at_another() -> None:
-    numbers = numbers_of("--at", "5")
+    numbers = numbers_of("--example", "textbook", "--at", "5")
     assert (numbers["teacher_given_temperature"], numbers["at"]) == (3, 5)
     assert sum(numbers["teacher_at"]) == pytest.approx(1, abs=1e-12)
 
@@ -116,6 +143,19 @@ def test_a_runs_sample_is_explained(run_dir: Path) -> None:
     assert (numbers["classes"], numbers["label"], numbers["at"]) == (["cat", "dog"], "dog", 4)
     assert numbers["student_logits"] == [1, 0]
     assert "pets, test sample 0, distilled student" in run("--run", str(run_dir))
+
+
+def test_a_run_brings_its_own_weights(run_dir: Path) -> None:
+    path = run_dir / "results.json"
+    term = {"loss": "kd", "weight": 2.0, "temperature": 4}
+    recipe = {"objective": {"task_weight": 0.3, "terms": [term]}}
+    save_record(path, replace(load_record(path, RunRecord), recipe=recipe))
+    numbers = numbers_of("--run", str(run_dir))
+    assert (numbers["task_weight"], numbers["weight"], numbers["at"]) == (0.3, 2.0, 4)
+    assert numbers["total"] == pytest.approx(
+        0.3 * numbers["hard_loss"] + 2 * 16 * numbers["kl"], rel=1e-12
+    )
+    assert numbers_of("--run", str(run_dir), "--weight", "5")["weight"] == 5
 
 
 def test_picture_is_written_and_named(tmp_path: Path) -> None:

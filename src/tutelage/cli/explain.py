@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tutelage.errors import ConfigError
+from tutelage.errors import ConfigError, find
 from tutelage.files import write_text
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Numbers = Mapping[str, Any]
 
 MOST_CLASSES = 6
+MOST_LOGITS = 12
 PAGE_WIDTH = 80
 BAR_WIDTH = 60
 NAME_WIDTH = 20
@@ -66,8 +67,15 @@ def explain_command(  # noqa: PLR0913 - one argument an option
         float | None,
         typer.Option(help="Temperature of the distillation loss: 3, or the run's own."),
     ] = None,
-    task_weight: Annotated[float, typer.Option(help="Weight of the task loss.")] = 0.1,
-    weight: Annotated[float, typer.Option(help="Weight of the distillation loss.")] = 0.9,
+    task_weight: Annotated[
+        float | None, typer.Option(help="Weight of the task loss: 0.1, or the run's own.")
+    ] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="Weight of the distillation loss: 0.9, or the run's own.")
+    ] = None,
+    example_name: Annotated[
+        str | None, typer.Option("--example", help="animals or textbook.", show_default="animals")
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Take a test sample from this run's folder.")
     ] = None,
@@ -87,7 +95,7 @@ def explain_command(  # noqa: PLR0913 - one argument an option
 ) -> None:
     """Show what temperature does to a distribution, and work out the two losses step by step.
 
-    Without options it explains the textbook example: cat, dog, donkey, horse.
+    Without options it explains an example of four animals: cat, dog, donkey, horse.
     """
     from tutelage.explain import TEMPERATURES, explain
 
@@ -99,6 +107,7 @@ def explain_command(  # noqa: PLR0913 - one argument an option
         "--teacher-logits": teacher_logits,
         "--teacher-probabilities": teacher_probabilities,
         "--label": label,
+        "--example": example_name,
     }
     if run is None:
         _refuse("needs --run", {"--sample": sample, "--arm": arm})
@@ -126,10 +135,11 @@ def _refuse(why: str, options: Mapping[str, object]) -> None:
 
 
 def _typed_example(typed: Mapping[str, str | None], at: float | None) -> "Example":
-    """The textbook example, with what was typed in place of its own."""
-    from tutelage.explain import TEXTBOOK, Example
+    """An example that is there, with what was typed in place of its own."""
+    from tutelage.explain import EXAMPLES, Example
 
-    temperature = TEXTBOOK.temperature if at is None else at
+    named = find("example", typed["--example"] or "animals", EXAMPLES)
+    temperature = named.temperature if at is None else at
     logits, names, label = typed["--logits"], typed["--classes"], typed["--label"]
     if logits is not None:
         values = _numbers("--logits", logits)
@@ -138,7 +148,7 @@ def _typed_example(typed: Mapping[str, str | None], at: float | None) -> "Exampl
     elif names is not None:
         raise ConfigError("--classes needs --logits: the classes' scores, in the same order.")
     else:
-        example = TEXTBOOK
+        example = named
     if label is not None:
         example = replace(example, label=label.strip())
     return _with_teacher(
@@ -202,6 +212,7 @@ def _json_text(numbers: Numbers) -> str:
 def _show(numbers: Numbers, console: Console) -> None:
     shown = _shown(numbers)
     console.print(_heading(numbers))
+    console.print(_logits(numbers))
     console.print(_section("Student's probabilities by temperature"))
     console.print(_table(numbers, shown, prefix=""))
     if numbers["teacher_probabilities"] is not None:
@@ -212,7 +223,8 @@ def _show(numbers: Numbers, console: Console) -> None:
     if numbers["steps"]:
         console.print(_section("The losses, step by step"))
         if numbers["teacher_at"] is not None:
-            console.print(_loss_table(numbers, shown))
+            every = range(len(numbers["classes"]))
+            console.print(_loss_table(numbers, every if len(every) <= MOST_LOGITS else shown))
         console.print(_steps(numbers))
     console.print(_section("How it was computed"))
     console.print(_notes(numbers))
@@ -238,6 +250,23 @@ def _heading(numbers: Numbers) -> Group:
         Text(f"What temperature does: {numbers['source']}{label}", style="bold"),
         Text("q = exp(z/T) / sum of exp(z/T) for logits z: the higher T, the more even.", "dim"),
     )
+
+
+def _logits(numbers: Numbers) -> Table:
+    """The logits that all else is computed from, class by class."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    table.add_column("logits z")
+    rows = {"student": numbers["student_logits"], "teacher": numbers["teacher_logits"]}
+    there = {name: values for name, values in rows.items() if values is not None}
+    for name in there:
+        table.add_column(name, justify="right")
+    for place, name in list(enumerate(numbers["classes"]))[:MOST_LOGITS]:
+        cells = (f"{values[place]:.4f}" for values in there.values())
+        table.add_row(Text(_short(name)), *cells)
+    rest = len(numbers["classes"]) - MOST_LOGITS
+    if rest > 0:
+        table.add_row(f"{rest} more: --json")
+    return table
 
 
 def _is_here(numbers: Numbers, temperature: float) -> bool:

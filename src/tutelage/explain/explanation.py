@@ -1,66 +1,28 @@
 """What temperature does, in numbers: distributions over temperatures, the losses step by step."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tutelage.errors import ConfigError, RunFolderError, find
+from tutelage.errors import ConfigError
+from tutelage.explain.example import Example, check_example
 from tutelage.losses import divergences
-from tutelage.records import RunRecord, SoftTargetSample, load_record
 
 TEMPERATURES = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 100.0)
 """From the logits' own distribution up to a nearly uniform one."""
 
-SUM_TOLERANCE = 0.01
-"""How far given probabilities may be from a sum of 1: room for rounded values, not for mistakes."""
-
 LOSS_TEMPERATURES = (0.01, 1e4)
 """Lowest and highest for a loss; above, temperature squared times KL is mostly rounding."""
 
-LARGEST_LOGIT = 1e6
-"""No network's logits are larger; far above, floating point ends."""
+WEIGHTS = (0.1, 0.9)
+"""Of the task loss and of the distillation loss, where nothing else is said."""
 
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One sample as the student, and perhaps a teacher, sees it.
-
-    Attributes:
-        classes: Class names, all different.
-        student_logits: One a class.
-        label: The class that is right; None leaves the task loss out.
-        teacher_logits: One a class; None where there is no teacher or its probabilities are given.
-        teacher_probabilities: The teacher's softened distribution at `temperature`, in place of
-            its logits. Used as given: rounded values are not mended.
-        temperature: Of the distillation loss.
-        source: Where the numbers come from, for a person to read.
-        picture_png: The sample's picture as a base64 PNG.
-    """
-
-    classes: tuple[str, ...]
-    student_logits: tuple[float, ...]
-    label: str | None = None
-    teacher_logits: tuple[float, ...] | None = None
-    teacher_probabilities: tuple[float, ...] | None = None
-    temperature: float = 3.0
-    source: str = "given logits"
-    picture_png: str | None = None
-
-
-TEXTBOOK = Example(
-    classes=("cat", "dog", "donkey", "horse"),
-    student_logits=(-5.0, 2.0, 7.0, 9.0),
-    label="horse",
-    teacher_probabilities=(0.0006, 0.0171, 0.0466, 0.9375),
-    temperature=3.0,
-    source="the textbook example",
-)
+MOST_INSERTED = 12
+"""Terms of a sum that are written out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +154,8 @@ def explain(
     example: Example,
     temperatures: Sequence[float] = TEMPERATURES,
     at: float | None = None,
-    task_weight: float = 0.1,
-    weight: float = 0.9,
+    task_weight: float | None = None,
+    weight: float | None = None,
 ) -> Explanation:
     """Work out the distributions over temperatures and the losses of one example.
 
@@ -203,8 +165,8 @@ def explain(
         example: The sample.
         temperatures: For the distributions; each above 0.
         at: Temperature of the distillation loss, up to 10000; None takes the example's own.
-        task_weight: Of the task loss.
-        weight: Of the distillation loss.
+        task_weight: Weight of the task loss; None takes the example's own, or 0.1.
+        weight: Weight of the distillation loss; None takes the example's own, or 0.9.
 
     Raises:
         ConfigError: A number, a name or a count cannot be used; the message says which.
@@ -215,6 +177,9 @@ def explain(
         raise ConfigError("temperatures must hold at least one value. Usual values: 1 to 10.")
     student_logits = _float64(example.student_logits)
     teacher_logits = _teacher_logits(example)
+    usual = example.weights or WEIGHTS
+    task_weight = _check_weight("task_weight", usual[0] if task_weight is None else task_weight)
+    weight = _check_weight("weight", usual[1] if weight is None else weight)
     hard_loss = _hard_loss(example, student_logits)
     losses = None if teacher_logits is None else _teacher_losses(example, teacher_logits, at)
     total = None
@@ -228,111 +193,12 @@ def explain(
         else _over_temperatures(teacher_logits, temperatures),
         at=at,
         student_at=_softened(student_logits, at).probabilities,
-        task_weight=_check_weight("task_weight", task_weight),
-        weight=_check_weight("weight", weight),
+        task_weight=task_weight,
+        weight=weight,
         hard_loss=hard_loss,
         teacher_losses=losses,
         total=total,
     )
-
-
-def from_run(run_dir: Path, sample: int = 0, arm: str = "distilled") -> Example:
-    """A real test sample of a finished run, with its label and the teacher's logits.
-
-    Args:
-        run_dir: The run's folder.
-        sample: Which of the samples that the run kept, from 0.
-        arm: Whose logits stand as the student's: "distilled" or "baseline".
-
-    Raises:
-        RunFolderError: The folder holds no results, or they hold no such sample.
-        UnknownNameError: The run has no such arm.
-    """
-    path = run_dir / "results.json"
-    if not path.is_file():
-        raise RunFolderError(
-            f"{path}: no such file. --run takes the folder of a finished run, "
-            "as `tutelage run` and `tutelage demo` leave it."
-        )
-    record = load_record(path, RunRecord)
-    chosen = _pick_sample(path, record, sample)
-    teacher = chosen.logits.get("teacher")
-    return Example(
-        classes=tuple(record.class_names),
-        student_logits=tuple(find("network", arm, chosen.logits)),
-        label=record.class_names[chosen.label],
-        teacher_logits=None if teacher is None else tuple(teacher),
-        temperature=record.temperature,
-        source=f"{record.name}, test sample {chosen.sample_id}, {arm} student",
-        picture_png=chosen.picture_png,
-    )
-
-
-def _pick_sample(path: Path, record: RunRecord, sample: int) -> SoftTargetSample:
-    if not 0 <= sample < len(record.samples):
-        kept = f"0 to {len(record.samples) - 1}" if record.samples else "none"
-        raise RunFolderError(f"{path}: no sample {sample}. Samples kept by this run: {kept}.")
-    chosen = record.samples[sample]
-    if not 0 <= chosen.label < len(record.class_names):
-        raise RunFolderError(
-            f"{path}: samples.{sample}.label is {chosen.label}, but there are "
-            f"{len(record.class_names)} class names. Run the run again."
-        )
-    return chosen
-
-
-def check_example(example: Example) -> None:
-    """Refuse an example whose numbers or names do not fit together.
-
-    Raises:
-        ConfigError: The message names the place, the value and what is allowed.
-    """
-    repeated = [name for name, count in Counter(example.classes).items() if count > 1]
-    if repeated:
-        raise ConfigError(f"classes must all differ, got {repeated[0]!r} more than once.")
-    if len(example.student_logits) < 2:
-        raise ConfigError(
-            f"student logits must hold at least 2 values, got {len(example.student_logits)}."
-        )
-    if example.teacher_logits is not None and example.teacher_probabilities is not None:
-        raise ConfigError("Give teacher logits or teacher probabilities, not both.")
-    _check_values("student logits", example.student_logits, example.classes)
-    if example.teacher_logits is not None:
-        _check_values("teacher logits", example.teacher_logits, example.classes)
-    if example.teacher_probabilities is not None:
-        divergences.check_temperature(example.temperature)
-        _check_probabilities(example.teacher_probabilities, example.classes)
-    if example.label is not None:
-        find("label", example.label, dict.fromkeys(example.classes))
-
-
-def _check_values(place: str, values: Sequence[float], classes: Sequence[str]) -> None:
-    if len(values) != len(classes):
-        raise ConfigError(
-            f"{place} must hold one value a class: got {len(values)} for {len(classes)} classes "
-            f"({_shortened(', '.join(classes))})."
-        )
-    wrong = next((value for value in values if not abs(value) <= LARGEST_LOGIT), None)
-    if wrong is not None:
-        raise ConfigError(
-            f"{place} must be finite numbers, at most {LARGEST_LOGIT:g} in size, got {wrong}."
-        )
-
-
-def _check_probabilities(values: Sequence[float], classes: Sequence[str]) -> None:
-    _check_values("teacher probabilities", values, classes)
-    wrong = next((value for value in values if not 0 <= value <= 1), None)
-    if wrong is not None:
-        raise ConfigError(
-            f"teacher probabilities must be from 0 to 1, got {wrong}. "
-            "For scores before softening give teacher logits."
-        )
-    total = math.fsum(values)
-    if abs(total - 1) > SUM_TOLERANCE:
-        raise ConfigError(
-            f"teacher probabilities must sum to 1 (within {SUM_TOLERANCE}), got a sum of "
-            f"{total:g}. For scores before softening give teacher logits."
-        )
 
 
 def _check_loss_temperature(at: float) -> float:
@@ -499,6 +365,8 @@ def _teacher_steps(explanation: Explanation, losses: TeacherLosses) -> list[Step
 def notes(explanation: Explanation) -> list[str]:
     """How the numbers were computed: what a reader must know to get the same."""
     lines = ["log is the natural logarithm. Nothing is rounded before it is shown."]
+    if explanation.example.weights is not None:
+        lines.append("Both weights and the temperature are those of the run.")
     given = explanation.example.teacher_probabilities
     if given is not None and not _is_one(math.fsum(given)):
         lines.append(_note_on_sum(explanation, math.fsum(given)))
@@ -537,9 +405,10 @@ def loss_text(value: float) -> str:
 def _inserted_sum(weights: Sequence[float], parts: Sequence[float]) -> str:
     shown = [
         f"{p:.4f}·{(part / p if p > 0 else 0):.4f}"
-        for p, part in list(zip(weights, parts, strict=True))[:6]
+        for p, part in list(zip(weights, parts, strict=True))[:MOST_INSERTED]
     ]
-    more = f" + {len(weights) - 6} more" if len(weights) > 6 else ""
+    rest = len(weights) - MOST_INSERTED
+    more = f" + {rest} more" if rest > 0 else ""
     return " + ".join(shown) + more
 
 
@@ -561,7 +430,3 @@ def _ranking(explanation: Explanation) -> list[int]:
 
 def _is_one(total: float) -> bool:
     return abs(total - 1) < 1e-9
-
-
-def _shortened(text: str, width: int = 60) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."
