@@ -80,6 +80,23 @@ def test_one_update_goes_down(kind):
     assert (parameter.detach().abs() < torch.tensor([1.0, 2.0])).all()
 
 
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_parameter_may_have_its_first_gradient_late(kind):
+    early, late = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    alone = torch.nn.Parameter(torch.ones(2))
+    optimizer = OptimizerSettings(kind, lr=0.1).build([early, late])
+    for used in ([early], [early, late], [early, late]):
+        optimizer.zero_grad()
+        sum(parameter.square().sum() for parameter in used).backward()
+        optimizer.step()
+    other = OptimizerSettings(kind, lr=0.1).build([alone])
+    for _ in range(2):
+        other.zero_grad()
+        alone.square().sum().backward()
+        other.step()
+    assert torch.equal(late, alone)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -51,6 +51,40 @@ class WithIdlePart(nn.Module):
         return self.network(inputs)
 
 
+class LeavesOut(nn.Module):
+    """A network whose middle block is left out now and then, the same for any number of rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.flatten, self.first, self.head = nn.Flatten(), nn.Linear(64, 16), nn.Linear(16, 4)
+        self.block = nn.Linear(16, 16)
+        self.calls = 0
+
+    def forward(self, inputs):
+        units = self.first(self.flatten(inputs)).relu()
+        self.calls += self.training
+        if not self.training or self.calls % 3 == 1:
+            units = units + self.block(units).relu()
+        return self.head(units)
+
+
+class Experts(nn.Module):
+    """A network that sends each row to one of its experts; some get no row."""
+
+    def __init__(self, count=6):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(64, 4) for _ in range(count))
+
+    def forward(self, inputs):
+        rows = inputs.flatten(1)
+        chosen = (rows[:, 0].abs() * 100).long() % len(self.experts)
+        logits = rows.new_zeros(len(rows), 4)
+        for number, expert in enumerate(self.experts):
+            if bool((own := chosen == number).any()):
+                logits[own] = expert(rows[own])
+        return logits
+
+
 def objectives():
     layer, task = "hidden1", 0.1 * CrossEntropy()
     return {
@@ -82,8 +116,9 @@ def live_teacher(objective):
 
 def student(kind):
     torch.manual_seed(1)
-    if kind == "idle":
-        return WithIdlePart()
+    own = {"idle": WithIdlePart, "leaves_out": LeavesOut, "experts": Experts}
+    if kind in own:
+        return own[kind]()
     return mlp(4, image_size=8, hidden=(16,), dropout=0.3 if kind == "dropout" else 0.0)
 
 

@@ -31,6 +31,8 @@ CASES = [
     ("kd", {"optimizer": OptimizerSettings("dot", lr=0.02)}),
     ("fitnets", {"optimizer": OptimizerSettings("adamw", lr=0.01)}),
     ("kd", {"kind": "idle"}),
+    ("kd", {"kind": "leaves_out"}),
+    ("kd", {"kind": "experts"}),
 ]
 
 

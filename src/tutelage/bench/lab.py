@@ -14,7 +14,7 @@ from tutelage.data.sources import Source, Splits, SubsetSource
 from tutelage.data.views import Identity, ViewPolicy
 from tutelage.engine import Arm, TrainSettings
 from tutelage.engine.events import Listener, ignore
-from tutelage.engine.prepare import prepare
+from tutelage.engine.prepare import prepare_from
 from tutelage.objective import Objective
 from tutelage.pipeline.training import Trained, open_or_build, train_arm
 from tutelage.tasks import Classification
@@ -171,7 +171,9 @@ class Lab:
         torch.manual_seed(seed)
         train = self.reader(source, views or Identity())
         objective = copy.deepcopy(objective)
-        network = self._prepared(make(), objective, train, teacher)
+        network = prepare_from(
+            make(), objective, self.task, train, batch_size=ROWS_TO_TRY, teacher=teacher
+        )
         arm = Arm(
             name=name,
             seed=seed,
@@ -185,15 +187,6 @@ class Lab:
             key="",
         )
         return train_arm(arm, network, self.listener)
-
-    def _prepared(
-        self, network: nn.Module, objective: Objective, train: Reader, teacher: Teacher | None
-    ) -> nn.Module:
-        rows = torch.arange(min(ROWS_TO_TRY, len(train)))
-        batch = train[rows, torch.zeros_like(rows)]
-        return prepare(
-            network, objective, self.task, batch, teacher=teacher, num_samples=len(train)
-        )
 
     def live(self, teacher: Trained, *, chunk: int, layers: Sequence[str] = ()) -> ModuleTeacher:
         """A trained teacher that is asked about every batch."""

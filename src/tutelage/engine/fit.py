@@ -6,14 +6,13 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 import torch
-from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from tutelage import ranks
 from tutelage.data.loading import (
@@ -31,7 +30,7 @@ from tutelage.engine.distiller import Distiller
 from tutelage.engine.events import Advanced, EpochDone, Listener, TensorBoardLog, ignore
 from tutelage.engine.interrupt import DeferredInterrupt, Interrupted
 from tutelage.engine.memory import free, most_parts, told_where
-from tutelage.engine.processes import Meetings, has_idle, make_accelerator, predict_together
+from tutelage.engine.processes import Meetings, make_accelerator, predict_together
 from tutelage.engine.settings import TrainSettings
 from tutelage.engine.trainee import Trainee
 from tutelage.engine.watch import is_constant
@@ -47,7 +46,7 @@ from tutelage.errors import (
 from tutelage.models.attention import fastest_attention
 from tutelage.objective import LossReport, Objective
 from tutelage.records import MetricPoint
-from tutelage.sharding import cut, piece, put_together
+from tutelage.sharding import cut, piece, put_together, whole
 from tutelage.tasks import Task
 from tutelage.tasks.predicting import check_numbers
 from tutelage.tasks.tokens import tokens_a_sample
@@ -94,11 +93,6 @@ class Arm:
         return num_batches(len(self.train), self.settings.batch_size)
 
     @property
-    def batch_rest(self) -> int:
-        """Samples of an epoch's last batch where it is smaller than the others, else 0."""
-        return len(self.train) % self.settings.batch_size
-
-    @property
     def total_micro_steps(self) -> int:
         """Micro-steps of the whole training."""
         return self.settings.epochs * self.micro_steps
@@ -126,11 +120,13 @@ class Fitted:
         last: The network after the last epoch, on the CPU.
         selected: The network of the best epoch on the validation data; the last one without.
         progress: Curve, best epoch, steps and time.
+        adapters: What the objective's own losses have learned by the end, on the CPU.
     """
 
     last: nn.Module
     selected: nn.Module
     progress: Progress
+    adapters: Mapping[str, Tensor]
 
 
 def fit(student: nn.Module, arm: Arm, listener: Listener = ignore) -> Fitted:
@@ -208,7 +204,7 @@ class _Loop:
         self.whole = self._cut(trainee) if settings.shard and self.ranks.are_several else None
         self.optimizer = settings.optimizer.build(trainee.parameters())
         self.meetings = Meetings()
-        self.accelerator = self._accelerator(trainee)
+        self.accelerator = make_accelerator(settings.accumulate)
         with warnings.catch_warnings():  # of a setting's new name that Accelerate does not know
             warnings.filterwarnings("ignore", "`broadcast_buffers`", category=FutureWarning)
             self.distiller = Distiller(
@@ -235,12 +231,6 @@ class _Loop:
         whole = self.ranks.are_several
         self.progress.parts = 1 if whole else max(parts, self.progress.parts)
         self.distiller.parts = self.progress.parts
-
-    def _accelerator(self, trainee: Trainee) -> Accelerator:
-        """Accelerate's part; only gradients of whole networks are its to share."""
-        arm, is_shared = self.arm, self.ranks.are_several and self.whole is None
-        idle = is_shared and has_idle(trainee, arm.teacher, arm.train, arm.batch_rest)
-        return make_accelerator(arm.settings.accumulate, has_idle=idle)
 
     def _cut(self, trainee: Trainee) -> nn.Module:
         """Cut what is trained among the processes; gives a network for the pieces together."""
@@ -276,7 +266,9 @@ class _Loop:
             raise self._interrupted()
         last = copy.deepcopy(self._judged()).cpu().eval()
         selected = self.selected.cpu().eval() if self.progress.best_epoch else last
-        return Fitted(last, selected, self.progress)
+        learned = self.trainee.objective.state_dict()
+        adapters = {name: whole(value).detach().cpu().clone() for name, value in learned.items()}
+        return Fitted(last, selected, self.progress, adapters)
 
     def _check_together(self) -> None:
         """All processes must go on from one point, which a folder of each its own would break."""
@@ -303,7 +295,7 @@ class _Loop:
             done = self._done
             self.distiller.due = self.arm.due(done)
             if self.ranks.are_several:  # each draws its own dropout, also after a resume
-                torch.manual_seed(int(mix(self.arm.seed, done, self.ranks.number)))
+                torch.manual_seed(int(mix(self.arm.seed, done, self._stream)))
             try:
                 report = self.distiller.step(self._written(batch))
             except GradientError as error:
@@ -314,6 +306,11 @@ class _Loop:
     def _done(self) -> int:
         """Micro-steps of the training so far."""
         return self.progress.epoch * self.arm.micro_steps + self.progress.micro_step
+
+    @property
+    def _stream(self) -> int:
+        """Of random numbers: processes with pieces must leave out the same blocks."""
+        return self.ranks.number if self.whole is None else 0
 
     def _written(self, batch: Batch) -> Batch:
         """The batch, or what a network writes in its place; always the same at the same step."""

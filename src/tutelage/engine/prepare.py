@@ -6,12 +6,53 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from tutelage.data.loading import Reader, spread
 from tutelage.objective import DryRun, Objective
 from tutelage.tasks import Task
 from tutelage.teachers import HasParts, Teacher
 from tutelage.types import Batch, Outputs
 
 ROWS_AT_ONCE = 128
+
+
+def prepare_from(
+    student: nn.Module,
+    objective: Objective,
+    task: Task,
+    reader: Reader,
+    *,
+    batch_size: int,
+    teacher: Teacher | None = None,
+) -> nn.Module:
+    """As `prepare`, with the first batch of the training data and more of them on demand.
+
+    Whoever trains, fine-tunes, checks or opens a run again calls this one, so that all of them make
+    the same adapters.
+
+    Args:
+        student: The network to be trained; it is not changed.
+        objective: Its losses get their adapters.
+        task: How networks are called.
+        reader: The training data.
+        batch_size: Samples to try.
+        teacher: What is learned from.
+
+    Returns:
+        The network to train.
+
+    Raises:
+        TutelageError: A layer is unknown, or what it gives does not fit its loss.
+    """
+    rows = torch.arange(min(batch_size, len(reader)))
+    return prepare(
+        student,
+        objective,
+        task,
+        reader[rows, torch.zeros_like(rows)],
+        teacher=teacher,
+        num_samples=len(reader),
+        more=lambda count: reader[spread(len(reader), count)],
+    )
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """Several processes that train one student: what each sees, and what they agree on."""
 
-import copy
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,6 @@ from tutelage.objective import Objective, Seen
 from tutelage.tasks import Task
 from tutelage.tasks.base import Predictions
 from tutelage.tasks.predicting import in_data_order, predict_data
-from tutelage.teachers import Teacher
 from tutelage.types import Batch, Outputs
 
 PACE_S = 0.5
@@ -89,40 +87,22 @@ def _devices(tensor: Tensor) -> list[torch.device]:
     return [tensor.device] if tensor.device.type == "cuda" else []
 
 
-def make_accelerator(accumulate: int, *, has_idle: bool) -> Accelerator:
+def make_accelerator(accumulate: int) -> Accelerator:
     """The accelerator of a training.
+
+    Every step looks for parameters without a gradient, for a few percent of its time: a block left
+    out at random, an expert that no row of this process goes to, or rows that do not count leave
+    some idle, and no trial shows whether one ever will be. Without the look the training aborts.
 
     Args:
         accumulate: Micro-steps an update.
-        has_idle: Whether some parameters take no part in the loss.
     """
     ddp = DistributedDataParallelKwargs(
-        broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=has_idle
+        broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=True
     )
     return Accelerator(
         gradient_accumulation_steps=accumulate, mixed_precision="no", kwargs_handlers=[ddp]
     )
-
-
-def has_idle(trainee: nn.Module, teacher: Teacher | None, reader: Reader, rest: int) -> bool:
-    """Whether a parameter may take no part in a loss, which DDP must know.
-
-    Args:
-        trainee: Tried on a copy.
-        teacher: What it learns from.
-        reader: Gives samples to try.
-        rest: Samples of the last batch of an epoch; so few that a process has no row of its own
-            leave its adapters idle.
-    """
-    if 0 < rest < 2 * ranks.here().count:
-        return True
-    device = Accelerator().device
-    rows = torch.arange(min(2, len(reader)))
-    batch = reader[rows, torch.zeros_like(rows)].to(device)
-    trial = copy.deepcopy(trainee).to(device).train()
-    with torch.random.fork_rng([batch.device] if batch.device.type == "cuda" else []):
-        trial(batch, None if teacher is None else teacher(batch)).total.backward()
-    return any(p.requires_grad and p.grad is None for p in trial.parameters())
 
 
 def predict_together(

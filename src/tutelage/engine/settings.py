@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -58,7 +59,22 @@ class OptimizerSettings:
             return DOT(parameters, **settings)
         factory: Callable[..., Optimizer] = OPTIMIZERS[self.kind]
         is_fused = not any(is_piece(p) for p in parameters)  # SGD has no rule for pieces
-        return factory(parameters, fused=is_fused, **settings)
+        optimizer = factory(parameters, fused=is_fused, **settings)
+        if self.kind == "sgd" and self.momentum:
+            optimizer.register_step_pre_hook(_with_momenta)
+        return optimizer
+
+
+def _with_momenta(optimizer: Optimizer, _arguments: Any, _settings: Any) -> None:
+    """Give parameters whose first gradient comes late a momentum of 0: fused SGD wants all or none.
+
+    A block that is left out at random, or an expert that no row went to, has none before.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter] if parameter.grad is not None else None
+            if state is not None and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 @dataclass(frozen=True, slots=True)

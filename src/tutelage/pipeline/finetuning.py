@@ -8,12 +8,13 @@ import torch
 from tutelage.deploy.simulate import settled, simulate_int8
 from tutelage.engine import Arm
 from tutelage.engine.events import Listener
-from tutelage.engine.prepare import prepare
+from tutelage.engine.prepare import prepare_from
 from tutelage.errors import ConfigError
 from tutelage.job import Job
 from tutelage.objective import Loss, Objective
-from tutelage.pipeline.training import Trained, train_arm
+from tutelage.pipeline.training import Trained, load_adapters, train_arm
 from tutelage.teachers import Teacher
+from tutelage.teachers.module import state_fingerprint
 
 NAME = "finetuned"
 
@@ -23,8 +24,8 @@ def finetune_stage(
 ) -> Trained | None:
     """Train the delivered student on, its layers rounded as in eight bits.
 
-    Objective, teacher and data are those of the distilled arm; length and learning rate are
-    `export.finetune`'s.
+    Objective, teacher and data are those of the distilled arm, and the losses' adapters those that
+    it ended with; length and learning rate are `export.finetune`'s.
 
     Returns:
         The network, plain again, with weights that eight bits hold; None where nothing was asked.
@@ -39,15 +40,15 @@ def finetune_stage(
     check_can_go_on(objective)
     network = simulate_int8(student.selected, job.int8[0])
     torch.manual_seed(student.seed)
-    rows = torch.arange(min(settings.batch_size, len(job.train_reader)))
-    network = prepare(
+    network = prepare_from(
         network,
         objective,
         job.task,
-        job.train_reader[rows, torch.zeros_like(rows)],
+        job.train_reader,
+        batch_size=settings.batch_size,
         teacher=teacher,
-        num_samples=len(job.splits.train),
     )
+    load_adapters(objective, job.out / "arms" / student.arm / f"seed-{student.seed}")
     arm = Arm(
         name=NAME,
         seed=student.seed,
@@ -58,7 +59,7 @@ def finetune_stage(
         valid=job.valid_reader,
         teacher=teacher,
         folder=job.out / "arms" / NAME / f"seed-{student.seed}",
-        key="",
+        key=state_fingerprint(objective) if objective.state_dict() else "",
     )
     trained = train_arm(arm, network, listener)
     plain = student.selected

@@ -9,7 +9,7 @@ from torch import nn
 
 from tutelage.config import build_job, read_recipe
 from tutelage.engine.checkpoint import Progress
-from tutelage.engine.prepare import prepare
+from tutelage.engine.prepare import prepare_from
 from tutelage.errors import RunFolderError
 from tutelage.job import Job
 from tutelage.models.load import load_weights
@@ -110,11 +110,13 @@ def _wrapped(job: Job, student: nn.Module, teacher: nn.Module) -> nn.Module:
             device=torch.device("cpu"),
             layers=job.objective.teacher_layers,
         )
-    rows = torch.arange(min(job.settings.batch_size, len(job.train_reader)))
-    batch = job.train_reader[rows, torch.zeros_like(rows)]
-    objective = copy.deepcopy(job.objective)
-    return prepare(
-        student, objective, job.task, batch, teacher=live, num_samples=len(job.splits.train)
+    return prepare_from(
+        student,
+        copy.deepcopy(job.objective),
+        job.task,
+        job.train_reader,
+        batch_size=job.settings.batch_size,
+        teacher=live,
     )
 
 

@@ -11,17 +11,18 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from tutelage.data.loading import Reader, spread
+from tutelage.data.loading import Reader
 from tutelage.engine import Arm, Fitted, TrainSettings, fit
 from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
 from tutelage.engine.fit import CHECKPOINT
 from tutelage.engine.memory import told_where
-from tutelage.engine.prepare import prepare
+from tutelage.engine.prepare import prepare_from
+from tutelage.errors import RunFolderError
 from tutelage.files import fingerprint
 from tutelage.job import Job
 from tutelage.locks import locked
-from tutelage.models.load import load_weights
+from tutelage.models.load import load_weights, read_state
 from tutelage.objective import Objective
 from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.ranks import first, here
@@ -37,6 +38,7 @@ from tutelage.teachers.places import Folder, Remote, place_of
 from tutelage.teachers.store import MANIFEST, discard
 
 LAST, SELECTED, PROGRESS = "last.safetensors", "selected.safetensors", "training.json"
+ADAPTERS = "adapters.safetensors"
 UNTOLD = ("workers", "checkpoint_s", "tensorboard", "shard")
 
 
@@ -229,7 +231,14 @@ def _taught(
     tell: Listener,
 ) -> Trained:
     objective = copy.deepcopy(objective)
-    student = _prepared(job, network, objective, teacher)
+    student = prepare_from(
+        network,
+        objective,
+        job.task,
+        job.train_reader,
+        batch_size=job.settings.batch_size,
+        teacher=teacher,
+    )
     arm = Arm(
         name=name,
         seed=seed,
@@ -246,27 +255,10 @@ def _taught(
     return train_arm(arm, student, tell)
 
 
-def _prepared(
-    job: Job, student: nn.Module, objective: Objective, teacher: Teacher | None
-) -> nn.Module:
-    """The network to train, with the objective's adapters made for it."""
-    reader = job.train_reader
-    rows = torch.arange(min(job.settings.batch_size, len(reader)))
-    return prepare(
-        student,
-        objective,
-        job.task,
-        reader[rows, torch.zeros_like(rows)],
-        teacher=teacher,
-        num_samples=len(job.splits.train),
-        more=lambda count: reader[spread(len(reader), count)],
-    )
-
-
 def train_arm(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
     """Train a network and leave its weights, or load what an earlier run left.
 
-    The arm's key is filled in here.
+    The arm's key is filled in here, of what it is given and all else that the training depends on.
     """
     arm = replace(arm, key=_key(arm, model))
     label = arm.name if arm.name.startswith("teacher") else f"{arm.name}, seed {arm.seed}"
@@ -289,6 +281,9 @@ def _leave(arm: Arm, fitted: Fitted) -> None:
     save_weights(fitted.last, paths[0])
     save_weights(fitted.selected, paths[1])
     save_record(paths[2], fitted.progress)
+    if fitted.adapters:
+        paths.append(arm.folder / ADAPTERS)
+        write_tensors(paths[-1], fitted.adapters, {})
     stamp(arm.folder, arm.key, paths)
     (arm.folder / CHECKPOINT).unlink(missing_ok=True)
 
@@ -299,6 +294,27 @@ def _load(arm: Arm, model: nn.Module) -> Trained:
     load_weights(selected, arm.folder / SELECTED)
     progress = load_record(arm.folder / PROGRESS, Progress)
     return Trained(arm.name, arm.seed, last.eval(), selected.eval(), progress, arm.key)
+
+
+def load_adapters(objective: Objective, folder: Path) -> None:
+    """Give an objective the adapters that a finished training ended with.
+
+    Args:
+        objective: Prepared as for that training.
+        folder: Of the training.
+
+    Raises:
+        RunFolderError: They are not there.
+    """
+    if not objective.state_dict():
+        return
+    path = folder / ADAPTERS
+    if not path.is_file():
+        raise RunFolderError(
+            f"{path}: no such file; the student was trained before its losses' adapters were kept. "
+            f"Remove {folder / 'stamp.json'} to train it again."
+        )
+    objective.load_state_dict(read_state(path))
 
 
 def _note(progress: Progress, metric: Metric) -> str:
@@ -323,6 +339,7 @@ def _key(arm: Arm, model: nn.Module) -> str:
     writing = [] if arm.writing is None else [asdict(arm.writing)]
     return fingerprint(
         [
+            *([arm.key] if arm.key else []),
             *writing,
             arm.name.startswith("teacher"),
             state_fingerprint(model),
