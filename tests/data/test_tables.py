@@ -1,9 +1,11 @@
 import json
+import os
 
 import pytest
 
 from tutelage.data.tables import read_class_folders, read_table
-from tutelage.errors import DataError, UnknownNameError
+from tutelage.data.text import read_parts
+from tutelage.errors import DataError, TutelageError, UnknownNameError
 
 ROWS = [("a film", "good"), ('say "no", twice', "bad"), ("two\nlines", "good")]
 
@@ -69,7 +71,9 @@ def test_a_damaged_file_is_one_error_with_its_place(tmp_path, name, content, mes
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     path = tmp_path / "latin.csv"
     path.write_bytes("text,label\ncafé,1\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"latin\.csv: cannot be read: UnicodeDecodeError"):
+    with pytest.raises(
+        DataError, match=r"latin\.csv, line 2: .* is not UTF-8 \(perhaps Windows-1252\)"
+    ):
         read_table(path)
 
 
@@ -93,3 +97,42 @@ def test_folders_of_classes_hold_one_text_a_file(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: the class has no \.txt file"):
         read_class_folders(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "txt"])
+def test_files_that_say_their_encoding_are_read_in_it(tmp_path, encoding, suffix):
+    content = {
+        "csv": "text,label\ncaf\u00e9,1\n",
+        "jsonl": '{"text": "caf\u00e9"}\n',
+        "txt": "caf\u00e9\n",
+    }
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes((mark + content[suffix]).encode(encoding))
+    assert list(read_table(path).columns["text"]) == ["caf\u00e9"]
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_columns_may_be_parted_by_what_the_first_line_has(tmp_path, sign, suffix):
+    rows = [f"text{sign} label", f'"one, two; three"{sign}1', f"four{sign}2"]
+    table = read_table(write(tmp_path / f"a.{suffix}", "\n".join(rows)))
+    assert table.columns == {"text": ["one, two; three", "four"], "label": ["1", "2"]}
+
+
+def test_signs_in_texts_do_not_part_columns_where_the_usual_one_does(tmp_path):
+    table = read_table(write(tmp_path / "a.csv", "text,label\none; two|three,1\n"))
+    assert table.columns == {"text": ["one; two|three"], "label": ["1"]}
+
+
+def test_what_has_no_end_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(TutelageError, match=r"pipe\.csv: is a pipe, a file is needed"):
+        read_table(tmp_path / "pipe.csv")
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    os.mkfifo(tmp_path / "data" / "a" / "pipe.txt")
+    with pytest.raises(DataError, match=r"pipe\.txt: cannot be read: .*is a pipe"):
+        read_class_folders(tmp_path / "data")
+    with pytest.raises(DataError, match="/dev/zero is neither a file nor a folder"):
+        read_parts("/dev/zero")

@@ -255,3 +255,19 @@ def test_a_label_that_is_no_class_is_refused_with_its_row(tmp_path, tokenizer, l
     path.write_text("\n".join(lines))
     with pytest.raises(DataError, match=match):
         load_text(path, tokenizer, valid_fraction=0.2, test_fraction=0.2)
+
+
+@pytest.mark.parametrize(
+    ("words", "labels", "match"),
+    [
+        ("['a', 'b']", "[0, 1]", "row 2: .*is a list that was written as text"),
+        ("a b", "[0, 1]", "row 2: .*is a list that was written as text"),
+        ("a b", "0 nan", "row 2: the label is empty"),
+    ],
+)
+def test_lists_saved_as_text_are_no_words(tmp_path, tokenizer, words, labels, match):
+    lines = ["words,labels", f'"{words}","{labels}"', *['"a b","0 1"'] * 9]
+    for part in ("train", "valid", "test"):
+        (tmp_path / f"{part}.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=match):
+        load_words(tmp_path, tokenizer)

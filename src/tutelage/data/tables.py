@@ -1,5 +1,6 @@
 """Columns of text and labels, read from the usual kinds of files."""
 
+import codecs
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -7,9 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.errors import DataError, find, require
+from tutelage.errors import DataError, TutelageError, find, require
+from tutelage.files import check_regular, open_regular
 
 Row = Mapping[str, Any]
+LONGEST_HEADER = 100_000
+DELIMITERS = (",", ";", "\t", "|")
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 MAX_FIELD = 10_000_000  # characters of one field; csv's own limit is below a long document
 
 
@@ -56,11 +66,43 @@ def read_table(path: Path) -> Table:
     """
     reader = find("kind of text file", path.suffix.lower(), READERS)
     try:
+        check_regular(path)
         return reader(path)
-    except (DataError, KeyboardInterrupt, ImportError):
+    except (TutelageError, KeyboardInterrupt, ImportError):
         raise
+    except UnicodeError as error:
+        raise DataError(_no_text_of(path, error)) from error
     except Exception as error:  # whatever a damaged file does to its reader
         raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}.") from error
+
+
+def encoding_of(path: Path) -> str:
+    """UTF-8, unless the first bytes of a file say that it is UTF-16 or UTF-32."""
+    with open_regular(path) as file:
+        begin = file.read(4)
+    return next((name for mark, name in _MARKS if begin.startswith(mark)), "utf-8-sig")
+
+
+def _no_text_of(path: Path, error: UnicodeError) -> str:
+    """What is said of a file in another encoding, with the line where it shows."""
+    encoding = encoding_of(path)
+    read = encoding.removesuffix("-sig").upper()
+    with open_regular(path) as file:
+        for number, line in enumerate(file, start=1):
+            if encoding == "utf-8-sig" and not _is_utf8(line):
+                return (
+                    f"{path}, line {number}: {line.strip()[:60]!r} is not {read} (perhaps "
+                    "Windows-1252). Save the file as UTF-8; iconv -f WINDOWS-1252 -t UTF-8 does it."
+                )
+    return f"{path}: it is not {read} ({error}). Save the file as UTF-8."
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _read_csv(path: Path) -> Table:
@@ -73,11 +115,24 @@ def _read_tsv(path: Path) -> Table:
 
 def _read_separated(path: Path, delimiter: str) -> Table:
     csv.field_size_limit(MAX_FIELD)
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    encoding = encoding_of(path)
+    with path.open(encoding=encoding, newline="") as file:
+        delimiter = _delimiter(file.readline(LONGEST_HEADER), delimiter)
+    with path.open(encoding=encoding, newline="") as file:
         rows = csv.reader(file, delimiter=delimiter, strict=True)
-        header = next(rows, [])
+        header = [name.strip() for name in next(rows, [])]
         _check_header(path, header)
         return _joined(path, header, _checked(path, rows, header, lambda: rows.line_num), first=2)
+
+
+def _delimiter(header: str, usual: str) -> str:
+    """What parts the columns: the usual sign, or the one that the first line has in its place.
+
+    Spreadsheets write semicolons where a comma parts a number's digits.
+    """
+    if usual in header:
+        return usual
+    return next((other for other in DELIMITERS if other in header), usual)
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
@@ -111,7 +166,7 @@ def _joined(path: Path, header: Sequence[str], rows: Iterable[list[Any]], first:
 
 def _read_json_lines(path: Path) -> Table:
     rows: list[Row] = []
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding=encoding_of(path)) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 rows.append(_json_row(path, number, line))
@@ -144,7 +199,7 @@ def _read_parquet(path: Path) -> Table:
 
 def _read_lines(path: Path) -> Table:
     """One text a line; empty lines part paragraphs and are no texts."""
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = path.read_text(encoding=encoding_of(path)).splitlines()
     return Table({"text": [line for line in lines if line.strip()]}, str(path))
 
 
@@ -170,14 +225,33 @@ def read_class_folders(path: Path) -> Table:
         if not files:
             raise DataError(f"{folder}: the class has no .txt file. Add some, or remove it.")
         for file in files:
-            try:
-                texts.append(file.read_text(encoding="utf-8-sig"))
-            except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"{file}: cannot be read: {error}.") from error
+            texts.append(_read_text(file))
             labels.append(folder.name)
     return Table({"text": texts, "label": labels}, str(path))
 
 
+def _read_text(file: Path) -> str:
+    try:
+        check_regular(file)
+        return file.read_text(encoding=encoding_of(file))
+    except UnicodeError as error:
+        raise DataError(_no_text_of(file, error)) from error
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error}.") from error
+
+
 def class_folders(path: Path) -> list[Path]:
     """Subfolders by name, without hidden ones."""
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return [p for p in entries(path) if p.is_dir() and not p.name.startswith(".")]
+
+
+def entries(path: Path) -> list[Path]:
+    """What lies in a folder, by name.
+
+    Raises:
+        DataError: It cannot be listed.
+    """
+    try:
+        return sorted(path.iterdir())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be listed ({error.strerror}).") from error

@@ -10,7 +10,14 @@ import torch
 from tutelage.data.cutting import Cutter, load_tokenizer
 from tutelage.data.labels import class_name, class_names
 from tutelage.data.sources import Splits
-from tutelage.data.tables import READERS, Table, class_folders, read_class_folders, read_table
+from tutelage.data.tables import (
+    READERS,
+    Table,
+    class_folders,
+    entries,
+    read_class_folders,
+    read_table,
+)
 from tutelage.errors import DataError, require
 from tutelage.places import find_place
 from tutelage.types import UNLABELLED
@@ -128,13 +135,15 @@ def read_parts(path: str | Path) -> dict[str, Table]:
         return _from_hub(str(path))
     if place.is_file():
         return {"train": read_table(place)}
+    if not place.is_dir():
+        raise DataError(f"data.path: {place} is neither a file nor a folder. Give one of them.")
     if any((place / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
         return _saved(place)
     return _from_folder(place)
 
 
 def _from_folder(place: Path) -> dict[str, Table]:
-    files = {file.stem: file for file in sorted(place.iterdir()) if file.suffix in READERS}
+    files = {file.stem: file for file in entries(place) if file.suffix in READERS}
     folders = {folder.name: folder for folder in class_folders(place)}
     of_files = {part: read_table(file) for part, file in _named(files).items()}
     if of_files:
@@ -266,6 +275,8 @@ def transfer_table(path: str | Path, column: str) -> Examples:
     place = find_place(path)
     if place is None:
         raise DataError(f"data.transfer: {path}: no such file or folder.")
+    if not (place.is_file() or place.is_dir()):
+        raise DataError(f"data.transfer: {place} is neither a file nor a folder. Give one of them.")
     table = read_table(place) if place.is_file() else _from_folder(place)["train"]
     return Examples(table, range(len(table)), Columns(column))
 
