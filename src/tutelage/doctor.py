@@ -16,11 +16,20 @@ from tutelage.deploy import TARGETS
 from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine.prepare import prepare
 from tutelage.engine.trainee import Trainee
-from tutelage.errors import ConfigError, DataError, ModelError, RunFolderError, TutelageError
+from tutelage.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    RunFolderError,
+    TutelageError,
+    of_role,
+)
 from tutelage.files import write_text
 from tutelage.job import Job
+from tutelage.models.copies import copied, state_of
 from tutelage.models.cost import count_parameters
-from tutelage.objective import LossReport
+from tutelage.models.modes import frozen
+from tutelage.objective import LossReport, Objective
 from tutelage.records import ACCURACY
 from tutelage.tasks import Task
 from tutelage.teachers.codecs import make_codec
@@ -138,11 +147,10 @@ def _check_repeatable(job: Job) -> None:
 
 def _try_network(role: str, make: Callable[[], nn.Module], task: Task, batch: Batch) -> None:
     """Make a network and call it once, so that its errors name its role."""
-    try:
-        with torch.no_grad():
-            task.run(_frozen(make()), batch)
-    except TutelageError as error:
-        raise type(error)(f"{role}: {error}") from error
+    with of_role(role), torch.no_grad():
+        network = _frozen(make())
+        state_of(network)  # which a checkpoint must hold
+        task.run(network, batch)
 
 
 def _try_objective(job: Job, batch: Batch) -> None:
@@ -156,7 +164,37 @@ def _try_objective(job: Job, batch: Batch) -> None:
     if has_unlabelled(job.splits.train):
         job.objective.check_gaps("the training data")
     trainee, teacher = _try_out(job, batch)
-    _check_trainable(trainee(batch, teacher(batch)))
+    with of_role("teacher"):
+        said = _said_twice(teacher, batch)
+    _check_trainable(trainee(batch, said), trainee.objective)
+
+
+def _said_twice(teacher: ModuleTeacher, batch: Batch) -> Outputs:
+    """What a teacher says of a batch, once it is known to say the same again and to stay as it is.
+
+    Raises:
+        ModelError: It does not.
+    """
+    name = type(teacher.network).__name__
+    before = {key: value.clone() for key, value in teacher.model.named_buffers()}
+    said, again = teacher(batch), teacher(batch)
+    moved = [k for k, v in teacher.model.named_buffers() if not _is_same(v, before[k])]
+    if moved:
+        raise ModelError(
+            f"{name} writes into its buffer {moved[0]!r} when it is run in eval mode, so it would "
+            "be another teacher after each batch. Let its forward do that in train mode alone."
+        )
+    if isinstance(said.scores, torch.Tensor) and not _is_same(said.logits, again.logits):
+        raise ModelError(
+            f"{name} gives other logits when it is asked again about the same inputs in eval mode. "
+            "Look for dropout or noise in its forward that does not ask self.training."
+        )
+    return said
+
+
+def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors hold the same, NaN in the same places."""
+    return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _try_baseline(job: Job, batch: Batch) -> None:
@@ -184,12 +222,18 @@ def _try_out(job: Job, batch: Batch) -> tuple[Trainee, ModuleTeacher]:
     return Trainee(student, objective, job.task), teacher
 
 
-def _check_trainable(report: LossReport) -> None:
-    if not report.total.requires_grad:
+def _check_trainable(report: LossReport, objective: Objective) -> None:
+    if report.total.requires_grad:
+        return
+    if not objective.counted:
         raise ConfigError(
             "objective: no weight of the student can be trained by it. Give task_weight or a term "
-            "a weight above 0, and leave some parameters of the student unfrozen."
+            "a weight above 0."
         )
+    raise ConfigError(
+        "student: no weight of the student can be trained. Leave some of its parameters unfrozen "
+        "(requires_grad), and its forward outside of torch.no_grad."
+    )
 
 
 def check(job: Job) -> list[Finding]:
@@ -428,7 +472,7 @@ def _time_steps(job: Job, batch: Batch) -> tuple[float, float]:
     def step() -> None:
         optimizer.zero_grad()
         report = trainee(batch, outputs)
-        _check_trainable(report)
+        _check_trainable(report, trainee.objective)
         report.total.backward()
         optimizer.step()
 
@@ -459,10 +503,7 @@ def _first_batch(job: Job, rows: int) -> Batch:
 
 def _frozen(model: nn.Module) -> nn.Module:
     """A network for a trial call; a copy where it may be the user's own."""
-    try:
-        return copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
-    except Exception as error:
-        raise ModelError(f"{type(model).__name__} cannot be copied: {error}") from error
+    return frozen(copied(model).eval())
 
 
 def _duration(seconds: float) -> str:

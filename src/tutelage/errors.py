@@ -3,7 +3,8 @@
 import difflib
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TypeVar
 
@@ -93,6 +94,17 @@ class LockedError(RunFolderError):
 
 class MissingExtraError(TutelageError, ImportError):
     """An optional package is not installed."""
+
+
+@contextmanager
+def of_role(role: str) -> Iterator[None]:
+    """Name whose network it is in messages from within: "teacher", "student"."""
+    try:
+        yield
+    except TutelageError as error:
+        if str(error).startswith(f"{role}:"):
+            raise
+        raise type(error)(f"{role}: {error}") from error
 
 
 def one_line(error: BaseException | str, *, limit: int = 300) -> str:

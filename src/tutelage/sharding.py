@@ -36,7 +36,7 @@ def is_cut(module: nn.Module) -> bool:
     return isinstance(module, _known("torch.distributed.fsdp", "FSDPModule"))
 
 
-def is_piece(tensor: Shaped[Tensor, "..."]) -> bool:
+def is_piece(tensor: object) -> bool:
     """Whether this is a process's piece of a tensor."""
     return isinstance(tensor, _known("torch.distributed.tensor", "DTensor"))
 
@@ -69,11 +69,14 @@ def pieced(tensor: Shaped[Tensor, "..."], like: Any) -> Shaped[Tensor, "..."]:
     return distribute_tensor(placed, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def load_whole(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_whole(module: nn.Module, state: Mapping[str, Any]) -> None:
     """Load whole tensors into a module, whether it is cut or not."""
     own = module.state_dict()
     module.load_state_dict(
-        {name: pieced(value, own[name]) if name in own else value for name, value in state.items()}
+        {
+            name: pieced(value, own[name]) if is_piece(own.get(name)) else value
+            for name, value in state.items()
+        }
     )
 
 
@@ -82,7 +85,8 @@ def put_together(network: nn.Module, into: nn.Module) -> nn.Module:
     """Fill an uncut network of the same kind with another's weights; every process must ask."""
     own = into.state_dict()
     for name, value in network.state_dict().items():
-        own[name].copy_(whole(value))
+        if isinstance(value, Tensor):
+            own[name].copy_(whole(value))
     return into
 
 

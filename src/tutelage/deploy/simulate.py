@@ -1,6 +1,5 @@
 """Eight bits in floats: a network that computes as its eight-bit file will, with gradients."""
 
-import copy
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tutelage.errors import ModelError
+from tutelage.models.copies import copied
 
 WEIGHT_STEPS = 64  # each side: seven bits, as the quantisers use them (docs/decisions/0009)
 ACTIVATION_STEPS = 255
@@ -90,7 +90,7 @@ def simulate_int8(network: nn.Module, way: str) -> nn.Module:
     Raises:
         ModelError: It has no such layer.
     """
-    network = copy.deepcopy(network)
+    network = copied(network)
     weighted = [(module, "weight") for module in network.modules() if _is_weighted(module)]
     if not weighted:
         raise ModelError(
@@ -121,7 +121,7 @@ def settled(network: nn.Module, like: nn.Module) -> nn.Module:
             state[path + rest.removesuffix(".original")] = grid(value)
         else:
             state[name] = value
-    plain = copy.deepcopy(like)
+    plain = copied(like)
     own = plain.state_dict()
     plain.load_state_dict({name: value for name, value in state.items() if name in own})
     return plain.eval()

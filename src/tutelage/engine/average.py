@@ -1,12 +1,13 @@
 """A moving average of a network's weights while it is trained."""
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from tutelage.models.copies import copied
 
 
 class Average(nn.Module):
@@ -29,7 +30,7 @@ class Average(nn.Module):
     def __init__(self, network: nn.Module, decay: float) -> None:
         """Begin with the network's initial weights, which the first update replaces."""
         super().__init__()
-        self.module = copy.deepcopy(network)
+        self.module = copied(network)
         self.register_buffer("n_averaged", torch.tensor(0, dtype=torch.long))
         self._fade = get_ema_multi_avg_fn(decay)
 

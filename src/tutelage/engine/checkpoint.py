@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from tutelage import ranks
 from tutelage.errors import RunFolderError
+from tutelage.models.copies import as_it_was, state_of
 from tutelage.records import MetricPoint
 from tutelage.sealed import read_facts, write_tensors
 from tutelage.sharding import load_whole, pieced, whole
@@ -73,7 +74,7 @@ def save_checkpoint(
     if torch.cuda.is_available():
         tensors["rng/cuda"] = torch.cuda.get_rng_state()
     for name, module in modules.items():
-        state = module.state_dict()
+        state = state_of(module)
         tensors |= {f"{name}/{key}": value.detach() for key, value in state.items()}
     tensors |= _optimizer_tensors(optimizer)
     owned = dict(_owned(tensors))
@@ -103,7 +104,7 @@ def load_checkpoint(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         progress = TypeAdapter(Progress).validate_python(facts["progress"])
         for name, module in modules.items():
-            load_whole(module, _below(tensors, name))
+            load_whole(module, as_it_was(module, _below(tensors, name)))
         _load_optimizer(optimizer, _below(tensors, "optimizer"))
         torch.set_rng_state(tensors["rng/cpu"])
         if "rng/cuda" in tensors and torch.cuda.is_available():

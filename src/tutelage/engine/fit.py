@@ -44,6 +44,7 @@ from tutelage.errors import (
     TrainingError,
 )
 from tutelage.models.attention import fastest_attention
+from tutelage.models.copies import copied
 from tutelage.objective import LossReport, Objective
 from tutelage.records import MetricPoint
 from tutelage.sharding import cut, piece, put_together, whole
@@ -199,7 +200,7 @@ class _Loop:
         torch.manual_seed(arm.seed)
         self.ranks = ranks.here()
         trainee = Trainee(student, arm.objective, arm.task, settings.precision)
-        self.selected = copy.deepcopy(student)
+        self.selected = copied(student)
         self.average = None if settings.ema is None else Average(student, settings.ema)
         self.whole = self._cut(trainee) if settings.shard and self.ranks.are_several else None
         self.optimizer = settings.optimizer.build(trainee.parameters())
@@ -234,7 +235,7 @@ class _Loop:
 
     def _cut(self, trainee: Trainee) -> nn.Module:
         """Cut what is trained among the processes; gives a network for the pieces together."""
-        whole = copy.deepcopy(trainee.student)
+        whole = copied(trainee.student)
         trainee.cut()
         if self.average is not None:
             cut(self.average.module, self.average.module)
@@ -264,7 +265,7 @@ class _Loop:
         stop, _ = Meetings().agree(stop=interrupt.requested, save=False)
         if stop:  # during the last validation, when no step was left to notice
             raise self._interrupted()
-        last = copy.deepcopy(self._judged()).cpu().eval()
+        last = copied(self._judged()).cpu().eval()
         selected = self.selected.cpu().eval() if self.progress.best_epoch else last
         learned = self.trainee.objective.state_dict()
         adapters = {name: whole(value).detach().cpu().clone() for name, value in learned.items()}

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from tutelage.data.sources import TensorSource
 from tutelage.errors import ConfigError, ModelError, find
 from tutelage.losses.divergences import cross_entropy
-from tutelage.models.modes import left_as_it_was
+from tutelage.models.modes import frozen, left_as_it_was
 
 CODE = 64
 
@@ -243,5 +243,5 @@ def _ready(teacher: nn.Module) -> Iterator[None]:
             "it tells what its data were like. Give some unlabelled data instead."
         )
     with left_as_it_was(teacher):
-        teacher.eval().requires_grad_(requires_grad=False)
+        frozen(teacher.eval())
         yield

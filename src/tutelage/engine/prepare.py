@@ -1,12 +1,12 @@
 """Before the optimizer is made: losses look at one trial call and make what they need."""
 
-import copy
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from tutelage.data.loading import Reader, spread
+from tutelage.models.copies import copied
 from tutelage.objective import DryRun, Objective
 from tutelage.tasks import Task
 from tutelage.teachers import HasParts, Teacher
@@ -92,8 +92,8 @@ def prepare(
 
     def dry_run() -> DryRun:
         layers = objective.student_layers
-        copied = copy.deepcopy(student).eval()
-        outputs = task.run(copied, batch, layers)
+        trial = copied(student).eval()
+        outputs = task.run(trial, batch, layers)
         return DryRun(
             outputs,
             given,
@@ -101,7 +101,7 @@ def prepare(
             teacher_part=part,
             run=task.run,
             more_of_teacher=_asking(teacher, more),
-            more_of_student=_trying(copied, task, more),
+            more_of_student=_trying(trial, task, more),
         )
 
     losses = [term.loss for term in objective.counted]

@@ -1,6 +1,5 @@
 """SimKD: the student is delivered with the teacher's own classifier."""
 
-import copy
 from collections import OrderedDict
 from typing import final
 
@@ -18,6 +17,7 @@ from tutelage.losses.features import (
     shrink,
     width_of,
 )
+from tutelage.models.copies import copied
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
 
@@ -129,7 +129,7 @@ class SimKD(Loss):
                 "or parts that take maps."
             )
         adapter = projector(width_of(ours), width_of(theirs), self.shrink_by, is_map=ours.ndim == 4)
-        wrapped = copy.deepcopy(student)
+        wrapped = copied(student)
         device = next((weight.device for weight in student.parameters()), None)
         for number, (own, other) in enumerate(
             zip(self.student_parts, self.teacher_parts, strict=True)

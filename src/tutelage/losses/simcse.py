@@ -1,6 +1,5 @@
 """Embeddings without a teacher: a sample is nearest to itself, heard again."""
 
-import copy
 from typing import final
 
 import torch
@@ -12,6 +11,7 @@ from tutelage.losses.divergences import cross_entropy
 from tutelage.losses.embedding import cosine_temperature
 from tutelage.losses.features import check_several, counted, features_of
 from tutelage.losses.lengths import unit
+from tutelage.models.copies import copied
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
 
@@ -96,8 +96,8 @@ class SimCSE(Loss):
 
 def _dropping(network: nn.Module, dropout: float) -> nn.Module:
     """A copy of a network whose dropout layers all drop this share."""
-    copied = copy.deepcopy(network)
-    layers = [module for module in copied.modules() if isinstance(module, nn.Dropout)]
+    twin = copied(network)
+    layers = [module for module in twin.modules() if isinstance(module, nn.Dropout)]
     if not layers:
         raise ConfigError(
             f"simcse: {type(network).__name__} has no nn.Dropout, so it says the same twice and "
@@ -105,4 +105,4 @@ def _dropping(network: nn.Module, dropout: float) -> nn.Module:
         )
     for layer in layers:
         layer.p = dropout
-    return copied
+    return twin

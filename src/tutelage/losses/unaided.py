@@ -1,6 +1,5 @@
 """Losses that need no teacher: the student learns from a peer, or from its own past."""
 
-import copy
 from collections.abc import Callable
 from typing import final
 
@@ -17,6 +16,7 @@ from tutelage.losses.divergences import (
     soften,
 )
 from tutelage.losses.rows import Rows, checked_labels, class_logits
+from tutelage.models.copies import copied
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
 
@@ -53,7 +53,7 @@ class MutualLearning(Loss):
 
     def wrap(self, student: nn.Module, dry: DryRun) -> nn.Module:
         """Make the peer: the student's architecture with fresh weights."""
-        self.peer, self.run = copy.deepcopy(student), dry.run
+        self.peer, self.run = copied(student), dry.run
         drawn = [_draw_anew(module) for module in self.peer.modules()]
         if not any(drawn):
             raise ModelError(

@@ -33,8 +33,8 @@ def call(model: nn.Module, inputs: Inputs, **settings: object) -> Tensor:
     """The logits that a network gives, before any look at their shape.
 
     Args:
-        model: Takes a tensor, or named tensors as arguments; gives a tensor, or an object with
-            `logits` as those of `transformers`.
+        model: Takes a tensor, or named tensors as arguments; gives a tensor, or an object or dict
+            with `logits` as those of `transformers`.
         inputs: What it is called with.
         **settings: Further arguments of its forward.
 
@@ -43,6 +43,8 @@ def call(model: nn.Module, inputs: Inputs, **settings: object) -> Tensor:
     """
     given = called(model, inputs, **settings)
     logits = getattr(given, "logits", given)
+    if isinstance(logits, Mapping):
+        logits = logits.get("logits", given)
     if not isinstance(logits, Tensor):
         raise ShapeError(
             f"{type(model).__name__} returned a {type(given).__name__}, not a tensor of "

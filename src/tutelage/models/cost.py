@@ -1,6 +1,5 @@
 """What a network costs: parameters, multiply-accumulates, bytes on disk."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tutelage.errors import ModelError, RunFolderError
 from tutelage.models.calling import called
+from tutelage.models.copies import copied
+from tutelage.models.modes import frozen
 from tutelage.records import SizeRow
 from tutelage.types import Inputs, describe_inputs, each, on_cpu, rows_of
 
@@ -25,14 +26,7 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     Raises:
         ModelError: The network cannot be copied.
     """
-    try:
-        copied = copy.deepcopy(model)
-    except Exception as error:
-        raise ModelError(
-            f"{type(model).__name__}: the network cannot be copied ({error}). Its attributes must "
-            "survive copy.deepcopy: keep no open files, locks or tensors with a gradient in it."
-        ) from error
-    return copied.cpu().eval().requires_grad_(requires_grad=False)
+    return frozen(copied(model).cpu().eval())
 
 
 def count_parameters(model: nn.Module) -> int:

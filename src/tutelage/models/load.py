@@ -18,6 +18,7 @@ from tutelage.errors import ConfigError, ModelError, TutelageError, find, requir
 from tutelage.files import fingerprint
 from tutelage.models import cifar_nets, nets, text_nets
 from tutelage.models.causal import make_causal
+from tutelage.models.copies import EXTRA, load_state, state_of
 from tutelage.models.hf import hf_factory
 from tutelage.models.sentence import sentence, static
 from tutelage.models.served import make_served
@@ -139,7 +140,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         ModelError: The file cannot be read without running code, or does not fit.
     """
     state = read_state(path)
-    own = model.state_dict()
+    own = state_of(model)
     missing = sorted(own.keys() - state.keys())
     extra = sorted(state.keys() - own.keys())
     if missing or extra:
@@ -148,12 +149,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"unknown {_some(extra)}. Use weights that were saved from this very network."
         )
     for key, value in state.items():
-        if value.shape != own[key].shape:
+        if value.shape != own[key].shape and not key.endswith(EXTRA):
             raise ModelError(
                 f"{path}: {key} is {tuple(value.shape)}, the network's is {tuple(own[key].shape)}."
                 " Check the network's settings (widths, num_classes)."
             )
-    model.load_state_dict(state)
+    load_state(model, state)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

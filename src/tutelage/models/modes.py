@@ -6,6 +6,13 @@ from contextlib import contextmanager
 from torch import nn
 
 
+def frozen(model: nn.Module) -> nn.Module:
+    """The same network, its parameters without need of gradients; compiled ones too."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
 @contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
     """Put every part back into the mode and the need of gradients that it had, whatever happens."""

@@ -1,6 +1,5 @@
 """Narrower and shallower copies of a network, with the most important of its weights."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError
 from tutelage.models.channels import ChannelMap, Channels, map_channels
+from tutelage.models.copies import copied
 
 EPSILON = 1e-12
 CHANNEL_COUNTS = {
@@ -54,13 +54,13 @@ def slice_network(
     for name, share in (("width", width), ("depth", depth)):
         if not 0 < share <= 1:
             raise ConfigError(f"slice: {name} must be above 0 and at most 1, got {share}.")
-    copied = copy.deepcopy(model).cpu().eval()
+    own = copied(model).cpu().eval()
     if depth < 1:
-        _drop_blocks(copied, example, depth)
+        _drop_blocks(own, example, depth)
     if width < 1:
-        _narrow(copied, example, width)
-    _check_runs(copied, example, f"width {width:g}, depth {depth:g}")
-    return copied
+        _narrow(own, example, width)
+    _check_runs(own, example, f"width {width:g}, depth {depth:g}")
+    return own
 
 
 def _check_runs(model: nn.Module, example: Tensor, how: str) -> None:

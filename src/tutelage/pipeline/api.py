@@ -1,6 +1,6 @@
 """The Python call: teach any student by any teacher on any map-style data set."""
 
-import copy
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +16,16 @@ from tutelage.data.views import Identity, ViewPolicy
 from tutelage.deploy import export_checked
 from tutelage.engine import OptimizerSettings, TrainSettings
 from tutelage.engine.events import Listener, ignore
-from tutelage.errors import DataError, ModelError, TutelageError
+from tutelage.errors import DataError, ModelError, of_role
 from tutelage.job import Job, TeacherPlan
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.calling import call_checked
+from tutelage.models.copies import copied
 from tutelage.models.modes import left_as_it_was
 from tutelage.objective import Objective
 from tutelage.pipeline.delivery import deliverable
 from tutelage.pipeline.exporting import fed
+from tutelage.pipeline.networks import as_network, named
 from tutelage.pipeline.run import run_job
 from tutelage.records import ParityRow, RunRecord, Summary, Verdict
 from tutelage.report import write_report
@@ -88,7 +90,7 @@ class Distilled:
 
 
 def distill(  # noqa: PLR0913 - one call that needs no other object
-    teacher: nn.Module,
+    teacher: nn.Module | Sequence[nn.Module],
     student: nn.Module,
     train_data: Any,
     *,
@@ -112,11 +114,12 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
 ) -> Distilled:
     """Teach a student by a teacher.
 
-    Neither network given is changed: the student is copied for each training, the teacher is put
-    back into its mode afterwards.
+    Neither network given is changed: the student is copied first of all, the teacher is put back
+    into its mode afterwards. So a network may teach itself, and may share parts with its student.
 
     Args:
-        teacher: A trained network that gives logits.
+        teacher: A trained network that gives logits; or several, the mean of whose probabilities
+            teaches.
         student: A network that gives as many logits, untrained or half trained.
         train_data: A map-style data set of (input, label) pairs or {"image": ..., "label": ...}
             mappings; a tuple (inputs, labels) of tensors, arrays or lists; or a DataLoader, whose
@@ -149,14 +152,23 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
     """
     notes: list[str] = []
     splits = _splits(train_data, valid_data, test_data, notes)
-    with left_as_it_was(teacher):
-        count = _count_classes(teacher, splits.train)
+    teachers = [as_network(one, name, notes) for name, one in named(teacher)]
+    with of_role("student"):  # before the teacher is frozen, whose parts it may share
+        kept = copied(as_network(student, "student", notes))
+    with contextlib.ExitStack() as stack:  # share, is frozen
+        for one in teachers:
+            stack.enter_context(left_as_it_was(one))
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        count = _count_classes(teachers[0], splits.train)
+        first, *others = [TeacherPlan(make=lambda one=one: one) for one in teachers]  # type: ignore[misc]
         job = Job(
             name="distill",
             out=Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tutelage-")),
             splits=replace(splits, class_names=tuple(class_names or map(str, range(count)))),
-            teacher=TeacherPlan(make=lambda: teacher),
-            make_student=lambda: copy.deepcopy(student),
+            teacher=first,
+            co_teachers=tuple(others),
+            make_student=lambda: copied(kept),
             objective=objective
             or task_weight * CrossEntropy() + weight * KD(temperature=temperature),
             settings=settings
@@ -224,10 +236,8 @@ def _count_classes(teacher: nn.Module, source: Source) -> int:
     inputs, _ = source.fetch(torch.tensor([0, min(1, len(source) - 1)]))
     teacher.eval()
     device = next((p.device for p in teacher.parameters()), torch.device("cpu"))
-    try:
+    with of_role("teacher"):
         logits = call_checked(teacher, each(inputs, lambda tensor: _scaled(tensor).to(device)))
-    except TutelageError as error:
-        raise ModelError(f"teacher: {error}") from error
     if logits.ndim != 2:
         raise ModelError(
             f"teacher: it must give logits (batch, classes), got {tuple(logits.shape)}."

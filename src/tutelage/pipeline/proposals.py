@@ -1,6 +1,5 @@
 """Students for a device as recipes: what is proposed, and what a recipe's budget refuses."""
 
-import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from tutelage.deploy.targets import TARGETS
 from tutelage.errors import ConfigError, RunFolderError
 from tutelage.files import write_text, write_whole
 from tutelage.job import Job
+from tutelage.models.copies import copied, state_of
 from tutelage.models.load import load_weights, make_model
 from tutelage.models.propose import Facts, Original, describe
 
@@ -170,9 +170,7 @@ def _write(
     student: dict[str, Any] = {"model": candidate.model, "settings": dict(candidate.settings)}
     if candidate.from_teacher:
         file = folder / f"{candidate.name}.safetensors"
-        state = {
-            k: v.detach().contiguous().clone() for k, v in candidate.network.state_dict().items()
-        }
+        state = {k: v.detach().contiguous().clone() for k, v in state_of(candidate.network).items()}
         write_whole(file, lambda temporary: save_file(state, temporary))
         student["weights"] = str(file.resolve())
     content = question.recipe.model_dump(mode="json", exclude_defaults=True)
@@ -239,7 +237,7 @@ def _nearest(job: Job, facts: Facts, form: Form) -> str:
     model = teacher.get("model", "")
     hint = f"More: tutelage propose MODEL_OR_RUN --budget '{job.budget}'{options_of(form)}."
     try:
-        network = copy.deepcopy(job.teacher.make()).eval()
+        network = copied(job.teacher.make()).eval()
         original = Original(model, teacher.get("settings", {}), network, is_trained=False)
         assert job.budget is not None
         found = propose(original, facts, job.budget, count=3, form=form)

@@ -12,6 +12,7 @@ from tutelage.engine.checkpoint import Progress
 from tutelage.engine.prepare import prepare_from
 from tutelage.errors import RunFolderError
 from tutelage.job import Job
+from tutelage.models.copies import copied
 from tutelage.models.load import load_weights
 from tutelage.pipeline.delivery import pick_student
 from tutelage.pipeline.stamps import Stamp, is_done
@@ -128,7 +129,7 @@ def _loaded(arm: str, seed: int, model: nn.Module, place: Path) -> Trained:
         )
     key = load_record(place / "stamp.json", Stamp).key
     is_done(place, key)
-    last, selected = model, copy.deepcopy(model)
+    last, selected = model, copied(model)
     load_weights(last, place / LAST)
     load_weights(selected, place / SELECTED)
     progress = load_record(place / PROGRESS, Progress)

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from tutelage.errors import RunFolderError
 from tutelage.files import fingerprint
 from tutelage.job import Job
 from tutelage.locks import locked
+from tutelage.models.copies import copied, state_of
 from tutelage.models.load import load_weights, read_state
 from tutelage.objective import Objective
 from tutelage.pipeline.stamps import is_done, stamp
@@ -272,7 +273,7 @@ def train_arm(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
 
 
 def _fit_and_leave(arm: Arm, model: nn.Module, listener: Listener) -> None:
-    fitted = fit(copy.deepcopy(model), arm, listener)
+    fitted = fit(copied(model), arm, listener)
     first(lambda: _leave(arm, fitted))
 
 
@@ -289,7 +290,7 @@ def _leave(arm: Arm, fitted: Fitted) -> None:
 
 
 def _load(arm: Arm, model: nn.Module) -> Trained:
-    last, selected = model, copy.deepcopy(model)
+    last, selected = model, copied(model)
     load_weights(last, arm.folder / LAST)
     load_weights(selected, arm.folder / SELECTED)
     progress = load_record(arm.folder / PROGRESS, Progress)
@@ -325,13 +326,8 @@ def _note(progress: Progress, metric: Metric) -> str:
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write a network's weights and buffers as safetensors with a checksum of itself."""
-    state = {name: value.detach().contiguous().clone() for name, value in _owned(model).items()}
+    state = {name: value.detach().contiguous().clone() for name, value in state_of(model).items()}
     write_tensors(path, state, {})
-
-
-def _owned(model: nn.Module) -> Mapping[str, torch.Tensor]:
-    state: Mapping[str, torch.Tensor] = model.state_dict()
-    return state
 
 
 def _key(arm: Arm, model: nn.Module) -> str:

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tutelage.errors import TeacherChangedError, find
+from tutelage.models.copies import copied, state_of
+from tutelage.models.modes import frozen
 from tutelage.models.taps import find_layer
 from tutelage.sharding import cut, piece
 from tutelage.tasks import Task
@@ -69,11 +71,11 @@ class ModuleTeacher:
         """Freeze the network."""
         find("precision", precision, PRECISIONS)
         self.precision = precision
-        self.model = model.eval().requires_grad_(requires_grad=False)
+        self.model = frozen(model.eval())
         self._root: _Root | None = None  # of a network in pieces
         if device is not None:
             self.model = self.model.to(device)
-        own = next((value.device for value in model.state_dict().values()), None)
+        own = next((value.device for value in state_of(model).values()), None)
         self.device = device or own or torch.device("cpu")
         self.task = task
         self.chunk = chunk
@@ -127,7 +129,7 @@ class ModuleTeacher:
             device: Where this process's piece goes.
         """
         pieces = copy.copy(self)
-        pieces.model = copy.deepcopy(self.model)
+        pieces.model = copied(self.model)
         pieces.device = device
         pieces._root = _Root(pieces.model, self.task)
         cut(pieces._root, pieces.model)
@@ -136,7 +138,7 @@ class ModuleTeacher:
 
     def part(self, layer: str) -> nn.Module:
         """A frozen copy of a part of the network, such as its classifier."""
-        return copy.deepcopy(find_layer(self.network, layer)).requires_grad_(requires_grad=False)
+        return frozen(copied(find_layer(self.network, layer)))
 
     def check(self) -> None:
         """Compare weights and buffers with what they were at first.
@@ -234,7 +236,7 @@ class _Root(nn.Module):
 def state_fingerprint(model: nn.Module) -> str:
     """A fingerprint of a network's class, weights and buffers, and how they lie in memory."""
     digest = hashlib.sha256(repr(model).encode())
-    for name, value in model.state_dict().items():
+    for name, value in state_of(model).items():
         own = piece(value)
         is_plain = own.ndim != 4 or own.is_contiguous()
         digest.update((name if is_plain else f"{name}, channels last").encode())

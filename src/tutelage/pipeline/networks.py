@@ -1,0 +1,56 @@
+"""Networks that Python callers bring, as a run takes them."""
+
+import torch
+from torch import nn
+
+from tutelage.errors import ConfigError, of_role
+from tutelage.models.copies import check_is_made, copied
+
+
+def named(teacher: object) -> list[tuple[str, object]]:
+    """One teacher or several, with what messages call each."""
+    if not isinstance(teacher, list | tuple):
+        return [("teacher", teacher)]
+    if not teacher:
+        raise ConfigError("teacher: the list is empty. Give a network, or several.")
+    return [(f"teacher[{number}]", one) for number, one in enumerate(teacher)]
+
+
+def as_network(given: object, name: str, notes: list[str]) -> nn.Module:
+    """A network as it is trained and run here, in float32.
+
+    Args:
+        given: By the caller.
+        name: The argument, for messages.
+        notes: Gets a note where the network is run in another precision than it came in.
+
+    Raises:
+        ConfigError: It is no network.
+        ModelError: It cannot be run or copied.
+    """
+    if not isinstance(given, nn.Module):
+        raise ConfigError(
+            f"{name}: it must be a torch.nn.Module, got a {type(given).__name__}. Put what it does "
+            "into the forward of a module of your own, which holds the networks that it calls."
+        )
+    network = _unwrapped(given)
+    with of_role(name):
+        check_is_made(network)
+        held = [*network.parameters(), *network.buffers()]
+        others = {tensor.dtype for tensor in held if tensor.is_floating_point()} - {torch.float32}
+        if not others:  # what was made in inference mode can never be trained
+            return copied(network) if any(tensor.is_inference() for tensor in held) else network
+        found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
+        notes.append(f"The {name} came in {found} and was run in float32, as everything here.")
+        return copied(network).float()
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside of what runs it on several devices, or compiled."""
+    while True:
+        inside = getattr(network, "_orig_mod", None)
+        if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inside = network.module
+        if not isinstance(inside, nn.Module):
+            return network
+        network = inside
