@@ -2,12 +2,14 @@
 
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from tutelage.data.plain import PlainText
 from tutelage.data.tokens import TokenSource
 from tutelage.errors import DataError, ModelError, require
 from tutelage.places import find_place
 
+T = TypeVar("T")
 AT_ONCE = 10_000  # texts: beside its tokens a tokenizer says kilobytes of each
 
 
@@ -27,10 +29,11 @@ class Cutter:
         self.name = name
         self.num_texts = 0
         self.num_cut = 0
-        self.special = set(tokenizer.all_special_ids)
+        self.plain = PlainText(tokenizer, name)
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
-        added = tokenizer.num_special_tokens_to_add()
-        if max_length <= added:
+        added = len(self.plain.before) + len(self.plain.after)
+        self.room = max_length - added
+        if self.room < 1:
             raise DataError(
                 f"data.max_length: {max_length} leaves no room for a text: the tokenizer {name} "
                 f"adds {added} tokens of its own. Usual: 64 to 512."
@@ -67,13 +70,13 @@ class Cutter:
         ]
 
     def _cut(self, texts: Sequence[str]) -> list[Sequence[int]]:
-        ids = self.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
+        ids = [self.framed(tokens) for tokens in self.plain.tokens(texts)]
         empty = next((n for n, tokens in enumerate(ids) if not tokens), None)
         if empty is not None:
             raise DataError(
                 f"The tokenizer {self.name} finds no token in the text {texts[empty]!r}. Remove it."
             )
-        return [array("i", [tokens[place] for place in self.kept(tokens)]) for tokens in ids]
+        return [array("i", tokens) for tokens in ids]
 
     def token_source(
         self,
@@ -93,24 +96,31 @@ class Cutter:
             facts=self.facts,
         )
 
-    def kept(self, tokens: Sequence[int]) -> Sequence[int]:
-        """Places of a text's tokens that stay: the first ones, and what the tokenizer ends with."""
+    def framed(self, tokens: Sequence[int]) -> list[int]:
+        """The tokens of a text that stay, within what the tokenizer sets around a text."""
+        return [*self.plain.before, *self.shortened(tokens), *self.plain.after]
+
+    def shortened(self, values: Sequence[T]) -> Sequence[T]:
+        """What stays of a text's tokens: the first ones, or the last where the tokenizer says so.
+
+        Args:
+            values: One a token of the text, without what the tokenizer adds.
+        """
         self.num_texts += 1
-        if len(tokens) <= self.max_length:
-            return range(len(tokens))
+        if len(values) <= self.room:
+            return values
         self.num_cut += 1
-        tail = 0
-        while tokens[-1 - tail] in self.special:
-            tail += 1
-        return [*range(self.max_length - tail), *range(len(tokens) - tail, len(tokens))]
+        is_end = self.tokenizer.truncation_side == "left"
+        return values[-self.room :] if is_end else values[: self.room]
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of the numbers must know."""
         if not self.num_cut:
-            return ()
+            return self.plain.notes()
         return (
             f"{self.num_cut} of {self.num_texts} texts ({self.num_cut / self.num_texts:.1%}) are "
             f"longer than {self.max_length} tokens and were cut there (data.max_length).",
+            *self.plain.notes(),
         )
 
 

@@ -112,15 +112,21 @@ def _word(word: Any, place: str) -> str:
 def _source(
     examples: Examples, tagged: Tagged, numbers: Mapping[str, int], cut: Cutter
 ) -> TokenSource:
-    encoded = cut.tokenizer([words for words, _ in tagged], is_split_into_words=True)
+    encoded = cut.plain.read([words for words, _ in tagged], is_split_into_words=True)
+    before, after = ([UNLABELLED] * len(side) for side in (cut.plain.before, cut.plain.after))
     ids, classes, counted = [], [], []
     for row, (_, labels) in enumerate(tagged):
-        tokens = encoded["input_ids"][row]
-        of_tokens = _of_tokens(examples, row, labels, encoded.word_ids(row), numbers)
-        kept = cut.kept(tokens)
-        ids.append([tokens[place] for place in kept])
-        classes.append([of_tokens[place] for place in kept])
-        counted.append([of_tokens[place] != UNLABELLED for place in kept])
+        tokens = [
+            (letter, word)
+            for token, word in zip(encoded["input_ids"][row], encoded.word_ids(row), strict=True)
+            for letter in cut.plain.letters(token)
+        ]
+        words = [word for _, word in tokens]
+        of_tokens = _of_tokens(examples, row, labels, words, numbers)
+        kept = cut.shortened(list(zip([token for token, _ in tokens], of_tokens, strict=True)))
+        ids.append([*cut.plain.before, *(token for token, _ in kept), *cut.plain.after])
+        classes.append([*before, *(label for _, label in kept), *after])
+        counted.append([label != UNLABELLED for label in classes[-1]])
     texts = [" ".join(word.replace(" ", NO_BREAK) for word in words) for words, _ in tagged]
     return cut.token_source(ids, classes, counted, texts)
 

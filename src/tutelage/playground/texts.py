@@ -68,13 +68,21 @@ class Texts(Kind):
 
     def arrays(self, sample: SoftTargetSample) -> Arrays:
         """A test text as the networks take it."""
-        tokens = self.cutter.tokenizer(sample.text)["input_ids"]
-        ids = np.array([[tokens[place] for place in self.cutter.kept(tokens)]], dtype=np.int64)
+        (tokens,) = self.cutter.cut([str(sample.text)])
+        ids = np.array([tokens], dtype=np.int64)
         return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
     def script_data(self) -> dict[str, Any]:
         """What the scripts read."""
-        return {"longest": self.cutter.max_length, "special": sorted(self.cutter.special)}
+        cutter = self.cutter
+        return {
+            "room": cutter.room,
+            "longest": cutter.max_length,
+            "before": cutter.plain.before,
+            "after": cutter.plain.after,
+            "keepsEnd": cutter.tokenizer.truncation_side == "left",
+            "letters": {str(token): cutter.plain.letters(token) for token in cutter.plain.control},
+        }
 
     def files(self) -> dict[str, Path]:
         """The tokenizer, and what runs it."""

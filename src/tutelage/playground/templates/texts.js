@@ -2,16 +2,17 @@
 // A page of texts: written into a box, or taken from the run's test data.
 (() => {
   const data = JSON.parse(document.getElementById("playground-data").textContent);
-  const special = new Set(data.special);
   let tokenizer = null;
 
-  // As tutelage.data.cutting does it: the first tokens, and what the tokenizer ends a text with.
+  // As tutelage.data.cutting does it: what fits of a text, within what the tokenizer sets around it. A control token that
+  // somebody wrote into the text is spelt out.
   function cut(text) {
-    const { ids, tokens } = tokenizer.encode(text);
-    let tail = 0;
-    if (ids.length > data.longest) while (special.has(ids[ids.length - 1 - tail])) tail++;
-    const keeps = (_, place) => place < data.longest - tail || place >= ids.length - tail;
-    return { ids: ids.filter(keeps), tokens: tokens.filter(keeps), isCut: ids.length > data.longest };
+    const { ids } = tokenizer.encode(text, { add_special_tokens: false });
+    const own = ids.flatMap((id) => data.letters[id] ?? [id]);
+    const kept = own.length <= data.room ? own : data.keepsEnd ? own.slice(-data.room) : own.slice(0, data.room);
+    const whole = [...data.before, ...kept, ...data.after];
+    const names = whole.map((id) => tokenizer.id_to_token(id));
+    return { ids: whole, tokens: names, isCut: own.length > data.room };
   }
 
   function toFeeds(ids) {
