@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_language import WORDS, make_tokenizer, sentences
+from tiny_language import WORDS, make_tokenizer, sentences, tokenizers
 
 from tutelage.data.corpus import (
     BlockSource,
@@ -204,3 +204,73 @@ def test_documents_apart_are_samples_of_their_own(corpus_path, teacher_path):
         "documents are longer than 12 tokens and were cut there (data.block)" in note
         for note in corpus.notes
     )
+
+
+def beginning(tmp_path, template="<begin> $A"):
+    """The tokenizer of tests, with a token that every text begins with."""
+    tokenizer = make_tokenizer(["<begin>", *WORDS])
+    tokenizer.add_special_tokens({"bos_token": "<begin>"})
+    special = [("<begin>", 2), ("<end>", 0)]
+    tokenizer.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=template, special_tokens=special
+    )
+    tokenizer.save_pretrained(tmp_path / "begins")
+    return tmp_path / "begins"
+
+
+def load(path, tokenizer, **settings):
+    sizes = {"block": 8, "valid_tokens": 16, "test_tokens": 32}
+    return load_corpus(path, str(tokenizer), **sizes, **settings)
+
+
+def test_blocks_and_documents_begin_as_the_tokenizer_begins_a_text(corpus_path, tmp_path):
+    source = load(corpus_path, beginning(tmp_path)).splits.train
+    inputs, labels = source.fetch(torch.arange(len(source)))
+    ids = inputs["input_ids"]
+    assert (ids[:, 0] == 2).all()
+    assert (labels != 2).all()  # nothing that the tokenizer adds is to be predicted
+    assert inputs["counted"].all()
+    ends = labels[:, :-1] == 0
+    assert ends.any()
+    assert (ids[:, 1:][ends] == 2).all()
+    assert torch.equal(ids[:, 1:][~ends], labels[:, :-1][~ends])
+    assert torch.equal(labels.flatten(), source.tokens[: labels.numel()].long())
+
+
+def test_documents_apart_begin_as_the_tokenizer_begins_a_text(corpus_path, tmp_path):
+    source = load(corpus_path, beginning(tmp_path), is_packed=False).splits.train
+    inputs, labels = source.fetch(torch.arange(8))
+    assert (inputs["input_ids"][:, 0] == 2).all()
+    assert (labels != 2).all()
+
+
+def test_a_test_part_of_so_many_tokens_has_them_with_and_without_a_beginning(
+    corpus_path, teacher_path, tmp_path
+):
+    begins, plain = load(corpus_path, beginning(tmp_path)), load(corpus_path, teacher_path)
+    assert len(begins.splits.test) == len(plain.splits.test) == 4
+    assert begins.splits.test.fingerprint != plain.splits.test.fingerprint
+
+
+def test_blocks_that_begin_are_another_source():
+    tokens = torch.arange(50)
+    begins = BlockSource(tokens, 8, begin=7, end=0)
+    assert begins.fingerprint != BlockSource(tokens, 8).fingerprint
+    assert len(BlockSource(torch.arange(8), 8, begin=7, end=0)) == 1
+    with pytest.raises(DataError, match="There are 7 tokens, a block needs 8"):
+        BlockSource(torch.arange(7), 8, begin=7, end=0)
+
+
+def test_several_tokens_before_a_text_are_refused(corpus_path, tmp_path):
+    tokenizer = beginning(tmp_path, "<begin> <end> $A")
+    with pytest.raises(DataError, match="sets 2 tokens before a text"):
+        load(corpus_path, tokenizer)
+
+
+def test_a_document_that_spells_the_end_sign_goes_on(tmp_path, teacher_path):
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join(["the cat <end> sees a fish"] * 40))
+    corpus = load(path, teacher_path)
+    labels = corpus.splits.train.tokens
+    assert (labels == 0).sum() <= len(labels) // 6
+    assert any("spell a control token" in note for note in corpus.notes)

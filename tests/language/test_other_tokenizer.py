@@ -12,7 +12,9 @@ from tiny_language import make_model, save, sentences
 from tutelage import chunks
 from tutelage.config import build_job, read_recipe
 from tutelage.data.loading import Reader
-from tutelage.data.pairs import NOWHERE, PairedSource, pair_up
+from tutelage.data.pairs import NOWHERE, PairedSource
+from tutelage.data.pairs import pair_up as pair_plain_texts
+from tutelage.data.plain import PlainText
 from tutelage.doctor import PROBLEM, check
 from tutelage.errors import ConfigError, DataError, SignalError
 from tutelage.losses import KD, SpanLikelihood, UniversalLogitDistance
@@ -21,6 +23,10 @@ from tutelage.tasks import LanguageModeling
 from tutelage.tasks.other_tokenizer import OtherTokenizer
 from tutelage.teachers import ModuleTeacher
 from tutelage.types import Batch, HiddenStates, Outputs
+
+
+def pair_up(document, own, other, length):
+    return pair_plain_texts(document, PlainText(own, "own"), PlainText(other, "other"), length)
 
 
 def letters_tokenizer():
@@ -279,3 +285,17 @@ def test_logit_losses_refuse_a_teacher_of_other_words():
     with pytest.raises(ValueError, match="same classes"):
         KD(1)(Outputs(torch.zeros(2, 5)), Outputs(torch.zeros(2, 7)), batch)
     assert LanguageModeling(5).items_per_sample is None
+
+
+def test_tokens_that_texts_begin_with_stand_together():
+    plain = letters_tokenizer()
+    begins = letters_tokenizer()
+    begins.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<end> $A", special_tokens=[("<end>", 0)]
+    )
+    pair = pair_up("cat", own=begins, other=begins, length=20)
+    assert pair.own[0] == pair.other[0] == 0
+    assert pair.rows == [0, 1, 2, 3]
+    assert pair_up("cat", own=plain, other=begins, length=20).rows == [1, 2, 3]
+    assert pair_up("cat", own=begins, other=plain, length=20).rows == [NOWHERE, 0, 1, 2]
+    assert len(pair_up("cat", own=begins, other=begins, length=3).own) == 3

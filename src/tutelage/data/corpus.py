@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tutelage.data.cutting import load_tokenizer
+from tutelage.data.plain import PlainText
 from tutelage.data.sources import Samples, Splits
 from tutelage.data.tables import Table, read_table
 from tutelage.data.text import read_parts
@@ -31,10 +32,16 @@ class BlockSource:
     Blocks follow one another in the stream of tokens, so that each token is a label once. What is
     left over at the end is dropped.
 
+    Where texts begin with a token, as Llama's and Gemma's do, every block and every document in it
+    begins with it. It is read and never predicted: it stands where the end of the document before
+    would be read.
+
     Args:
         tokens: Of all documents, one after another.
         block: Tokens of a block.
         tokenizer: Fingerprint of what made them.
+        begin: The token that every text begins with; None where there is none.
+        end: The token that every document ends with.
 
     Raises:
         DataError: There is not one whole block.
@@ -42,27 +49,43 @@ class BlockSource:
 
     is_fast = True
 
-    def __init__(self, tokens: Int[Tensor, " tokens"], block: int, tokenizer: str = "") -> None:
+    def __init__(
+        self,
+        tokens: Int[Tensor, " tokens"],
+        block: int,
+        tokenizer: str = "",
+        *,
+        begin: int | None = None,
+        end: int | None = None,
+    ) -> None:
         """Hold the tokens, and fingerprint them with what made them."""
-        if len(tokens) <= block:
-            raise DataError(
-                f"There are {len(tokens)} tokens, a block needs {block + 1}. Give more text, or a "
-                "smaller block."
-            )
         self.tokens = tokens.to(torch.int32)
         self.block = block
-        digest = hashlib.sha256(f"{block} {tokenizer} ".encode())
+        self.begin, self.end = begin, end
+        if not len(self):
+            raise DataError(
+                f"There are {len(tokens)} tokens, a block needs {block + (begin is None)}. Give "
+                "more text, or a smaller block."
+            )
+        begins = "" if begin is None else f"{begin} {end} "
+        digest = hashlib.sha256(f"{block} {tokenizer} {begins}".encode())
         digest.update(tensor_bytes(self.tokens))
         self.fingerprint = digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         """Number of blocks."""
-        return (len(self.tokens) - 1) // self.block
+        return (len(self.tokens) - (self.begin is None)) // self.block
 
     def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
         """Blocks with these numbers, and for each token the one after it."""
         places = ids[:, None] * self.block + torch.arange(self.block)
-        tokens, after = self.tokens[places].long(), self.tokens[places + 1].long()
+        if self.begin is None:
+            tokens, after = self.tokens[places].long(), self.tokens[places + 1].long()
+        else:
+            after = self.tokens[places].long()
+            tokens = after.roll(1, dims=1)
+            tokens[tokens == self.end] = self.begin
+            tokens[:, 0] = self.begin
         return {"input_ids": tokens, "counted": torch.ones_like(tokens, dtype=torch.bool)}, after
 
 
@@ -168,11 +191,12 @@ def load_corpus(  # noqa: PLR0913 - independent settings of a recipe
         ConfigError: There is no such tokenizer.
     """
     words = load_tokenizer(tokenizer)
+    plain = PlainText(words, tokenizer)
     documents = list(read_documents(path, text))
     random.Random(seed).shuffle(documents)
-    stream = _tokens(words, documents)
+    begin, end = plain.begin, _end_of(words)
+    stream = _tokens(plain, documents, end)
     made = tokenizer_fingerprint(words)
-    end = words.eos_token_id
 
     def take(wanted: int | None) -> BlockSource | PaddedSource:
         taken: list[list[int]] = []
@@ -184,7 +208,8 @@ def load_corpus(  # noqa: PLR0913 - independent settings of a recipe
                 break
         if not is_packed:
             pad = end if words.pad_token_id is None else words.pad_token_id
-            return PaddedSource(taken, block, pad, made)
+            first = [] if begin is None else [begin]
+            return PaddedSource([[*first, *tokens] for tokens in taken], block, pad, made)
         joined = torch.tensor([token for tokens in taken for token in tokens], dtype=torch.int32)
         if wanted is not None:
             if len(joined) <= wanted:
@@ -192,14 +217,15 @@ def load_corpus(  # noqa: PLR0913 - independent settings of a recipe
                     f"{path}: {wanted} tokens are asked for, {len(joined)} are left. Give more "
                     "text, or ask for fewer."
                 )
-            joined = joined[: wanted + 1]
-        return BlockSource(joined, block, made)
+            joined = joined[: wanted + (begin is None)]
+        return BlockSource(joined, block, made, begin=begin, end=end)
 
     test, valid, train = take(test_tokens), take(valid_tokens), take(train_tokens)
     notes = (
         f"Text: {path.name}, {len(documents)} documents; tokenizer {made}; whole documents are in "
         "one split.",
         *_cuts(block, test, valid, train),
+        *plain.notes(),
     )
     splits = Splits(train, valid, test, class_names=())
     return Corpus(splits, len(words), block if is_packed else None, words, notes)
@@ -216,16 +242,21 @@ def _cuts(block: int, *sources: BlockSource | PaddedSource) -> Iterator[str]:
         )
 
 
-def _tokens(tokenizer: Any, documents: Iterable[str]) -> Iterator[list[int]]:
-    """Token numbers of each document, with the end sign."""
-    end = tokenizer.eos_token_id
+def _end_of(tokenizer: Any) -> int:
+    end: int | None = tokenizer.eos_token_id
     if end is None:
         raise ConfigError(
             "data: the tokenizer has no end sign (eos_token), which parts documents. Set one in "
             "its tokenizer_config.json."
         )
+    return end
+
+
+def _tokens(plain: PlainText, documents: Iterable[str], end: int) -> Iterator[list[int]]:
+    """Token numbers of each document, with the end sign."""
     for document in documents:
-        yield [*tokenizer(document, add_special_tokens=False)["input_ids"], end]
+        (tokens,) = plain.tokens([document])
+        yield [*tokens, end]
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -18,6 +17,7 @@ from tutelage.data.corpus import (
     tokenizer_fingerprint,
 )
 from tutelage.data.cutting import load_tokenizer
+from tutelage.data.plain import PlainText
 from tutelage.data.sources import Samples, Splits
 from tutelage.errors import ConfigError, DataError
 from tutelage.types import UNLABELLED
@@ -42,8 +42,10 @@ class Pair:
     rows: list[int]
 
 
-def pair_up(document: str, own: Any, other: Any, length: int) -> Pair:
+def pair_up(document: str, own: PlainText, other: PlainText, length: int) -> Pair:
     """Tokens of a document's beginning in both tokenizers, and where they end together.
+
+    A token that a tokenizer begins every text with ends before the first character.
 
     Args:
         document: Text.
@@ -51,13 +53,21 @@ def pair_up(document: str, own: Any, other: Any, length: int) -> Pair:
         other: The teacher's.
         length: Largest number of tokens of either; the text is cut to what fits.
     """
-    mine = own(document, add_special_tokens=False, return_offsets_mapping=True)
-    ids, ends = mine["input_ids"][:length], [end for _, end in mine["offset_mapping"][:length]]
+    ids, ends = _with_ends(document, own, length)
     text = document[: ends[-1]] if ends else ""
-    theirs = other(text, add_special_tokens=False, return_offsets_mapping=True)
-    other_ids = theirs["input_ids"][:length]
-    places = {end: place for place, (_, end) in enumerate(theirs["offset_mapping"][:length])}
+    other_ids, other_ends = _with_ends(text, other, length)
+    places = {end: place for place, end in enumerate(other_ends)}
     return Pair(ids, other_ids, [places.get(end, NOWHERE) for end in ends])
+
+
+def _with_ends(text: str, plain: PlainText, length: int) -> tuple[list[int], list[int]]:
+    """Tokens of a text, and where in it each ends."""
+    said = plain.read([text], return_offsets_mapping=True)
+    found = [] if plain.begin is None else [(plain.begin, 0)]
+    for token, (_, end) in zip(said["input_ids"][0], said["offset_mapping"][0], strict=True):
+        found += [(letter, end) for letter in plain.letters(token)]
+    found = found[:length]
+    return [token for token, _ in found], [end for _, end in found]
 
 
 class PairedSource:
@@ -151,7 +161,8 @@ def load_pairs(  # noqa: PLR0913 - independent settings of a recipe
             raise ConfigError(f"data: the tokenizer {name} cannot say where its tokens end.")
     documents = list(read_documents(path, text))
     random.Random(seed).shuffle(documents)
-    stream = (pair_up(document, own, theirs, block + 1) for document in documents)
+    plain, others = PlainText(own, tokenizer), PlainText(theirs, other)
+    stream = (pair_up(document, plain, others, block + 1) for document in documents)
     facts = f"{block} {tokenizer_fingerprint(own)} {tokenizer_fingerprint(theirs)}"
     test, valid = (_take(stream, n, path, facts) for n in (test_tokens, valid_tokens))
     train = _take(stream, train_tokens, path, facts)
@@ -161,6 +172,7 @@ def load_pairs(  # noqa: PLR0913 - independent settings of a recipe
         f"Text: {path.name}, {len(documents)} documents, each a sample. Teacher and student have "
         f"different tokenizers, which end together at {share:.0%} of the student's tokens; their "
         "perplexities are of different tokens and cannot be compared.",
+        *plain.notes(),
     )
     corpus = Corpus(Splits(train, valid, test, class_names=()), len(own), None, own, notes)
     return corpus, len(theirs)
