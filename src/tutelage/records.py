@@ -294,6 +294,8 @@ class ParityRow:
         runtime: What ran it, with its version.
         accuracy: Share of these samples that the file puts right; None without labels.
         expected_accuracy: The same of the PyTorch network.
+        test_accuracy: Share of all test samples that the file puts right; None of the teacher's.
+        test_count: How many these are.
     """
 
     name: str
@@ -305,6 +307,8 @@ class ParityRow:
     runtime: str = ""
     accuracy: float | None = None
     expected_accuracy: float | None = None
+    test_accuracy: float | None = None
+    test_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +347,25 @@ class QuantisedRow:
     over_plain: float | None = None
     over_plain_low: float | None = None
     over_plain_high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedFile:
+    """A file that was asked for and is not delivered; all else of the run is.
+
+    Attributes:
+        file: Its name.
+        reason: Why not, with what to do.
+    """
+
+    file: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        """The reason with the file's name."""
+        said = self.reason if self.file in self.reason else f"{self.file}: {self.reason}"
+        return f"Not delivered: {said}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -535,6 +558,7 @@ class RunRecord:
             a baseline.
         sizes, latencies, parity: Costs and checks of the exported files.
         quantised: Files of eight bits against the float ones.
+        refused: Files that were asked for and are not delivered, with the reason.
         measurements: The exported files on this machine and on others.
         samples: Test samples for the picture of soft targets.
         cache: The teacher cache, None for a live teacher.
@@ -570,6 +594,7 @@ class RunRecord:
     text_files: list[TextFileRow] = field(default_factory=list)
     written: list[WrittenText] = field(default_factory=list)
     machine: str = ""
+    refused: list[RefusedFile] = field(default_factory=list)
 
     @property
     def verdict(self) -> Verdict | None:

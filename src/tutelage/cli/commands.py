@@ -16,6 +16,7 @@ from tutelage.job import Job
 from tutelage.locks import locked
 from tutelage.pipeline import run_job
 from tutelage.pipeline.delivery import deliverable
+from tutelage.pipeline.exporting import raise_refused
 from tutelage.pipeline.proposals import check_budget
 from tutelage.ranks import join, leave
 from tutelage.records import RunRecord, load_record
@@ -32,6 +33,7 @@ def run_recipe(name: str, overrides: Sequence[str], *, command: str) -> None:
         finished = run_job(job, listener)
     leave()
     print_results(console, finished.record, job.out)
+    raise_refused(finished.record.refused, job.out)
 
 
 def check_recipe(name: str, overrides: Sequence[str]) -> int:

@@ -16,9 +16,12 @@ from tutelage.records import (
     Summary,
     TextFileRow,
 )
+from tutelage.report.formatting import speed_ratio
+from tutelage.report.remarks import remarks
 
 COLOURS = {"helped": "green", "no evidence": "yellow", "hurt": "red"}
 ARMS = ("teacher", "baseline", "distilled")
+COMPARED = ("teacher", "distilled")
 PERCENT = ("agreement",)
 HEADINGS = {"agreement": "agreement", "kl_to_teacher": "KL", "nll": "NLL", "ece": "ECE"}
 LEFT = (("Report", "report.html"), ("Student", "export/student.onnx"), ("Student", "student"))
@@ -39,7 +42,7 @@ def print_results(console: Console, record: RunRecord, out: Path) -> None:
         )
     for file in record.text_files:
         console.print(text_file_line(file), soft_wrap=True)
-    for note in record.notes:
+    for note in remarks(record):
         console.print(f"[yellow]Note:[/] {note}")
     verdict = record.verdict
     if verdict is not None:
@@ -130,17 +133,18 @@ def _costs(record: RunRecord) -> Table:
     for heading in ("parameters", "MACs", "bytes", "p50 ms", "p95 ms"):
         table.add_column(heading, justify="right")
     first = {row.name: row for row in reversed(record.latencies)}
+    sizes = {size.name: size for size in record.sizes}
     for size in record.sizes:
         table.add_row(size.name, *_cost_cells(size, first.get(size.name)))
-    if len(record.sizes) > 1:
-        teacher, student = record.sizes[:2]
-        speed = [first[row.name].p50_ms for row in (teacher, student) if row.name in first]
+    teacher, student = sizes.get("teacher"), sizes.get("distilled")
+    if teacher is not None and student is not None:
+        slow, fast = (first[name].p50_ms if name in first else None for name in COMPARED)
         table.add_row(
             "[bold]teacher / student[/]",
             f"{teacher.parameters / student.parameters:.1f} x",
             f"{teacher.macs / max(1, student.macs):,.1f} x",
             f"{teacher.size_bytes / student.size_bytes:.1f} x",
-            f"{speed[0] / speed[1]:.1f} x" if len(speed) == 2 else "",
+            speed_ratio(slow, fast),
         )
     return table
 

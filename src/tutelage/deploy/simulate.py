@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 from tutelage.errors import ModelError
 from tutelage.models.copies import copied
 
-WEIGHT_STEPS = 64  # each side: seven bits, as the quantisers use them (docs/decisions/0009)
+WEIGHT_STEPS = 64  # each side: seven bits, as ONNX files have them (docs/decisions/0009)
 ACTIVATION_STEPS = 255
 SMALLEST = 1e-8
 MEMORY = 0.95  # of a range, from batch to batch
@@ -24,18 +24,26 @@ class WeightGrid(nn.Module):
 
     A batch norm that is folded into a convolution later scales each output channel as a whole, and
     its steps with it: the rounding here is the rounding of the folded weights.
+
+    Args:
+        steps: From 0 to the largest weight of a channel, as the file will have them.
     """
+
+    def __init__(self, steps: int = WEIGHT_STEPS) -> None:
+        """Keep the number."""
+        super().__init__()
+        self.steps = steps
 
     def forward(self, weight: Float[Tensor, "out *rest"]) -> Float[Tensor, "out *rest"]:
         """The rounded weights."""
         largest = weight.detach().flatten(1).abs().amax(dim=1)
         return torch.fake_quantize_per_channel_affine(
             weight,
-            largest.clamp(min=SMALLEST) / WEIGHT_STEPS,
+            largest.clamp(min=SMALLEST) / self.steps,
             torch.zeros(len(weight), dtype=torch.int32, device=weight.device),
             0,
-            -WEIGHT_STEPS,
-            WEIGHT_STEPS,
+            -self.steps,
+            self.steps,
         )
 
 
@@ -78,7 +86,7 @@ class Range(nn.Module):
         return self.low, self.high
 
 
-def simulate_int8(network: nn.Module, way: str) -> nn.Module:
+def simulate_int8(network: nn.Module, way: str, steps: int = WEIGHT_STEPS) -> nn.Module:
     """A copy whose linear and convolutional layers compute as in eight bits, to be trained.
 
     Its parts keep their names, so that losses find its layers; `settled` takes the simulation out.
@@ -86,6 +94,7 @@ def simulate_int8(network: nn.Module, way: str) -> nn.Module:
     Args:
         network: A student; it is not changed.
         way: How activations will be scaled: "dynamic", or a static way.
+        steps: Of weights, as in `WeightGrid`.
 
     Raises:
         ModelError: It has no such layer.
@@ -102,7 +111,7 @@ def simulate_int8(network: nn.Module, way: str) -> nn.Module:
         module.register_forward_pre_hook(_round_input)
     weighted += [(m, "in_proj_weight") for m in network.modules() if _has_joint_weight(m)]
     for module, name in weighted:
-        parametrize.register_parametrization(module, name, WeightGrid())
+        parametrize.register_parametrization(module, name, WeightGrid(steps))
     return network
 
 
@@ -114,10 +123,11 @@ def settled(network: nn.Module, like: nn.Module) -> nn.Module:
         network: From `simulate_int8`, trained; it is not changed.
         like: The plain network that it was made from, for its structure.
     """
-    grid, state = WeightGrid(), {}
+    state = {}
     for name, value in network.state_dict().items():
         path, found, rest = name.rpartition("parametrizations.")
         if found:
+            (grid,) = network.get_submodule(name.removesuffix(".original")).children()
             state[path + rest.removesuffix(".original")] = grid(value)
         else:
             state[name] = value

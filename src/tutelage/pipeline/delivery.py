@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from tutelage.deploy import TARGETS, measure_latency, target_of
 from tutelage.engine.events import Listener, StageDone, StageStarted
+from tutelage.errors import ExportError
 from tutelage.files import fingerprint
 from tutelage.job import ExportSettings, Job
 from tutelage.models.calling import call
@@ -19,15 +21,24 @@ from tutelage.pipeline.exporting import (
     export_finetuned,
     export_float,
     export_int8,
+    finetuned_path,
+    int8_name,
     typical,
 )
+from tutelage.pipeline.finetuning import Finetuned
 from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.pipeline.training import Trained, save_weights
 from tutelage.records import LatencyRow, Metric, load_record, save_record
 
 __all__ = ["Costs", "deliverable", "delivery_stage", "export_all", "pick_student"]
 
+NOT_FINETUNED = Finetuned()
 COSTS, WEIGHTS = "costs.json", "student.safetensors"
+SUFFIXES = {
+    file.suffix
+    for target in TARGETS.values()
+    for file in target.files(Path("file").with_suffix(target.suffix))
+}
 
 
 class PixelNetwork(nn.Module):
@@ -97,7 +108,7 @@ def delivery_stage(
     teacher: Trained,
     student: Trained,
     listener: Listener,
-    finetuned: Trained | None = None,
+    finetuned: Finetuned = NOT_FINETUNED,
 ) -> Costs:
     """Export teacher and student, check parity on test samples, measure; skipped if done."""
     if job.measure is None:
@@ -105,7 +116,7 @@ def delivery_stage(
     folder = job.out / "export"
     parts = [teacher.key, student.key, job.measure, job.test_reader.fingerprint]
     if job.export != ExportSettings():
-        parts += [job.export, None if finetuned is None else finetuned.key]
+        parts += [job.export, finetuned.key]
     key = fingerprint(parts)
     listener(StageStarted("export and measure", None))
     was_there = is_done(folder, key)
@@ -115,42 +126,65 @@ def delivery_stage(
     return load_record(folder / COSTS, Costs)
 
 
-def _deliver(
-    job: Job, teacher: Trained, student: Trained, finetuned: Trained | None, key: str
-) -> None:
+def _deliver(job: Job, teacher: Trained, student: Trained, finetuned: Finetuned, key: str) -> None:
     folder = job.out / "export"
-    costs = export_float(
-        job, deliverable(job, teacher.selected), "onnx", folder / "teacher.onnx", Costs()
-    )
+    _clear(folder)
+    whole, path = deliverable(job, teacher.selected), folder / "teacher.onnx"
+    costs = Costs().attempt(path.name, lambda costs: export_float(job, whole, "onnx", path, costs))
     network = deliverable(job, student.selected)
     for target in job.export.all_targets:
         costs = export_all(job, network, target, job.int8, costs)
-    if finetuned is not None:
-        costs = _export_finetuned(job, deliverable(job, finetuned.selected), costs)
+    if job.export.finetune is not None:
+        costs = _export_finetuned(job, finetuned, costs)
     costs = replace(costs, latencies=_latencies(job, costs))
     save_weights(student.selected, folder / WEIGHTS)
     leave(folder, costs, key)
 
 
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run exported here: a file that is refused now shall not be found."""
+    (folder / "stamp.json").unlink(missing_ok=True)
+    for file in folder.glob("*.*"):
+        if file.suffix in SUFFIXES and not file.is_dir():
+            file.unlink()
+
+
 def export_all(
     job: Job, network: nn.Module, target: str, ways: Sequence[str], costs: Costs
 ) -> Costs:
-    """A student's float file of one target, and its eight-bit files of the ways it has."""
-    path = job.out / "export" / f"student{TARGETS[target].suffix}"
-    costs = export_float(job, network, target, path, costs)
+    """A student's float file of one target, and its eight-bit files of the ways it has.
+
+    Those that are refused are named in `refused`; no other is lost by them.
+    """
+    path = _path(job, target)
+    costs = costs.attempt(path.name, lambda costs: export_float(job, network, target, path, costs))
     for way in ways:
         if way in TARGETS[target].ways:
-            costs = export_int8(job, network, target, way, path, costs)
+            _, place = int8_name(target, way, path, costs)
+            costs = costs.attempt(place.name, partial(export_int8, job, network, target, way, path))
     return costs
 
 
-def _export_finetuned(job: Job, network: nn.Module, costs: Costs) -> Costs:
-    way = job.int8[0]
+def _export_finetuned(job: Job, finetuned: Finetuned, costs: Costs) -> Costs:
     for target in job.export.all_targets:
-        if way in TARGETS[target].ways:
-            path = job.out / "export" / f"student{TARGETS[target].suffix}"
-            costs = export_finetuned(job, network, target, way, path, costs)
+        if job.int8[0] in TARGETS[target].ways:
+            costs = costs.attempt(
+                finetuned_path(_path(job, target)).name,
+                partial(_export_one_finetuned, job, finetuned, target),
+            )
     return costs
+
+
+def _export_one_finetuned(job: Job, finetuned: Finetuned, target: str, costs: Costs) -> Costs:
+    path, trained = _path(job, target), finetuned.by_steps.get(TARGETS[target].weight_steps)
+    if trained is None:
+        raise ExportError(f"{finetuned_path(path).name}: fine-tuning failed. {finetuned.problem}")
+    network = deliverable(job, trained.selected)
+    return export_finetuned(job, network, target, job.int8[0], path, costs)
+
+
+def _path(job: Job, target: str) -> Path:
+    return job.out / "export" / f"student{TARGETS[target].suffix}"
 
 
 def leave(folder: Path, costs: Costs, key: str) -> None:
@@ -165,6 +199,8 @@ def _latencies(job: Job, costs: Costs) -> list[LatencyRow]:
     """Of the files that ONNX Runtime runs; `tutelage measure` times all of them."""
     assert job.measure is not None
     rows = [row for row in costs.files if row.target == "onnx"]
+    if not rows:
+        return []
     return measure_latency(
         {row.name: job.out / "export" / row.file for row in rows},
         typical(job),

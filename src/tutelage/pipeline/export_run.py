@@ -11,7 +11,7 @@ from tutelage.files import fingerprint
 from tutelage.job import Job
 from tutelage.locks import locked
 from tutelage.pipeline.delivery import COSTS, WEIGHTS, deliverable, export_all, leave
-from tutelage.pipeline.exporting import Costs
+from tutelage.pipeline.exporting import Costs, raise_refused
 from tutelage.pipeline.handover import hand_over
 from tutelage.pipeline.reopen import Reopened, reopen
 from tutelage.pipeline.stamps import Stamp
@@ -37,7 +37,7 @@ def export_run(folder: Path, *, target: str | None = None, way: str | None = Non
     Raises:
         UnknownNameError: There is no such target, or it has no such way.
         MissingExtraError: What makes or runs such files is not installed.
-        ExportError: A file fails parity; it is not left, and those before it are.
+        ExportError: A file fails parity; it is not left, and the others are.
         RunFolderError: It is no finished run.
     """
     if target is not None:
@@ -66,10 +66,11 @@ def _export_texts(run: Reopened, target: str | None, way: str | None) -> RunReco
         raise ConfigError(f"target: the recipe names none. Give one of {', '.join(TEXT_TARGETS)}.")
     for name in names:
         find("target", name, TEXT_TARGETS).check(run.student.selected, job.tokenizer)
-    rows = student_stage(replace(job, text_targets=names), run.student, ignore)
-    record = replace(run.record, text_files=rows)
+    files = student_stage(replace(job, text_targets=names), run.student, ignore)
+    record = replace(run.record, text_files=files.rows, refused=files.refused)
     save_record(job.out / "results.json", record)
     write_report(record, job.out / "report.html")
+    raise_refused(files.refused, job.out)
     return record
 
 
@@ -77,15 +78,19 @@ def _export(run: Reopened, target: str | None, way: str | None) -> RunRecord:
     folder = run.job.out / "export"
     costs, key = _so_far(run.job, run.student.key)
     save_weights(run.student.selected, folder / WEIGHTS)
-    network = deliverable(run.job, run.student.selected)
-    record = run.record
+    network, before = deliverable(run.job, run.student.selected), costs.refused
     targets = (target,) if target else run.job.export.all_targets
     if "distilled" not in {row.name for row in costs.parity}:
         targets = tuple(dict.fromkeys(("onnx", *targets)))
     for name in targets:
         TARGETS[name].check()
         costs = export_all(run.job, network, name, [way] if way else [], costs)
-        record = _leave(run, costs, key)
+    # A file that was there stays where its new one is refused, and one that is there now is not.
+    failed = [entry for entry in costs.refused if not any(entry is old for old in before)]
+    still = {entry.file for entry in costs.refused}
+    kept = [entry for entry in before if entry.file in still]
+    record = _leave(run, replace(costs, refused=kept), key)
+    raise_refused(failed, run.job.out)
     return record
 
 
@@ -99,7 +104,13 @@ def _so_far(job: Job, student: str) -> tuple[Costs, str]:
 
 def _leave(run: Reopened, costs: Costs, key: str) -> RunRecord:
     leave(run.job.out / "export", costs, key)
-    record = replace(run.record, sizes=costs.sizes, parity=costs.parity, quantised=costs.quantised)
+    record = replace(
+        run.record,
+        sizes=costs.sizes,
+        parity=costs.parity,
+        quantised=costs.quantised,
+        refused=costs.refused,
+    )
     save_record(run.job.out / "results.json", record)
     hand_over(run.job, record, run.student)
     write_report(record, run.job.out / "report.html")

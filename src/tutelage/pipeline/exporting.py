@@ -1,6 +1,6 @@
 """A trained network as files: float and eight bits, of each target, judged on real samples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tutelage.evidence import paired_interval
 from tutelage.files import staged
 from tutelage.job import Job
 from tutelage.models.cost import size_row
-from tutelage.records import LatencyRow, ParityRow, QuantisedRow, SizeRow
+from tutelage.records import LatencyRow, ParityRow, QuantisedRow, RefusedFile, SizeRow
 from tutelage.tasks import Predictions
 from tutelage.tasks.predicting import predict_data
 from tutelage.tasks.tokens import network_inputs
@@ -23,7 +23,7 @@ from tutelage.types import Batch, Inputs, first_tensor
 
 NUM_PARITY, NUM_CALIBRATION = 512, 512
 LEAST_AGREEMENT = 0.9
-FINETUNED = "finetuned"
+FINETUNED, TEACHER = "finetuned", "teacher"
 SAMPLE = "sample.npz"  # a text, beside the exported files: what they are measured with
 
 
@@ -35,6 +35,7 @@ class Costs:
     latencies: list[LatencyRow] = field(default_factory=list)
     parity: list[ParityRow] = field(default_factory=list)
     quantised: list[QuantisedRow] = field(default_factory=list)
+    refused: list[RefusedFile] = field(default_factory=list)
 
     @property
     def files(self) -> list[ParityRow | QuantisedRow]:
@@ -47,6 +48,7 @@ class Costs:
             self,
             parity=[*(row for row in self.parity if row.name != parity.name), parity],
             sizes=[*(row for row in self.sizes if row.name != size.name), size],
+            refused=[entry for entry in self.refused if entry.file != parity.file],
         )
 
     def with_int8(self, quantised: QuantisedRow, size: SizeRow) -> "Costs":
@@ -55,6 +57,32 @@ class Costs:
             self,
             quantised=[*(row for row in self.quantised if row.name != quantised.name), quantised],
             sizes=[*(row for row in self.sizes if row.name != size.name), size],
+            refused=[entry for entry in self.refused if entry.file != quantised.file],
+        )
+
+    def attempt(self, file: str, make: Callable[["Costs"], "Costs"]) -> "Costs":
+        """What `make` adds; of a file that is refused, the reason.
+
+        One file that cannot be delivered takes neither the others with it nor what was trained.
+        """
+        try:
+            return make(self)
+        except ExportError as error:
+            others = [entry for entry in self.refused if entry.file != file]
+            return replace(self, refused=[*others, RefusedFile(file, str(error))])
+
+
+def raise_refused(refused: Sequence[RefusedFile], out: Path) -> None:
+    """Say which files are missing of a run whose other results are all there.
+
+    Raises:
+        ExportError: Some are.
+    """
+    if refused:
+        reasons = " ".join(entry.sentence for entry in refused)
+        count = "1 file" if len(refused) == 1 else f"{len(refused)} files"
+        raise ExportError(
+            f"{count} of those asked for cannot be delivered; all else lies in {out}. {reasons}"
         )
 
 
@@ -77,6 +105,9 @@ def export_float(job: Job, network: nn.Module, target: str, path: Path, costs: C
     inputs, labels = _parity_samples(job)
     name = float_name(target, path.stem)
     parity = export_checked(network, inputs, path, name=name, target=target, labels=labels)
+    if path.stem != TEACHER:
+        right = job.task.scores(run_file(job, path))
+        parity = replace(parity, test_accuracy=float(right.double().mean()), test_count=len(right))
     size = size_row(name, network, typical(job), path)
     return costs.with_float(parity, replace(size, size_bytes=TARGETS[target].size_bytes(path)))
 
@@ -102,6 +133,7 @@ def export_int8(
     """
     name, path = int8_name(target, way, source, costs)
     kind = TARGETS[target]
+    _check_source(source, path, costs)
     with staged(path, kind.files) as staging:
         kind.quantise(network, source, calibration(job), staging, way)
         row = _judged(job, source, staging, name, way)
@@ -124,31 +156,55 @@ def export_finetuned(
     Raises:
         ExportError: It disagrees with the float student on too many samples; no file is left.
     """
-    kind = TARGETS[target]
-    plain, plain_path = int8_name(target, way, source, costs)
-    path = source.with_name(f"{source.stem}.{FINETUNED}.int8{source.suffix}")
-    name = f"{float_name(target, source.stem)} int8 {FINETUNED}"
+    kind, like = TARGETS[target], float_name(target, source.stem)
+    plain = next((row for row in costs.quantised if (row.target, row.way) == (target, way)), None)
+    path = finetuned_path(source)
+    name = f"{like} int8 {FINETUNED}"
+    _check_source(source, path, costs)
     with staged(path, kind.files) as staging:
         float_file = staging.with_name(f"float{source.suffix}")
         kind.write(network, _parity_samples(job)[0][0], float_file)
         kind.quantise(network, float_file, calibration(job), staging, way)
         row = _judged(job, source, staging, name, f"{way}, {FINETUNED}")
-        row = _against_plain(job, row, staging, plain_path)
-    return costs.with_int8(row, _size(costs, plain, kind, name, path))
+        if plain is not None:
+            row = _against_plain(job, row, staging, source.with_name(plain.file))
+    return costs.with_int8(row, _size(costs, like, kind, name, path))
+
+
+def finetuned_path(source: Path) -> Path:
+    """Where the file of eight bits lies that was fine-tuned for them."""
+    return source.with_name(f"{source.stem}.{FINETUNED}.int8{source.suffix}")
+
+
+def _check_source(source: Path, path: Path, costs: Costs) -> None:
+    """Refuse eight bits of a float file that is not there.
+
+    Raises:
+        ExportError: It was refused itself.
+    """
+    if source.name not in {row.file for row in costs.parity}:
+        raise ExportError(f"{path.name}: {source.name}, which it is made from, was refused.")
 
 
 def float_name(target: str, stem: str = "student") -> str:
     """What a float file is called in the tables."""
-    network = "teacher" if stem == "teacher" else "distilled"
+    network = TEACHER if stem == TEACHER else "distilled"
     return network if target == "onnx" else f"{network} {target}"
 
 
 def int8_name(target: str, way: str, source: Path, costs: Costs) -> tuple[str, Path]:
-    """What a file of eight bits is called in the tables and on disk; the first way goes unnamed."""
-    stem = f"{float_name(target, source.stem)} int8"
+    """What a file of eight bits is called in the tables and on disk; the first way goes unnamed.
+
+    The name of a first one that was refused is not given to a second: whoever asks for it by that
+    name finds none.
+    """
+    stem, path = (
+        f"{float_name(target, source.stem)} int8",
+        source.with_suffix(f".int8{source.suffix}"),
+    )
     first = next((row.way for row in costs.quantised if row.name == stem), way)
-    if way == first:
-        return stem, source.with_suffix(f".int8{source.suffix}")
+    if way == first and path.name not in {entry.file for entry in costs.refused}:
+        return stem, path
     return f"{stem} {way}", source.with_name(f"{source.stem}.{way}.int8{source.suffix}")
 
 

@@ -1,15 +1,17 @@
 """The stage that fine-tunes the student for eight bits, with the teacher still teaching."""
 
 import copy
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from tutelage.deploy.simulate import settled, simulate_int8
+from tutelage.deploy import TARGETS
+from tutelage.deploy.simulate import WEIGHT_STEPS, settled, simulate_int8
 from tutelage.engine import Arm
 from tutelage.engine.events import Listener
 from tutelage.engine.prepare import prepare_from
-from tutelage.errors import ConfigError
+from tutelage.errors import ConfigError, TrainingError
 from tutelage.job import Job
 from tutelage.objective import Loss, Objective
 from tutelage.pipeline.training import Trained, load_adapters, train_arm
@@ -19,26 +21,65 @@ from tutelage.teachers.module import state_fingerprint
 NAME = "finetuned"
 
 
+@dataclass(frozen=True, slots=True)
+class Finetuned:
+    """The delivered student trained on for eight bits.
+
+    Attributes:
+        by_steps: The network for each number of weight steps that some target's files have.
+        problem: Why a training failed; its network is then not among them.
+    """
+
+    by_steps: Mapping[int, Trained] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def key(self) -> list[str]:
+        """What the networks depend on."""
+        return [trained.key for trained in self.by_steps.values()]
+
+
 def finetune_stage(
     job: Job, student: Trained, teacher: Teacher | None, listener: Listener
-) -> Trained | None:
+) -> Finetuned:
     """Train the delivered student on, its layers rounded as in eight bits.
 
     Objective, teacher and data are those of the distilled arm, and the losses' adapters those that
-    it ended with; length and learning rate are `export.finetune`'s.
+    it ended with; length and learning rate are `export.finetune`'s. Targets whose files have the
+    same steps share one training.
 
     Returns:
-        The network, plain again, with weights that eight bits hold; None where nothing was asked.
+        Plain networks again, with weights that eight bits hold; none where nothing was asked. A
+        training that fails is told of and takes nothing with it.
 
     Raises:
         ConfigError: The objective cannot go on from a trained student.
     """
+    if job.export.finetune is None:
+        return Finetuned()
+    check_can_go_on(job.objective)
+    found, problem = {}, ""
+    for steps in weight_steps(job):
+        try:
+            found[steps] = _train_on(job, student, teacher, steps, listener)
+        except TrainingError as error:
+            problem = str(error)
+    return Finetuned(found, problem)
+
+
+def weight_steps(job: Job) -> list[int]:
+    """Steps of weights in the files that fine-tuning is for, each once, ONNX's first."""
+    targets = (TARGETS[name] for name in job.export.all_targets)
+    return list(dict.fromkeys(t.weight_steps for t in targets if job.int8[0] in t.ways))
+
+
+def _train_on(
+    job: Job, student: Trained, teacher: Teacher | None, steps: int, listener: Listener
+) -> Trained:
     settings = job.export.finetune
-    if settings is None:
-        return None
+    assert settings is not None
     objective = copy.deepcopy(job.objective)
-    check_can_go_on(objective)
-    network = simulate_int8(student.selected, job.int8[0])
+    network = simulate_int8(student.selected, job.int8[0], steps)
     torch.manual_seed(student.seed)
     network = prepare_from(
         network,
@@ -49,8 +90,9 @@ def finetune_stage(
         teacher=teacher,
     )
     load_adapters(objective, job.out / "arms" / student.arm / f"seed-{student.seed}")
+    name = NAME if steps == WEIGHT_STEPS else f"{NAME}-{steps}"
     arm = Arm(
-        name=NAME,
+        name=name,
         seed=student.seed,
         objective=objective,
         task=job.task,
@@ -58,7 +100,7 @@ def finetune_stage(
         train=job.train_reader,
         valid=job.valid_reader,
         teacher=teacher,
-        folder=job.out / "arms" / NAME / f"seed-{student.seed}",
+        folder=job.out / "arms" / name / f"seed-{student.seed}",
         key=state_fingerprint(objective) if objective.state_dict() else "",
     )
     trained = train_arm(arm, network, listener)

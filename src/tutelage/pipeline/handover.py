@@ -1,5 +1,6 @@
 """The student's own folder: all that somebody without Tutelage needs to use it."""
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def hand_over(job: Job, record: RunRecord, student: Trained) -> Path | None:
     if not rows:
         return None
     source, folder = job.out / "export", job.out / "export" / "student"
+    _clear(folder)
     files = [file for row in rows for file in target_of(source / row.file).files(source / row.file)]
     for file in [*files, source / "student.safetensors"]:
         _copy(file, folder / file.name)
@@ -89,6 +91,14 @@ def hand_over(job: Job, record: RunRecord, student: Trained) -> Path | None:
     write_text(folder / "example.py", example.replace("SAMPLES", name).replace("INPUTS", taken))
     write_text(folder / "README.md", write_card(record, job.export.licences, student.seed))
     return folder
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run left here: files of another student would look like this one's."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.is_dir():
+        shutil.rmtree(folder)
 
 
 def _is_of_tokens(job: Job) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import yaml
@@ -35,7 +35,7 @@ from tutelage.pipeline.judging import Judged, judge_stage
 from tutelage.pipeline.measuring import load_measurements
 from tutelage.pipeline.proposals import check_budget
 from tutelage.pipeline.stamps import is_done, stamp
-from tutelage.pipeline.text_files import student_stage
+from tutelage.pipeline.text_files import TextFiles, student_stage
 from tutelage.pipeline.texts import write_texts
 from tutelage.pipeline.training import (
     Trained,
@@ -53,6 +53,7 @@ from tutelage.records import (
     CacheRow,
     Metric,
     RunRecord,
+    WrittenText,
     load_record,
     save_record,
 )
@@ -140,10 +141,12 @@ def _run(job: Job, listener: Listener) -> Finished:
         with clock.time("evaluation"), told_where("evaluation"):
             judged = judge_stage(job, teacher, arms, Accelerator().device, student.seed)
         listener(StageDone("evaluation", was_there=False))
+        found = (judged, _cache_row(source), notes, clock.seconds, files, written)
+        # What was found out stays, even if a converter takes the whole process with it.
+        save_record(job.out / "results.json", _record(job, Costs(), *found))
         with clock.time("export and measure"):
             costs = delivery_stage(job, teacher, student, listener, finetuned)
-        record = _record(job, judged, costs, _cache_row(source), notes, clock.seconds)
-        record = replace(record, text_files=files, written=written)
+        record = _record(job, costs, *found)
         save_record(job.out / "results.json", record)
         hand_over(job, record, student)
         if job.has_report:
@@ -338,11 +341,13 @@ def _capacity_note(
 
 def _record(
     job: Job,
-    judged: Judged,
     costs: Costs,
+    judged: Judged,
     cache: CacheRow | None,
     notes: list[str],
     seconds: dict[str, float],
+    files: TextFiles,
+    written: list[WrittenText],
 ) -> RunRecord:
     splits = job.splits
     return RunRecord(
@@ -372,6 +377,9 @@ def _record(
         seconds=seconds,
         metric=job.task.metric,
         machine=say_machine(environment()),
+        text_files=files.rows,
+        refused=[*files.refused, *costs.refused],
+        written=written,
     )
 
 

@@ -1,7 +1,7 @@
 """A language model's student as files: its folder, and what other runtimes take."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from tutelage.losses.divergences import kl_of_logs, log_of_labels, log_soften
 from tutelage.models.causal import merged
 from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.pipeline.training import Trained
-from tutelage.records import TextFileRow, load_record, save_record
+from tutelage.records import RefusedFile, TextFileRow, load_record, save_record
 
 Reading = Callable[[Tensor], Tensor]
 ROWS = "files.json"
@@ -31,9 +31,10 @@ MOST_SHORTFALL = 0.01  # in logits: far above rounding, far below a choice
 
 @dataclass(frozen=True, slots=True)
 class TextFiles:
-    """The content of `student/files.json`."""
+    """The content of `student/files.json`: what was written, and what was refused."""
 
     rows: list[TextFileRow]
+    refused: list[RefusedFile] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +50,17 @@ class Sample:
     labels: Tensor
 
 
-def student_stage(job: Job, student: Trained, listener: Listener) -> list[TextFileRow]:
+def student_stage(job: Job, student: Trained, listener: Listener) -> TextFiles:
     """Write the student as a folder that its own library loads, where there is such a thing.
 
     Beside it go the files of `job.text_targets`, each compared with PyTorch on test text.
 
     Returns:
-        How the files compare.
-
-    Raises:
-        ExportError: A file cannot be written, or says something else than the student.
+        How the files compare, and which cannot be written or say something else than the student:
+        those are not left, and the others are.
     """
     if job.save_student is None:
-        return []
+        return TextFiles([])
     folder = job.out / "student"
     key = fingerprint([student.key, job.text_targets])
     listener(StageStarted("student folder", None))
@@ -71,27 +70,36 @@ def student_stage(job: Job, student: Trained, listener: Listener) -> list[TextFi
             job.save_student(student.selected, staging)
         for target in TEXT_TARGETS.values():
             (folder / target.file).unlink(missing_ok=True)
-        rows = _export(job, student.selected) if job.text_targets else []
-        save_record(folder / ROWS, TextFiles(rows))
+        save_record(folder / ROWS, _export(job, student.selected))
         files = [path for path in folder.iterdir() if path.is_file() and path.name != "stamp.json"]
         stamp(folder, key, files)
     listener(StageDone("student folder", was_there, str(folder)))
-    return load_record(folder / ROWS, TextFiles).rows
+    return load_record(folder / ROWS, TextFiles)
 
 
-def _export(job: Job, student: nn.Module) -> list[TextFileRow]:
+def _export(job: Job, student: nn.Module) -> TextFiles:
+    files = TextFiles([])
+    if not job.text_targets:
+        return files
     model = merged(student).cpu().float().eval()
     sample = test_sample(job)
-    rows = []
     for name in job.text_targets:
-        target = TEXT_TARGETS[name]
-        with staged(job.out / "student" / target.file) as path:
-            target.write(model, job.tokenizer, path)
-            found = compare(model, target.open(path), sample)
-            size = path.stat().st_size
-            rows.append(replace(found, file=target.file, target=name, size_bytes=size))
-            check(rows[-1], target.most_kl)
-    return rows
+        try:
+            files.rows.append(_export_one(job, model, name, sample))
+        except ExportError as error:
+            files.refused.append(RefusedFile(TEXT_TARGETS[name].file, str(error)))
+    return files
+
+
+def _export_one(job: Job, model: nn.Module, name: str, sample: Sample) -> TextFileRow:
+    target = TEXT_TARGETS[name]
+    with staged(job.out / "student" / target.file) as path:
+        target.write(model, job.tokenizer, path)
+        found = compare(model, target.open(path), sample)
+        size = path.stat().st_size
+        row = replace(found, file=target.file, target=name, size_bytes=size)
+        check(row, target.most_kl)
+    return row
 
 
 def test_sample(job: Job) -> Sample:

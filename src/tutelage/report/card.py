@@ -5,6 +5,7 @@ from typing import Any
 
 from tutelage.records import LatencyRow, ParityRow, QuantisedRow, RunRecord
 from tutelage.report.formatting import DASH, percent, significant, size, tiny
+from tutelage.report.remarks import remarks
 
 ARMS = ("teacher", "baseline", "distilled")
 NOT_STATED = "not stated by whoever ran this"
@@ -43,7 +44,7 @@ def write_card(record: RunRecord, licences: Mapping[str, str], seed: int) -> str
             [(whose, licences.get(whose, NOT_STATED)) for whose in ("student", "teacher", "data")],
         ),
         "A student may be bound by the licences of its teacher and of its data.",
-        *_notes(record.notes),
+        *_notes(remarks(record)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -7,6 +7,8 @@ MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 Number = float | int
 
+NOISE = 1.1  # two times that differ by less are equal, as far as busy machines tell
+
 
 def number(value: Number | None, digits: int = 3) -> str:
     """A number with a fixed count of digits after the point."""
@@ -82,3 +84,15 @@ def ratio(above: Number | None, below: Number | None) -> str:
     if above is None or not below:
         return DASH
     return f"{significant(above / below)}{TIMES}"
+
+
+def is_noise(one: Number, other: Number) -> bool:
+    """Whether two times are too near one another to say which is shorter."""
+    return max(one, other) <= NOISE * min(one, other)
+
+
+def speed_ratio(above: Number | None, below: Number | None) -> str:
+    """How many times one time is another, where that is more than noise."""
+    if above is None or not below or not is_noise(above, below):
+        return ratio(above, below)
+    return "as fast"

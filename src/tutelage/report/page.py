@@ -20,6 +20,7 @@ from tutelage.report import (
     texts,
 )
 from tutelage.report.charts import make_charts
+from tutelage.report.remarks import remarks
 
 PURPOSE = "Writing the report"
 
@@ -72,6 +73,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
     cards = soft_targets.make_cards(record)
     return {
         "record": record,
+        "remarks": remarks(record),
         "metric_title": networks.metric_title(record),
         "choice": networks.CHOICES[choice].lower(),
         "finding": headline.find_verdict(record),

@@ -1,0 +1,44 @@
+"""What a reader must know beside the numbers: a run's notes, and what its files fall short of."""
+
+from collections.abc import Iterator
+
+from tutelage.records import ParityRow, QuantisedRow, RunRecord
+from tutelage.report.formatting import is_noise, significant, size
+
+
+def remarks(record: RunRecord) -> list[str]:
+    """All of them, a sentence or two each: for the report, the model card and the terminal."""
+    return [*record.notes, *(file.sentence for file in record.refused), *_useless(record)]
+
+
+def _useless(record: RunRecord) -> Iterator[str]:
+    """Files of eight bits that save no bytes, or no time."""
+    floats = {row.target: row for row in record.parity if row.name != "teacher"}
+    for row in record.quantised:
+        if row.target in floats:
+            yield from _no_smaller(record, row, floats[row.target])
+            yield from _slower(record, row, floats[row.target])
+
+
+def _no_smaller(record: RunRecord, row: QuantisedRow, before: ParityRow) -> Iterator[str]:
+    sizes = {entry.name: entry.size_bytes for entry in record.sizes}
+    own, other = sizes.get(row.name), sizes.get(before.name)
+    if own is not None and other is not None and own >= other:
+        yield (
+            f"{row.file} is no smaller than {before.file} ({size(own)} against {size(other)}): "
+            "eight bits save nothing here. Use the float file."
+        )
+
+
+def _slower(record: RunRecord, row: QuantisedRow, before: ParityRow) -> Iterator[str]:
+    """At the smallest batch size, on the machine of the run."""
+    times = {entry.name: entry.p50_ms for entry in reversed(record.latencies)}
+    if record.measurements:
+        times = {entry.name: entry.p50_ms for entry in reversed(record.measurements[0].rows)}
+    own, other = times.get(row.name), times.get(before.name)
+    if own is not None and other is not None and own > other and not is_noise(own, other):
+        yield (
+            f"{row.file} is slower than {before.file} (p50 {significant(own)} ms against "
+            f"{significant(other)} ms): eight bits save no time here. Use the float file, or try "
+            "another way to eight bits."
+        )
