@@ -310,6 +310,11 @@ class ParityRow:
     test_accuracy: float | None = None
     test_count: int = 0
 
+    @property
+    def on_test(self) -> tuple[float | None, int]:
+        """The file's accuracy on the whole test data, and of how many samples that is."""
+        return self.test_accuracy, self.test_count
+
 
 @dataclass(frozen=True, slots=True)
 class QuantisedRow:
@@ -347,6 +352,11 @@ class QuantisedRow:
     over_plain: float | None = None
     over_plain_low: float | None = None
     over_plain_high: float | None = None
+
+    @property
+    def on_test(self) -> tuple[float | None, int]:
+        """The file's accuracy on the whole test data, and of how many samples that is."""
+        return self.accuracy, self.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -567,6 +577,7 @@ class RunRecord:
         notes: Sentences that a reader must know (a teacher no better than the baseline, ...).
         seconds: Stage name to seconds.
         metric: What the networks are compared by.
+        finished: The day, as in 2026-01-31, in UTC; empty of old runs.
         machine: Where the run was finished: PyTorch's version, threads and cores, or the GPU.
     """
 
@@ -595,6 +606,7 @@ class RunRecord:
     written: list[WrittenText] = field(default_factory=list)
     machine: str = ""
     refused: list[RefusedFile] = field(default_factory=list)
+    finished: str = ""
 
     @property
     def verdict(self) -> Verdict | None:

@@ -1,7 +1,6 @@
 """The student's own folder, and more exports of a finished run."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tutelage.cli.app import app, guarded
 from tutelage.config import build_job, read_recipe
-from tutelage.deploy import open_file
+from tutelage.data.images import decode
+from tutelage.deploy import example, open_file, target_of
 from tutelage.deploy.targets import onnx as onnx_target
 from tutelage.errors import ExportError, RunFolderError, UnknownNameError
 from tutelage.pipeline import run_job
@@ -34,30 +35,76 @@ def out(finished, tmp_path_factory):
 
 WITHOUT_US = """
 import runpy, sys
-for name in ("tutelage", "torch", "safetensors"):
+for name in ("tutelage", "torch", "safetensors", "transformers", "torchvision"):
     sys.modules[name] = None
-runpy.run_path(sys.argv[1], run_name="__main__")
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_the_example_runs_without_tutelage_and_says_what_the_student_says(out, tmp_path):
-    folder = out / "export" / "student"
+def ran(folder, *given):
+    """What the folder's example prints in a process that has nothing of ours."""
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_US, str(folder / "example.py")],
+        [sys.executable, "-I", "-c", WITHOUT_US, str(folder / "example.py"), *map(str, given)],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
-        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        cwd=folder.parent,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_example_runs_without_tutelage_and_says_what_the_student_says(out):
+    folder = out / "export" / "student"
     samples = np.load(folder / "samples.npy", allow_pickle=False)
     labels = (folder / "labels.txt").read_text().splitlines()
     expected = [labels[n] for n in open_file(folder / "student.onnx")(samples).argmax(axis=1)]
-    assert done.stdout.split() == expected
+    assert ran(folder) == expected
     assert len(expected) == 8
-    body = (folder / "example.py").read_text().split("\n\n", 2)[2]
-    assert len(body.splitlines()) <= 10
+
+
+def test_the_example_takes_images_of_ones_own(out, tmp_path):
+    folder = out / "export" / "student"
+    samples = np.load(folder / "samples.npy", allow_pickle=False)
+    pictures = [tmp_path / f"my own {number}.png" for number in range(8)]
+    for sample, picture in zip(samples, pictures, strict=True):
+        pixels = np.rint(255 * sample[0]).astype(np.uint8)
+        Image.fromarray(pixels).save(picture)
+    expected = ran(folder)
+    found = ran(folder, "--file", "student.onnx", *pictures)
+    assert found == [f"{p}: {label}" for p, label in zip(pictures, expected, strict=True)]
+    np.save(tmp_path / "rows.npy", samples)
+    rows = ran(folder, tmp_path / "rows.npy")
+    assert [row.rpartition(": ")[2] for row in rows] == expected
+
+
+def saved(image, place, **settings):
+    image.save(place, **settings)
+    return place
+
+
+def test_the_example_reads_images_as_the_training_did(tmp_path):
+    draw = np.random.default_rng(0)
+    colours = Image.fromarray(draw.integers(0, 255, (37, 52, 3), dtype=np.uint8))
+    clear = Image.fromarray(draw.integers(0, 255, (40, 24, 4), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    files = [
+        saved(colours, tmp_path / "a.png"),
+        saved(colours.resize((400, 300)), tmp_path / "a.jpg", exif=turned),
+        saved(colours.convert("CMYK"), tmp_path / "b.jpg"),
+        saved(colours.convert("P"), tmp_path / "b.gif"),
+        saved(clear, tmp_path / "c.png"),
+        saved(clear.convert("LA"), tmp_path / "d.png"),
+        saved(clear.convert("1"), tmp_path / "e.png"),
+        saved(Image.fromarray(draw.integers(0, 65535, (30, 30), np.uint16)), tmp_path / "f.png"),
+    ]
+    for channels, mode in ((1, "L"), (3, "RGB")):
+        how = {"mode": mode, "height": 16, "width": 16, "background": "white"}
+        for file in files:
+            expected = decode(file, 16, channels).numpy()[None] / np.float32(255)
+            np.testing.assert_array_equal(example.read_picture(str(file), how), expected, str(file))
 
 
 def test_the_folder_describes_every_file_in_it(out):
@@ -76,8 +123,19 @@ def test_the_folder_describes_every_file_in_it(out):
             assert (folder / name).read_bytes() == (out / "export" / name).read_bytes()
     assert config["inputs"]["shape"] == ["batch", 1, 8, 8]
     assert config["inputs"]["range"] == [0, 1]
+    assert config["preprocessing"]["mode"] == "L"
+    assert (config["preprocessing"]["height"], config["preprocessing"]["width"]) == (8, 8)
     assert config["labels"] == [str(n) for n in range(10)]
     assert config["network"]["model"] == "mlp"
+    record = load_record(out / "results.json", RunRecord)
+    accuracy = {row.file: row.on_test for row in (*record.parity, *record.quantised)}
+    for entry in config["files"]:
+        ports = target_of(folder / entry["file"]).describe(folder / entry["file"])
+        assert entry["inputs"][0]["name"] == ports.inputs[0].name
+        assert entry["inputs"][0]["shape"] == ["batch", 1, 8, 8]
+        assert entry["outputs"][0]["shape"] == ["batch", 10]
+        assert (entry["accuracy"], entry["test_samples"]) == accuracy[entry["file"]]
+        assert entry["test_samples"] == 599
     calibration = json.loads((folder / "calibration.json").read_text())
     assert 0 <= calibration["confidence"]["expected_calibration_error"] <= 1
     assert sum(b["count"] for b in calibration["confidence"]["bins"]) == 599
@@ -96,6 +154,13 @@ def test_the_card_says_where_it_comes_from_and_only_what_was_stated(out):
     assert "| student | not stated by whoever ran this |" in card
     for name in ("student.onnx", "student.pt2", "student.percentile.int8.onnx"):
         assert f"| `{name}` |" in card
+    own = next(row for row in record.parity if row.file == "student.onnx")
+    assert own.test_count == 599
+    assert f"| {100 * own.test_accuracy:.2f} |" in card
+    assert f"| finished | {record.finished} |" in card
+    assert "all 599 test samples" in card
+    assert 'onnxruntime.InferenceSession("student.onnx")' in card
+    assert "student.int8.onnx is no smaller than student.onnx" in card
 
 
 def test_the_finished_run_knows_its_new_file(out):

@@ -11,8 +11,10 @@ import yaml
 
 from tutelage import __version__
 from tutelage.data.cutting import load_tokenizer
-from tutelage.deploy import target_of
+from tutelage.data.images import MODES, picture_folders
+from tutelage.deploy import example, target_of
 from tutelage.deploy.runtime import as_arrays
+from tutelage.deploy.targets import Port
 from tutelage.files import (
     file_sha256,
     staged_folder,
@@ -29,28 +31,8 @@ from tutelage.report.card import write_card
 from tutelage.types import Inputs
 
 NUM_SAMPLES = 8
-EXAMPLE = '''\
-"""Run the student on real samples: pip install numpy onnxruntime; python example.py."""
-import json
-import pathlib
-
-import numpy
-import onnxruntime
-
-here = pathlib.Path(__file__).parent
-config = json.loads((here / "config.json").read_text(encoding="utf-8"))
-session = onnxruntime.InferenceSession(here / "student.onnx")
-samples = numpy.load(here / "SAMPLES")
-logits = session.run(["logits"], INPUTS)[0]
-'''
-ONE_LABEL = """\
-for row in logits:
-    print(config["labels"][row.argmax()])
-"""
-A_LABEL_A_TOKEN = """\
-for row, mask in zip(logits, samples["attention_mask"]):  # a word's label is its first token's
-    print(*[config["labels"][number] for number in row[mask == 1].argmax(axis=-1)])
-"""
+IMAGE_AXES = 4
+BACKGROUND = "white"
 
 
 def hand_over(job: Job, record: RunRecord, student: Trained) -> Path | None:
@@ -86,9 +68,7 @@ def hand_over(job: Job, record: RunRecord, student: Trained) -> Path | None:
         write_whole(source / SAMPLE, lambda path: _save_samples(typical(job), path))
     _leave_tokenizer(job, folder / "tokenizer")
     write_text(folder / "recipe.yaml", yaml.safe_dump(dict(record.recipe), sort_keys=False))
-    taken = '{"inputs": samples}' if is_one else "dict(samples)"
-    example = EXAMPLE + (A_LABEL_A_TOKEN if _is_of_tokens(job) else ONE_LABEL)
-    write_text(folder / "example.py", example.replace("SAMPLES", name).replace("INPUTS", taken))
+    write_text(folder / "example.py", Path(example.__file__).read_text(encoding="utf-8"))
     write_text(folder / "README.md", write_card(record, job.export.licences, student.seed))
     return folder
 
@@ -125,13 +105,14 @@ def _copy(source: Path, target: Path) -> None:
 
 def _config(job: Job, record: RunRecord, rows: list[ParityRow | QuantisedRow]) -> dict[str, Any]:
     """How to call the student, for programs."""
-    sizes = {row.name: row for row in record.sizes}
+    counts = next(row for row in record.sizes if row.name == rows[0].name)
     return {
         "tutelage": __version__,
         "name": record.name,
         "network": record.recipe.get("student"),
-        "parameters": sizes["distilled"].parameters,
-        "macs": sizes["distilled"].macs,
+        "parameters": counts.parameters,
+        "macs": counts.macs,
+        "preprocessing": _preprocessing(job),
         "inputs": _inputs(job),
         "outputs": {
             "name": "logits",
@@ -143,6 +124,38 @@ def _config(job: Job, record: RunRecord, rows: list[ParityRow | QuantisedRow]) -
     }
 
 
+def _preprocessing(job: Job) -> dict[str, Any]:
+    """What makes inputs of a picture or a text; `example.py` does it."""
+    facts = getattr(job.splits.test, "facts", None)
+    if facts is not None:
+        kind = "words" if _is_of_tokens(job) else "text"
+        keys = ("tokenizer", "max_length", "pad_id")
+        return {"kind": kind} | {key: facts[key] for key in keys if key in facts}
+    raw, _ = job.splits.test.fetch(torch.arange(1))
+    if not (isinstance(raw, torch.Tensor) and raw.dtype == torch.uint8 and raw.ndim == IMAGE_AXES):
+        return {"kind": "array"}
+    channels, height, width = raw.shape[1:]
+    if channels not in MODES:
+        return {"kind": "array"}
+    folders = picture_folders(job.splits)
+    background = getattr(folders[0], "background", BACKGROUND) if folders else BACKGROUND
+    return {
+        "kind": "picture",
+        "mode": MODES[channels],
+        "height": height,
+        "width": width,
+        "background": background,
+        "steps": [
+            "turn it upright by its EXIF orientation",
+            f"lay what is transparent on {background}",
+            f"bring it to {MODES[channels]}, 16-bit greys divided by 257",
+            f"cut out the largest centred part of {width}:{height}",
+            f"resize to {width} x {height}, bilinear as Pillow does it",
+            "channels first, divided by 255; mean and std are inside the files",
+        ],
+    }
+
+
 def _inputs(job: Job) -> dict[str, Any] | list[dict[str, Any]]:
     """What the files take: one input of pictures or numbers, or the named ones of texts."""
     inputs = _samples(job)
@@ -150,9 +163,10 @@ def _inputs(job: Job) -> dict[str, Any] | list[dict[str, Any]]:
         facts = getattr(job.splits.test, "facts", {})
         said = {key: facts[key] for key in ("tokenizer", "max_length", "pad_id") if key in facts}
         return [_input(name, value, ["batch", "length"]) | said for name, value in inputs.items()]
-    is_picture = job.splits.mean is not None or inputs.is_floating_point()
+    raw, _ = job.splits.test.fetch(torch.arange(1))
+    is_scaled = isinstance(raw, torch.Tensor) and raw.dtype == torch.uint8
     return _input("inputs", inputs, ["batch", *inputs.shape[1:]]) | {
-        "range": [0, 1] if is_picture else None,
+        "range": [0, 1] if is_scaled else None,
         "normalisation": {
             "in_the_files": True,
             "mean": job.splits.mean,
@@ -167,13 +181,28 @@ def _input(name: str, value: torch.Tensor, shape: list[Any]) -> dict[str, Any]:
 
 def _file(path: Path, row: ParityRow | QuantisedRow) -> dict[str, Any]:
     target = target_of(path)
+    ports = target.describe(path)
+    accuracy, num_samples = row.on_test
     return {
         "file": row.file,
         "target": target.name,
         "int8": row.way if isinstance(row, QuantisedRow) else None,
+        "inputs": [_port(port) for port in ports.inputs],
+        "outputs": [_port(port) for port in ports.outputs],
         "batch_size": target.batch_size,
+        "runs_with": dict(target.runs_with),
+        "accuracy": accuracy,
+        "test_samples": num_samples,
         "sha256": {file.name: file_sha256(file) for file in target.files(path)},
     }
+
+
+def _port(port: Port) -> dict[str, Any]:
+    """An input or output of a file; how whole numbers stand for others only where they do."""
+    said: dict[str, Any] = {"name": port.name, "shape": list(port.shape), "dtype": port.dtype}
+    if port.scale is not None:
+        said["quantization"] = {"scale": port.scale, "zero_point": port.zero_point}
+    return said
 
 
 def _calibration(job: Job, record: RunRecord, student: Trained) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import torch
 import yaml
@@ -380,6 +381,7 @@ def _record(
         text_files=files.rows,
         refused=[*files.refused, *costs.refused],
         written=written,
+        finished=datetime.now(UTC).date().isoformat(),
     )
 
 

@@ -1,8 +1,10 @@
 """The model card: what a delivered student is, where it comes from, what it can and costs."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
+from tutelage.deploy.targets import TARGETS
 from tutelage.records import LatencyRow, ParityRow, QuantisedRow, RunRecord
 from tutelage.report.formatting import DASH, percent, significant, size, tiny
 from tutelage.report.remarks import remarks
@@ -23,17 +25,22 @@ def write_card(record: RunRecord, licences: Mapping[str, str], seed: int) -> str
         f"# {record.name}: a distilled student",
         _summary(record),
         "## Use it",
-        "`example.py` runs `student.onnx` on real samples with numpy and ONNX Runtime alone. "
-        "Inputs are as `config.json` says; normalisation is inside every exported file. "
+        "`python example.py YOUR_FILE` says which class the student puts an image (`.png`, "
+        "`.jpg`), a text or an array (`.npy`) of yours into; without a file it takes the test "
+        "samples here. "
+        "It needs numpy and onnxruntime, and pillow for images or tokenizers for texts. "
+        "`config.json` has the preprocessing, and inputs and outputs of each file as the file "
+        "itself has them; normalisation is inside every exported file. "
         "`labels.txt` has one class a line, in the order of the logits. `student.safetensors` "
         "holds the weights of the network itself, without its normalisation.",
         "## How good it is",
         _quality(record),
         _verdict(record),
-        f"The files are of the student of seed {seed}; {_calibration(record, seed)}",
+        f"The files are of the distilled student of seed {seed}; {_calibration(record, seed)}",
         "## Files",
         _files(record),
         *_eight_bits(record.quantised),
+        *_openings(record),
         "## What it costs",
         _latencies(record.latencies),
         "## Where it comes from",
@@ -95,9 +102,19 @@ def _files(record: RunRecord) -> str:
     sizes = {row.name: row.size_bytes for row in record.sizes}
     students = [row for row in record.parity if row.name != "teacher"]
     rows = [_float_row(row, sizes[row.name]) for row in students]
-    heads = ("file", "runtime", "size", "largest difference", "equal predictions, %", "samples")
-    return "Each file, in its own runtime, against PyTorch on test samples:\n\n" + _table(
-        heads, rows
+    heads = (
+        "file",
+        "runtime",
+        "size",
+        "accuracy on the test data, %",
+        "largest difference",
+        "equal predictions, %",
+        "samples compared",
+    )
+    return (
+        "Each file, run in its own runtime: its accuracy on all "
+        f"{max((row.test_count for row in students), default=0):,} test samples, and its logits "
+        f"against PyTorch's on some of them.\n\n{_table(heads, rows)}"
     )
 
 
@@ -106,6 +123,7 @@ def _float_row(row: ParityRow, size_bytes: int) -> Sequence[str]:
         f"`{row.file}`",
         row.runtime or DASH,
         size(size_bytes),
+        percent(row.test_accuracy),
         tiny(row.max_abs_difference),
         percent(row.agreement),
         f"{row.count:,}",
@@ -138,6 +156,19 @@ def _eight_bits(rows: Sequence[QuantisedRow]) -> list[str]:
     return [f"Eight bits against the float file, on the test data:\n\n{_table(heads, cells)}"]
 
 
+def _openings(record: RunRecord) -> list[str]:
+    """How each kind of file is run in Python; `samples` are as `config.json` says."""
+    rows: list[ParityRow | QuantisedRow] = [*record.parity, *record.quantised]
+    rows = [row for row in rows if row.name != "teacher"]
+    first = {row.target: row.file for row in reversed(rows)}
+    kinds = [(TARGETS[name], file) for name, file in first.items() if name in TARGETS]
+    return [
+        f"`{file}` in {target.title} ({target.places}), from `samples` to `logits`:\n\n"
+        f"```python\n{target.opening.replace('FILE', file)}```"
+        for target, file in kinds
+    ]
+
+
 def _latencies(rows: Sequence[LatencyRow]) -> str:
     if not rows:
         return "It was not timed."
@@ -160,16 +191,25 @@ def _latencies(rows: Sequence[LatencyRow]) -> str:
 
 def _provenance(record: RunRecord) -> str:
     data = record.recipe.get("data", {})
-    kind = data.get("kind", "given in Python") if isinstance(data, Mapping) else "given in Python"
+    kind = _data_name(data) if isinstance(data, Mapping) else "given in Python"
     counts = ", ".join(f"{count:,} {split}" for split, count in record.splits.items())
     rows = [
+        ("student", f"`{_named(record.recipe.get('student', {}))}`"),
         ("teacher", f"`{_named(record.recipe.get('teacher', {}))}`"),
         ("data", f"{kind} ({counts})"),
+        ("finished", record.finished or DASH),
         ("command", f"`{record.command}`"),
         ("recipe", "`recipe.yaml`"),
         ("Tutelage", record.version),
     ]
     return _table(("what", "which"), rows)
+
+
+def _data_name(data: Mapping[str, Any]) -> str:
+    """The kind, and the name of the folder or file where there is one."""
+    kind = str(data.get("kind", "given in Python"))
+    place = data.get("path") or data.get("train")
+    return f"{kind}: {PurePath(str(place)).name}" if place else kind
 
 
 def _notes(notes: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from tutelage.deploy.targets.base import Runner, Target
+from tutelage.deploy.targets.base import Port, Ports, Runner, Target
 from tutelage.deploy.targets.executorch import ExecuTorch
 from tutelage.deploy.targets.litert import LiteRt
 from tutelage.deploy.targets.onnx import Onnx
@@ -19,7 +19,7 @@ TARGETS: Mapping[str, Target] = {
     "torch_export": TorchExport(),
 }
 
-__all__ = ["TARGETS", "Runner", "Target", "open_file", "target_of"]
+__all__ = ["TARGETS", "Port", "Ports", "Runner", "Target", "open_file", "target_of"]
 
 
 def target_of(path: Path) -> Target:

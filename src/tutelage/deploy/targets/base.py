@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,11 +15,46 @@ from torch import Tensor, nn
 
 from tutelage.deploy.quiet import quiet
 from tutelage.deploy.runtime import Arrays, describe_arrays
+from tutelage.deploy.simulate import WEIGHT_STEPS
 from tutelage.errors import ExportError, TutelageError, find, one_line, require
 from tutelage.models.cost import frozen_copy
 from tutelage.types import Inputs, on_cpu
 
 Batches = Sequence[Shaped[Tensor, "_ ..."]]
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output, as the file itself has it.
+
+    Attributes:
+        name: By which the runtime knows it; None where it goes by place.
+        shape: "batch" or "length" where any number is taken.
+        dtype: Of its numbers, as numpy names it.
+        scale: Of whole numbers that stand for others: value = scale * (number - zero_point).
+        zero_point: The number that stands for 0.
+    """
+
+    name: str | None
+    shape: Sequence[int | str]
+    dtype: str
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All inputs and outputs of a file."""
+
+    inputs: list[Port]
+    outputs: list[Port]
+
+
+def sizes(given: Sequence[Any]) -> list[int | str]:
+    """A shape as a file has it: the first size that is free is the batch, the others lengths."""
+    names = ("batch", *["length"] * len(given))
+    fixed = [size if isinstance(size, int) and size >= 0 else None for size in given]
+    return [names[place] if size is None else size for place, size in enumerate(fixed)]
 
 
 class Runner:
@@ -79,6 +115,9 @@ class Target(ABC):
         takes_named: Whether it can be made of networks with named inputs, of texts.
         ways: How it makes eight bits of a network, name to explanation; empty if it does not.
         why_no_int8: Where `ways` is empty: the reason.
+        opening: How a file FILE is run in Python, for the model card: from `samples` to `logits`.
+        runs_with: Settings of the runtime with which a file computes what was compared.
+        weight_steps: From 0 to the largest weight of a channel, in files of eight bits.
     """
 
     name: ClassVar[str]
@@ -91,6 +130,9 @@ class Target(ABC):
     takes_named: ClassVar[bool] = False
     ways: ClassVar[Mapping[str, str]] = {}
     why_no_int8: ClassVar[str] = ""
+    opening: ClassVar[str]
+    runs_with: ClassVar[Mapping[str, str]] = {}
+    weight_steps: ClassVar[int] = WEIGHT_STEPS
 
     def check(self) -> None:
         """Miss what is needed now rather than after a training.
@@ -191,6 +233,20 @@ class Target(ABC):
             raise ExportError(f"{path}: {self.title} cannot load it: no such file.")
         with self._wrapped(str(path), "be loaded by"):
             return self._open(path, threads)
+
+    def describe(self, path: Path) -> Ports:
+        """Inputs and outputs of a file, read from the file itself.
+
+        Raises:
+            ExportError: The runtime cannot load it.
+            MissingExtraError: The extra is not installed.
+        """
+        self.check()
+        with self._wrapped(str(path), "be described by"):
+            return self._describe(path)
+
+    @abstractmethod
+    def _describe(self, path: Path) -> Ports: ...
 
     @abstractmethod
     def _write(self, network: nn.Module, example: Any, path: Path) -> None: ...

@@ -11,10 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tutelage.deploy.quantise import OUTLIERS
-from tutelage.deploy.targets.base import Batches, Runner, Target, label, traced
+from tutelage.deploy.targets.base import (
+    Batches,
+    Port,
+    Ports,
+    Runner,
+    Target,
+    label,
+    sizes,
+    traced,
+)
 from tutelage.files import write_bytes
 
 SMALLEST_SCALE = 2**-12  # XNNPACK's own
+SCALAR_TYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 
 
 @final
@@ -28,6 +38,11 @@ class ExecuTorch(Target):
     extra = "executorch"
     modules = ("executorch.exir", "executorch.runtime", "torchao")
     batch_size = 1
+    weight_steps = 127
+    opening = """\
+method = executorch.runtime.Runtime.get().load_program("FILE").load_method("forward")
+logits = numpy.concatenate([method.execute([torch.from_numpy(s[None])])[0] for s in samples])
+"""
     ways: ClassVar[Mapping[str, str]] = {
         "minmax": "static: activations scaled by the smallest and largest value seen",
         "percentile": "static: activations scaled without the rarest values",
@@ -50,6 +65,15 @@ class ExecuTorch(Target):
                     prepared(row[None])
         _lower(traced(convert_pt2e(prepared), example, any_batch=False), path)
 
+    def _describe(self, path: Path) -> Ports:
+        from executorch.runtime import Runtime
+
+        program = Runtime.get().load_program(path)
+        facts = program.metadata("forward")
+        inputs = [facts.input_tensor_meta(number) for number in range(facts.num_inputs())]
+        outputs = [facts.output_tensor_meta(number) for number in range(facts.num_outputs())]
+        return Ports(*([_port(one) for one in ports] for ports in (inputs, outputs)))
+
     def _open(self, path: Path, threads: int) -> Runner:
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime
@@ -63,6 +87,11 @@ class ExecuTorch(Target):
             return logits.copy()
 
         return Runner(label(self.title, "executorch"), run, self.batch_size)
+
+
+def _port(meta: Any) -> Port:
+    """It knows inputs and outputs by place, and kinds of numbers by PyTorch's own numbering."""
+    return Port(None, sizes(meta.sizes()), SCALAR_TYPES[meta.dtype()])
 
 
 def _lower(program: Any, path: Path) -> None:

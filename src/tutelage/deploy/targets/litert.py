@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tutelage.deploy.targets.base import Batches, Runner, Target, label
+from tutelage.deploy.targets.base import Batches, Port, Ports, Runner, Target, label
 from tutelage.errors import ExportError
 from tutelage.files import write_bytes
 
@@ -31,6 +31,21 @@ class LiteRt(Target):
     extra = "litert"
     modules = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
     batch_size = 1
+    weight_steps = 127
+    opening = """\
+interpreter = ai_edge_litert.interpreter.Interpreter("FILE")
+interpreter.allocate_tensors()
+taken, given = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+(scale, zero), (out_scale, out_zero) = taken["quantization"], given["quantization"]
+logits = []
+for sample in samples:
+    if scale:  # it takes whole numbers of eight bits
+        sample = numpy.clip(numpy.round(sample / scale) + zero, -128, 127)
+    interpreter.set_tensor(taken["index"], sample[None].astype(taken["dtype"]))
+    interpreter.invoke()
+    said = interpreter.get_tensor(given["index"])[0].astype("float32")
+    logits.append((said - out_zero) * out_scale if out_scale else said)
+"""
     ways: ClassVar[Mapping[str, str]] = {
         "minmax": "static: activations scaled by the smallest and largest value seen",
         "dynamic": "activations scaled anew in each call; for transformers and MLPs",
@@ -65,6 +80,11 @@ class LiteRt(Target):
         maker = quantizer.Quantizer(str(source), rule)
         write_bytes(path, bytes(maker.quantize(found).quantized_model))
 
+    def _describe(self, path: Path) -> Ports:
+        interpreter = _interpreter(path, 1)
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+        return Ports(*([_port(one) for one in ports] for ports in (inputs, outputs)))
+
     def _open(self, path: Path, threads: int) -> Runner:
         interpreter = _interpreter(path, threads)
         taken, given = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
@@ -97,6 +117,13 @@ def _interpreter(path: Path, threads: int) -> Any:
     interpreter = Interpreter(str(path), num_threads=threads)
     interpreter.allocate_tensors()
     return interpreter
+
+
+def _port(detail: Any) -> Port:
+    scale, zero = detail["quantization"]
+    shape = [int(size) for size in detail["shape"]]
+    dtype = np.dtype(detail["dtype"]).name
+    return Port(detail["name"], shape, dtype, *((float(scale), int(zero)) if scale else ()))
 
 
 def _narrow(inputs: NDArray[Any]) -> NDArray[Any]:

@@ -9,8 +9,18 @@ from torch import nn
 from tutelage.deploy.export import export_onnx
 from tutelage.deploy.quantise import WAYS, quantise_onnx
 from tutelage.deploy.runtime import open_session, run_session
-from tutelage.deploy.targets.base import Runner, Target, label
+from tutelage.deploy.targets.base import Port, Ports, Runner, Target, label, sizes
 from tutelage.types import Inputs
+
+NUMPY_TYPES: Mapping[str, str] = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+}
 
 
 @final
@@ -25,6 +35,10 @@ class Onnx(Target):
     takes_named = True
     modules = ("onnx", "onnxscript", "onnxruntime")
     ways: ClassVar[Mapping[str, str]] = WAYS
+    opening = """\
+session = onnxruntime.InferenceSession("FILE")
+logits = session.run(None, {session.get_inputs()[0].name: samples})[0]
+"""
 
     def _write(self, network: nn.Module, example: Inputs, path: Path) -> None:
         export_onnx(network, example, path)
@@ -33,6 +47,14 @@ class Onnx(Target):
         self, network: nn.Module, source: Path, calibration: Sequence[Inputs], path: Path, way: str
     ) -> None:
         quantise_onnx(source, path, calibration, way)
+
+    def _describe(self, path: Path) -> Ports:
+        session = open_session(path, threads=1)
+        inputs, outputs = (
+            [Port(one.name, sizes(one.shape), NUMPY_TYPES.get(one.type, one.type)) for one in ports]
+            for ports in (session.get_inputs(), session.get_outputs())
+        )
+        return Ports(inputs, outputs)
 
     def _open(self, path: Path, threads: int) -> Runner:
         session = open_session(path, threads=threads)

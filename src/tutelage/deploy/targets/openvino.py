@@ -7,7 +7,16 @@ from typing import Any, ClassVar, final
 from torch import Tensor, nn
 
 from tutelage.deploy.quantise import OUTLIERS
-from tutelage.deploy.targets.base import Batches, Runner, Target, label, traced
+from tutelage.deploy.targets.base import (
+    Batches,
+    Port,
+    Ports,
+    Runner,
+    Target,
+    label,
+    sizes,
+    traced,
+)
 
 
 @final
@@ -15,7 +24,8 @@ class OpenVino(Target):
     """An `.xml` file with its weights in a `.bin` file beside it, in float32; any batch size.
 
     Its processor plug-in computes in bfloat16 where it can unless told otherwise, which moves
-    logits by up to 0.2; here it is told to keep to float32.
+    logits by up to 0.2; here it is told to keep to float32. No file can tell it: whoever gets one
+    is told in config.json and in the model card.
     """
 
     name = "openvino"
@@ -29,6 +39,14 @@ class OpenVino(Target):
         "percentile": "static: activations scaled without the rarest values",
     }
 
+    runs_with: ClassVar[Mapping[str, str]] = {"INFERENCE_PRECISION_HINT": "f32"}
+    opening = """\
+# Without the hint it computes in bfloat16 on processors that have it, which was not compared.
+settings = {"INFERENCE_PRECISION_HINT": "f32"}
+compiled = openvino.Core().compile_model("FILE", "CPU", settings)
+logits = compiled(samples)[0]
+"""
+
     def files(self, path: Path) -> list[Path]:
         """The weights, then the graph."""
         return [path.with_suffix(".bin"), path]
@@ -37,6 +55,8 @@ class OpenVino(Target):
         import openvino
 
         model = openvino.convert_model(traced(network, example, any_batch=True))
+        # Left alone, every size of the input would be free: only the batch's is.
+        model.reshape(openvino.PartialShape([-1, *example.shape[1:]]))
         model.inputs[0].get_tensor().set_names({"inputs"})
         model.outputs[0].get_tensor().set_names({"logits"})
         openvino.save_model(model, path, compress_to_fp16=False)
@@ -58,17 +78,24 @@ class OpenVino(Target):
         )
         openvino.save_model(model, path, compress_to_fp16=False)
 
+    def _describe(self, path: Path) -> Ports:
+        import openvino
+
+        model = openvino.Core().read_model(path)
+        return Ports(*([_port(one) for one in ports] for ports in (model.inputs, model.outputs)))
+
     def _open(self, path: Path, threads: int) -> Runner:
         import openvino
 
         core = openvino.Core()
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-        }
+        settings = {**self.runs_with, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         compiled = core.compile_model(core.read_model(path), "CPU", settings)
         return Runner(label(self.title, "openvino"), lambda inputs: compiled(inputs)[0].copy())
+
+
+def _port(one: Any) -> Port:
+    shape = [None if size.is_dynamic else size.get_length() for size in one.get_partial_shape()]
+    return Port(one.get_any_name(), sizes(shape), one.get_element_type().to_dtype().name)
 
 
 def _settings(way: str) -> Any:

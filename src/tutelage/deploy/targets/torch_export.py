@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tutelage.deploy.targets.base import Runner, Target, label, traced
+from tutelage.deploy.targets.base import Port, Ports, Runner, Target, label, sizes, traced
 from tutelage.errors import ExportError
 
 
@@ -30,8 +31,20 @@ class TorchExport(Target):
         "slower than float; other targets read the float graph and quantise it themselves."
     )
 
+    opening = """\
+logits = torch.export.load("FILE").module()(torch.from_numpy(samples)).detach().numpy()
+"""
+
     def _write(self, network: nn.Module, example: Tensor, path: Path) -> None:
         torch.export.save(traced(network, example, any_batch=True), path)
+
+    def _describe(self, path: Path) -> Ports:
+        _refuse_code(path)
+        program = torch.export.load(path)
+        made = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
+        names = (program.graph_signature.user_inputs, program.graph_signature.user_outputs)
+        inputs, outputs = ([_port(name, made[name]) for name in some] for some in names)
+        return Ports(inputs, [replace(port, name=None) for port in outputs])
 
     def _open(self, path: Path, threads: int) -> Runner:
         _refuse_code(path)
@@ -72,3 +85,7 @@ def _refuse_code(path: Path) -> None:
 
 def _text(archive: zipfile.ZipFile, name: str) -> str:
     return json.dumps(json.loads(archive.read(name)))
+
+
+def _port(name: str, value: Tensor) -> Port:
+    return Port(name, sizes(value.shape), str(value.dtype).removeprefix("torch."))

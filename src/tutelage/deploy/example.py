@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Runs the student that lies beside this file, on pictures, texts or arrays of one's own.
+
+Needs Python 3.8 or newer, numpy and onnxruntime; of pictures pillow, of texts tokenizers.
+
+    python example.py photo.jpg another.png        pictures
+    python example.py "a text" letter.txt          texts, or files that hold one
+    python example.py rows.npy                     samples as config.json says
+    python example.py                              the test samples in this folder
+    python example.py --file student.int8.onnx photo.jpg
+
+Each line has what was given and the class that the student puts it into.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DEEPEST_GREY = 65535
+
+
+def read_picture(place: str, how: Mapping[str, Any]) -> Any:
+    """A picture as the student's training data were read: a batch of one, values 0 to 1.
+
+    Args:
+        place: Its file.
+        how: `preprocessing` of config.json.
+    """
+    from PIL import Image, ImageOps
+
+    height, width = how["height"], how["width"]
+    with Image.open(place) as opened:
+        opened.draft(None, (2 * width, 2 * height))  # a large JPEG decodes smaller
+        image = _plain(ImageOps.exif_transpose(opened), how["mode"], how["background"])
+    scale = min(image.width / width, image.height / height)
+    left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
+    box = (left, top, left + scale * width, top + scale * height)
+    image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    pixels = np.asarray(image, dtype=np.float32).reshape(height, width, -1) / np.float32(255)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+
+
+def _plain(image: Any, mode: str, background: str) -> Any:
+    """Greys of 8 bits or RGB, what is transparent laid on the background."""
+    from PIL import Image
+
+    if image.mode.startswith(("I", "F")):
+        image = _from_deep_greys(image)
+    if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, background)
+        image = Image.alpha_composite(ground, image)
+    return image.convert(mode)
+
+
+def _from_deep_greys(image: Any) -> Any:
+    """16-bit greys to 8 bits."""
+    from PIL import Image
+
+    greys = np.asarray(image)
+    scaled = Image.fromarray(np.rint(greys / (DEEPEST_GREY / 255)).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if clear is None:
+        return scaled
+    alpha = np.where(greys == clear, 0, 255).astype(np.uint8)
+    return Image.merge("LA", [scaled, Image.fromarray(alpha)])
+
+
+def read_text(place: str, how: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
+    """A text as tokens, and of each token the word that it begins, or None."""
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(how["max_length"])
+    text = Path(place).read_text(encoding="utf-8") if os.path.isfile(place) else place
+    has_words = how["kind"] == "words"
+    found = tokenizer.encode(text.split() if has_words else text, is_pretokenized=has_words)
+    ids = np.array([found.ids], dtype=np.int64)
+    named = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    words = text.split()
+    begun: list[str | None] = []
+    for number, word in enumerate(found.word_ids):
+        is_first = word is not None and word not in found.word_ids[:number]
+        begun.append(words[word] if has_words and is_first and word is not None else None)
+    return named, begun
+
+
+def answers(
+    session: Any, config: Mapping[str, Any], folder: Path, place: str
+) -> Iterator[tuple[str, str]]:
+    """What was given, and its class; of text with labelled words, each word and its class."""
+    labels, how = config["labels"], config["preprocessing"]
+    if place.endswith(".npy"):
+        for number, row in enumerate(_run(session, np.load(place, allow_pickle=False))):
+            yield f"{place}[{number}]", labels[row.argmax()]
+    elif how["kind"] == "picture":
+        yield place, labels[_run(session, read_picture(place, how))[0].argmax()]
+    elif how["kind"] == "text":
+        yield place, labels[_run(session, read_text(place, how, folder)[0])[0].argmax()]
+    elif how["kind"] == "words":
+        named, begun = read_text(place, how, folder)
+        for word, row in zip(begun, _run(session, named)[0]):
+            if word is not None:
+                yield word, labels[row.argmax()]
+    else:
+        sys.exit(f"{place}: the student takes arrays. Give a file .npy, as config.json says.")
+
+
+def of_the_samples(session: Any, config: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    """Classes of the test samples that lie in the folder: a line each, of words one a token."""
+    labels = config["labels"]
+    if (folder / "samples.npy").is_file():
+        for row in _run(session, np.load(folder / "samples.npy", allow_pickle=False)):
+            yield labels[row.argmax()]
+        return
+    with np.load(folder / "samples.npz", allow_pickle=False) as loaded:
+        samples = {name: loaded[name] for name in loaded.files}
+    for row, mask in zip(_run(session, samples), samples["attention_mask"]):
+        if row.ndim == 1:
+            yield labels[row.argmax()]
+        else:
+            yield " ".join(labels[number] for number in row[mask == 1].argmax(axis=-1))
+
+
+def _run(session: Any, inputs: Any) -> Any:
+    named = inputs if isinstance(inputs, dict) else {session.get_inputs()[0].name: inputs}
+    return session.run(None, named)[0]
+
+
+def main() -> None:
+    """The command line."""
+    folder = Path(os.path.abspath(__file__)).parent
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    files = [entry["file"] for entry in config["files"] if entry["target"] == "onnx"]
+    if not files:
+        sys.exit("No .onnx file was delivered; README.md says how to open the others.")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("given", nargs="*", help="pictures, texts or arrays (.npy)")
+    parser.add_argument("--file", choices=files, default=files[0], help="which exported file")
+    chosen = parser.parse_args()
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        str(folder / chosen.file), providers=["CPUExecutionProvider"]
+    )
+    if not chosen.given:
+        lines: Iterator[str] = of_the_samples(session, config, folder)
+    else:
+        found = (answers(session, config, folder, place) for place in chosen.given)
+        lines = (f"{name}: {label}" for pairs in found for name, label in pairs)
+    for line in lines:
+        sys.stdout.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
