@@ -11,7 +11,8 @@ import yaml
 
 from tutelage import __version__
 from tutelage.data.cutting import load_tokenizer
-from tutelage.data.images import MODES, picture_folders
+from tutelage.data.decoding import MODES, WHITE
+from tutelage.data.images import picture_folders
 from tutelage.deploy import example, target_of
 from tutelage.deploy.runtime import as_arrays
 from tutelage.deploy.targets import Port
@@ -32,7 +33,6 @@ from tutelage.types import Inputs
 
 NUM_SAMPLES = 8
 IMAGE_AXES = 4
-BACKGROUND = "white"
 
 
 def hand_over(job: Job, record: RunRecord, student: Trained) -> Path | None:
@@ -138,7 +138,7 @@ def _preprocessing(job: Job) -> dict[str, Any]:
     if channels not in MODES:
         return {"kind": "array"}
     folders = picture_folders(job.splits)
-    background = getattr(folders[0], "background", BACKGROUND) if folders else BACKGROUND
+    background = folders[0].background if folders else WHITE
     return {
         "kind": "picture",
         "mode": MODES[channels],
