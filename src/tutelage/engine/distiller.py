@@ -8,6 +8,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.optim import Optimizer
 
+from tutelage import ranks
 from tutelage.engine.dot import DOT
 from tutelage.engine.trainee import Trainee
 from tutelage.engine.watch import GradientWatch
@@ -63,39 +64,76 @@ class Distiller:
         self.batch: Batch | None = None  # the last one, to look at where something went wrong
         self.due = self.accelerator.gradient_accumulation_steps
         self._done = 0  # micro-steps of the update under way
+        self._counts: list[int] = []  # items of each, in all processes
 
     def step(self, batch: Batch) -> LossReport:
-        """Teach the student one batch; every `due`-th call updates its weights."""
+        """Teach the student one batch; every `due`-th call updates its weights.
+
+        The gradient of an update is that of the mean over all items of its batches, however many
+        items each has: padded texts and a last, smaller batch weigh by their items.
+        """
         batch = self.batch = batch.to(self.accelerator.device)
         self._done += 1
         is_last = self._done >= self.due
         self.accelerator.sync_gradients = is_last
         add_up(self.trainee, now=is_last)
         with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.trainee):
-            report = self._learn(batch) if self.parts == 1 else self._learn_in_parts(batch)
+            weight = self._weigh(batch)
+            if self.parts == 1:
+                report = self._learn(batch, weight)
+            else:
+                report = self._learn_in_parts(batch, weight)
         if is_last:
             self._update()
         return report
 
-    def _learn(self, batch: Batch, share: float = 1.0) -> LossReport:
-        """Add the gradients of a batch, or of a part that is this share of one."""
+    def _weigh(self, batch: Batch) -> float:
+        """The batch's items as a multiple of those of the update's first batch that has any.
+
+        How many the whole update has is known at its end alone; `_rescale` divides by it then. So
+        batches of equal counts are learned exactly as if nobody had counted.
+        """
+        if self.due == 1:
+            return 1.0
+        own = self._count(batch)
+        self._counts.append(sum(ranks.sizes(own, own)[1]) if ranks.here().are_several else own)
+        first = next((count for count in self._counts if count), 1)
+        return self._counts[-1] / first
+
+    def _rescale(self) -> None:
+        """Make the gradient that of the mean over all items of the update."""
+        counts, self._counts = self._counts, []
+        first = next((count for count in counts if count), 0)
+        if first * len(counts) == sum(counts):
+            return
+        factor = first * len(counts) / sum(counts)
+        for parameter in self.trainee.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+        if isinstance(self.optimizer, DOT):
+            self.optimizer.scale_taken(factor)
+
+    def _learn(self, batch: Batch, weight: float, share: float = 1.0) -> LossReport:
+        """Add the gradients of a batch of some weight, or of a part that is this share of it."""
         teacher = None if self.teacher is None else self.teacher(batch)
         report: LossReport = self.trainee(batch, teacher)
         report = report if share == 1 else report.share(share)
         usual = self.accelerator.gradient_accumulation_steps  # by which Accelerate divides
-        learned = report if self.due == usual else report.share(usual / self.due)
+        factor = weight if self.due == usual else weight * usual / self.due
+        learned = report if factor == 1 else report.share(factor)
         if isinstance(self.optimizer, DOT):
             self.optimizer.take(learned.task / usual)
         self.accelerator.backward(learned.total)
         return report
 
-    def _learn_in_parts(self, batch: Batch) -> LossReport:
+    def _learn_in_parts(self, batch: Batch, weight: float) -> LossReport:
         """The gradients of a whole batch from parts of it, which take less memory."""
         parts = batch.parts(self.parts)
         counts = [self._count(part) for part in parts]
         whole = max(1, sum(counts))
         reports = [
-            self._learn(part, count / whole) for part, count in zip(parts, counts, strict=True)
+            self._learn(part, weight, count / whole)
+            for part, count in zip(parts, counts, strict=True)
         ]
         return functools.reduce(LossReport.plus, reports)
 
@@ -106,6 +144,7 @@ class Distiller:
 
     def _update(self) -> None:
         norm, self._done = None, 0
+        self._rescale()
         if self.clip_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.clip_norm)
         self.watch.see(self._plain, norm)

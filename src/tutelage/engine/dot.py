@@ -57,6 +57,11 @@ class DOT(Optimizer):
             if gradient is not None:
                 self._held(parameter, "task_gradient").add_(gradient)
 
+    def scale_taken(self, factor: float) -> None:
+        """Multiply the gradients of the task's part so far, as those of the whole loss are."""
+        for state in self.state.values():
+            state["task_gradient"].mul_(factor)
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Move each parameter by both momenta."""
