@@ -32,6 +32,7 @@ from tutelage.models.modes import frozen
 from tutelage.objective import LossReport, Objective
 from tutelage.records import ACCURACY
 from tutelage.tasks import Task
+from tutelage.tasks.predicting import check_logits
 from tutelage.teachers.codecs import make_codec
 from tutelage.teachers.module import ModuleTeacher, state_fingerprint
 from tutelage.types import Batch, Outputs, Signal, first_tensor, tensor_bytes, tensors_of
@@ -71,6 +72,7 @@ def preflight(job: Job) -> None:
     batch = _first_batch(job, job.settings.batch_size)
     _check_export(job, batch)
     _try_network("student", lambda: job.new_student(0), job.task, batch)
+    _check_last_step(job, batch)
     _check_text_targets(job)
     _try_network("teacher", job.new_teacher, job.teacher_task, batch)
     _try_objective(job, batch)
@@ -150,7 +152,20 @@ def _try_network(role: str, make: Callable[[], nn.Module], task: Task, batch: Ba
     with of_role(role), torch.no_grad():
         network = _frozen(make())
         state_of(network)  # which a checkpoint must hold
-        task.run(network, batch)
+        check_logits(task, network, task.run(network, batch))
+
+
+def _check_last_step(job: Job, batch: Batch) -> None:
+    """A student that ends in a sigmoid is not seen in its numbers, which may be any logits."""
+    student = copied(job.new_student(0)).eval()
+    with torch.enable_grad():
+        scores = job.task.run(student, batch).scores
+    step = scores.grad_fn if isinstance(scores, torch.Tensor) else None
+    if step is not None and step.name().startswith("SigmoidBackward"):
+        raise ModelError(
+            f"student: {type(student).__name__} ends in a sigmoid, but losses expect logits. Let "
+            "its forward end before it."
+        )
 
 
 def _try_objective(job: Job, batch: Batch) -> None:
@@ -377,8 +392,7 @@ def _look_at_accuracy(job: Job, teacher: nn.Module) -> Iterator[Finding]:
         yield Finding(FINE, "teacher", text)
         return
     accuracy, labels = value, said.labels
-    counts = torch.bincount(labels, minlength=job.task.num_classes)
-    chance = float(counts.max()) / len(labels)
+    chance = job.task.chance(labels)
     found = f"{accuracy:.2%} on {len(labels)} validation samples; the largest class is {chance:.2%}"
     if accuracy <= chance:
         text = f"It is no better than chance: {found}. Are its weights loaded, its classes in the "

@@ -52,7 +52,6 @@ from tutelage.pipeline.transfer import transfer_stage
 from tutelage.ranks import first, here, join
 from tutelage.records import (
     CacheRow,
-    Metric,
     RunRecord,
     WrittenText,
     load_record,
@@ -126,6 +125,7 @@ def _run(job: Job, listener: Listener) -> Finished:
     job, teacher, source = prepare_teacher(job, listener, clock)
     with clock.time("arms"):
         arms, notes = _arms(job, source, teacher, listener)
+    notes[:0] = teacher.notes
     notes += [note for trained in (teacher, *arms) for note in _memory_note(job, trained)]
     notes += cost_notes(job)
     student = pick_student(arms, job.task.metric)
@@ -287,7 +287,7 @@ def _arms(
             arms.append(  # noqa: PERF401
                 arm_stage(job, "baseline", seed, job.baseline_objective, None, listener)
             )
-    notes = [*_processes_note(job), *_capacity_note(job.task.metric, teacher, arms, listener)]
+    notes = [*_processes_note(job), *_capacity_note(job, teacher, arms, listener)]
     for seed in job.seeds:
         arms.append(  # noqa: PERF401
             arm_stage(job, "distilled", seed, job.objective, source, listener)
@@ -321,12 +321,12 @@ def _processes_note(job: Job) -> list[str]:
 
 
 def _capacity_note(
-    metric: Metric, teacher: Trained, baselines: list[Trained], listener: Listener
+    job: Job, teacher: Trained, baselines: list[Trained], listener: Listener
 ) -> list[str]:
     """A teacher that is no better than the baseline is said so before it teaches."""
     scores = [b.progress.best_metric for b in baselines if b.progress.best_metric is not None]
-    best = teacher.progress.best_metric
-    if best is None or not scores:
+    best, metric = teacher.progress.best_metric, job.task.metric
+    if best is None or not scores or job.make_teacher_task is not None:  # counts other tokens
         return []
     baseline = sum(scores) / len(scores)
     if metric.rank(best) > metric.rank(baseline):

@@ -25,11 +25,11 @@ from tutelage.locks import locked
 from tutelage.models.copies import copied, state_of
 from tutelage.models.load import load_weights, read_state
 from tutelage.objective import Objective
+from tutelage.pipeline.quality import measure_quality
 from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.ranks import first, here
 from tutelage.records import Metric, load_record, save_record
 from tutelage.sealed import write_tensors
-from tutelage.tasks.predicting import predict_data
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.build import build_cache, cache_key
 from tutelage.teachers.codecs import make_codec
@@ -53,6 +53,7 @@ class Trained:
     selected: nn.Module
     progress: Progress
     key: str
+    notes: tuple[str, ...] = ()
 
 
 def teacher_stage(job: Job, listener: Listener) -> Trained:
@@ -62,18 +63,26 @@ def teacher_stage(job: Job, listener: Listener) -> Trained:
         return members[0]
     last = job.together([member.last for member in members]).eval()
     selected = job.together([member.selected for member in members]).eval()
-    progress = Progress(best_metric=_valid_metric(job, selected))
-    return Trained("teacher", 0, last, selected, progress, state_fingerprint(selected))
+    together = Trained("teacher", 0, last, selected, Progress(), state_fingerprint(selected))
+    notes = tuple(note for member in members for note in member.notes)
+    return _measured(job, replace(together, notes=notes), "teachers together", listener)
 
 
 def _teacher(job: Job, number: int, listener: Listener) -> Trained:
     plan = job.teachers[number]
     model = job.new_member(plan)
+    name = "teacher" if number == 0 else f"teacher {number + 1}"
     if plan.train is None:
-        model.eval()
-        return Trained("teacher", plan.seed, model, model, Progress(), state_fingerprint(model))
+        key = state_fingerprint(model.eval())
+        given = Trained("teacher", plan.seed, model, model, Progress(), key)
+        measured = _measured(job, given, name, listener)
+        if measured.progress.best_metric is not None and not measured.notes:
+            metric = job.teacher_task.metric
+            found = f"validation {metric.title} {metric.text(measured.progress.best_metric)}"
+            listener(StageDone(f"{name} check", was_there=False, note=found))
+        return measured
     arm = Arm(
-        name="teacher" if number == 0 else f"teacher {number + 1}",
+        name=name,
         seed=plan.seed,
         objective=job.baseline_objective,
         task=job.task,
@@ -84,15 +93,21 @@ def _teacher(job: Job, number: int, listener: Listener) -> Trained:
         folder=job.out / ("teacher" if number == 0 else f"teacher-{number + 1}"),
         key="",
     )
-    return train_arm(arm, model, listener)
+    return _measured(job, train_arm(arm, model, listener), name, listener)
 
 
-def _valid_metric(job: Job, model: nn.Module) -> float | None:
-    reader = job.valid_reader
-    if reader is None:
-        return None
-    cpu, size = torch.device("cpu"), job.settings.batch_size
-    return job.task.validate(predict_data(job.task, model, reader, batch_size=size, device=cpu))[0]
+def _measured(job: Job, teacher: Trained, name: str, listener: Listener) -> Trained:
+    """The same with what it is worth on the validation data, and with what must be said of it."""
+    quality = measure_quality(job, teacher.selected, name)
+    if quality is None:
+        return teacher
+    notes = tuple(quality.notes(name, job.teacher_task.metric))
+    for note in notes:
+        listener(StageDone(f"{name} check", was_there=False, note=note))
+    progress = teacher.progress
+    if progress.best_metric is None:
+        progress = replace(progress, best_metric=quality.value)
+    return replace(teacher, progress=progress, notes=(*teacher.notes, *notes))
 
 
 def assistant_stage(job: Job, number: int, teacher: Teacher, listener: Listener) -> Trained:

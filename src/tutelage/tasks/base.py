@@ -89,6 +89,14 @@ class Task(Protocol):
         """The metric and the task loss: all that a training asks of its validation data."""
         ...
 
+    def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:
+        """The metric of whoever has not seen the inputs: what a network must beat.
+
+        Args:
+            labels: Of the data that networks are judged on.
+        """
+        ...
+
     def scores(self, said: Predictions) -> Shaped[Tensor, " samples"]:
         """How well each sample is done, higher being better: what evidence compares in pairs.
 

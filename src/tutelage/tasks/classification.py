@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from tutelage.errors import ShapeError
@@ -76,6 +76,10 @@ class Classification:
         """Accuracy and cross-entropy."""
         accuracy = float(self.scores(said).double().mean())
         return accuracy, float(cross_entropy(said.logits, said.labels))
+
+    def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:
+        """Accuracy of always naming the most frequent class."""
+        return float(labels.bincount().max()) / len(labels)
 
     def scores(self, said: Predictions) -> Bool[Tensor, " samples"]:
         """Whether each sample's label is picked."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from tutelage.errors import ShapeError
@@ -94,6 +94,10 @@ class Embedding:
         return float(rank_correlations(*_sides(said)).mean()), float(
             F.mse_loss(ours @ ours.T, theirs @ theirs.T)
         )
+
+    def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:  # noqa: ARG002 - as for any
+        """Rank correlation of vectors that have nothing to do with the teacher's."""
+        return 0.0
 
     def scores(self, said: Predictions) -> Float[Tensor, " samples"]:
         """What each sample adds to the mean rank correlation, also as one of the others."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from tutelage.chunks import rows_at_once
@@ -140,6 +140,10 @@ class LanguageModeling:
         """Perplexity, and the negative log-likelihood of a token."""
         mean = _nll(said).double().mean()
         return float(mean.exp()), float(mean)
+
+    def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:  # noqa: ARG002 - as for any
+        """Perplexity of holding all words alike."""
+        return float(self.num_classes)
 
     def scores(self, said: Predictions) -> Float[Tensor, " samples"]:
         """Log-likelihood of each sample's tokens, a mean weighed by their number."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from tutelage.data.pairs import NOWHERE, OTHER
@@ -96,6 +96,10 @@ class OtherTokenizer:
     def validate(self, said: Predictions) -> tuple[float, float]:
         """Perplexity, and the negative log-likelihood of one of its tokens."""
         return self.own.validate(said)
+
+    def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:
+        """Perplexity of holding all words alike."""
+        return self.own.chance(labels)
 
     def scores(self, said: Predictions) -> Float[Tensor, " samples"]:
         """Log-likelihood of each sample's tokens, a mean weighed by their number."""

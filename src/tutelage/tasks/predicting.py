@@ -10,8 +10,9 @@ from tutelage.data.loading import Reader, in_order, iterate
 from tutelage.errors import DataError, ModelError
 from tutelage.models.modes import left_as_it_was
 from tutelage.tasks.base import Predictions, Task
-from tutelage.types import Batch, HiddenStates, Outputs
+from tutelage.types import Batch, HiddenStates, Outputs, Signal
 
+SUMS_TO_1 = 0.01  # as exactly as bfloat16 adds up
 IMPOSSIBLE = -1e4  # a logit; exp of it is 0 at every temperature in use
 
 
@@ -110,6 +111,28 @@ def check_numbers(
         raise ModelError(
             f"{type(model).__name__} gives {found} for sample {int(sample_ids[wrong[0]])} of the "
             f"{what}. Look for NaN in that sample, and in the network's weights."
+        )
+
+
+def check_logits(task: Task, model: nn.Module, outputs: Outputs) -> None:
+    """Refuse probabilities where logits are expected: their softmax would be nearly even.
+
+    Args:
+        task: Whose networks give logits, or are not looked at.
+        model: The network.
+        outputs: What it gives for some items.
+
+    Raises:
+        ModelError: All rows are probabilities.
+    """
+    logits = outputs.scores
+    if task.gives is not Signal.LOGITS or not isinstance(logits, Tensor):
+        return
+    sums = logits.float().sum(dim=-1)
+    if logits.shape[-1] > 1 and bool((logits >= 0).all() and ((sums - 1).abs() < SUMS_TO_1).all()):
+        raise ModelError(
+            f"{type(model).__name__} gives probabilities (each row is above 0 and sums to 1), but "
+            "losses expect logits. Let its forward end before the softmax, or give their logarithm."
         )
 
 

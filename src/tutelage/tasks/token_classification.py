@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from tutelage.errors import ShapeError
@@ -82,6 +82,10 @@ class TokenClassification:
         """Accuracy and cross-entropy over tokens."""
         correct = said.logits.argmax(dim=-1) == said.labels
         return float(correct.double().mean()), float(cross_entropy(said.logits, said.labels))
+
+    def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:
+        """Accuracy of always naming the most frequent class."""
+        return float(labels.bincount().max()) / len(labels)
 
     def scores(self, said: Predictions) -> Float[Tensor, " samples"]:
         """Each text's share of tokens whose label is picked, weighed by its length."""

@@ -1,0 +1,89 @@
+"""How good a teacher is, found out before it teaches: on the validation data, against guessing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from tutelage.engine.memory import told_where
+from tutelage.errors import of_role
+from tutelage.job import Job
+from tutelage.ranks import first, here
+from tutelage.records import Metric
+from tutelage.tasks.predicting import check_logits, predict_data
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What a network is worth on the validation data.
+
+    Attributes:
+        value: The task's metric.
+        chance: The same of whoever has not seen the inputs.
+        is_share_each: Whether all its logits lie between 0 and 1, as a sigmoid gives them.
+    """
+
+    value: float
+    chance: float
+    is_share_each: bool
+
+    def notes(self, name: str, metric: Metric) -> Iterator[str]:
+        """What a reader must know, in sentences.
+
+        Args:
+            name: Of the network, as "teacher".
+            metric: Of the task.
+        """
+        if metric.rank(self.value) <= metric.rank(self.chance):
+            yield (
+                f"The {name} is no better than chance on the validation data "
+                f"({metric.text(self.value)} {metric.title}, {metric.text(self.chance)} without a "
+                "look at the inputs). Are its weights loaded, its classes in the order of the "
+                "labels (teacher.class_names), its normalisation right (teacher.mean, teacher.std)?"
+            )
+        if self.is_share_each:
+            yield (
+                f"All that the {name} gives for the validation data lies between 0 and 1, as after "
+                "a sigmoid. Losses expect logits: let its forward end before it."
+            )
+
+
+def measure_quality(job: Job, model: nn.Module, name: str) -> Quality | None:
+    """Ask a teacher about the validation data, wherever it comes from.
+
+    Args:
+        job: The run.
+        model: The network.
+        name: What messages call it.
+
+    Returns:
+        What it is worth; None where there are no validation data.
+
+    Raises:
+        ModelError: It gives probabilities or NaN.
+    """
+    reader, task = job.valid_reader, job.teacher_task
+    if reader is None:
+        return None
+    is_cut = job.shards_teacher and here().are_several
+    device = torch.device("cpu") if is_cut else Accelerator().device
+
+    def ask() -> list[float]:
+        said = predict_data(
+            task, model.to(device), reader, batch_size=job.settings.batch_size, device=device
+        )
+        check_logits(task, model, said.outputs)
+        scores = said.outputs.scores
+        is_shares = isinstance(scores, torch.Tensor) and _are_shares(scores)
+        return [task.validate(said)[0], task.chance(said.labels), float(is_shares)]
+
+    with of_role(name), told_where(name):
+        value, chance, is_share_each = first(ask)
+    return Quality(value, chance, bool(is_share_each))
+
+
+def _are_shares(logits: torch.Tensor) -> bool:
+    """Whether all numbers lie between 0 and 1, and are not simply small or all alike."""
+    return bool((logits >= 0).all() and (logits <= 1).all() and logits.std() > 0.05)

@@ -1,0 +1,108 @@
+"""How good a teacher is becomes known before it teaches, wherever it comes from."""
+
+import pytest
+import torch
+from torch import nn
+
+import tutelage
+from tutelage.engine.events import StageDone
+from tutelage.errors import ModelError
+
+
+class After(nn.Module):
+    """A network and something after it."""
+
+    def __init__(self, network, last):
+        super().__init__()
+        self.network, self.last = network, last
+
+    def forward(self, inputs):
+        return self.last(self.network(inputs))
+
+
+def softmax(logits):
+    return logits.softmax(dim=1)
+
+
+def half_softmax(logits):
+    return logits.softmax(dim=1).bfloat16().float()
+
+
+def log_softmax(logits):
+    return logits.log_softmax(dim=1)
+
+
+@pytest.fixture
+def data():
+    inputs = torch.randn(90, 3, generator=torch.Generator().manual_seed(0))
+    return inputs, inputs.argmax(dim=1)
+
+
+@pytest.fixture
+def able():
+    """A network that is right about every sample."""
+    network = nn.Linear(3, 3)
+    with torch.no_grad():
+        network.weight.copy_(4 * torch.eye(3))
+        network.bias.zero_()
+    return network
+
+
+@pytest.fixture
+def misled(able):
+    """The same with its classes in another order."""
+    return After(able, lambda logits: logits[:, [1, 2, 0]])
+
+
+def notes(teacher, data, **settings):
+    told = []
+    result = tutelage.distill(
+        teacher, nn.Linear(3, 3), data, valid_data=data, epochs=1, listener=told.append, **settings
+    )
+    done = [event for event in told if isinstance(event, StageDone)]
+    checks = [event.note for event in done if event.name.endswith("check")]
+    names = [event.name for event in done]
+    return " ".join(result.record.notes), " ".join(checks), names
+
+
+def test_an_able_teacher_is_measured_and_nothing_is_said_against_it(able, data):
+    noted, told, names = notes(able, data)
+    assert "teacher" not in noted
+    assert "validation accuracy 100.00%" in told
+    assert names.index("teacher check") < names.index("distilled, seed 0")
+
+
+def test_a_teacher_of_another_order_of_classes_is_no_better_than_chance(misled, data):
+    noted, told, _ = notes(misled, data)
+    assert "The teacher is no better than chance on the validation data (0.00% accuracy" in noted
+    assert "teacher.class_names" in told
+
+
+def test_a_teacher_below_the_baseline_is_told_in_record_and_terminal(misled, data):
+    noted, told, _ = notes(misled, data, baseline=True)
+    for text in (noted, told):
+        assert "no better than the baseline on the validation data (0.00% against" in text
+
+
+def test_each_of_several_teachers_is_measured(able, misled, data):
+    noted, told, _ = notes([able, misled], data)
+    assert "The teacher 2 is no better than chance" in noted
+    assert told.count("validation accuracy") >= 1
+
+
+@pytest.mark.parametrize("last", [softmax, half_softmax])
+def test_probabilities_are_refused_where_logits_are_meant(able, last, data):
+    with pytest.raises(ModelError, match=r"teacher: After gives probabilities .* before the softm"):
+        notes(After(able, last), data)
+    with pytest.raises(ModelError, match="student: After gives probabilities"):
+        tutelage.distill(able, After(nn.Linear(3, 3), last), data, epochs=1)
+
+
+def test_logarithms_of_probabilities_are_logits(able, data):
+    assert "teacher" not in notes(After(able, log_softmax), data)[0]
+
+
+def test_a_sigmoid_is_told_of_a_teacher_and_refused_of_a_student(able, data):
+    assert "lies between 0 and 1, as after a sigmoid" in notes(After(able, torch.sigmoid), data)[0]
+    with pytest.raises(ModelError, match="student: After ends in a sigmoid"):
+        tutelage.distill(able, After(nn.Linear(3, 3), torch.sigmoid), data, epochs=1)
