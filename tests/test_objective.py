@@ -7,7 +7,7 @@ from torch import nn
 
 from tutelage.errors import ConfigError, SignalError
 from tutelage.losses import KD, CrossEntropy, LogitMSE
-from tutelage.objective import Loss, Objective, Term, describe_loss
+from tutelage.objective import Loss, Objective, Ramp, Term, describe_loss, objective_of
 from tutelage.types import Batch, Outputs, Signal
 
 
@@ -75,6 +75,63 @@ def test_adding_keeps_order_and_weights():
         ]
     assert left.describe() == right.describe()
     assert [t.name for t in first.terms] == ["cross_entropy"]
+
+
+LOSS = KD(2)
+
+
+@pytest.mark.parametrize(
+    ("made", "wanted"),
+    [
+        (lambda: CrossEntropy() + KD(4), "1.0 * cross_entropy + 1.0 * kd(temperature=4.0)"),
+        (lambda: sum([CrossEntropy(), KD(4)]), "1.0 * cross_entropy + 1.0 * kd(temperature=4.0)"),
+        (lambda: sum([2 * KD(4)], start=0.0), "2.0 * kd(temperature=4.0)"),
+        (lambda: KD(4) + 0.5 * LogitMSE(), "1.0 * kd(temperature=4.0) + 0.5 * logit_mse"),
+        (lambda: 0.5 * LogitMSE() + KD(4), "0.5 * logit_mse + 1.0 * kd(temperature=4.0)"),
+        (lambda: KD(4) * 3, "3.0 * kd(temperature=4.0)"),
+        (
+            lambda: 2 * (CrossEntropy() + 3 * KD(4)),
+            "2.0 * cross_entropy + 6.0 * kd(temperature=4.0)",
+        ),
+        (lambda: (CrossEntropy() + LogitMSE()) * 0.5, "0.5 * cross_entropy + 0.5 * logit_mse"),
+        (lambda: 2 * LOSS + LOSS, "3.0 * kd(temperature=2.0)"),
+        (lambda: LOSS + LOSS, "2.0 * kd(temperature=2.0)"),
+        (lambda: 2 * (Ramp(0, 1, 0.5) * LogitMSE()), "(0.0 to 2.0 until 0.5) * logit_mse"),
+        (lambda: Ramp(0, 1) * (2 * LogitMSE()), "(0.0 to 2.0 until 1.0) * logit_mse"),
+        (lambda: objective_of(LogitMSE()), "1.0 * logit_mse"),
+    ],
+)
+def test_losses_and_objectives_add_and_multiply(made, wanted):
+    assert made().describe() == wanted
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: KD() + 3, r"losses and objectives add up, got 3\. Weights multiply: 0\.9 \* KD"),
+        (lambda: 3 + KD(), r"losses and objectives add up, got 3\."),
+        (lambda: CrossEntropy() + KD, r"add up, got <class .*KD'>\. Write KD\(\)"),
+        (lambda: KD() + None, "add up, got None"),
+        (lambda: KD() * KD(), r"a weight is a number or a Ramp, got KD\(\)\. Losses add"),
+        (lambda: "2" * KD(), "a weight is a number or a Ramp, got '2'"),
+        (lambda: True * KD(), "a weight is a number or a Ramp, got True"),
+        (lambda: Ramp(0, 1) * (Ramp(0, 1) * KD()), r"times .* is no straight line"),
+        (lambda: Ramp(0, 1) * LOSS + LOSS, "one 'kd' stands in two terms"),
+        (lambda: -1 * KD(), "weight of 'kd' must be 0 or more"),
+    ],
+)
+def test_what_is_no_sum_of_losses_is_refused(made, message):
+    with pytest.raises(ConfigError, match=message):
+        made()
+
+
+def test_one_loss_in_two_terms_is_computed_and_kept_once(given):
+    loss = Scaled()
+    objective = 2 * loss + loss
+    report = objective(*given)
+    assert list(report.parts) == ["scaled"]
+    torch.testing.assert_close(report.total, 3 * loss(*given))
+    assert len(objective.state_dict()) == 1
 
 
 def test_two_terms_of_one_loss_have_names_and_numbers_of_their_own(given):

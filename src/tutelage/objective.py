@@ -7,6 +7,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import torch
 from jaxtyping import Float
@@ -47,9 +48,9 @@ class Ramp:
         """As `(0 to 8 until 0.1)`."""
         return f"({self.start} to {self.end} until {self.until})"
 
-    def __mul__(self, loss: "Loss") -> "Objective":
-        """An objective of one term whose weight moves."""
-        return loss.__rmul__(self)
+    def __mul__(self, other: object) -> "Objective":
+        """An objective whose weights move."""
+        return objective_of(other).times(self)
 
 
 Scheduled = float | int | Ramp
@@ -88,7 +89,7 @@ class DryRun:
 class Loss(nn.Module, ABC):
     """A distance between a student and what it learns from.
 
-    A number times a loss is a term, and terms add up to an objective:
+    Losses add up to an objective, with numbers as weights where they are not 1:
     `0.1 * CrossEntropy() + 0.9 * KD(temperature=4)`. Each argument of a constructor is kept under
     its own name.
 
@@ -140,9 +141,21 @@ class Loss(nn.Module, ABC):
             batch: Labels and mask.
         """
 
-    def __rmul__(self, weight: Scheduled) -> "Objective":
+    def __rmul__(self, weight: object) -> "Objective":
         """An objective of this one term."""
-        return Objective([Term(self, weight, self.title)])
+        return objective_of(self).times(weight)
+
+    def __mul__(self, weight: object) -> "Objective":
+        """An objective of this one term."""
+        return objective_of(self).times(weight)
+
+    def __add__(self, other: object) -> "Objective":
+        """An objective of both."""
+        return objective_of(self) + other
+
+    def __radd__(self, other: object) -> "Objective":
+        """An objective of both; of `sum`, which begins with 0."""
+        return objective_of(self).__radd__(other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +221,8 @@ class Objective(nn.Module):
     """A weighted sum of losses.
 
     Args:
-        terms: At least one; equal names are numbered (`kd`, `kd_2`).
+        terms: At least one; equal names are numbered (`kd`, `kd_2`). The same loss twice is one
+            term, with the sum of both weights.
 
     Raises:
         ConfigError: There is no term, or a weight is negative or not finite.
@@ -217,7 +231,7 @@ class Objective(nn.Module):
     def __init__(self, terms: Iterable[Term]) -> None:
         """Register the losses, so that any parameters of theirs are trained and saved."""
         super().__init__()
-        named = _with_distinct_names(terms)
+        named = _with_distinct_names(_each_loss_once(terms))
         if not named:
             raise ConfigError("objective: there is no term. Give a task_weight or a term.")
         for term in named:
@@ -257,9 +271,29 @@ class Objective(nn.Module):
         """Whether any term that counts looks at the teacher."""
         return bool(self.needs & TEACHERS)
 
-    def __add__(self, other: "Objective") -> "Objective":
+    def __add__(self, other: object) -> "Objective":
         """All terms of both."""
-        return Objective([*self.terms, *other.terms])
+        return Objective([*self.terms, *objective_of(other).terms])
+
+    def __radd__(self, other: object) -> "Objective":
+        """All terms of both; of `sum`, which begins with 0."""
+        return self if isinstance(other, Real) and other == 0 else objective_of(other) + self
+
+    def __mul__(self, weight: object) -> "Objective":
+        """The same terms, each weight times a number."""
+        return self.times(weight)
+
+    def __rmul__(self, weight: object) -> "Objective":
+        """The same terms, each weight times a number."""
+        return self.times(weight)
+
+    def times(self, weight: object) -> "Objective":
+        """The same terms, each weight times a number.
+
+        Raises:
+            ConfigError: It is no number, or two ramps meet.
+        """
+        return Objective(replace(term, weight=_product(term.weight, weight)) for term in self.terms)
 
     @property
     def progress(self) -> float:
@@ -404,6 +438,58 @@ class _Untouched:
                 f"Loss {term.name!r} writes in place into logits, features, labels or a mask, "
                 "which other losses read too. Let it work on a copy (x = x.clone())."
             )
+
+
+def objective_of(given: object) -> Objective:
+    """An objective as it is, a loss as an objective of weight 1.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if isinstance(given, Objective):
+        return given
+    if isinstance(given, Loss):
+        return Objective([Term(given, 1.0, given.title)])
+    hint = (
+        f"Write {given.__name__}()." if isinstance(given, type) else "Weights multiply: 0.9 * KD()."
+    )
+    raise ConfigError(f"objective: losses and objectives add up, got {given!r}. {hint}")
+
+
+def _product(one: Scheduled, other: object) -> Scheduled:
+    """Two weights as one, of which one may move."""
+    if isinstance(one, Ramp) and isinstance(other, Ramp):
+        raise ConfigError(f"objective: {one} times {other} is no straight line. Give one ramp.")
+    if isinstance(other, Ramp):
+        one, other = other, one
+    if not isinstance(other, Real) or isinstance(other, bool):
+        raise ConfigError(
+            f"objective: a weight is a number or a Ramp, got {other!r}. Losses add: "
+            "0.1 * CrossEntropy() + 0.9 * KD()."
+        )
+    factor = float(other)
+    if isinstance(one, Ramp):
+        return one if factor == 1 else replace(one, start=factor * one.start, end=factor * one.end)
+    return factor * one
+
+
+def _each_loss_once(terms: Iterable[Term]) -> list[Term]:
+    """Terms, those of the very same loss as one: its state must not be kept twice."""
+    found: dict[int, Term] = {}
+    for term in terms:
+        first = found.get(id(term.loss))
+        found[id(term.loss)] = term if first is None else replace(first, weight=_total(first, term))
+    return list(found.values())
+
+
+def _total(first: Term, second: Term) -> Scheduled:
+    weights = (first.weight, second.weight)
+    if any(isinstance(weight, Ramp) for weight in weights):
+        raise ConfigError(
+            f"objective: one {first.name!r} stands in two terms, of weights {weights[0]} and "
+            f"{weights[1]}. Make two losses, or give it one weight."
+        )
+    return value_at(first.weight, 1.0) + value_at(second.weight, 1.0)
 
 
 def _in_chunks(

@@ -10,8 +10,8 @@ from test_contract import ROWS, every_loss, numbers, value
 from torch import Tensor
 
 from tutelage.errors import ShapeError, TutelageError
-from tutelage.losses import DKD, KD, LOSSES
-from tutelage.types import Signal
+from tutelage.losses import DKD, KD, LOSSES, CrossEntropy
+from tutelage.types import Batch, Outputs, Signal, SparseLogits
 
 NOTHING_IN_ONE = {  # what relates samples, or normalises over them, has nothing to say of one
     "correlation_congruence",
@@ -106,3 +106,46 @@ def test_too_few_classes_is_an_error_of_shape(monkeypatch):
     trial = next(trial for trial in contract.TRIALS if trial.name == "dist")
     with pytest.raises(ShapeError, match=r"dist: the networks have 2 classes.*Use kd"):
         found(trial, *numbers())
+
+
+EVERY_WAY = (
+    "kd",
+    "reverse_kl",
+    "jensen_shannon",
+    "skew_kl",
+    "skew_reverse_kl",
+    "adaptive_kl",
+    "taid",
+)
+
+
+@pytest.mark.parametrize("name", EVERY_WAY)
+@pytest.mark.parametrize("filler", [-torch.inf, 0.0])
+@pytest.mark.parametrize("is_pooled", [True, False])
+def test_a_sparse_row_that_keeps_every_class_is_the_dense_row(name, filler, is_pooled):
+    student, teacher, _ = numbers()
+    order = teacher.argsort(dim=-1, descending=True)
+    sparse = SparseLogits(
+        teacher.gather(1, order), order, torch.full((ROWS,), filler).double(), 6, is_pooled
+    )
+    ids = torch.arange(ROWS)
+    batch = Batch(torch.zeros(ROWS, 1), None, ids, ids)
+    found = []
+    for scores in (teacher, sparse):
+        leaf = student.clone().requires_grad_()
+        loss = LOSSES[name]()(Outputs(leaf), Outputs(scores), batch)
+        found.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_a_part_of_a_batch_knows_which_of_its_labels_are_known():
+    ids = torch.arange(ROWS)
+    known = torch.tensor([True, False] * (ROWS // 2))
+    labels = torch.where(known, ids % 6, -100)
+    batch = Batch(torch.zeros(ROWS, 1), labels, ids, ids, is_labelled=known)
+    student = numbers()[0]
+    whole = CrossEntropy()(Outputs(student), None, batch)
+    parts = batch.parts(2)
+    halves = zip(student.split(ROWS // 2), parts, strict=True)
+    values = [CrossEntropy()(Outputs(logits), None, part) for logits, part in halves]
+    torch.testing.assert_close(sum(values) / 2, whole)

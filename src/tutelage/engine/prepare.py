@@ -7,7 +7,7 @@ from torch import nn
 
 from tutelage.data.loading import Reader, spread
 from tutelage.models.copies import copied
-from tutelage.objective import DryRun, Objective
+from tutelage.objective import DryRun, Loss, Objective, objective_of
 from tutelage.tasks import Task
 from tutelage.teachers import HasParts, Teacher
 from tutelage.types import Batch, Outputs
@@ -58,7 +58,7 @@ def prepare_from(
 @torch.no_grad()
 def prepare(
     student: nn.Module,
-    objective: Objective,
+    objective: Objective | Loss,
     task: Task,
     batch: Batch,
     *,
@@ -87,6 +87,7 @@ def prepare(
     Raises:
         TutelageError: A layer is unknown, or what it gives does not fit its loss.
     """
+    objective = objective_of(objective)
     given = None if teacher is None else teacher(batch.to(teacher.device))
     part = teacher.part if isinstance(teacher, HasParts) else None
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tutelage.engine.processes import seen_by_all
-from tutelage.objective import LossReport, Objective, Seen
+from tutelage.objective import Loss, LossReport, Objective, Seen, objective_of
 from tutelage.ranks import here
 from tutelage.sharding import cut, is_cut
 from tutelage.tasks import Task
@@ -27,15 +27,15 @@ class Trainee(nn.Module):
     def __init__(
         self,
         student: nn.Module,
-        objective: Objective,
+        objective: Objective | Loss,
         task: Task,
         precision: str = "float32",
     ) -> None:
         """Join the two."""
         super().__init__()
         self.student = student
-        self.objective = objective
-        self.layers = objective.student_layers
+        self.objective = objective_of(objective)
+        self.layers = self.objective.student_layers
         self.task = task
         self.precision = precision
 

@@ -77,8 +77,9 @@ def _cosines(vectors: Tensor) -> Tensor:
 
 def _without_diagonal(square: Tensor) -> Tensor:
     """Each row without the entry of the sample itself."""
-    rows = len(square)
-    return square.flatten()[1:].view(rows - 1, rows + 1)[:, :-1].reshape(rows, rows - 1)
+    rows = torch.arange(len(square), device=square.device)
+    others = rows[:-1] + (rows[:-1] >= rows[:, None])
+    return square.gather(dim=1, index=others)
 
 
 def between_embeddings(

@@ -1,8 +1,8 @@
 """The rows of a batch that count, for losses that judge each sample by itself."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -12,6 +12,20 @@ from tutelage.errors import DataError, ShapeError, SignalError
 from tutelage.losses.divergences import check_same_shape
 from tutelage.objective import Loss
 from tutelage.types import Batch, Outputs, SparseLogits
+
+Value = TypeVar("Value")
+
+
+class _once(Generic[Value]):
+    """As `functools.cached_property`, without the lock that torch.compile does not follow."""
+
+    def __init__(self, compute: Callable[["Rows"], Value]) -> None:
+        self.compute, self.name = compute, compute.__name__
+
+    def __get__(self, rows: "Rows", _: type) -> Value:
+        if self.name not in rows.__dict__:
+            rows.__dict__[self.name] = self.compute(rows)
+        return rows.__dict__[self.name]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -30,7 +44,7 @@ class Rows:
     teacher_outputs: Outputs | None
     batch: Batch
 
-    @cached_property
+    @_once
     def student(self) -> Float[Tensor, "rows classes"]:
         """The student's logits.
 
@@ -39,7 +53,7 @@ class Rows:
         """
         return self.counted(_precise(class_logits(self.loss, self.student_outputs)))
 
-    @cached_property
+    @_once
     def teacher(self) -> Float[Tensor, "rows classes"]:
         """The teacher's logits, a constant.
 
@@ -50,7 +64,7 @@ class Rows:
         wanted = teacher_logits(self.loss, self.student_outputs, self.teacher_outputs)
         return self.counted(_precise(wanted)).to(self.student.dtype)
 
-    @cached_property
+    @_once
     def teacher_of_any_width(self) -> Float[Tensor, "rows words"]:
         """The teacher's logits, whatever its classes are.
 
@@ -61,7 +75,7 @@ class Rows:
             raise SignalError(_no_teacher(self.loss))
         return self.counted(_precise(self.teacher_outputs.logits.detach()))
 
-    @cached_property
+    @_once
     def pair(self) -> tuple[Float[Tensor, "rows classes"], Float[Tensor, "rows classes"]]:
         """The student's and the teacher's logits of the classes that the teacher tells apart.
 
@@ -87,7 +101,7 @@ class Rows:
         teacher = torch.cat([values, self.counted(scores.rest).unsqueeze(dim=-1)], dim=-1)
         return student, teacher.to(student.dtype)
 
-    @cached_property
+    @_once
     def labels(self) -> Int[Tensor, " rows"]:
         """The labels.
 
@@ -98,7 +112,7 @@ class Rows:
         num_classes = self.student_outputs.shape[1]
         return self.counted(checked_labels(self.loss, self.batch, num_classes, self.batch.mask))
 
-    @cached_property
+    @_once
     def _index(self) -> Int[Tensor, " rows"] | None:
         return None if self.batch.mask is None else self.batch.mask.nonzero().squeeze(dim=1)
 

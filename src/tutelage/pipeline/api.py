@@ -22,7 +22,7 @@ from tutelage.losses import KD, CrossEntropy
 from tutelage.models.calling import call_checked
 from tutelage.models.copies import copied
 from tutelage.models.modes import left_as_it_was
-from tutelage.objective import Objective
+from tutelage.objective import Loss, Objective, objective_of
 from tutelage.pipeline.delivery import deliverable
 from tutelage.pipeline.exporting import fed
 from tutelage.pipeline.networks import as_network, named
@@ -99,7 +99,7 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
     temperature: float | int = 4.0,
     weight: float | int = 0.9,
     task_weight: float | int = 0.1,
-    objective: Objective | None = None,
+    objective: Objective | Loss | None = None,
     views: ViewPolicy | None = None,
     settings: TrainSettings | None = None,
     epochs: int = 20,
@@ -131,7 +131,7 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
         temperature: Of the distillation loss, above 0.
         weight: Of the distillation loss.
         task_weight: Of the task loss on the labels.
-        objective: Another objective; replaces temperature, weight and task_weight.
+        objective: Another objective, or one loss; replaces temperature, weight and task_weight.
         views: Augmentation that teacher and student share.
         settings: All about training; replaces epochs, batch_size and lr.
         epochs: Passes over the training data.
@@ -169,8 +169,9 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
             teacher=first,
             co_teachers=tuple(others),
             make_student=lambda: copied(kept),
-            objective=objective
-            or task_weight * CrossEntropy() + weight * KD(temperature=temperature),
+            objective=task_weight * CrossEntropy() + weight * KD(temperature=temperature)
+            if objective is None
+            else objective_of(objective),
             settings=settings
             or TrainSettings(
                 epochs=epochs, batch_size=batch_size, optimizer=OptimizerSettings(lr=lr)
