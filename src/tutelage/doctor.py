@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from tutelage.data.images import check_pictures, picture_folders
+from tutelage.data.labels import some_names
 from tutelage.data.loading import has_unlabelled, in_order, num_batches, spread
 from tutelage.data.randomness import random_state_kept
+from tutelage.data.scan import Scan, longest_sample, parts_of, scan
 from tutelage.data.sources import is_random
 from tutelage.deploy import TARGETS
 from tutelage.deploy.text_targets import TEXT_TARGETS
@@ -71,10 +73,11 @@ def preflight(job: Job) -> None:
     _check_shards(job)
     batch = _first_batch(job, job.settings.batch_size)
     _check_export(job, batch)
-    _try_network("student", lambda: job.new_student(0), job.task, batch)
+    batches = (batch, *_longest_batch(job))
+    _try_network("student", lambda: job.new_student(0), job.task, *batches)
     _check_last_step(job, batch)
     _check_text_targets(job)
-    _try_network("teacher", job.new_teacher, job.teacher_task, batch)
+    _try_network("teacher", job.new_teacher, job.teacher_task, *batches)
     _try_objective(job, batch)
     _try_baseline(job, batch)
     for source in (job.splits.train, job.splits.valid, job.splits.test):
@@ -147,12 +150,41 @@ def _check_repeatable(job: Job) -> None:
         )
 
 
-def _try_network(role: str, make: Callable[[], nn.Module], task: Task, batch: Batch) -> None:
-    """Make a network and call it once, so that its errors name its role."""
+def _try_network(role: str, make: Callable[[], nn.Module], task: Task, *batches: Batch) -> None:
+    """Make a network and call it, so that its errors name its role.
+
+    Args:
+        role: For messages.
+        make: Makes the network.
+        task: Calls it.
+        batches: The first samples and, where these are texts, the longest of all.
+    """
     with of_role(role), torch.no_grad():
         network = _frozen(make())
         state_of(network)  # which a checkpoint must hold
-        check_logits(task, network, task.run(network, batch))
+        check_logits(task, network, task.run(network, batches[0]))
+        for longest in batches[1:]:
+            _try_longest(network, task, longest)
+
+
+def _try_longest(network: nn.Module, task: Task, longest: Batch) -> None:
+    try:
+        task.run(network, longest)
+    except TutelageError as error:
+        raise type(error)(
+            f"it takes no text as long as the longest of the data. Set data.max_length to what it "
+            f"takes: {error}"
+        ) from error
+
+
+def _longest_batch(job: Job) -> list[Batch]:
+    """The longest text of all parts; none for data whose samples are of one shape."""
+    found = longest_sample(job.splits)
+    if found is None:
+        return []
+    part, number, _ = found
+    reader = job.reader(parts_of(job.splits)[part])
+    return [reader[torch.tensor([number]), torch.tensor([0])]]
 
 
 def _check_last_step(job: Job, batch: Batch) -> None:
@@ -301,29 +333,31 @@ def _look_at_data(job: Job) -> Iterator[Finding]:
     check_pictures(picture_folders(splits))
     for folder in picture_folders(splits):
         yield from (Finding(FINE, "images", text) for text in folder.describe())
-    num_classes = len(splits.class_names)
-    for name, source in (("train", splits.train), ("valid", splits.valid), ("test", splits.test)):
-        if source is None:
-            yield Finding(WARNING, "data", f"There is no {name} data: the last epoch is delivered.")
-            continue
-        reader = job.reader(source)
-        ids = torch.linspace(0, len(source) - 1, min(SAMPLE, len(source))).long().unique()
-        labels = reader[ids, torch.zeros_like(ids)].labels
-        if labels is None:
-            level = WARNING if Signal.LABELS in job.task.task_loss().needs else FINE
-            yield Finding(level, "data", f"{name}: {len(source)} samples without labels.")
-            continue
-        classes = set() if labels.is_floating_point() else set(labels.flatten().tolist())
-        absent = sorted(set(range(num_classes)) - classes) if classes else []
-        if absent and len(ids) == len(source):
-            names = ", ".join(splits.class_names[number] for number in absent[:5])
-            yield Finding(WARNING, "data", f"{name}: no sample of {names}.")
-        yield Finding(FINE, "data", f"{name}: {len(source)} samples; {len(ids)} of them read.")
+    if splits.valid is None:
+        yield Finding(WARNING, "data", "There is no valid data: the last epoch is delivered.")
+    for name, source in parts_of(splits).items():
+        found = scan(source, name, job.task.num_classes, workers=job.settings.workers)
+        yield from _look_at_part(job, name, found)
+
+
+def _look_at_part(job: Job, name: str, found: Scan) -> Iterator[Finding]:
+    if not found.has_labels:
+        level = WARNING if Signal.LABELS in job.task.task_loss().needs else FINE
+        yield Finding(level, "data", f"{name}: {found.num_samples} samples without labels.")
+        return
+    if found.counts is not None and found.num_read == found.num_samples:
+        absent = (found.counts == 0).nonzero().flatten().tolist()
+        names = [job.splits.class_names[number] for number in absent]
+        if absent:
+            yield Finding(WARNING, "data", f"{name}: no sample of {some_names(names)}.")
+    text = f"{name}: {found.num_samples} samples; {found.num_read} of them read."
+    yield Finding(FINE, "data", text)
 
 
 def _look_at_student(job: Job) -> Iterator[Finding]:
     student = _frozen(job.new_student(0))
-    job.task.run(student, _first_batch(job, 4))
+    batches = (_first_batch(job, 4), *_longest_batch(job))
+    _try_network("student", lambda: student, job.task, *batches)
     count = _count_delivered(job, student)
     teacher = count_parameters(job.new_teacher())
     text = f"{count:,} parameters, the teacher has {teacher:,} ({teacher / max(1, count):.1f} x)."
@@ -346,6 +380,7 @@ def _look_at_teacher(job: Job) -> Iterator[Finding]:
     batch = _first_batch(job, 16)
     given_training = teacher.training
     teacher.eval()
+    _try_network("teacher", lambda: teacher, job.teacher_task, batch, *_longest_batch(job))
     yield from _look_at_steadiness(teacher, job.teacher_task, batch)
     if job.teacher.train is not None:
         yield Finding(FINE, "teacher", "It is trained here before it teaches.")

@@ -179,3 +179,18 @@ def test_data_of_a_loader_are_taken_and_the_record_says_so(data, networks, tmp_p
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data), batch_size=7)
     result = tutelage.distill(*networks, loader, epochs=1, out=tmp_path)
     assert any("train_data was given as a DataLoader" in note for note in result.record.notes)
+
+
+@pytest.mark.parametrize("part", ["train_data", "valid_data", "test_data"])
+def test_a_sample_that_is_not_a_number_is_found_before_the_first_step(
+    data, networks, tmp_path, part
+):
+    inputs, labels = data
+    wrong = inputs.clone()
+    wrong[100, 0, 3, 3] = torch.nan
+    events = []
+    parts = {"train_data": data, "valid_data": data, "test_data": data} | {part: (wrong, labels)}
+    name = part.removesuffix("_data")
+    with pytest.raises(DataError, match=f"{name} data: sample 100 holds NaN"):
+        tutelage.distill(*networks, **parts, out=tmp_path, listener=events.append)
+    assert not any(isinstance(event, StageDone) for event in events)

@@ -16,7 +16,7 @@ from texts import save_transformer, snippets, write_csv
 from tutelage.config import build_job, read_recipe
 from tutelage.deploy import open_session, run_session
 from tutelage.engine.events import Advanced, StageDone
-from tutelage.errors import ConfigError, ExportError, RunFolderError, SignalError
+from tutelage.errors import ConfigError, ExportError, ModelError, RunFolderError, SignalError
 from tutelage.pipeline import run_job
 from tutelage.pipeline.measuring import import_measurement, kit_networks, measure_run
 from tutelage.playground.content import read_run
@@ -363,3 +363,17 @@ def test_a_labelled_part_is_normal_data_to_every_loss(place, tmp_path):
     batch = job.labelled_reader[torch.arange(4), torch.zeros(4, dtype=torch.long)]
     assert batch.is_labelled is None
     assert batch.labels.min() >= 0
+
+
+def test_a_text_longer_than_the_networks_positions_is_found_before_training(place, tmp_path):
+    write_csv(tmp_path / "data/train.csv", snippets(24))
+    write_csv(tmp_path / "data/valid.csv", snippets(12, 200))
+    long = [("w1 " * 300, label) for _, label in snippets(4, 300)]
+    write_csv(tmp_path / "data/test.csv", long)
+    recipe = recipe_of(place, tmp_path / "run", data={"path": str(tmp_path / "data")})
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": 300})})
+    with pytest.raises(
+        ModelError, match=r"^student: it takes no text as long as .*Set data\.max_length to"
+    ):
+        run_job(build_job(recipe))
+    assert not (tmp_path / "run" / "teacher").exists()

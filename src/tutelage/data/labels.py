@@ -22,6 +22,7 @@ _SAVED_LIST = re.compile(
     rf"\[({_NUMBERS_OR_QUOTED}|[^\[\]]*,[^\[\]]*)\]|[({{]{_NUMBERS_OR_QUOTED}[)}}]"
 )
 _MANY = 20
+MOST_NAMED = 8
 
 
 def class_numbers(labels: Any, origin: str) -> Int[Tensor, " n"]:
@@ -243,6 +244,12 @@ def class_names(labels: Iterable[str], origin: str) -> list[str]:
             f"{found[0]} and {found[1]}, are values and no classes. Name a column of classes."
         )
     return found
+
+
+def some_names(names: Sequence[str]) -> str:
+    """The first few of many classes, for messages."""
+    more = ", ..." if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def sort_names(names: Iterable[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Texts with labels: from files, folders and data sets of `datasets` to tokens."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tutelage.data.cutting import Cutter, load_tokenizer
-from tutelage.data.labels import class_name, class_names
+from tutelage.data.labels import class_name, class_names, some_names
 from tutelage.data.sources import Splits
 from tutelage.data.tables import (
     READERS,
@@ -28,7 +28,6 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "test": ("test",),
 }
 PURPOSE = "Reading texts"
-MOST_NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,15 +315,9 @@ def _numbered(examples: Examples, names: Sequence[str], numbers: Mapping[str, in
         if name not in numbers:
             raise DataError(
                 f"{examples.place(row)}: the label {name!r} stands nowhere in the training "
-                f"texts. Known: {some_names(numbers)}."
+                f"texts. Known: {some_names(list(numbers))}."
             )
     return [numbers[name] for name in names]
-
-
-def some_names(names: Collection[str]) -> str:
-    """The first few of many classes, for messages."""
-    more = ", ..." if len(names) > MOST_NAMED else ""
-    return ", ".join(list(names)[:MOST_NAMED]) + more
 
 
 def checked_texts(examples: Examples, setting: str) -> list[str]:

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 
 from tutelage.data.cutting import Cutter, load_tokenizer
-from tutelage.data.labels import class_name, class_names, is_saved_list
+from tutelage.data.labels import class_name, class_names, is_saved_list, some_names
 from tutelage.data.sources import Splits
 from tutelage.data.text import (
     Columns,
     Examples,
     held_out_parts,
     read_parts,
-    some_names,
 )
 from tutelage.data.tokens import TokenSource
 from tutelage.errors import DataError
@@ -146,6 +145,6 @@ def _of_tokens(
         if label not in numbers:
             raise DataError(
                 f"{examples.place(row)}: the label {label!r} stands nowhere in the training texts. "
-                f"Known: {some_names(numbers)}."
+                f"Known: {some_names(list(numbers))}."
             )
     return [UNLABELLED if word == UNLABELLED else numbers[labels[word]] for word in of_tokens]

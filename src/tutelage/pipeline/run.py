@@ -1,6 +1,6 @@
 """A run from start to end: data, teacher, cache, arms, judgement, export, report."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,8 +11,9 @@ from accelerate import Accelerator
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage import __version__
-from tutelage.data.images import check_pictures, picture_folders
+from tutelage.data.images import ImageFolder, check_pictures, picture_folders
 from tutelage.data.overlap import overlap_note
+from tutelage.data.scan import parts_of, scan
 from tutelage.deploy import TARGETS
 from tutelage.doctor import preflight
 from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
@@ -235,7 +236,7 @@ def build_part(job: Job, part: Part, listener: Listener) -> Manifest | None:
 
 
 def _open(job: Job, listener: Listener) -> None:
-    _pictures_stage(job, listener)
+    _data_stage(job, listener)
     _open_folder(job)
 
 
@@ -263,11 +264,25 @@ def live_teacher(job: Job, trained: Trained) -> ModuleTeacher:
     )
 
 
-def _pictures_stage(job: Job, listener: Listener) -> None:
-    """Look at every picture once, and not again while the files stay as they are."""
+def _data_stage(job: Job, listener: Listener) -> None:
+    """Look at every sample once, and not again while the files stay as they are."""
     folders = picture_folders(job.splits)
-    if not folders:
+    if folders:
+        _pictures_stage(job, folders, listener)
         return
+    parts = parts_of(job.splits)
+    place = job.out / "data"
+    key = fingerprint([source.fingerprint for source in parts.values()])
+    takes_time = not all(source.is_fast for source in parts.values())
+    if takes_time and is_done(place, key):
+        return
+    for name, source in parts.items():
+        scan(source, name, job.task.num_classes, workers=job.settings.workers)
+    if takes_time:
+        stamp(place, key, [])
+
+
+def _pictures_stage(job: Job, folders: Sequence[ImageFolder], listener: Listener) -> None:
     listener(StageStarted("pictures", None))
     place, key = job.out / "data", fingerprint([folder.fingerprint for folder in folders])
     was_there = is_done(place, key)

@@ -1,0 +1,115 @@
+"""A look at the samples of a data set before anything is trained on them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tutelage.data.labels import check_range
+from tutelage.data.loading import Reader, has_unlabelled, iterate
+from tutelage.data.sources import Source, Splits
+from tutelage.errors import DataError
+from tutelage.types import Inputs, tensors_of
+
+CHUNK = 1024
+FEW = 20_000  # samples that are read whole even where each takes time
+SPREAD = 2_048  # samples of larger training data that are read where each takes time
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What was found in a part of the data.
+
+    Attributes:
+        num_samples: Of the part.
+        num_read: Of those, how many were looked at.
+        has_labels: Whether they have labels.
+        counts: Samples of each class; None where labels are no classes of samples.
+    """
+
+    num_samples: int
+    num_read: int
+    has_labels: bool
+    counts: Int[Tensor, " classes"] | None
+
+
+def parts_of(splits: Splits) -> dict[str, Source]:
+    """The parts of a data set that are there, by name."""
+    parts = {"train": splits.train, "valid": splits.valid, "test": splits.test}
+    return {name: source for name, source in parts.items() if source is not None}
+
+
+def scan(source: Source, part: str, num_classes: int, *, workers: int = 0) -> Scan:
+    """Read the samples of a part, and refuse what would end a training.
+
+    All are read; of more than 20,000 training samples that take time to read, 2,048 from all
+    over the data.
+
+    Args:
+        source: The samples.
+        part: "train", "valid" or "test".
+        num_classes: Labels are 0 to one less.
+        workers: Processes that read, where reading takes time.
+
+    Raises:
+        DataError: A sample cannot be read, has values that are not finite, or a label that is no
+            class; the message names it.
+    """
+    count = len(source)
+    takes_long = part == "train" and not source.is_fast and count > FEW
+    ids = torch.linspace(0, count - 1, SPREAD).long() if takes_long else torch.arange(count)
+    counts = torch.zeros(num_classes, dtype=torch.long)
+    has_labels = has_classes = False
+    for some, inputs, labels in _read(source, ids, workers):
+        _check_finite(inputs, some, part)
+        if labels is None:
+            continue
+        has_labels = True
+        try:
+            check_range(labels, some, num_classes, may_lack=has_unlabelled(source))
+        except DataError as error:
+            raise DataError(f"{part} data: {error}") from error
+        if labels.ndim == 1 and not labels.is_floating_point():
+            has_classes = True
+            counts += torch.bincount(labels[labels >= 0], minlength=num_classes)
+    return Scan(count, len(ids), has_labels, counts if has_classes else None)
+
+
+def longest_sample(splits: Splits) -> tuple[str, int, int] | None:
+    """Part, number and length of the text with the most tokens; None for data of one shape."""
+    found = [
+        (int(lengths.max()), name, int(lengths.argmax()))
+        for name, source in parts_of(splits).items()
+        if (lengths := getattr(source, "lengths", None)) is not None
+    ]
+    if not found:
+        return None
+    length, name, number = max(found)
+    return name, number, length
+
+
+def _read(
+    source: Source, ids: Int[Tensor, " n"], workers: int
+) -> Iterator[tuple[Tensor, Inputs, Tensor | None]]:
+    if workers == 0 or source.is_fast:
+        yield from ((some, *source.fetch(some)) for some in ids.split(CHUNK))
+        return
+    requests = ((some, torch.zeros_like(some)) for some in ids.split(CHUNK // workers))
+    for batch in iterate(Reader(source), requests, workers):
+        yield batch.sample_ids, batch.inputs, batch.labels
+
+
+def _check_finite(inputs: Inputs, ids: Int[Tensor, " some"], part: str) -> None:
+    for tensor in tensors_of(inputs):
+        if not tensor.is_floating_point() or bool(tensor.isfinite().all()):
+            continue
+        rows = tensor.flatten(start_dim=1) if tensor.ndim > 1 else tensor[:, None]
+        wrong = (~rows.isfinite().all(dim=1)).nonzero()
+        first = int(wrong[0])
+        value = "NaN" if bool(rows[first].isnan().any()) else "infinity"
+        raise DataError(
+            f"{part} data: sample {int(ids[first])} holds {value}, which no training survives. "
+            "Mend or remove it, and all like it."
+        )
