@@ -10,14 +10,16 @@ from torch import nn
 
 from tutelage.data.images import check_pictures, picture_folders
 from tutelage.data.labels import some_names
-from tutelage.data.loading import has_unlabelled, in_order, num_batches, spread
+from tutelage.data.loading import Reader, has_unlabelled, in_order, num_batches, spread
 from tutelage.data.randomness import random_state_kept
 from tutelage.data.scan import Scan, longest_sample, parts_of, scan
 from tutelage.data.sources import is_random
 from tutelage.deploy import TARGETS
 from tutelage.deploy.text_targets import TEXT_TARGETS
-from tutelage.engine.prepare import prepare
+from tutelage.engine import TrainSettings
+from tutelage.engine.prepare import prepare_from
 from tutelage.engine.trainee import Trainee
+from tutelage.engine.trial import FEW, check_trainable, told_as, try_training
 from tutelage.errors import (
     ConfigError,
     DataError,
@@ -31,7 +33,6 @@ from tutelage.job import Job
 from tutelage.models.copies import copied, state_of
 from tutelage.models.cost import count_parameters
 from tutelage.models.modes import frozen
-from tutelage.objective import LossReport, Objective
 from tutelage.records import ACCURACY
 from tutelage.tasks import Task
 from tutelage.tasks.predicting import check_logits
@@ -79,10 +80,8 @@ def preflight(job: Job) -> None:
     _check_text_targets(job)
     _try_network("teacher", job.new_teacher, job.teacher_task, *batches)
     _try_objective(job, batch)
-    _try_baseline(job, batch)
-    for source in (job.splits.train, job.splits.valid, job.splits.test):
-        if source is not None:
-            job.reader(source)[torch.tensor([0]), torch.tensor([0])]
+    _try_labels(job)
+    _try_splits(job)
 
 
 def _check_export(job: Job, batch: Batch) -> None:
@@ -213,7 +212,9 @@ def _try_objective(job: Job, batch: Batch) -> None:
     trainee, teacher = _try_out(job, batch)
     with of_role("teacher"):
         said = _said_twice(teacher, batch)
-    _check_trainable(trainee(batch, said), trainee.objective)
+    with told_as(f"distilled, a first step of batch size {len(batch)}"):
+        check_trainable(trainee(batch, said), trainee.objective)
+    try_training("distilled", trainee, teacher, job.train_reader, job.settings)
 
 
 def _said_twice(teacher: ModuleTeacher, batch: Batch) -> Outputs:
@@ -244,10 +245,41 @@ def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
-def _try_baseline(job: Job, batch: Batch) -> None:
-    """What the task's own loss needs of the student shows here too."""
+def _try_labels(job: Job) -> None:
+    """One step of what is trained on labels alone: baseline and teachers."""
     if job.has_baseline:
-        prepare(job.new_student(0), job.baseline_objective, job.task, batch)
+        _try_on_labels(job, "baseline", job.new_student(0), job.settings, job.labelled_reader)
+    for plan in job.teachers:
+        if plan.train is not None:
+            reader = job.reader(job.splits.labelled or job.splits.train, plan.views)
+            _try_on_labels(job, "teacher", copied(job.new_member(plan)), plan.train, reader)
+
+
+def _try_on_labels(
+    job: Job, name: str, network: nn.Module, settings: TrainSettings, reader: Reader
+) -> None:
+    objective = job.baseline_objective
+    size = min(FEW, settings.batch_size)
+    network = prepare_from(network, objective, job.task, reader, batch_size=size)
+    try_training(name, Trainee(network, objective, job.task), None, reader, settings)
+
+
+@torch.no_grad()
+def _try_splits(job: Job) -> None:
+    """Both networks on samples of every part of the data."""
+    student, teacher = _frozen(job.new_student(0)), _frozen(job.new_teacher())
+    splits = job.splits
+    for name, source in (("train", splits.train), ("valid", splits.valid), ("test", splits.test)):
+        if source is None:
+            continue
+        reader = job.reader(source)
+        for number in dict.fromkeys((0, len(reader) - 1)):
+            place = f"{name} data, sample {number}"
+            batch = reader[torch.tensor([number]), torch.tensor([0])]
+            with told_as(f"student on {place}"):
+                job.task.run(student, batch)
+            with told_as(f"teacher on {place}"):
+                job.teacher_task.run(teacher, batch)
 
 
 def _try_out(job: Job, batch: Batch) -> tuple[Trainee, ModuleTeacher]:
@@ -262,25 +294,15 @@ def _try_out(job: Job, batch: Batch) -> tuple[Trainee, ModuleTeacher]:
         layers=layers,
     )
     objective = copy.deepcopy(job.objective)
-    count = len(job.splits.train)
-    student = prepare(
-        job.new_student(0), objective, job.task, batch, teacher=teacher, num_samples=count
+    student = prepare_from(
+        job.new_student(0),
+        objective,
+        job.task,
+        job.train_reader,
+        batch_size=len(batch),
+        teacher=teacher,
     )
-    return Trainee(student, objective, job.task), teacher
-
-
-def _check_trainable(report: LossReport, objective: Objective) -> None:
-    if report.total.requires_grad:
-        return
-    if not objective.counted:
-        raise ConfigError(
-            "objective: no weight of the student can be trained by it. Give task_weight or a term "
-            "a weight above 0."
-        )
-    raise ConfigError(
-        "student: no weight of the student can be trained. Leave some of its parameters unfrozen "
-        "(requires_grad), and its forward outside of torch.no_grad."
-    )
+    return Trainee(student, objective, job.task, job.settings.precision), teacher
 
 
 def check(job: Job) -> list[Finding]:
@@ -296,6 +318,7 @@ def check(job: Job) -> list[Finding]:
         _look_at_student,
         _look_at_teacher,
         _look_at_inputs,
+        _look_at_training,
         _look_at_cost,
     ]
     findings: list[Finding] = []
@@ -480,6 +503,21 @@ def _look_at_inputs(job: Job) -> Iterator[Finding]:
             yield Finding(WARNING, "inputs", f"{text} teacher.mean and teacher.std.")
 
 
+def _look_at_training(job: Job) -> Iterator[Finding]:
+    """One step of every training, and samples of every part of the data."""
+    _try_objective(job, _first_batch(job, FEW))
+    _try_labels(job)
+    _try_splits(job)
+    yield Finding(FINE, "training", "One step of each training was made, as a trial.")
+    settings = job.settings
+    steps = num_batches(len(job.splits.train), settings.batch_size) * settings.epochs
+    steps = -(-steps // settings.accumulate)
+    if settings.schedule.warmup_steps >= steps:
+        text = f"schedule.warmup_steps is {settings.schedule.warmup_steps}, but the training has"
+        text += f" {steps} steps: the learning rate never reaches optimizer.lr."
+        yield Finding(WARNING, "training", text)
+
+
 def _look_at_cost(job: Job) -> Iterator[Finding]:
     batch = _first_batch(job, job.settings.batch_size)
     step_s, teacher_s = _time_steps(job, batch)
@@ -521,7 +559,7 @@ def _time_steps(job: Job, batch: Batch) -> tuple[float, float]:
     def step() -> None:
         optimizer.zero_grad()
         report = trainee(batch, outputs)
-        _check_trainable(report, trainee.objective)
+        check_trainable(report, trainee.objective)
         report.total.backward()
         optimizer.step()
 
