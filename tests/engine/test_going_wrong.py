@@ -26,6 +26,7 @@ from tutelage.engine.watch import DEAD_LOOKS, ENOUGH, LOOK_EVERY, GradientWatch
 from tutelage.errors import GradientError, OutOfMemoryError, TeacherChangedError, TrainingError
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.nets import cnn, mlp
+from tutelage.pipeline.clock import Clock
 from tutelage.tasks import Classification
 from tutelage.teachers import CachedTeacher, ModuleTeacher
 from tutelage.teachers.build import build_cache, cache_key
@@ -155,6 +156,15 @@ def test_a_batch_that_does_not_fit_is_learned_in_parts(arm_of, error, changes):
         fit(student(), replace(arm, folder=arm.folder / "w2")).progress.curve[-1].train_loss,
         rel=1e-4,
     )
+
+
+def test_the_stage_in_which_memory_ran_out_is_named_once():
+    clock = Clock()
+    with pytest.raises(OutOfMemoryError, match=r"^export: out of memory"), clock.time("export"):
+        raise MemoryError
+    with pytest.raises(OutOfMemoryError, match=r"^baseline, seed 0: out of memory \(MemoryError"):  # noqa: SIM117
+        with clock.time("arms"), told_where("baseline, seed 0"):
+            raise MemoryError
 
 
 def test_batches_are_not_cut_below_what_batch_norm_needs(arm_of):

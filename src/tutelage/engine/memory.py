@@ -38,6 +38,8 @@ def told_where(place: str) -> Iterator[None]:
     """
     try:
         yield
+    except OutOfMemoryError:  # told already, and nearer to where it happened
+        raise
     except Exception as error:
         if not is_out_of_memory(error):
             raise

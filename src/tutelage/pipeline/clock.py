@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tutelage.engine.memory import told_where
+
 
 class Clock:
     """Seconds of each stage."""
@@ -14,7 +16,12 @@ class Clock:
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
-        """Time what is done within, under a stage's name."""
+        """Time what is done within, under a stage's name, which is told if memory runs out there.
+
+        Raises:
+            OutOfMemoryError: Memory ran out.
+        """
         begun = time.perf_counter()
-        yield
+        with told_where(name):
+            yield
         self.seconds[name] = round(time.perf_counter() - begun, 3)

@@ -17,7 +17,7 @@ from tutelage.data.scan import parts_of, scan
 from tutelage.deploy import TARGETS
 from tutelage.doctor import preflight
 from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
-from tutelage.engine.memory import in_parts_note, told_where
+from tutelage.engine.memory import in_parts_note
 from tutelage.errors import ConfigError, require
 from tutelage.files import fingerprint, write_json, write_text
 from tutelage.job import Job
@@ -126,9 +126,8 @@ def _run(job: Job, listener: Listener) -> Finished:
     job, teacher, source = prepare_teacher(job, listener, clock)
     with clock.time("arms"):
         arms, notes = _arms(job, source, teacher, listener)
-    notes[:0] = teacher.notes
-    notes += [note for trained in (teacher, *arms) for note in _memory_note(job, trained)]
-    notes += cost_notes(job)
+    in_parts = [note for trained in (teacher, *arms) for note in _memory_note(job, trained)]
+    notes = [*teacher.notes, *notes, *in_parts, *cost_notes(job)]
     student = pick_student(arms, job.task.metric)
 
     with clock.time("fine-tuning"):
@@ -140,7 +139,7 @@ def _run(job: Job, listener: Listener) -> Finished:
             beside = {one.arm: one.selected for one in arms if one.seed == student.seed}
             written = write_texts(job, {"teacher": teacher.selected, **beside})
         listener(StageStarted("evaluation", None))
-        with clock.time("evaluation"), told_where("evaluation"):
+        with clock.time("evaluation"):
             judged = judge_stage(job, teacher, arms, Accelerator().device, student.seed)
         listener(StageDone("evaluation", was_there=False))
         found = (judged, _cache_row(source), notes, clock.seconds, files, written)
