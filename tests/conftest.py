@@ -12,6 +12,7 @@ import torch
 
 from tutelage.data.sources import Source, Splits, TensorSource
 from tutelage.data.views import Shift
+from tutelage.deploy import own
 from tutelage.engine import OptimizerSettings, TrainSettings
 from tutelage.job import Job, TeacherPlan
 from tutelage.losses import KD, CrossEntropy
@@ -52,6 +53,15 @@ def source(count: int, seed: int) -> Source:
 def settings(**changes: object) -> TrainSettings:
     chosen = {"epochs": 2, "batch_size": 16, "optimizer": OptimizerSettings(lr=0.01)}
     return TrainSettings(**(chosen | changes))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _notes_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests export is not noted as this user's own."""
+    folder = tmp_path_factory.mktemp("notes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own, "_notes", lambda: folder)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,8 @@ def _check_status(path: Path, status: os.stat_result, largest: int | None) -> No
         raise UnreadableError(path, f"is {kind}, a file is needed.")
     if largest is not None and status.st_size > largest:
         raise UnreadableError(
-            path, f"has {status.st_size:,} bytes, more than the {largest:,} that such a file may."
+            path,
+            f"has {status.st_size:,} bytes, and no such file is larger than {largest:,} bytes.",
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tutelage.errors import LockedError, WriteError
-from tutelage.files import is_running, refuse_links, sweep, write_text
+from tutelage.files import is_running, open_regular, refuse_links, sweep, write_text
 
 LOCK, HOLDER = ".lock", ".lock.holder"
 ORPHANS_S = 15.0
@@ -70,8 +70,8 @@ def _acquire(lock: FileLock, folder: Path) -> None:
 def _holder(folder: Path) -> list[str]:
     """Process number, machine, time and work, as far as they are known."""
     try:
-        with (folder / HOLDER).open(encoding="utf-8", errors="replace") as file:
-            return file.read(300).split(maxsplit=3)
+        with open_regular(folder / HOLDER) as file:
+            return file.read(300).decode("utf-8", "replace").split(maxsplit=3)
     except OSError:
         return []
 

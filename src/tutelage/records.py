@@ -14,6 +14,9 @@ Record = TypeVar("Record")
 
 Line = Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+FileName = Annotated[  # of a file in one folder of the run, never of one elsewhere
+    str, Field(max_length=200, pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$")
+]
 Measured = Annotated[float, Field(gt=0, lt=1e15, allow_inf_nan=False)]
 Number = Annotated[int, Field(ge=1, le=10**12)]
 
@@ -299,7 +302,7 @@ class ParityRow:
     """
 
     name: str
-    file: str
+    file: FileName
     max_abs_difference: float
     agreement: float
     count: int
@@ -338,7 +341,7 @@ class QuantisedRow:
     """
 
     name: str
-    file: str
+    file: FileName
     way: str
     calibration: int
     accuracy: float
@@ -507,7 +510,7 @@ class TextFileRow:
         expected_tokens_per_s: The same in PyTorch, by turns with it.
     """
 
-    file: str
+    file: FileName
     target: str
     runtime: str
     size_bytes: int
@@ -579,6 +582,7 @@ class RunRecord:
         metric: What the networks are compared by.
         finished: The day, as in 2026-01-31, in UTC; empty of old runs.
         machine: Where the run was finished: PyTorch's version, threads and cores, or the GPU.
+        files: What the stages left: path below the run folder to SHA-256.
     """
 
     name: str
@@ -607,6 +611,7 @@ class RunRecord:
     machine: str = ""
     refused: list[RefusedFile] = field(default_factory=list)
     finished: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict | None:

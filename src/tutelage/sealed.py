@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tutelage.errors import RunFolderError
-from tutelage.files import write_text, write_whole
+from tutelage.files import open_regular, read_text, write_text, write_whole
 
 LARGEST_JSON = 64 * 2**20
 LARGEST_HEADER = 100_000_000  # safetensors' own limit
@@ -63,15 +63,12 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise RunFolderError(
-                f"{path}: larger than {LARGEST_JSON} bytes: no record is. {_AGAIN}"
-            )
-        return path.read_bytes().decode("utf-8")
+        return read_text(path, largest=LARGEST_JSON)
     except FileNotFoundError as error:
         raise RunFolderError(f"{path}: no such file.") from error
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path}: not a readable JSON file ({error}). {_AGAIN}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise RunFolderError(f"{path}: not a readable JSON file ({reason}). {_AGAIN}") from error
 
 
 def _refuse(constant: str) -> None:
@@ -114,7 +111,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         RunFolderError: The file is missing, damaged, or was not written by `write_tensors`.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             length = _header_length(file.read(8), path.stat().st_size)
             header = file.read(length)
         if not header.startswith(_HEADER):
@@ -133,7 +130,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 def is_sealed(path: Path) -> bool:
     """Whether a safetensors file was written by `write_tensors`."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(8)
         return file.read(len(_HEADER)) == _HEADER
 
@@ -151,7 +148,7 @@ def _header_length(first: bytes, size: int) -> int:
 def _digest(path: Path) -> str:
     """SHA-256 of the file with its own checksum left out."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         digest.update(file.read(8 + len(_HEADER)))
         file.seek(len(_UNSEALED), 1)
         while chunk := file.read(_CHUNK):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.deploy import TARGETS, check_parity, export_checked, open_file, target_of
-from tutelage.deploy.targets import litert, torch_export
+from tutelage.deploy import TARGETS, check_parity, export_checked, open_file, own, target_of
+from tutelage.deploy.targets import litert
 from tutelage.errors import ExportError, MissingExtraError, UnknownNameError
 from tutelage.models.nets import cnn, vit
 
@@ -224,13 +224,26 @@ def test_unknown_targets_files_and_ways_are_named(tmp_path):
         TARGETS["torch_export"].check_way("minmax")
 
 
-def test_a_program_that_asks_for_pickled_objects_is_refused(exported, tmp_path):
+def test_a_program_is_opened_where_it_was_written_and_nowhere_else(exported, tmp_path, monkeypatch):
     _, _, path, _ = exported("torch_export")
-    bad = tmp_path / "bad.pt2"
-    with zipfile.ZipFile(path) as before, zipfile.ZipFile(bad, "w") as after:
+    opened = tmp_path / "again.pt2"
+    opened.write_bytes(path.read_bytes())
+    open_file(opened)
+    monkeypatch.setattr(own, "_WRITTEN", set())
+    open_file(opened)  # another process of this user knows it too
+    with zipfile.ZipFile(path) as before, zipfile.ZipFile(opened, "w") as after:
         for entry in before.namelist():
-            content = before.read(entry).replace(b'"use_pickle":false', b'"use_pickle":true')
-            after.writestr(entry, content.replace(b'"use_pickle": false', b'"use_pickle": true'))
-    assert b"use_pickle" in b"".join(zipfile.ZipFile(path).read(n) for n in before.namelist())
-    with pytest.raises(ExportError, match="asks for pickled objects"):
-        torch_export._refuse_code(bad)
+            after.writestr(entry, before.read(entry))
+    with pytest.raises(ExportError, match=r"again\.pt2: .*no export on this machine wrote it"):
+        open_file(opened)
+
+
+def test_what_was_written_is_known_where_nothing_can_be_noted(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "a.pt2").write_text("program")
+    monkeypatch.setattr(own, "_notes", lambda: tmp_path / "file" / "written")
+    own.remember(tmp_path / "a.pt2")
+    own.check_own(tmp_path / "a.pt2")
+    monkeypatch.setattr(own, "_WRITTEN", set())
+    with pytest.raises(ExportError, match="add --allow-code if you trust"):
+        own.check_own(tmp_path / "a.pt2")

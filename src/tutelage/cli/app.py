@@ -36,6 +36,12 @@ Overrides = Annotated[
 CachePlace = Annotated[
     str, typer.Argument(help="A run folder, a cache's folder, or its address.", metavar="PLACE")
 ]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code", help="Run code that the run brings; only if you trust its sender."
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
 
 
@@ -135,11 +141,12 @@ def export(
     int8: Annotated[
         str | None, typer.Option(help="Eight bits too: minmax, percentile or dynamic.")
     ] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Export a finished run's student once more, checked in its own runtime; trains nothing."""
     from tutelage.cli.exports import export_student
 
-    export_student(folder, target=target, way=int8)
+    export_student(folder, target=target, way=int8, allow_code=allow_code)
 
 
 @cache_app.command("build")
@@ -306,6 +313,7 @@ def measure(
         Path | None,
         typer.Option("--import", help="What export/measure.py printed on another machine."),
     ] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Size, memory, latency, throughput and energy of a finished run's exported files."""
     from tutelage.cli.measure import import_rows, measure_files
@@ -313,7 +321,14 @@ def measure(
     if rows is not None:
         import_rows(folder, rows)
         return
-    measure_files(folder, batch_sizes=batch_sizes, threads=threads, seconds=seconds, name=name)
+    measure_files(
+        folder,
+        batch_sizes=batch_sizes,
+        threads=threads,
+        seconds=seconds,
+        name=name,
+        allow_code=allow_code,
+    )
 
 
 @app.command()
@@ -422,4 +437,6 @@ def _went_wrong(error: TutelageError) -> bool:
 def _tell(text: str) -> None:
     """Print to stderr; among several processes of a run, the first that has something to tell."""
     if _may_speak():
-        typer.echo(text, err=True)
+        from tutelage.cli.console import without_controls
+
+        typer.echo(without_controls(text), err=True)

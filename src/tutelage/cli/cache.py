@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from tutelage.cli.commands import job_of, open_console
+from tutelage.cli.console import PlainConsole
 from tutelage.cli.progress import ProgressListener
 from tutelage.pipeline.run import build_part, only_teacher, rebuild_cache
 from tutelage.pipeline.training import cache_place
@@ -70,7 +70,7 @@ def verify_cache(text: str) -> None:
         store.verify(place.path, manifest)
     else:
         verify_place(place, manifest)
-    Console().print(f"{place}: {len(manifest.shards)} shard(s) are whole and unchanged.")
+    PlainConsole().print(f"{place}: {len(manifest.shards)} shard(s) are whole and unchanged.")
 
 
 def _describe(place: Folder | Remote, manifest: Manifest) -> None:
@@ -91,7 +91,7 @@ def _describe(place: Folder | Remote, manifest: Manifest) -> None:
     }
     for key, value in rows.items():
         table.add_row(key, value)
-    Console().print(table)
+    PlainConsole().print(table)
 
 
 def _place(text: str) -> Folder | Remote:

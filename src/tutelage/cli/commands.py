@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tutelage import doctor
+from tutelage.cli.console import PlainConsole
 from tutelage.cli.progress import ProgressListener
 from tutelage.cli.results import print_results
 from tutelage.config import build_job, read_recipe, shipped_recipes
@@ -45,8 +46,8 @@ def check_recipe(name: str, overrides: Sequence[str]) -> int:
         table.add_column(heading, overflow="fold")
     for finding in findings:
         style = LOOKS[finding.level]
-        table.add_row(f"[{style}]{finding.level}[/]", finding.about, finding.text)
-    Console().print(table)
+        table.add_row(Text(finding.level, style), finding.about, finding.text)
+    PlainConsole().print(table)
     return 2 if any(finding.level == doctor.PROBLEM for finding in findings) else 0
 
 
@@ -62,13 +63,13 @@ def _look_at_budget(job: Job) -> list[doctor.Finding]:
 
 def print_recipe(name: str | None) -> None:
     """Print one shipped recipe, or their names with their first lines."""
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     if name is not None:
         console.out(recipe_path(name).read_text(encoding="utf-8"), end="", highlight=False)
         return
     for known, path in shipped_recipes().items():
         first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        console.print(f"[bold]{known:15}[/] {first}")
+        console.print(Text.assemble((f"{known:15}", "bold"), f" {first}"))
 
 
 def rewrite_report(folder: Path) -> None:
@@ -76,12 +77,12 @@ def rewrite_report(folder: Path) -> None:
     record = load_record(folder / "results.json", RunRecord)
     with locked(folder, "report"):
         write_report(record, folder / "report.html")
-    Console().print(f"Report: {folder / 'report.html'}")
+    PlainConsole().print(f"Report: {folder / 'report.html'}", soft_wrap=True)
 
 
-def open_console() -> Console:
+def open_console() -> PlainConsole:
     """Where the first process prints; the others, if there are any, are silent."""
-    return Console(quiet=not join().is_first)
+    return PlainConsole(quiet=not join().is_first)
 
 
 def job_of(name: str, overrides: Sequence[str], command: str) -> Job:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, Group
-from rich.markup import escape
+from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from tutelage.cli.console import PlainConsole
 from tutelage.errors import ConfigError, find
 from tutelage.files import write_text
 
@@ -123,9 +123,9 @@ def explain_command(  # noqa: PLR0913 - one argument an option
     if as_json:
         sys.stdout.write(_json_text(numbers))
         return
-    _show(numbers, Console(highlight=False))
+    _show(numbers, PlainConsole(highlight=False))
     if picture is not None:
-        Console(highlight=False).print(f"\nPicture: {escape(str(picture))}", soft_wrap=True)
+        PlainConsole(highlight=False).print(f"\nPicture: {picture}", soft_wrap=True)
 
 
 def _refuse(why: str, options: Mapping[str, object]) -> None:
@@ -209,7 +209,7 @@ def _json_text(numbers: Numbers) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _show(numbers: Numbers, console: Console) -> None:
+def _show(numbers: Numbers, console: PlainConsole) -> None:
     shown = _shown(numbers)
     console.print(_heading(numbers))
     console.print(_logits(numbers))

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from tutelage.cli.console import PlainConsole
 from tutelage.cli.results import text_file_line
 from tutelage.pipeline.export_run import export_run
 from tutelage.records import ParityRow, QuantisedRow
 
 
-def export_student(folder: Path, *, target: str | None, way: str | None) -> None:
+def export_student(folder: Path, *, target: str | None, way: str | None, allow_code: bool) -> None:
     """Export, and print all files of the student that the run has now."""
-    console = Console()
+    console = PlainConsole()
     with console.status("Exporting and running the files on test samples"):
-        record = export_run(folder, target=target, way=way)
+        record = export_run(folder, target=target, way=way, allow_code=allow_code)
     if record.text_files:
         for file in record.text_files:
             console.print(text_file_line(file), soft_wrap=True)

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from tutelage.cli.console import PlainConsole
 from tutelage.deploy.budgets import bytes_text
 from tutelage.deploy.standalone import numbers
 from tutelage.errors import ConfigError
@@ -13,13 +14,20 @@ from tutelage.records import Measurement, RunRecord
 
 
 def measure_files(
-    folder: Path, *, batch_sizes: str, threads: str, seconds: float, name: str
+    folder: Path, *, batch_sizes: str, threads: str, seconds: float, name: str, allow_code: bool
 ) -> None:
     """Measure here and show it."""
-    console = Console()
+    console = PlainConsole()
     sizes, counts = _numbers("--batch-sizes", batch_sizes), _numbers("--threads", threads)
     with console.status(f"Measuring for at least {seconds:g} s"):
-        record = measure_run(folder, batch_sizes=sizes, threads=counts, seconds=seconds, name=name)
+        record = measure_run(
+            folder,
+            batch_sizes=sizes,
+            threads=counts,
+            seconds=seconds,
+            name=name,
+            allow_code=allow_code,
+        )
     _show(console, folder, record)
     console.print(
         f"On another machine: copy {folder / 'export'} there, run measure.py > rows.json, and "
@@ -30,18 +38,20 @@ def measure_files(
 
 def import_rows(folder: Path, file: Path) -> None:
     """Bring another machine's numbers in and show all."""
-    _show(Console(), folder, import_measurement(folder, file))
+    _show(PlainConsole(), folder, import_measurement(folder, file))
 
 
-def _show(console: Console, folder: Path, record: RunRecord) -> None:
+def _show(console: PlainConsole, folder: Path, record: RunRecord) -> None:
     for measurement in record.measurements:
         machine = measurement.machine
-        console.print(f"\n[bold]{machine.name}[/], {measurement.when}", soft_wrap=True)
+        heading = Text.assemble("\n", (machine.name, "bold"), f", {measurement.when}")
+        console.print(heading, soft_wrap=True)
         console.print(_files(measurement))
         console.print(_rows(measurement))
         for file in measurement.files:
             if file.problem:
-                console.print(f"[yellow]{file.name}:[/] {file.problem}", soft_wrap=True)
+                text = Text.assemble((f"{file.name}:", "yellow"), f" {file.problem}")
+                console.print(text, soft_wrap=True)
     console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
 
 

@@ -3,9 +3,10 @@
 import json
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from tutelage.cli.console import PlainConsole
 from tutelage.errors import find
 from tutelage.losses import LOSSES
 from tutelage.methods import Method, as_markdown, describe_method, list_methods
@@ -16,7 +17,7 @@ def print_methods(name: str | None, *, as_json: bool, as_page: bool) -> None:
     if name is not None:
         find("loss", name, LOSSES)
     chosen = list_methods() if name is None else [describe_method(name)]
-    console = Console()
+    console = PlainConsole()
     if as_json:
         console.out(json.dumps([asdict(method) for method in chosen], indent=2), highlight=False)
     elif as_page:
@@ -36,12 +37,13 @@ def _table(methods: list[Method]) -> Table:
         shown = "" if method.family == family else method.family
         family = method.family
         needs = ", ".join(method.needs)
-        table.add_row(shown, f"[bold]{method.name}[/]", f"[dim]{needs}[/]", method.summary)
+        table.add_row(shown, Text(method.name, "bold"), Text(needs, "dim"), method.summary)
     return table
 
 
-def _print_one(console: Console, method: Method) -> None:
-    console.print(f"[bold]{method.name}[/] ({method.family}; needs {', '.join(method.needs)})")
+def _print_one(console: PlainConsole, method: Method) -> None:
+    about = f" ({method.family}; needs {', '.join(method.needs)})"
+    console.print(Text.assemble((method.name, "bold"), about))
     console.print(" ".join(part for part in (method.summary, method.advice) if part))
     if method.settings:
         table = Table(box=None, pad_edge=False)

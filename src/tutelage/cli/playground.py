@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
+from tutelage.cli.console import PlainConsole
 from tutelage.playground import (
     find_runtime,
     open_file,
@@ -18,7 +17,7 @@ def make_playground(
     run: Path, out: Path | None, *, show: bool, is_single_file: bool, runtime: Path | None
 ) -> None:
     """Write the playground, say where it lies, and open it if asked."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole(highlight=False, soft_wrap=True)
     found = find_runtime(runtime)
     if is_single_file:
         written = write_single_file(run, out or run / "playground.html", found, runtime)

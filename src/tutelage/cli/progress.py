@@ -2,7 +2,6 @@
 
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +16,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from tutelage.cli.console import PlainConsole
 from tutelage.engine.events import Advanced, Event, StageDone, StageStarted
 
 REFRESH_SHARE = 200
@@ -37,12 +37,12 @@ class ProgressListener:
         console: Where to.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: PlainConsole) -> None:
         """Prepare the bar."""
         self.console = console
         self.bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             _Rate(),
@@ -68,7 +68,7 @@ class ProgressListener:
         """Stop drawing, and say where an interrupt came."""
         self.bar.stop()
         if isinstance(error, KeyboardInterrupt) and str(error):
-            self.console.print(str(error), markup=False, soft_wrap=True)
+            self.console.print(str(error), soft_wrap=True)
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
@@ -95,4 +95,7 @@ class ProgressListener:
             self.bar.remove_task(self.task)
             self.task = None
         state = "kept" if event.was_there else elapsed.strip()
-        self.bar.print(f"[green]✓[/] {event.name:<20} [dim]{state:>9}[/]  {event.note}")
+        line = (f"{state:>9}", "dim")
+        self.bar.print(
+            Text.assemble(("✓", "green"), f" {event.name:<20} ", line, f"  {event.note}")
+        )

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from tutelage.cli.console import PlainConsole
 from tutelage.deploy.budgets import Needs, bytes_text, parse_budget
 from tutelage.deploy.proposing import Form, Proposal, propose
 from tutelage.errors import ConfigError
@@ -28,7 +29,7 @@ def propose_students(  # noqa: PLR0913 - one argument an option
     form: Form,
 ) -> None:
     """Print what fits, and write it where that is asked for."""
-    console = Console()
+    console = PlainConsole()
     budget = parse_budget(budget_text)
     form.check()
     question = ask(
@@ -41,7 +42,7 @@ def propose_students(  # noqa: PLR0913 - one argument an option
     proposals = propose(question.original, question.facts, budget, count=count, form=form)
     console.print(_table(proposals, f"Students of {model} within {budget}", form))
     if not any(proposal.fits for proposal in proposals):
-        console.print("[yellow]None fits; these come nearest.[/]")
+        console.print(Text("None fits; these come nearest.", "yellow"))
     if write is None:
         return
     for path in write_proposals(question, budget_text, proposals, write, form):
@@ -62,17 +63,17 @@ def _table(proposals: Sequence[Proposal], title: str, form: Form) -> Table:
             f"{candidate.parameters:,}",
             f"{candidate.macs:,}",
             *_cells(proposal.predicted, proposal.measured),
-            f"[{'green' if proposal.fits else 'red'}]{proposal.excess:.0%}[/]",
+            Text(f"{proposal.excess:.0%}", "green" if proposal.fits else "red"),
         )
     table.caption = f"Predicted, and below it measured as {form}: batch 1, one thread, by turns."
     return table
 
 
-def _cells(predicted: Needs, measured: Needs | None) -> list[str]:
-    def both(attribute: str, text: Any) -> str:
+def _cells(predicted: Needs, measured: Needs | None) -> list[Text]:
+    def both(attribute: str, text: Any) -> Text:
         values = [getattr(needs, attribute) for needs in (predicted, measured) if needs]
         shown = ["?" if value is None else text(value) for value in values]
-        return "\n".join([f"[dim]{shown[0]}[/]", *shown[1:]])
+        return Text("\n").join([Text(shown[0], "dim"), *map(Text, shown[1:])])
 
     return [
         both("size_bytes", bytes_text),

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
+from tutelage.cli.console import PlainConsole
 from tutelage.records import (
     MEASURED,
     LatencyRow,
@@ -27,7 +28,7 @@ HEADINGS = {"agreement": "agreement", "kl_to_teacher": "KL", "nll": "NLL", "ece"
 LEFT = (("Report", "report.html"), ("Student", "export/student.onnx"), ("Student", "student"))
 
 
-def print_results(console: Console, record: RunRecord, out: Path) -> None:
+def print_results(console: PlainConsole, record: RunRecord, out: Path) -> None:
     """Print the comparison, the costs, the verdict and where everything lies."""
     console.print()
     console.print(_comparison(record))
@@ -43,12 +44,13 @@ def print_results(console: Console, record: RunRecord, out: Path) -> None:
     for file in record.text_files:
         console.print(text_file_line(file), soft_wrap=True)
     for note in remarks(record):
-        console.print(f"[yellow]Note:[/] {note}")
+        console.print(Text.assemble(("Note:", "yellow"), f" {note}"))
     verdict = record.verdict
     if verdict is not None:
-        lines = [verdict.sentence, verdict.caveat, f"[dim]{_other_verdict(record)}[/]"]
-        text = "\n".join(line for line in lines if line)
-        console.print(Panel(text, title=verdict.word, border_style=COLOURS[verdict.word]))
+        said = [Text(line) for line in (verdict.sentence, verdict.caveat) if line]
+        text = Text("\n").join([*said, Text(_other_verdict(record), "dim")])
+        title = Text(verdict.word)
+        console.print(Panel(text, title=title, border_style=COLOURS[verdict.word]))
     for label, name in LEFT:
         if (out / name).exists():
             console.print(f"{label + ':':9}{out / name}", soft_wrap=True)
@@ -140,7 +142,7 @@ def _costs(record: RunRecord) -> Table:
     if teacher is not None and student is not None:
         slow, fast = (first[name].p50_ms if name in first else None for name in COMPARED)
         table.add_row(
-            "[bold]teacher / student[/]",
+            Text("teacher / student", "bold"),
             f"{teacher.parameters / student.parameters:.1f} x",
             f"{teacher.macs / max(1, student.macs):,.1f} x",
             f"{teacher.size_bytes / student.size_bytes:.1f} x",

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tutelage.bench import REPRODUCTIONS, Leaderboard, Reproduction, compare
 from tutelage.bench.leaderboard import Standing, as_points, ranked
 from tutelage.bench.records import Row
+from tutelage.cli.console import PlainConsole
 from tutelage.cli.progress import ProgressListener
 from tutelage.errors import find
 from tutelage.locks import locked
@@ -25,7 +26,7 @@ def reproduce_table(
     only: Sequence[str],
 ) -> None:
     """Measure a published table and print it as it grows."""
-    console = Console()
+    console = PlainConsole()
     reproduction = find("reproduction", name, REPRODUCTIONS)
     shown = 0
     found = None
@@ -40,7 +41,9 @@ def reproduce_table(
             listener=listener,
         ):
             for row in found.rows[shown:]:
-                listener.bar.print(f"  {row.name}: [bold]{row.ours}[/] {row.unit} {_paper(row)}")
+                ours = (str(row.ours), "bold")
+                paper = (_paper(row), "dim")
+                listener.bar.print(Text.assemble(f"  {row.name}: ", ours, f" {row.unit} ", paper))
             shown = len(found.rows)
     if found is not None:
         console.print()
@@ -49,7 +52,7 @@ def reproduce_table(
 
 
 def _paper(row: Row) -> str:
-    return f"[dim](paper: {row.paper})[/]" if row.paper else ""
+    return f"(paper: {row.paper})" if row.paper else ""
 
 
 def _reproduction_table(found: Reproduction) -> Table:
@@ -71,7 +74,7 @@ def compare_methods(
     data: Path | None,
 ) -> None:
     """Compare methods and print where each stands as it is measured."""
-    console = Console()
+    console = PlainConsole()
     board = None
     with ProgressListener(console) as listener:
         for board in compare(
@@ -84,7 +87,7 @@ def compare_methods(
             listener=listener,
         ):
             if not board.costs:
-                listener.bar.print(f"  {_standing(board.standings[-1])}")
+                listener.bar.print(_standing(board.standings[-1]))
     if board is not None:
         console.print()
         console.print(_leaderboard(board))
@@ -92,12 +95,10 @@ def compare_methods(
         console.print(f"Leaderboard: {page}", soft_wrap=True)
 
 
-def _standing(standing: Standing) -> str:
+def _standing(standing: Standing) -> Text:
     accuracy = standing.mean("accuracy")
-    return (
-        f"[bold]{standing.method}[/]: {accuracy.mean:.2f} %, over the baseline "
-        f"{as_points(standing.over_baseline)}"
-    )
+    text = f": {accuracy.mean:.2f} %, over the baseline {as_points(standing.over_baseline)}"
+    return Text.assemble("  ", (standing.method, "bold"), text)
 
 
 def _leaderboard(board: Leaderboard) -> Table:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
+from tutelage.cli.console import PlainConsole
 from tutelage.cli.progress import ProgressListener
 from tutelage.config.read import read_recipe, recipe_path
 from tutelage.errors import ConfigError
@@ -28,7 +28,7 @@ def tune_recipe(
     seed: int,
 ) -> None:
     """Search and show what came out."""
-    console = Console()
+    console = PlainConsole()
     recipe, folder = read_recipe(name, overrides), recipe_path(name).parent
     groups = [part.strip() for part in over.split(",") if part.strip()]
     budget = budget or recipe.budget or ""
@@ -54,7 +54,7 @@ def tune_recipe(
     console.print(f"Page:        {page}", soft_wrap=True)
 
 
-def _print(console: Console, tuned: Tuned) -> None:
+def _print(console: PlainConsole, tuned: Tuned) -> None:
     table = Table(title="The best trials, on validation data", box=None, pad_edge=False)
     table.add_column("trial", justify="right")
     table.add_column(tuned.metric.title, justify="right")

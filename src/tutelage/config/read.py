@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from tutelage.config.schema import Recipe
 from tutelage.errors import ConfigError, find
+from tutelage.files import read_text
 
 MAX_BYTES = 1_000_000
 MOST_PROBLEMS, LONGEST_NAME = 100, 80
@@ -58,7 +59,7 @@ def recipe_path(name: str | Path) -> Path:
     """Where a recipe lies: a path as given, or the name of a shipped one."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
+        if not os.path.exists(path):  # Path.exists raises on a name that is too long
             raise ConfigError(f"recipe: {str(path)[:200]}: no such file.")
         return path
     return find("recipe", str(name), shipped_recipes())
@@ -66,11 +67,10 @@ def recipe_path(name: str | Path) -> Path:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes: not a recipe.")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, largest=MAX_BYTES)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read ({reason}).") from error
     content = _parse(text, str(path))
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{path}: a recipe is a mapping of keys; see a shipped one for its form.")

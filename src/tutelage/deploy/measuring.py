@@ -1,7 +1,5 @@
 """Exported files measured by a script that lies beside them, here or on another machine."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from tutelage.deploy import standalone
 from tutelage.errors import ConfigError, ExportError, RunFolderError
 from tutelage.files import write_json, write_text
+from tutelage.isolated import run_isolated
 from tutelage.records import Measurement
 
 SCRIPT = "measure.py"
@@ -85,10 +84,11 @@ def measure_folder(
             raise ConfigError(f"{what} must be whole numbers above 0, got {list(given)}.")
     if not seconds > 0:
         raise ConfigError(f"seconds must be above 0, got {seconds:g}. Usual: 20.")
-    command = [sys.executable, str((folder / SCRIPT).resolve()), "--seconds", str(seconds)]
-    command += ["--batch-sizes", ",".join(map(str, batch_sizes))]
-    command += ["--threads", ",".join(map(str, threads)), "--name", name]
-    done = subprocess.run(command, capture_output=True, check=False)
+    arguments = ["--folder", str(folder.resolve()), "--seconds", str(seconds)]
+    arguments += ["--batch-sizes", ",".join(map(str, batch_sizes))]
+    arguments += ["--threads", ",".join(map(str, threads)), "--name", name]
+    # The package's own script, not the copy that lies among files of whoever made the folder.
+    done = run_isolated(Path(standalone.__file__), arguments)
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
         raise ExportError(f"{folder / SCRIPT}: measuring failed: {lines[-1][:300]}")

@@ -1,6 +1,6 @@
 """ONNX Runtime on the CPU: the one place where a file is opened and run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.errors import ExportError, one_line, require
+from tutelage.files import check_regular
 from tutelage.types import Inputs, on_cpu
 
+LARGEST_ONNX = 2**31  # protobuf's own limit
 Arrays = NDArray[Any] | Mapping[str, NDArray[Any]]
 
 
@@ -37,7 +39,7 @@ def open_session(source: Path | bytes, *, threads: int) -> Any:
         threads: Threads inside one operator.
 
     Raises:
-        ExportError: ONNX Runtime cannot load the file.
+        ExportError: ONNX Runtime cannot load the file, or its weights lie in other files.
         MissingExtraError: ONNX Runtime is not installed.
     """
     runtime = require("onnxruntime", "onnx", "Running an ONNX file")
@@ -47,6 +49,8 @@ def open_session(source: Path | bytes, *, threads: int) -> Any:
     options.log_severity_level = 4
     # A pool that spins on after its call would slow the next session's call.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if isinstance(source, Path):
+        check_whole(source)
     model = source if isinstance(source, bytes) else str(source)
     try:
         return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -56,6 +60,49 @@ def open_session(source: Path | bytes, *, threads: int) -> Any:
             f"{label}: ONNX Runtime {runtime.__version__} cannot load it ({one_line(error)}). "
             "It takes whole .onnx files; export the network again."
         ) from error
+
+
+def check_whole(path: Path) -> None:
+    """Refuse an ONNX file that takes weights from other files, wherever those may lie.
+
+    Raises:
+        ExportError: It does, or it is no ONNX file.
+        MissingExtraError: ONNX is not installed.
+    """
+    onnx = require("onnx", "onnx", "Running an ONNX file")
+    try:
+        check_regular(path, largest=LARGEST_ONNX)
+        model = onnx.load_model(path, load_external_data=False)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    except Exception as error:
+        raise _no_onnx(path, error) from error
+    for tensor in _tensors(model):
+        if tensor.external_data:
+            named = {entry.key: entry.value for entry in tensor.external_data}
+            raise ExportError(
+                f"{path}: {tensor.name or 'a tensor'} lies in another file "
+                f"({named.get('location', '')}). A run's files hold their own weights; export the "
+                "network again."
+            )
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every tensor of an ONNX message, in whatever it is nested."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if hasattr(value, "__len__") else [value]:
+                yield from _tensors(part)
+
+
+def _no_onnx(label: object, error: Exception) -> ExportError:
+    return ExportError(
+        f"{label}: ONNX Runtime cannot load it ({one_line(error)}). It takes whole .onnx files; "
+        "export the network again."
+    )
 
 
 def run_session(session: Any, inputs: Arrays) -> NDArray[np.float32]:

@@ -12,16 +12,21 @@ The networks take turns, one call each, so that what else the machine does falls
 
 from __future__ import annotations
 
+import os
+import sys
+
+if __name__ == "__main__":  # what lies beside it is data: no numpy.py there is imported
+    _BESIDE = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [place for place in sys.path if place and os.path.realpath(place) != _BESIDE]
+
 import argparse
 import base64
 import contextlib
 import hashlib
 import importlib
 import json
-import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -217,7 +222,8 @@ def energy_mj(call: Callable[[], Any], samples: int, seconds: float, folder: Pat
 def peak_memory(network: Mapping[str, Any], folder: Path) -> int | None:
     """Bytes that a process of its own needs above the empty runtime, while it runs one network."""
     command = [sys.executable, os.path.abspath(__file__), "--memory-of", json.dumps(dict(network))]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=str(folder), check=False)
+    command += ["--folder", os.path.abspath(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         return int(done.stdout.split()[-1])
     except (IndexError, ValueError):
@@ -432,7 +438,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory-of", type=json.loads, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.memory_of is not None:
-        print_memory(chosen.memory_of, Path())
+        print_memory(chosen.memory_of, chosen.folder)
         return 0
     if not chosen.seconds > 0:
         parser.error("--seconds must be above 0")

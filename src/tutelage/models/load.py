@@ -5,7 +5,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError, TutelageError, find, require
-from tutelage.files import fingerprint
+from tutelage.files import check_regular, fingerprint
 from tutelage.models import cifar_nets, nets, text_nets
 from tutelage.models.causal import make_causal
 from tutelage.models.copies import EXTRA, load_state, state_of
@@ -163,9 +165,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: The file is missing, damaged, or would need unpickling of objects.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ModelError(f"weights: {path}: no such file.")
     try:
+        check_regular(path)
         if path.suffix == ".safetensors":
             if is_sealed(path):
                 read_facts(path)
@@ -202,6 +205,33 @@ def _factory(name: str, folder: Path) -> Factory:
     return _attribute(_import_module(library, name), rest, name)
 
 
+# Set for a while, by what opens a folder that may come from a stranger.
+_CLOSED_FOR: ContextVar[Path | None] = ContextVar("closed_for", default=None)
+
+
+@contextmanager
+def without_own_code(recipe: Path) -> Iterator[None]:
+    """Refuse to import what a recipe names while a finished run is opened.
+
+    Args:
+        recipe: The run's, for the message.
+    """
+    token = _CLOSED_FOR.set(recipe)
+    try:
+        yield
+    finally:
+        _CLOSED_FOR.reset(token)
+
+
+def _check_open(library: str, what: str) -> None:
+    recipe = _CLOSED_FOR.get()
+    if recipe is not None:
+        raise ConfigError(
+            f"{recipe}: {what} names code, {library!r}, which this command would import and so "
+            "run. Read it, then add --allow-code if you trust whoever wrote it."
+        )
+
+
 def import_own(library: str, what: str) -> Any:
     """Import a module of the user's own, for a network or a loss that a recipe names.
 
@@ -213,7 +243,7 @@ def import_own(library: str, what: str) -> Any:
         what: Which entry of the recipe names it.
 
     Raises:
-        ConfigError: It is nobody's own.
+        ConfigError: It is nobody's own, or no such code may run now.
         Exception: Whatever importing it raises.
     """
     if library.split(".")[0] in {*sys.stdlib_module_names, *NOT_OWN}:
@@ -221,6 +251,7 @@ def import_own(library: str, what: str) -> Any:
             f"{what}: {library!r} is no module of your own, and a recipe may run no other. Write "
             "a file.py with a function that makes what you want."
         )
+    _check_open(library, what)
     return importlib.import_module(library)
 
 
@@ -267,6 +298,7 @@ def _torchvision_factory(name: str) -> Factory:
 def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise ConfigError(f"model: {path}: no such file. Allowed: {WAYS}.")
+    _check_open(str(path), f"model '{path.name}'")
     name = f"{path.stem}@{fingerprint(str(path.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

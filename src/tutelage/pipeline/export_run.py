@@ -1,5 +1,6 @@
 """More exports of a finished run, without training."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,20 +9,22 @@ from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine.events import ignore
 from tutelage.errors import ConfigError, find
 from tutelage.files import fingerprint
-from tutelage.job import Job
+from tutelage.left import Stamp, check_left, left_files
 from tutelage.locks import locked
+from tutelage.models.load import without_own_code
 from tutelage.pipeline.delivery import COSTS, WEIGHTS, deliverable, export_all, leave
 from tutelage.pipeline.exporting import Costs, raise_refused
 from tutelage.pipeline.handover import hand_over
 from tutelage.pipeline.reopen import Reopened, reopen
-from tutelage.pipeline.stamps import Stamp
 from tutelage.pipeline.text_files import student_stage
 from tutelage.pipeline.training import save_weights
 from tutelage.records import RunRecord, load_record, save_record
 from tutelage.report import write_report
 
 
-def export_run(folder: Path, *, target: str | None = None, way: str | None = None) -> RunRecord:
+def export_run(
+    folder: Path, *, target: str | None = None, way: str | None = None, allow_code: bool = False
+) -> RunRecord:
     """Export the student of a finished run once more, and say so in its results and report.
 
     Args:
@@ -30,6 +33,7 @@ def export_run(folder: Path, *, target: str | None = None, way: str | None = Non
             recipe.
         way: To eight bits, beside the float file; None makes none. Where no target is named, those
             that have no such way get their float file alone.
+        allow_code: Import the modules and files that the run's recipe names.
 
     Returns:
         The results with the new files' rows.
@@ -38,11 +42,13 @@ def export_run(folder: Path, *, target: str | None = None, way: str | None = Non
         UnknownNameError: There is no such target, or it has no such way.
         MissingExtraError: What makes or runs such files is not installed.
         ExportError: A file fails parity; it is not left, and the others are.
-        RunFolderError: It is no finished run.
+        RunFolderError: It is no finished run, or a file of it was changed.
+        ConfigError: Its recipe names code of its own, and that is not allowed.
     """
     if target is not None:
         find("target", target, {**TEXT_TARGETS, **TARGETS})
-    with locked(folder, "tutelage export"):
+    guard = nullcontext() if allow_code else without_own_code(folder / "recipe.yaml")
+    with locked(folder, "tutelage export"), guard:
         run = reopen(folder)
         if run.job.tokenizer is not None:
             return _export_texts(run, target, way)
@@ -67,7 +73,9 @@ def _export_texts(run: Reopened, target: str | None, way: str | None) -> RunReco
     for name in names:
         find("target", name, TEXT_TARGETS).check(run.student.selected, job.tokenizer)
     files = student_stage(replace(job, text_targets=names), run.student, ignore)
-    record = replace(run.record, text_files=files.rows, refused=files.refused)
+    record = replace(
+        run.record, text_files=files.rows, refused=files.refused, files=left_files(job.out)
+    )
     save_record(job.out / "results.json", record)
     write_report(record, job.out / "report.html")
     raise_refused(files.refused, job.out)
@@ -76,7 +84,7 @@ def _export_texts(run: Reopened, target: str | None, way: str | None) -> RunReco
 
 def _export(run: Reopened, target: str | None, way: str | None) -> RunRecord:
     folder = run.job.out / "export"
-    costs, key = _so_far(run.job, run.student.key)
+    costs, key = _so_far(run)
     save_weights(run.student.selected, folder / WEIGHTS)
     network, before = deliverable(run.job, run.student.selected), costs.refused
     targets = (target,) if target else run.job.export.all_targets
@@ -94,11 +102,17 @@ def _export(run: Reopened, target: str | None, way: str | None) -> RunRecord:
     return record
 
 
-def _so_far(job: Job, student: str) -> tuple[Costs, str]:
-    """What was exported already, and the key that it was exported under."""
-    folder = job.out / "export"
-    if not (folder / COSTS).is_file():
-        return Costs(), fingerprint(["tutelage export", student])
+def _so_far(run: Reopened) -> tuple[Costs, str]:
+    """What was exported already, and the key that it was exported under.
+
+    Raises:
+        RunFolderError: A file of it was changed since.
+    """
+    folder = run.job.out / "export"
+    if not (folder / COSTS).exists():
+        return Costs(), fingerprint(["tutelage export", run.student.key])
+    stamped = load_record(folder / "stamp.json", Stamp).files
+    check_left(run.job.out, run.record, [folder / Path(name).name for name in stamped])
     return load_record(folder / COSTS, Costs), load_record(folder / "stamp.json", Stamp).key
 
 
@@ -110,6 +124,7 @@ def _leave(run: Reopened, costs: Costs, key: str) -> RunRecord:
         parity=costs.parity,
         quantised=costs.quantised,
         refused=costs.refused,
+        files=left_files(run.job.out),
     )
     save_record(run.job.out / "results.json", record)
     hand_over(run.job, record, run.student)

@@ -18,6 +18,7 @@ from tutelage.deploy.runtime import as_arrays
 from tutelage.deploy.targets import Port
 from tutelage.files import (
     file_sha256,
+    read_bytes,
     staged_folder,
     write_bytes,
     write_json,
@@ -100,7 +101,7 @@ def _student_rows(record: RunRecord) -> list[ParityRow | QuantisedRow]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    write_bytes(target, source.read_bytes())
+    write_bytes(target, read_bytes(source))
 
 
 def _config(job: Job, record: RunRecord, rows: list[ParityRow | QuantisedRow]) -> dict[str, Any]:

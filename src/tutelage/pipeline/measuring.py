@@ -12,9 +12,10 @@ from tutelage.deploy.measuring import (
     parse_measurement,
     write_kit,
 )
-from tutelage.deploy.targets import open_file, target_of
+from tutelage.deploy.targets import target_of
 from tutelage.errors import RunFolderError
-from tutelage.files import file_sha256, fingerprint, write_json
+from tutelage.files import file_sha256, fingerprint, read_bytes, write_json
+from tutelage.left import check_left
 from tutelage.locks import locked
 from tutelage.pipeline.exporting import SAMPLE
 from tutelage.records import Measurement, RunRecord, load_record, save_record
@@ -38,6 +39,7 @@ def measure_run(
     threads: Sequence[int] = (1,),
     seconds: float = 20.0,
     name: str = "",
+    allow_code: bool = False,
 ) -> RunRecord:
     """Measure all exported files of a finished run on this machine; nothing is trained.
 
@@ -49,17 +51,18 @@ def measure_run(
         threads: Threads of the runtime.
         seconds: For all latencies together; as long again for energy where it is told.
         name: Of this machine.
+        allow_code: Open files of kinds that can run code, whoever wrote them.
 
     Returns:
         The results, which also stand in results.json and in the report now.
 
     Raises:
-        RunFolderError: It is no finished run with exported files.
-        ExportError: A file cannot be measured.
+        RunFolderError: It is no finished run with exported files, or a file of it was changed.
+        ExportError: A file cannot be measured, or would run code when it is opened.
     """
     with locked(folder, "tutelage measure"):
         record = load_record(folder / "results.json", RunRecord)
-        write_kit(folder / "export", kit_networks(folder, record))
+        write_kit(folder / "export", kit_networks(folder, record, allow_code=allow_code))
         found = measure_folder(
             folder / "export", batch_sizes=batch_sizes, threads=threads, seconds=seconds, name=name
         )
@@ -100,11 +103,17 @@ def load_measurements(folder: Path) -> list[Measurement]:
     return [one for one in found if one.rows and _is_of(folder, one)]
 
 
-def kit_networks(folder: Path, record: RunRecord) -> list[KitNetwork]:
+def kit_networks(folder: Path, record: RunRecord, *, allow_code: bool = False) -> list[KitNetwork]:
     """What the script shall measure: every exported file of a run.
 
+    Args:
+        folder: The run folder.
+        record: Its results.
+        allow_code: As for `measure_run`.
+
     Raises:
-        RunFolderError: There is none, or one is missing.
+        RunFolderError: There is none, or one is missing or was changed.
+        ExportError: One would run code when it is opened.
     """
     rows = list(exported_files(record).items())
     if not rows:
@@ -112,7 +121,7 @@ def kit_networks(folder: Path, record: RunRecord) -> list[KitNetwork]:
             f"{folder}: nothing was exported. Run its recipe with `measure` set, or "
             "`tutelage export`."
         )
-    shape, dtype, sample = _inputs(folder / "export", rows)
+    shape, dtype, sample = _inputs(folder / "export", record, rows)
     networks = []
     for name, file in rows:
         path = folder / "export" / file
@@ -120,8 +129,9 @@ def kit_networks(folder: Path, record: RunRecord) -> list[KitNetwork]:
         missing = [part for part in target.files(path) if not part.is_file()]
         if missing:
             raise RunFolderError(f"{missing[0]}: no such file. Run the same recipe again.")
-        if target.name == "torch_export":
-            open_file(path)  # it refuses a file that would run code
+        check_left(folder, record, target.files(path))
+        if not allow_code:
+            target.check_origin(path)
         parts = tuple(part.name for part in target.files(path) if part != path)
         batch = target.batch_size
         networks.append(KitNetwork(name, file, target.name, shape, dtype, batch, parts, sample))
@@ -135,12 +145,13 @@ def exported_files(record: RunRecord) -> dict[str, str]:
 
 
 def _inputs(
-    export: Path, rows: Sequence[tuple[str, str]]
+    export: Path, record: RunRecord, rows: Sequence[tuple[str, str]]
 ) -> tuple[tuple[int, ...], str, str | None]:
     """Shape and kind of one sample, as the run's ONNX file tells them, or the file that has one."""
     file = next((export / file for _, file in rows if file.endswith(".onnx")), None)
     if file is None or not file.is_file():
         raise RunFolderError(f"{file or export}: no such file. Run the same recipe again.")
+    check_left(export.parent, record, [file])
     inputs = open_session(file, threads=1).get_inputs()
     if len(inputs) > 1:
         if not (export / SAMPLE).is_file():
@@ -157,8 +168,7 @@ def _inputs(
 
 def _read(file: Path) -> Measurement:
     try:
-        with file.open("rb") as opened:
-            content = opened.read(MAX_BYTES + 1)
+        content = read_bytes(file, largest=MAX_BYTES)
     except OSError as error:
         raise RunFolderError(f"{file}: cannot be read ({error.strerror or error}).") from error
     return parse_measurement(content, str(file))

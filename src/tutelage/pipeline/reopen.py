@@ -12,10 +12,10 @@ from tutelage.engine.checkpoint import Progress
 from tutelage.engine.prepare import prepare_from
 from tutelage.errors import RunFolderError
 from tutelage.job import Job
+from tutelage.left import Stamp, check_left
 from tutelage.models.copies import copied
 from tutelage.models.load import load_weights
 from tutelage.pipeline.delivery import pick_student
-from tutelage.pipeline.stamps import Stamp, is_done
 from tutelage.pipeline.training import LAST, PROGRESS, SELECTED, Trained
 from tutelage.records import RunRecord, load_record
 from tutelage.teachers import ModuleTeacher
@@ -61,10 +61,12 @@ def reopen(folder: Path) -> Reopened:
         name=record.name,
         recipe=record.recipe,
     )
-    teacher = _teacher(job)
-    source = _last_teacher(job, teacher)
+    teacher = _teacher(job, record)
+    source = _last_teacher(job, record, teacher)
     arms = [
         _loaded(
+            job,
+            record,
             "distilled",
             seed,
             _wrapped(job, job.new_student(seed), source.selected),
@@ -75,7 +77,7 @@ def reopen(folder: Path) -> Reopened:
     return Reopened(job, record, teacher, pick_student(arms, job.task.metric))
 
 
-def _teacher(job: Job) -> Trained:
+def _teacher(job: Job, record: RunRecord) -> Trained:
     members = []
     for number, plan in enumerate(job.teachers):
         model = job.new_member(plan)
@@ -84,19 +86,19 @@ def _teacher(job: Job) -> Trained:
             key = state_fingerprint(model.eval())
             members.append(Trained("teacher", plan.seed, model, model, Progress(), key))
         else:
-            members.append(_loaded("teacher", plan.seed, model, place))
+            members.append(_loaded(job, record, "teacher", plan.seed, model, place))
     if len(members) == 1:
         return members[0]
     whole = job.together([member.selected for member in members]).eval()
     return Trained("teacher", 0, whole, whole, Progress(), state_fingerprint(whole))
 
 
-def _last_teacher(job: Job, teacher: Trained) -> Trained:
+def _last_teacher(job: Job, record: RunRecord, teacher: Trained) -> Trained:
     """What the students learned from: the last assistant, or the teacher."""
     for number, make in enumerate(job.assistants, start=1):
         network = _wrapped(job, make(), teacher.selected)
         place = job.out / "assistants" / str(number)
-        teacher = _loaded(f"assistant {number}", 0, network, place)
+        teacher = _loaded(job, record, f"assistant {number}", 0, network, place)
     return teacher
 
 
@@ -121,14 +123,16 @@ def _wrapped(job: Job, student: nn.Module, teacher: nn.Module) -> nn.Module:
     )
 
 
-def _loaded(arm: str, seed: int, model: nn.Module, place: Path) -> Trained:
-    if not (place / "stamp.json").is_file():
+def _loaded(
+    job: Job, record: RunRecord, arm: str, seed: int, model: nn.Module, place: Path
+) -> Trained:
+    if not (place / "stamp.json").exists():
         raise RunFolderError(
             f"{place}: holds no finished training. Finish the run first: tutelage run "
-            f"{place.parents[1] / 'recipe.yaml'}."
+            f"{job.out / 'recipe.yaml'}."
         )
+    check_left(job.out, record, [place / name for name in (LAST, SELECTED, PROGRESS)])
     key = load_record(place / "stamp.json", Stamp).key
-    is_done(place, key)
     last, selected = model, copied(model)
     load_weights(last, place / LAST)
     load_weights(selected, place / SELECTED)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import torch
@@ -21,6 +21,7 @@ from tutelage.engine.memory import in_parts_note
 from tutelage.errors import ConfigError, require
 from tutelage.files import fingerprint, write_json, write_text
 from tutelage.job import Job
+from tutelage.left import left_files
 from tutelage.locks import locked
 from tutelage.pipeline.clock import Clock
 from tutelage.pipeline.delivery import (
@@ -147,7 +148,7 @@ def _run(job: Job, listener: Listener) -> Finished:
         save_record(job.out / "results.json", _record(job, Costs(), *found))
         with clock.time("export and measure"):
             costs = delivery_stage(job, teacher, student, listener, finetuned)
-        record = _record(job, costs, *found)
+        record = replace(_record(job, costs, *found), files=left_files(job.out))
         save_record(job.out / "results.json", record)
         hand_over(job, record, student)
         if job.has_report:

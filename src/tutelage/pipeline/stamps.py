@@ -1,25 +1,14 @@
 """Which stages of a run are done: a stamp names what a stage depends on and what it left."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tutelage.errors import RunFolderError
 from tutelage.files import file_sha256
+from tutelage.left import Stamp
 from tutelage.records import load_record, save_record
 
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """A finished stage.
-
-    Attributes:
-        key: Fingerprint of all that the stage depends on.
-        files: Path below the stage's folder to SHA-256.
-    """
-
-    key: str
-    files: dict[str, str]
+__all__ = ["Stamp", "is_done", "stamp"]
 
 
 def is_done(folder: Path, key: str) -> bool:

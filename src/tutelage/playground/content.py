@@ -7,6 +7,7 @@ from typing import Any
 
 from tutelage.deploy import open_session, run_session
 from tutelage.errors import ConfigError, RunFolderError
+from tutelage.left import check_left
 from tutelage.playground.kinds import Kind
 from tutelage.playground.pictures import Pictures
 from tutelage.playground.texts import Texts
@@ -104,6 +105,7 @@ def read_run(run: Path, runtime: Path | None = None) -> Content:
             "shows those; of other inputs the report shows soft targets."
         )
     networks = _networks(run)
+    check_left(run, record, [network.source for network in networks])
     sessions = {n.name: open_session(n.source, threads=1) for n in networks}
     if len(sessions["teacher"].get_outputs()[0].shape) > 2:
         raise ConfigError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tutelage.files import write_text, write_whole
+from tutelage.files import refuse_links, write_text, write_whole
 from tutelage.playground.content import Content, read_run
 from tutelage.playground.page import render
 from tutelage.playground.runtime import BINARY, LOADER, Runtime
@@ -42,6 +42,8 @@ def write_folder(run: Path, out: Path, runtime: Runtime, given: Path | None = No
         ConfigError: Its networks take neither pictures nor texts.
         WriteError: A file cannot be written.
     """
+    refuse_links(run)
+    refuse_links(out)
     content = read_run(run, given)
     sources = _sources(content, runtime)
     for name, source in sources.items():
@@ -67,6 +69,7 @@ def write_single_file(
     Raises:
         RunFolderError, ConfigError, WriteError: As for `write_folder`.
     """
+    refuse_links(run)
     content = read_run(run, given)
     packed = {name: _pack(source) for name, source in _sources(content, runtime).items()}
     write_text(page, render(content, runtime, packed))

@@ -10,6 +10,7 @@ import numpy as np
 from tutelage.data.cutting import Cutter, load_tokenizer
 from tutelage.deploy.runtime import Arrays
 from tutelage.errors import ConfigError, RunFolderError
+from tutelage.files import read_text
 from tutelage.playground.kinds import Kind
 from tutelage.playground.runtime import TEXTS, TOKENIZER, find_package
 from tutelage.records import SoftTargetSample
@@ -62,7 +63,7 @@ class Texts(Kind):
                 f"{folder}: the tokenizer has no tokenizer.json, so it cannot run in a browser. "
                 "Take one with a tokenizer.json."
             )
-        longest = int(json.loads(config.read_text(encoding="utf-8"))["inputs"][0]["max_length"])
+        longest = int(json.loads(read_text(config))["inputs"][0]["max_length"])
         cutter = Cutter(load_tokenizer(str(folder)), longest, str(folder))
         return cls(folder, cutter, find_package(TEXTS, runtime))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
 
 from tutelage.errors import CacheError, MissingExtraError, require
-from tutelage.files import file_sha256
+from tutelage.files import file_sha256, read_bytes
 
 
 @runtime_checkable
@@ -73,7 +73,7 @@ class Folder:
     def get(self, name: str, path: Path) -> None:
         """Copy a file."""
         try:
-            path.write_bytes((self.path / name).read_bytes())
+            path.write_bytes(read_bytes(self.path / name))
         except OSError as error:
             raise CacheError(f"{self.path / name}: cannot be read ({error.strerror}).") from error
 

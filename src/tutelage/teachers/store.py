@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tutelage.errors import CacheError, RunFolderError
-from tutelage.files import file_sha256, fingerprint
+from tutelage.files import check_regular, file_sha256, fingerprint, open_regular
 from tutelage.records import load_record, save_record
 from tutelage.sealed import read_facts, write_tensors
 
@@ -121,6 +121,7 @@ def write_shard(path: Path, arrays: Mapping[str, Tensor], metadata: Mapping[str,
 def shard_metadata(path: Path) -> dict[str, str]:
     """The text that a shard carries in its header; empty if it is no unharmed shard."""
     try:
+        check_regular(path)
         with safe_open(path, framework="np"):
             return {name: str(value) for name, value in read_facts(path).items()}
     except (SafetensorError, RunFolderError, OSError):
@@ -134,9 +135,10 @@ def map_shard(path: Path, num_items: int) -> dict[str, np.ndarray]:
         CacheError: The file is no shard of that many items.
     """
     try:
+        check_regular(path)
         with safe_open(path, framework="np"):
             pass
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)

@@ -217,6 +217,13 @@ class Target(ABC):
             batches = [on_cpu(batch) for batch in calibration]
             self._quantise(frozen_copy(network), source, batches, path, way)
 
+    def check_origin(self, path: Path) -> None:  # noqa: B027 - most runtimes run no code of a file
+        """Refuse a file that would run code when it is opened, or reach for files elsewhere.
+
+        Raises:
+            ExportError: It came from elsewhere, or names files outside of itself.
+        """
+
     def open(self, path: Path, *, threads: int = 1) -> Runner:
         """Load a file into its runtime.
 
@@ -225,12 +232,13 @@ class Target(ABC):
             threads: Of the runtime, inside one operator.
 
         Raises:
-            ExportError: The runtime cannot load it.
+            ExportError: The runtime cannot load it, or opening it would run code.
             MissingExtraError: The extra is not installed.
         """
         self.check()
         if not path.is_file():
             raise ExportError(f"{path}: {self.title} cannot load it: no such file.")
+        self.check_origin(path)
         with self._wrapped(str(path), "be loaded by"):
             return self._open(path, threads)
 
@@ -238,10 +246,11 @@ class Target(ABC):
         """Inputs and outputs of a file, read from the file itself.
 
         Raises:
-            ExportError: The runtime cannot load it.
+            ExportError: The runtime cannot load it, or opening it would run code.
             MissingExtraError: The extra is not installed.
         """
         self.check()
+        self.check_origin(path)
         with self._wrapped(str(path), "be described by"):
             return self._describe(path)
 

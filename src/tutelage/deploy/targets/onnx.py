@@ -8,7 +8,7 @@ from torch import nn
 
 from tutelage.deploy.export import export_onnx
 from tutelage.deploy.quantise import WAYS, quantise_onnx
-from tutelage.deploy.runtime import open_session, run_session
+from tutelage.deploy.runtime import check_whole, open_session, run_session
 from tutelage.deploy.targets.base import Port, Ports, Runner, Target, label, sizes
 from tutelage.types import Inputs
 
@@ -47,6 +47,10 @@ logits = session.run(None, {session.get_inputs()[0].name: samples})[0]
         self, network: nn.Module, source: Path, calibration: Sequence[Inputs], path: Path, way: str
     ) -> None:
         quantise_onnx(source, path, calibration, way)
+
+    def check_origin(self, path: Path) -> None:
+        """A file has its weights in itself."""
+        check_whole(path)
 
     def _describe(self, path: Path) -> Ports:
         session = open_session(path, threads=1)

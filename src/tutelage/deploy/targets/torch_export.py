@@ -1,8 +1,5 @@
 """PyTorch's own exported programs: for whatever reads them next."""
 
-import io
-import json
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
@@ -12,13 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tutelage.deploy.own import check_own, remember
 from tutelage.deploy.targets.base import Port, Ports, Runner, Target, label, sizes, traced
-from tutelage.errors import ExportError
 
 
 @final
 class TorchExport(Target):
-    """A `.pt2` file, any batch size; PyTorch runs it without the network's Python code."""
+    """A `.pt2` file, any batch size; PyTorch runs it without the network's Python code.
+
+    Opening one can run code: PyTorch unpickles objects and evaluates expressions that the file
+    holds. So only files that were written here are opened.
+    """
 
     name = "torch_export"
     title = "PyTorch"
@@ -37,9 +38,13 @@ logits = torch.export.load("FILE").module()(torch.from_numpy(samples)).detach().
 
     def _write(self, network: nn.Module, example: Tensor, path: Path) -> None:
         torch.export.save(traced(network, example, any_batch=True), path)
+        remember(path)
+
+    def check_origin(self, path: Path) -> None:
+        """Open what was written here, and nothing else."""
+        check_own(path)
 
     def _describe(self, path: Path) -> Ports:
-        _refuse_code(path)
         program = torch.export.load(path)
         made = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
         names = (program.graph_signature.user_inputs, program.graph_signature.user_outputs)
@@ -47,7 +52,6 @@ logits = torch.export.load("FILE").module()(torch.from_numpy(samples)).detach().
         return Ports(inputs, [replace(port, name=None) for port in outputs])
 
     def _open(self, path: Path, threads: int) -> Runner:
-        _refuse_code(path)
         module = torch.export.load(path).module()
 
         def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
@@ -61,30 +65,6 @@ logits = torch.export.load("FILE").module()(torch.from_numpy(samples)).detach().
             return logits
 
         return Runner(label(self.title, "torch"), run)
-
-
-def _refuse_code(path: Path) -> None:
-    """Stop before torch.export.load would unpickle objects, which could run code.
-
-    Raises:
-        ExportError: The file holds something other than plain tensors.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            configs = [name for name in names if name.endswith("_config.json")]
-            pickled = [name for name in configs if '"use_pickle": true' in _text(archive, name)]
-            for name in names:
-                if name.endswith(".pt"):
-                    torch.load(io.BytesIO(archive.read(name)), weights_only=True)
-    except Exception as error:
-        raise ExportError(f"{path}: is no exported program of plain tensors ({error}).") from error
-    if pickled:
-        raise ExportError(f"{path}: {pickled[0]} asks for pickled objects, which could run code.")
-
-
-def _text(archive: zipfile.ZipFile, name: str) -> str:
-    return json.dumps(json.loads(archive.read(name)))
 
 
 def _port(name: str, value: Tensor) -> Port:
