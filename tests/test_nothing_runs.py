@@ -59,7 +59,7 @@ def forbidden(path):
         bad = (
             (name.startswith("import ") and name[7:].split(".")[0] in MODULES)
             or name in NEVER
-            or (last in NEVER_METHODS and "filter" not in given)
+            or (last in NEVER_METHODS and "." in name and "filter" not in given)
             or (name == "torch.load" and given.get("weights_only") != "True")
             or (last == "load" and given.get("allow_pickle", "False") != "False")
             or given.get("trust_remote_code", "False") == "True"
