@@ -45,8 +45,17 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         find("optimizer", self.kind, OPTIMIZERS)
-        if not self.lr > 0:
+        if not 0 < self.lr < math.inf:
             raise ConfigError(f"optimizer.lr must be above 0, got {self.lr}. Usual: 0.001 to 0.1.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"optimizer.weight_decay must be 0 or more, got {self.weight_decay}.")
+        for name in ("momentum", "delta"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(
+                    f"optimizer.{name} must be 0 or more and below 1, got {getattr(self, name)}."
+                )
+        if self.nesterov and self.kind == "sgd" and self.momentum == 0:
+            raise ConfigError("optimizer.nesterov needs a momentum above 0, got 0. Usual: 0.9.")
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
         """The optimizer for these parameters."""
@@ -63,6 +72,28 @@ class OptimizerSettings:
         if self.kind == "sgd" and self.momentum:
             optimizer.register_step_pre_hook(_with_momenta)
         return optimizer
+
+
+def _check_lengths(settings: "TrainSettings") -> None:
+    """Refuse numbers out of their range."""
+    for name in ("epochs", "batch_size", "accumulate"):
+        value = getattr(settings, name)
+        if not (_is_whole(value) and value >= 1):
+            raise ConfigError(f"train.{name} must be 1 or more, got {value}. Give a whole number.")
+    if not (_is_whole(settings.workers) and settings.workers >= 0):
+        raise ConfigError(
+            f"train.workers must be 0 or more, got {settings.workers}. Give a whole number."
+        )
+    for name in ("clip_norm", "max_norm"):
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"train.{name} must be above 0, got {value}. None sets no limit.")
+    if not settings.checkpoint_s >= 0:
+        raise ConfigError(f"train.checkpoint_s must be 0 or more, got {settings.checkpoint_s}.")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _with_momenta(optimizer: Optimizer, _arguments: Any, _settings: Any) -> None:
@@ -94,8 +125,19 @@ class ScheduleSettings:
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse an unknown kind."""
+        """Refuse what cannot work."""
         find("schedule", self.kind, dict.fromkeys(SCHEDULES))
+        if not (_is_whole(self.warmup_steps) and self.warmup_steps >= 0):
+            raise ConfigError(
+                f"schedule.warmup_steps must be a whole number, 0 or more, got {self.warmup_steps}."
+            )
+        if not all(0 <= share <= 1 for share in self.milestones):
+            raise ConfigError(
+                "schedule.milestones must be shares of the training from 0 to 1, got "
+                f"{list(self.milestones)}."
+            )
+        if not 0 < self.gamma < math.inf:
+            raise ConfigError(f"schedule.gamma must be above 0, got {self.gamma}. Usual: 0.1.")
 
     def factor(self, step: int, total: int) -> float:
         """Share of the peak learning rate for the update number `step`, from 0, of `total`."""
@@ -153,9 +195,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         find("precision", self.precision, PRECISIONS)
-        for name in ("epochs", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} must be 1 or more, got {getattr(self, name)}.")
+        _check_lengths(self)
         if self.clip_norm is not None and self.optimizer.kind == "dot":
             raise ConfigError(
                 "train.clip_norm: the optimizer 'dot' needs the gradients as they are. Leave "
