@@ -43,6 +43,8 @@ FORMS = {
     "tensors": lambda: (X, Y),
     "numpy": lambda: (X.numpy(), Y.numpy()),
     "float64": lambda: (X.numpy().astype(np.float64), Y.numpy()),
+    "double tensors": lambda: (X.double(), Y),
+    "double items": lambda: list(zip(X.double(), Y, strict=True)),
     "read only": lambda: (np.broadcast_to(X.numpy(), (20, 6)), Y),
     "backwards": lambda: (X.numpy()[::-1][::-1], Y.numpy()[::-1][::-1]),
     "list of both": lambda: [X, Y],
@@ -113,7 +115,17 @@ class Stream(IterableDataset):
         return iter(zip(X, Y, strict=True))
 
 
+class Frame:
+    """Columns by name, as pandas has them."""
+
+    columns = ("x", "label")
+
+    def __array__(self, dtype=None, copy=None):
+        return X.numpy()
+
+
 WRONG = {
+    "frame": (Frame(), r"got a Frame, whose columns .*frame\[label_column\]"),
     "path": ("folder", "got the path"),
     "nothing": (None, "got None. Give a map-style"),
     "three": ((X, Y, Y), r"got a tuple of 3. Give \(inputs, labels\)"),

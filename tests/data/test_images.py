@@ -514,3 +514,18 @@ def test_splits_of_a_folder_share_one_list_of_files(tmp_path: Path):
     assert isinstance(splits.test, SubsetSource)
     assert isinstance(splits.test.source, ImageFolder)
     assert not splits.train.is_fast
+
+
+def test_what_lies_beside_the_folders_that_are_read_is_said(tmp_path: Path):
+    for part in ("train", "dev", "test", "extra"):
+        make_classes(tmp_path / part, {"cat": 4, "dog": 4})
+    paint(tmp_path / "train" / "lost.jpg")
+    (tmp_path / "README.txt").write_text("of the folder")
+    splits = load_image_folder(tmp_path, 8)
+    assert counts_of(splits.valid) == [4, 4]
+    assert splits.notes == (
+        f"{tmp_path}: extra beside train/ is not read.",
+        f"{tmp_path}/train: image files beside the class folders that are not read: 1.",
+    )
+    make_classes(tmp_path / "plain", {"cat": 10, "dog": 10})
+    assert load_image_folder(tmp_path / "plain", 8).notes == ()

@@ -66,6 +66,11 @@ def _as_source(data: Any) -> Source:
             return TensorSource(as_tensor(inputs, "inputs"), labels)
         case list([inputs, labels]) if _is_columns(inputs) and _is_as_long(inputs, labels):
             return TensorSource(as_tensor(inputs, "inputs"), labels)
+    if _is_array(data) and hasattr(data, "columns"):
+        raise DataError(
+            f"got a {type(data).__name__}, whose columns may be inputs or labels. Give both by "
+            "name: (frame[input_columns], frame[label_column])."
+        )
     if _is_array(data):
         return TensorSource(as_tensor(data, "inputs"))
     return DatasetSource(data)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from tutelage.data.decoding import MODES, WHITE, decode, describe_images, parse_colour
-from tutelage.data.labels import check_missing, sort_names
+from tutelage.data.labels import check_missing, some_names, sort_names
 from tutelage.data.sources import Source, Splits, SubsetSource, split_off
 from tutelage.errors import ConfigError, DataError
 
@@ -33,12 +33,15 @@ PART_NAMES: Mapping[str, str] = MappingProxyType(
         "valid": "valid",
         "val": "valid",
         "validation": "valid",
+        "dev": "valid",
         "test": "test",
         "testing": "test",
     }
 )
 
 _CLUTTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
 
 MOST_NAMED = 5
 
@@ -223,7 +226,22 @@ def load_image_folder(  # noqa: PLR0913 - the keys of data in a recipe
     assert test is not None
     for source, part in ((rest, "training"), (test, "test")):
         _check_every_class(train, source, part)
-    return Splits(rest, valid, test, train.class_names, mean=mean, std=std)
+    notes = tuple(_left_out(root, folders))
+    return Splits(rest, valid, test, train.class_names, mean=mean, std=std, notes=notes)
+
+
+def _left_out(root: Path, parts: Mapping[str, Path]) -> Iterator[str]:
+    """What lies beside the folders that are read, and looks as if it should be."""
+    folders = [] if root in parts.values() else _class_folders(root)
+    others = [name for name in folders if root / name not in parts.values()]
+    if others:
+        yield f"{root}: {some_names(others)} beside {parts['train'].name}/ is not read."
+    for folder in dict.fromkeys((root, *parts.values())):
+        with os.scandir(folder) as entries:
+            names = (entry.name for entry in entries if entry.is_file())
+            count = sum(os.path.splitext(name)[1].lower() in _SUFFIXES for name in names)
+        if count:
+            yield f"{folder}: image files beside the class folders that are not read: {count}."
 
 
 def picture_folders(splits: Splits) -> list[ImageFolder]:

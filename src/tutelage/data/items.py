@@ -68,9 +68,9 @@ def as_tensor(value: Any, place: str) -> Tensor:
     """An input as a tensor, or many inputs as one.
 
     Args:
-        value: A tensor; anything that NumPy takes as an array of numbers, of which float64 (its
-            default) and booleans become float32; or an image of PIL, which becomes bytes of shape
-            (channels, height, width).
+        value: A tensor, or anything that NumPy takes as an array of numbers, of which floats of
+            every precision and booleans become float32; or an image of PIL, which becomes bytes
+            of shape (channels, height, width).
         place: Where it stands, for messages.
 
     Raises:
@@ -84,7 +84,8 @@ def as_tensor(value: Any, place: str) -> Tensor:
             f"{place}: the input is a tensor of {tensor.dtype} and layout {tensor.layout}. Give a "
             "dense tensor of real numbers."
         )
-    return tensor.detach().float() if tensor.dtype == torch.bool else tensor.detach()
+    is_number = tensor.is_floating_point() or tensor.dtype == torch.bool
+    return tensor.detach().float() if is_number else tensor.detach()
 
 
 def _from_array(value: Any, place: str) -> Tensor:
