@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tutelage.data.images import check_pictures, load_image_folder, picture_folders
 from tutelage.data.sources import TensorSource
 from tutelage.data.views import Identity
+from tutelage.doctor import check
 from tutelage.engine import OptimizerSettings, TrainSettings
 from tutelage.engine.events import Advanced, StageDone, StageStarted
 from tutelage.engine.fit import _Loop
@@ -499,3 +500,12 @@ def test_two_readers_of_one_cache_read_the_same(whole):
     ids = torch.arange(20)
     batch = Batch(torch.zeros(20, 1), None, ids, ids % 9)
     assert torch.equal(first(batch).logits, second(batch).logits)
+
+
+def test_check_says_what_is_changed_as_pictures_are_read(make_job, folder, tmp_path):
+    Image.new("RGBA", (8, 8)).save(folder / "red" / "clear.png")
+    job = _picture_job(make_job, folder, tmp_path / "run")
+    found = [finding.text for finding in check(job) if finding.about == "images"]
+    assert found == [
+        "1 of 61 images have transparent pixels, which show the background (data.background)."
+    ]
