@@ -71,7 +71,10 @@ def make_sides(case: Case, folder: Path) -> Mapping[str, Callable[[], object]]:
     torch.manual_seed(0)
     images = torch.randint(0, 256, (8 * case.batch_size, *case.shape), dtype=torch.uint8)
     source = TensorSource(images, torch.randint(0, CLASSES, (len(images),)))
-    reader = Reader(source, case.views, mean=[0.5], std=[0.25], num_classes=CLASSES)
+    channels = case.shape[0]
+    reader = Reader(
+        source, case.views, mean=[0.5] * channels, std=[0.25] * channels, num_classes=CLASSES
+    )
     requests = training_requests(
         len(source), case.views, batch_size=case.batch_size, seed=0, epoch=0
     )

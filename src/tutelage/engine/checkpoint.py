@@ -114,7 +114,8 @@ def load_checkpoint(
     except _UNREADABLE as error:
         reason = str(error).splitlines()[0]
         raise RunFolderError(
-            f"{path}: damaged ({type(error).__name__}: {reason}). {_REMOVE}"
+            f"{path}: damaged, or of another version of Tutelage or of the network's code "
+            f"({type(error).__name__}: {reason}). {_REMOVE}"
         ) from error
     return progress
 
