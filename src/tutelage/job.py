@@ -15,10 +15,13 @@ from tutelage.deploy.budgets import Budget
 from tutelage.engine import TrainSettings
 from tutelage.engine.inversion import InversionSettings
 from tutelage.engine.writing import WritingSettings
+from tutelage.errors import of_role
+from tutelage.models.origin import origin_of
 from tutelage.objective import Objective, Term
 from tutelage.tasks import Classification, Task
+from tutelage.teachers.classes import class_order, is_numbered
 from tutelage.teachers.ensemble import Ensemble
-from tutelage.teachers.module import InputAdapter
+from tutelage.teachers.module import ClassOrder, InputAdapter
 
 Norm = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -37,6 +40,7 @@ class TeacherPlan:
         weight: Among several teachers, of its probabilities in their mean.
         shard: Whether several processes hold a piece each of it while it teaches live.
         precision: Of its forward while it teaches, "float32" or "bf16"; the same for all teachers.
+        class_names: In the order of its logits; None takes what it brings, or the data's.
     """
 
     make: Callable[[], nn.Module]
@@ -48,6 +52,7 @@ class TeacherPlan:
     weight: float = 1.0
     shard: bool = False
     precision: str = "float32"
+    class_names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,9 +265,25 @@ class Job:
         return Ensemble(members, [plan.weight for plan in self.teachers])
 
     def new_member(self, plan: TeacherPlan) -> nn.Module:
-        """One teacher before any training here, adapted to the data's inputs."""
+        """One teacher before any training here, adapted to the data's inputs and classes."""
         torch.manual_seed(plan.seed)
         model = plan.make()
+        return self._in_order(plan, self._normed(plan, model), model)
+
+    def _in_order(self, plan: TeacherPlan, adapted: nn.Module, model: nn.Module) -> nn.Module:
+        """A network that was trained elsewhere, with its logits in the data's order."""
+        brought = None if plan.train else origin_of(model).class_names
+        names, wanted = plan.class_names or brought, self.splits.class_names
+        if names is None:
+            return adapted
+        if plan.class_names is None and is_numbered(wanted) and not {*names} & {*wanted}:
+            return adapted  # labels that are numbers are the numbers of its classes
+        with of_role("teacher"):
+            order = class_order(names, wanted)
+        return adapted if order == tuple(range(len(order))) else ClassOrder(adapted, order)
+
+    def _normed(self, plan: TeacherPlan, model: nn.Module) -> nn.Module:
+        """A network with its own normalisation and size of inputs."""
         if plan.norm is None and plan.image_size is None:
             return model
         mean, std = self.splits.mean, self.splits.std

@@ -168,7 +168,7 @@ def test_weights_come_back(tmp_path, name, wrap):
 
 
 def renamed(state):
-    return OrderedDict((f"module.{key}", value) for key, value in state.items())
+    return OrderedDict((f"old.{key}", value) for key, value in state.items())
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
@@ -179,7 +179,7 @@ def renamed(state):
             lambda s: net(5).state_dict(),
             r"0.bias is \(5,\), the network's is \(4,\)|is \(5, 2\), .* is \(4, 2\)",
         ),
-        (renamed, r"missing 0.bias, 0.weight, 1.bias and 4 more, unknown module.0.bias"),
+        (renamed, r"missing 0.bias, 0.weight, 1.bias and 4 more, unknown old.0.bias"),
         (lambda s: {"0.weight": s["0.weight"]}, "missing 0.bias, 1.bias.* unknown none"),
         (lambda s: s | {"head": torch.ones(1)}, "missing none, unknown head. Use weights"),
     ],

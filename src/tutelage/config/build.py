@@ -43,6 +43,7 @@ from tutelage.losses import LOSSES
 from tutelage.models import causal, sentence, served
 from tutelage.models.hf import HEADS, save_hf
 from tutelage.models.load import ENCODERS, import_own, make_model
+from tutelage.models.origin import origin_of
 from tutelage.objective import Loss, Objective, Ramp, Term
 from tutelage.tasks import TASKS
 
@@ -143,16 +144,11 @@ def _teacher(
     teacher: Teacher, place: str, views: Views, folder: Path, facts: Mapping[str, Any]
 ) -> TeacherPlan:
     training = teacher.training
-    is_trained = teacher.weights is not None or teacher.model.startswith(TRAINED)
-    if training is None and not is_trained and not teacher.settings:
-        raise ConfigError(
-            f"{place}: it has neither weights nor training, so it would teach noise. Give weights: "
-            "FILE, or training: {train: {epochs: 20}}."
-        )
+    _check_is_trained(teacher, place)
     if teacher.image_size is not None:
         facts = {**facts, "image_size": teacher.image_size}
     return TeacherPlan(
-        make=_maker(teacher, folder, facts),
+        make=_maker(teacher, folder, facts) if training else _loaded(teacher, place, folder, facts),
         train=None
         if training is None
         else train_settings(training.train, training.optimizer, training.schedule),
@@ -163,7 +159,50 @@ def _teacher(
         weight=teacher.weight,
         shard=teacher.shard,
         precision=teacher.precision,
+        class_names=teacher.class_names,
     )
+
+
+def _check_is_trained(teacher: Teacher, place: str) -> None:
+    """Refuse what would teach noise, and names of classes that are the data's anyway."""
+    if teacher.training is not None:
+        if teacher.class_names is not None:
+            raise ConfigError(
+                f"{place}.class_names: it is trained here, on the data's own classes. Leave "
+                "class_names or training out."
+            )
+        return
+    if teacher.head is not None:
+        raise ConfigError(
+            f"{place}.head: a new head knows nothing yet. Train it: training: {{train: {{epochs: "
+            "20}}."
+        )
+    is_loaded = teacher.weights is not None or teacher.model.startswith((*TRAINED, "hf:"))
+    if not is_loaded and not teacher.settings:
+        raise ConfigError(
+            f"{place}: it has neither weights nor training, so it would teach noise. Give weights: "
+            "FILE, or training: {train: {epochs: 20}}."
+        )
+
+
+def _loaded(
+    teacher: Teacher, place: str, folder: Path, facts: Mapping[str, Any]
+) -> Callable[[], nn.Module]:
+    """Makes a teacher that is not trained here; one with a newly drawn head is refused."""
+    make = _maker(teacher, folder, facts)
+
+    def loaded() -> nn.Module:
+        made = make()
+        drawn = origin_of(made).drawn
+        if drawn:
+            raise ConfigError(
+                f"{place}: {teacher.model} holds no head for this task ({drawn[0]} would be newly "
+                "drawn), so it would teach noise. Name a folder that was fine-tuned for it, or "
+                "give training: {train: {epochs: 20}}."
+            )
+        return made
+
+    return loaded
 
 
 def _co_teachers(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[TeacherPlan, ...]:
@@ -257,6 +296,7 @@ def _maker(network: Network, folder: Path, facts: Mapping[str, Any]) -> Callable
             located(network.model),
             network.settings,
             weights=network.weights,
+            head=network.head,
             folder=folder,
             **facts,
         )

@@ -198,6 +198,8 @@ class Network(Strict):
         settings: Arguments of its constructor; num_classes, in_channels and image_size come from
             the data where it has such arguments.
         weights: Start from these: safetensors, or a state dict without code.
+        head: new leaves the last layer of what is loaded out and draws one for the data's classes,
+            to be trained; null takes the network with the head that it has.
         channels_last: Lay pictures' channels innermost in memory. CNNs answer and train faster so
             on most processors and GPUs; only the last bits of the numbers change.
     """
@@ -205,6 +207,7 @@ class Network(Strict):
     model: str
     settings: dict[str, Any] = Field(default_factory=dict)
     weights: Path | None = None
+    head: Literal["new"] | None = None
     channels_last: bool = False
 
 
@@ -267,6 +270,8 @@ class Teacher(Network):
 
     Attributes:
         training: How to train it here; null takes it with the weights given.
+        class_names: Its classes in the order of its logits, where it was not trained here: they
+            are matched to the data's by name. Null takes those that its folder or checkpoint names.
         weight: Among several teachers, of its probabilities in their mean.
         mean: Normalisation that it expects, where it is not the data's.
         std: As mean.
@@ -277,6 +282,7 @@ class Teacher(Network):
     """
 
     training: TeacherTraining | None = None
+    class_names: tuple[str, ...] | None = None
     weight: float = Field(default=1.0, gt=0)
     mean: tuple[float, ...] | None = None
     std: tuple[Positive, ...] | None = None

@@ -9,6 +9,7 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, find, require
+from tutelage.models.origin import Origin, class_names_in, remember
 from tutelage.models.shrink import shrink
 from tutelage.places import find_place, place_or_name
 
@@ -36,6 +37,7 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
         mlp_width: int | None = None,
         fresh: bool = False,
         freeze_embeddings: bool = False,
+        head: str | None = None,
         **config: Any,
     ) -> nn.Module:
         """A network with a head for a task.
@@ -51,29 +53,75 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
             fresh: Whether the weights are drawn anew rather than loaded.
             freeze_embeddings: Whether the token vectors stay as they are; they are most of a small
                 network's weights and most of an optimizer's work.
+            head: "new" draws the head anew, for whatever number of classes; null loads it where it
+                is one for this task, of as many classes.
             **config: Entries of the configuration, such as hidden_dropout_prob; of a fresh network
                 its sizes too.
         """
-        head = getattr(transformers, find("head for task", task, HEADS))
+        kind = getattr(transformers, find("head for task", task, HEADS))
         hush(transformers)
+        origin = Origin(drawn=("every weight",))
         if config:
             _check_config(
                 transformers.AutoConfig.from_pretrained(place_or_name(name)), config, name
             )
         settings = {**config, "num_labels": num_classes}
         if fresh:
-            made = head.from_config(
+            made = kind.from_config(
                 transformers.AutoConfig.from_pretrained(place_or_name(name), **settings)
             )
         else:
-            made = head.from_pretrained(place_or_name(name), **settings)
+            made, origin = _loaded(transformers, kind, name, settings, task, head)
         model: nn.Module = made.float()
         check_vocabulary(model, name, vocab_size, tokenizer)
         if freeze_embeddings:
             made.get_input_embeddings().requires_grad_(False)
-        return shrink(model, keep_layers, num_layers, mlp_width)
+        shrunk = shrink(model, keep_layers, num_layers, mlp_width)
+        remember(shrunk, origin)
+        return shrunk
 
     return make
+
+
+def _loaded(
+    transformers: Any, kind: Any, name: str, settings: dict[str, Any], task: str, head: str | None
+) -> tuple[Any, Origin]:
+    """A network with what the folder holds of it, and what is known of its head."""
+    config = transformers.AutoConfig.from_pretrained(place_or_name(name))
+    suffix = HEADS[task].removeprefix("AutoModel")
+    is_tuned = any(kind.endswith(suffix) for kind in config.architectures or ())
+    if is_tuned and head is None and config.num_labels != settings["num_labels"]:
+        raise ConfigError(
+            f"model 'hf:{name}': its head has {config.num_labels} classes "
+            f"({', '.join(map(str, list(config.id2label.values())[:4]))}), the data have "
+            f"{settings['num_labels']}. head: new draws one for the data's classes, to be trained."
+        )
+    made, found = kind.from_pretrained(
+        place_or_name(name),
+        **settings,
+        output_loading_info=True,
+        ignore_mismatched_sizes=head is not None,
+    )
+    drawn = [*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])]
+    if head is None and (is_tuned or not config.architectures):
+        names = class_names_in({"id2label": made.config.id2label})
+        return made, Origin(names, tuple(sorted(drawn)))
+    drawn = [key for key, _ in made.named_parameters() if not _is_of_body(made, key)]
+    if head is not None:
+        _draw_anew(made, kind.from_config(made.config), drawn)
+    return made, Origin(drawn=tuple(drawn))
+
+
+def _is_of_body(made: Any, key: str) -> bool:
+    return key.startswith(f"{made.base_model_prefix}.")
+
+
+@torch.no_grad()
+def _draw_anew(made: Any, fresh: Any, names: Sequence[str]) -> None:
+    """Weights of a head, as a network without any training has them."""
+    own, other = dict(made.named_parameters()), dict(fresh.named_parameters())
+    for name in names:
+        own[name].copy_(other[name])
 
 
 def save_hf(model: nn.Module, folder: Path, *, tokenizer: Any, class_names: Sequence[str]) -> None:

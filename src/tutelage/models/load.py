@@ -4,8 +4,10 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import json
+import pickle
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -16,16 +18,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tutelage.errors import ConfigError, ModelError, TutelageError, find, require
+from tutelage.errors import (
+    ConfigError,
+    ModelError,
+    TutelageError,
+    UnknownNameError,
+    find,
+    one_line,
+    require,
+)
 from tutelage.files import check_regular, fingerprint
 from tutelage.models import cifar_nets, nets, text_nets
 from tutelage.models.causal import make_causal
 from tutelage.models.copies import EXTRA, load_state, state_of
 from tutelage.models.hf import hf_factory
+from tutelage.models.origin import Origin, class_names_in, remember
 from tutelage.models.sentence import sentence, static
 from tutelage.models.served import make_served
 from tutelage.models.slices import initialise, slice_network
-from tutelage.sealed import is_sealed, read_facts
+from tutelage.sealed import LARGEST_JSON, is_sealed, read_facts
 
 Factory = Callable[..., Any]
 
@@ -74,6 +85,10 @@ BUILTIN: Mapping[str, Factory] = {
 ENCODERS: Mapping[str, Factory] = {"sentence": sentence, "static": static}
 OF_A_NAME: Mapping[str, Factory] = {**ENCODERS, "causal": make_causal, "served": make_served}
 
+KEEPS_BODY = ("hf:", "timm:", "torchvision:")  # which load weights of their own
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+WRAPPED = ("state_dict", "model_state_dict", "model", "net", "network")
+
 NOT_OWN = (
     "accelerate", "builtins", "cloudpickle", "datasets", "dill", "fsspec", "huggingface_hub",
     "joblib", "numpy", "onnx", "onnxruntime", "pandas", "PIL", "pip", "pydantic", "requests",
@@ -91,6 +106,7 @@ def make_model(
     settings: Mapping[str, Any] | None = None,
     *,
     weights: Path | None = None,
+    head: str | None = None,
     folder: Path = Path(),
     **data_facts: Any,
 ) -> nn.Module:
@@ -101,6 +117,8 @@ def make_model(
             or `module:make`.
         settings: Arguments of the network's own constructor.
         weights: A safetensors file, or a state dict that torch can read without running code.
+        head: "new" leaves the last layer of the weights out, whose width is the number of classes;
+            None loads it.
         folder: Where a relative `file.py` is looked for.
         **data_facts: What the data says (num_classes, in_channels, image_size); each is passed on
             where the constructor has such an argument and the settings leave it open.
@@ -114,49 +132,128 @@ def make_model(
     open_facts = {key: value for key, value in data_facts.items() if key not in chosen}
     arguments = chosen | _accepted(factory, open_facts, name)
     _check_settings(factory, chosen, name)
+    if weights is None and name.startswith(KEEPS_BODY):
+        arguments |= {"head": head}
+    model = _made(factory, arguments, name)
+    if weights is None:
+        if head is not None and not name.startswith(KEEPS_BODY):
+            raise ConfigError(
+                f"model {name!r}: head: new needs weights: FILE, of which all but the head is kept."
+            )
+        return model
+    drawn = () if head is None else _head_of(model, factory, arguments, name)
+    load_weights(model, weights, without=drawn)
+    remember(model, Origin(None if drawn else class_names_of(weights), drawn))
+    return model
+
+
+def _made(factory: Factory, arguments: Mapping[str, Any], name: str) -> nn.Module:
     try:
         model = factory(**arguments)
     except TutelageError:
         raise
     except Exception as error:
         raise ModelError(
-            f"model {name!r}: making it with {arguments} failed: {type(error).__name__}: {error}"
+            f"model {name!r}: making it with {dict(arguments)} failed: {type(error).__name__}: "
+            f"{one_line(error)}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"model {name!r}: it returned a {type(model).__name__}, not a torch.nn.Module."
         )
-    if weights is not None:
-        load_weights(model, weights)
     return model
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def _head_of(
+    model: nn.Module, factory: Factory, arguments: Mapping[str, Any], name: str
+) -> tuple[str, ...]:
+    """Names of the weights whose shape hangs on the number of classes."""
+    if "num_classes" not in arguments:
+        raise ConfigError(
+            f"model {name!r}: head: new needs a network that takes num_classes, to find its head."
+        )
+    wider = {**arguments, "num_classes": arguments["num_classes"] + 1}
+    with torch.random.fork_rng(devices=[]):
+        other = state_of(_made(factory, wider, name))
+    return tuple(key for key, value in state_of(model).items() if value.shape != other[key].shape)
+
+
+def load_weights(model: nn.Module, path: Path, without: Sequence[str] = ()) -> None:
     """Put weights from a file into a network; every name and shape must fit.
+
+    Prefixes that other programs put before every name (`module.`, `_orig_mod.`, `model.`) are
+    taken off.
 
     Args:
         model: Changed in place.
         path: A `.safetensors` file, or a state dict saved with torch.save.
+        without: Names that are not loaded, as those of a head for other classes.
 
     Raises:
         ModelError: The file cannot be read without running code, or does not fit.
     """
-    state = read_state(path)
     own = state_of(model)
-    missing = sorted(own.keys() - state.keys())
+    state = _unprefixed(read_state(path), own)
+    state = {name: value for name, value in state.items() if name not in without}
+    missing = sorted(own.keys() - state.keys() - set(without))
     extra = sorted(state.keys() - own.keys())
     if missing or extra:
         raise ModelError(
             f"{path}: its names do not fit {type(model).__name__}: missing {_some(missing)}, "
             f"unknown {_some(extra)}. Use weights that were saved from this very network."
         )
-    for key, value in state.items():
-        if value.shape != own[key].shape and not key.endswith(EXTRA):
-            raise ModelError(
-                f"{path}: {key} is {tuple(value.shape)}, the network's is {tuple(own[key].shape)}."
-                " Check the network's settings (widths, num_classes)."
-            )
-    load_state(model, state)
+    others = [k for k, v in state.items() if v.shape != own[k].shape and not k.endswith(EXTRA)]
+    if others:
+        raise ModelError(_misfit(path, others, state, own))
+    load_state(model, {**own, **state})
+
+
+def _misfit(
+    path: Path, others: Sequence[str], state: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> str:
+    """What is wrong with shapes, and what to do: another head is the commonest case."""
+    there, here = state[others[0]], own[others[0]]
+    text = f"{path}: {others[0]} is {tuple(there.shape)}, the network's is {tuple(here.shape)}. "
+    is_head = all(state[name].shape[1:] == own[name].shape[1:] for name in others)
+    if is_head and there.ndim in (1, 2) and {len(own[name]) for name in others} == {len(here)}:
+        return (
+            f"{text}If these are {len(there)} classes where the data have {len(here)}, head: new "
+            "draws a last layer for the data's, to be trained. If not, check the network's settings"
+            " (widths, num_classes)."
+        )
+    return f"{text}Check the network's settings (widths, num_classes)."
+
+
+def _unprefixed(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what stands before every name, unless the network's own names begin so."""
+    while state and not own.keys() & state.keys():
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def class_names_of(path: Path) -> tuple[str, ...] | None:
+    """Names of the classes that a checkpoint was trained on, where it or its folder says so.
+
+    Args:
+        path: A file of weights; one of torch.save may hold them beside the weights, and a
+            `config.json` beside any file, as timm, transformers and a student's folder have it.
+    """
+    if path.suffix != ".safetensors":
+        held = _held(path)
+        found = class_names_in(held) if isinstance(held, dict) else None
+        if found is not None:
+            return found
+    config = path.with_name("config.json")
+    if not config.is_file() or config.stat().st_size > LARGEST_JSON:
+        return None
+    try:
+        facts = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return class_names_in(facts) if isinstance(facts, dict) else None
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -167,25 +264,38 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     if not path.exists():
         raise ModelError(f"weights: {path}: no such file.")
+    state = _held(path)
+    for key in WRAPPED:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(
+        isinstance(value, Tensor) or str(name).endswith(EXTRA) for name, value in state.items()
+    ):
+        raise ModelError(f"{path}: holds no state dict of tensors.")
+    return state
+
+
+def _held(path: Path) -> Any:
+    """What a file of weights holds."""
     try:
         check_regular(path)
         if path.suffix == ".safetensors":
             if is_sealed(path):
                 read_facts(path)
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path}: cannot be read as weights (it holds other objects than tensors, which would "
+            "have to be run). Allowed are safetensors, and state dicts of tensors saved with "
+            "torch.save(model.state_dict(), ...)."
+        ) from error
     except (SafetensorError, Exception) as error:
         raise ModelError(
-            f"{path}: cannot be read as weights ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''}). Allowed are safetensors, and "
-            "state dicts of tensors saved with torch.save(model.state_dict(), ...)."
+            f"{path}: cannot be read as weights ({type(error).__name__}: {one_line(error)}). "
+            "Allowed are safetensors, and state dicts of tensors saved with "
+            "torch.save(model.state_dict(), ...)."
         ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(f"{path}: holds no state dict of tensors.")
-    return state
 
 
 def _factory(name: str, folder: Path) -> Factory:
@@ -193,7 +303,8 @@ def _factory(name: str, folder: Path) -> Factory:
         return hf_factory(name.removeprefix("hf:"))
     library, _, rest = name.rpartition(":")
     if not library:
-        return find("model", rest, BUILTIN)
+        _check_known(rest)
+        return BUILTIN[rest]
     if library == "timm":
         return _timm_factory(rest)
     if library == "torchvision":
@@ -203,6 +314,24 @@ def _factory(name: str, folder: Path) -> Factory:
     if library.endswith(".py"):
         return _attribute(_load_file(folder / library), rest, name)
     return _attribute(_import_module(library, name), rest, name)
+
+
+def _check_known(name: str) -> None:
+    """Refuse a name that is none of the built-in ones, with the library that has it."""
+    if name in BUILTIN:
+        return
+    import torchvision
+
+    tables = {"torchvision": torchvision.models.list_models()}
+    if importlib.util.find_spec("timm") is not None:
+        tables["timm"] = importlib.import_module("timm").list_models()
+    having = [f"'{library}:{name}'" for library, known in tables.items() if name in known]
+    if having:
+        raise UnknownNameError(
+            f"Unknown model {name!r}. Did you mean {' or '.join(having)}? Known without a library: "
+            f"{', '.join(sorted(BUILTIN))}."
+        )
+    find("model", name, BUILTIN)
 
 
 # Set for a while, by what opens a folder that may come from a stranger.
@@ -274,11 +403,20 @@ def _timm_factory(name: str) -> Factory:
     timm = require("timm", "timm", f"Model 'timm:{name}'")
     find("timm model", name.split(".")[0], dict.fromkeys(timm.list_models()))
 
-    def make(num_classes: int, in_channels: int = 3, **settings: Any) -> nn.Module:
-        model: nn.Module = timm.create_model(
+    def make(
+        num_classes: int, in_channels: int = 3, head: str | None = None, **settings: Any
+    ) -> nn.Module:
+        model: Any = timm.create_model(
             name, num_classes=num_classes, in_chans=in_channels, **settings
         )
-        return model
+        if not settings.get("pretrained"):
+            return model  # type: ignore[no-any-return]
+        is_new = head is not None or model.pretrained_cfg.get("num_classes") != num_classes
+        if head is not None:
+            model.reset_classifier(num_classes)
+        named = None if is_new else class_names_in(model.pretrained_cfg)
+        remember(model, Origin(named, ("classifier",) if is_new else ()))
+        return model  # type: ignore[no-any-return]
 
     return make
 
@@ -288,9 +426,28 @@ def _torchvision_factory(name: str) -> Factory:
 
     find("torchvision model", name, dict.fromkeys(torchvision.models.list_models()))
 
-    def make(num_classes: int, **settings: Any) -> nn.Module:
-        model: nn.Module = torchvision.models.get_model(name, num_classes=num_classes, **settings)
-        return model
+    def make(num_classes: int, head: str | None = None, **settings: Any) -> nn.Module:
+        get, chosen = torchvision.models.get_model, settings.get("weights")
+        if chosen is None:
+            return get(name, num_classes=num_classes, **settings)  # type: ignore[no-any-return]
+        known = torchvision.models.get_model_weights(name)
+        names = known[str(chosen).rpartition(".")[2]].meta.get("categories", ())
+        if head is None and len(names) != num_classes:
+            raise ConfigError(
+                f"model 'torchvision:{name}': its weights {chosen} tell {len(names)} classes apart,"
+                f" the data have {num_classes}. head: new draws a last layer for the data's, to be "
+                "trained."
+            )
+        loaded: nn.Module = get(name, **settings)
+        if head is None:
+            remember(loaded, Origin(tuple(names)))
+            return loaded
+        plain: nn.Module = get(name, num_classes=num_classes, **{**settings, "weights": None})
+        own, other = state_of(plain), state_of(loaded)
+        drawn = tuple(key for key in own if own[key].shape != other[key].shape)
+        load_state(plain, {key: own[key] if key in drawn else other[key] for key in own})
+        remember(plain, Origin(drawn=drawn))
+        return plain
 
     return make
 

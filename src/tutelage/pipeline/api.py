@@ -17,7 +17,7 @@ from tutelage.deploy import export_checked
 from tutelage.engine import OptimizerSettings, TrainSettings
 from tutelage.engine.events import Listener, ignore
 from tutelage.errors import DataError, ModelError, of_role
-from tutelage.job import Job, TeacherPlan
+from tutelage.job import Job
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.calling import call_checked
 from tutelage.models.copies import copied
@@ -25,7 +25,7 @@ from tutelage.models.modes import left_as_it_was
 from tutelage.objective import Loss, Objective, objective_of
 from tutelage.pipeline.delivery import deliverable
 from tutelage.pipeline.exporting import fed
-from tutelage.pipeline.networks import as_network, named
+from tutelage.pipeline.networks import as_network, named, plan_of
 from tutelage.pipeline.run import run_job
 from tutelage.records import ParityRow, RunRecord, Summary, Verdict
 from tutelage.report import write_report
@@ -109,6 +109,7 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
     baseline: bool = False,
     codec: str | None = None,
     class_names: Sequence[str] | None = None,
+    teacher_class_names: Sequence[str] | None = None,
     out: str | Path | None = None,
     listener: Listener = ignore,
 ) -> Distilled:
@@ -141,6 +142,8 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
         baseline: Whether to train the same student on labels alone too, for a verdict.
         codec: Of the teacher cache ("float32", "float16", "topk:K"); None teaches live.
         class_names: One a class; numbers if not given.
+        teacher_class_names: The teacher's classes in the order of its logits, to be matched to
+            `class_names`; those of its own `config` if not given, or the same order.
         out: The run folder; a temporary one if not given. The same call goes on there.
         listener: Told of every stage and step.
 
@@ -161,7 +164,7 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         count = _count_classes(teachers[0], splits.train)
-        first, *others = [TeacherPlan(make=lambda one=one: one) for one in teachers]  # type: ignore[misc]
+        first, *others = [plan_of(one, teacher_class_names) for one in teachers]
         job = Job(
             name="distill",
             out=Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tutelage-")),

@@ -1,10 +1,15 @@
 """Networks that Python callers bring, as a run takes them."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
 from tutelage.errors import ConfigError, of_role
+from tutelage.job import TeacherPlan
 from tutelage.models.copies import check_is_made, copied
+from tutelage.models.origin import Origin, class_names_in, remember
 
 
 def named(teacher: object) -> list[tuple[str, object]]:
@@ -54,3 +59,19 @@ def _unwrapped(network: nn.Module) -> nn.Module:
         if not isinstance(inside, nn.Module):
             return network
         network = inside
+
+
+def plan_of(teacher: nn.Module, class_names: Sequence[str] | None) -> TeacherPlan:
+    """A teacher as it is, with the classes that are named, or those of its own configuration.
+
+    Args:
+        teacher: A network.
+        class_names: In the order of its logits.
+    """
+    config: Any = getattr(teacher, "config", None)
+    numbered = getattr(config, "id2label", None)
+    if isinstance(numbered, Mapping):
+        remember(teacher, Origin(class_names_in({"id2label": numbered})))
+    return TeacherPlan(
+        make=lambda: teacher, class_names=None if class_names is None else tuple(class_names)
+    )

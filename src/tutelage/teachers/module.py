@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tutelage.errors import TeacherChangedError, find
+from tutelage.errors import ConfigError, TeacherChangedError, find
+from tutelage.models.calling import call
 from tutelage.models.copies import copied, state_of
 from tutelage.models.modes import frozen
 from tutelage.models.taps import find_layer
@@ -80,8 +81,11 @@ class ModuleTeacher:
         self.task = task
         self.chunk = chunk
         self.layers = tuple(layers)
-        self.network = model.model if isinstance(model, InputAdapter) else model
-        self._inside = "model." if isinstance(model, InputAdapter) else ""
+        self.network, self._inside = model, ""
+        self._is_reordered = False
+        while isinstance(self.network, Adapted):
+            self._is_reordered |= isinstance(self.network, ClassOrder)
+            self.network, self._inside = self.network.model, f"{self._inside}model."
         for layer in self.layers:
             find_layer(self.network, layer)
         gives = {task.gives, Signal.FEATURES} if layers else {task.gives}
@@ -137,7 +141,16 @@ class ModuleTeacher:
         return pieces
 
     def part(self, layer: str) -> nn.Module:
-        """A frozen copy of a part of the network, such as its classifier."""
+        """A frozen copy of a part of the network, such as its classifier.
+
+        Raises:
+            ConfigError: Its classes come in another order than the data's.
+        """
+        if self._is_reordered:
+            raise ConfigError(
+                "teacher: its classes come in another order than the data's, so a loss cannot take "
+                "a part of it over. Choose another loss, or train the teacher here."
+            )
         return frozen(copied(find_layer(self.network, layer)))
 
     def check(self) -> None:
@@ -244,7 +257,44 @@ def state_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-class InputAdapter(nn.Module):
+class Adapted(nn.Module):
+    """A network with something before or after it.
+
+    Args:
+        model: The network.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Hold the network."""
+        super().__init__()
+        self.model = model
+
+
+class ClassOrder(Adapted):
+    """Gives a network's logits in the order of the data's classes.
+
+    Args:
+        model: The network.
+        order: Which of its logits belongs to each class.
+    """
+
+    def __init__(self, model: nn.Module, order: Sequence[int]) -> None:
+        """Hold the order."""
+        super().__init__(model)
+        self.order: Tensor
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+        self.places = tuple(order)
+
+    def extra_repr(self) -> str:
+        """The order, so that a fingerprint tells it."""
+        return f"order={self.places}"
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+        """Logits of the network, in the data's order."""
+        return call(self.model, inputs[0] if inputs else named).index_select(-1, self.order)
+
+
+class InputAdapter(Adapted):
     """Lets a network see inputs as it was trained on them: another normalisation, another size.
 
     Args:
@@ -263,10 +313,9 @@ class InputAdapter(nn.Module):
         image_size: int | None = None,
     ) -> None:
         """Fold both normalisations into one scale and one shift."""
-        super().__init__()
+        super().__init__(model)
         self.scale: Tensor
         self.shift: Tensor
-        self.model = model
         self.image_size = image_size
         data_mean, data_std = _columns(data_norm)
         own_mean, own_std = _columns(own_norm) if own_norm else (data_mean, data_std)
