@@ -239,4 +239,4 @@ def count_errors(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) 
 
 def seconds_of(trainings: Sequence[Trained]) -> float:
     """Training time together, as first measured."""
-    return sum(trained.progress.seconds for trained in trainings)
+    return sum((trained.progress.seconds for trained in trainings), 0.0)

@@ -47,7 +47,8 @@ class Average(nn.Module):
         for dtype, pairs in groups.items():
             averages, values = map(list, zip(*pairs, strict=True))
             if is_first or not (dtype.is_floating_point or dtype.is_complex):
-                torch._foreach_copy_(averages, values)
+                for own, now in pairs:  # one by one: pieces have no rule for a copy of many
+                    own.copy_(now)
             else:
                 self._fade(averages, values, self.n_averaged)
         for own, now in buffers:  # between two infinities lies no number
