@@ -196,7 +196,8 @@ def one(kind: str, *rest: str) -> Any:
     return times(int(words), int(tokens), name, int(part), int(turns))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Measure, or do the one thing that a process of its own was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dense-tokens", type=int, default=512)
     parser.add_argument("--timed-tokens", type=int, default=2048)
@@ -208,3 +209,7 @@ if __name__ == "__main__":
         print(json.dumps(one(*chosen.one)))
     else:
         table(chosen.dense_tokens, chosen.timed_tokens, chosen.turns, chosen.keep)
+
+
+if __name__ == "__main__":
+    main()

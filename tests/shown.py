@@ -12,7 +12,7 @@ PAGES = [
     ROOT / "benchmarks" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-PROGRAMS = ("tutelage", "scripts/", "python ", "pytest ", "pip ")
+PROGRAMS = ("tutelage ", "scripts/", "python ", "pytest ", "pip ")
 PLACEHOLDERS = ("RUN", "NAME", "RECIPE", "DIR", "MODEL", "PLACE", "DATA", "MODEL_OR_RUN")
 
 

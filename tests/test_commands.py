@@ -107,7 +107,7 @@ def place(home, tmp_path, monkeypatch) -> Path:
     (tmp_path / "nets.py").write_text(NETS)
     template = shipped_recipes()["template"].read_text(encoding="utf-8")
     (tmp_path / "mine.yaml").write_text(template)
-    (tmp_path / "recipe.yaml").write_text("base: digits\n")
+    (tmp_path / "recipe.yaml").write_text("base: digits\noutput: runs/mine\n")
     return tmp_path
 
 
@@ -125,6 +125,8 @@ def _small(monkeypatch):
             changes = merged(changes, {"teacher": {"training": SHORT_TEACHER}})
         if plain["measure"]:
             changes = merged(changes, {"measure": {"seconds": 0.1, "batch_sizes": [1]}})
+        if plain["student"]["settings"].get("embeddings"):
+            changes = merged(changes, {"student": {"settings": {"width": 8}}})
         if plain["data"].get("max_length"):
             changes = merged(changes, {"data": {"max_length": 16}})
         return Recipe.model_validate(merged(plain, changes))
@@ -223,6 +225,8 @@ def run_tutelage(arguments: list[str], place: Path) -> None:
         return
     if name in ("report", "export", "measure", "playground", "propose", "explain", "cache", "tune"):
         have_runs(arguments, place)
+    if name == "run" and arguments[1].startswith("proposals/"):
+        arguments = ["run", str(next(Path("proposals").glob("*.yaml")))]  # names hang on the clock
     target = arguments[arguments.index("--target") + 1] if "--target" in arguments else ""
     if target in EXTRA_OF and importlib.util.find_spec(EXTRA_OF[target]) is None:
         arguments = [word.replace(target, "onnx") for word in arguments]

@@ -104,7 +104,7 @@ def _parse_part(part: str, text: str) -> tuple[str, float]:
     raise ConfigError(f"budget {text!r}: unknown unit in {part!r}. Allowed: {UNITS}. {FORM}.")
 
 
-def bytes_text(count: float) -> str:
+def bytes_text(count: int | float) -> str:
     """A number of bytes as a person writes it; 1 MB is a million."""
     for unit in ("GB", "MB", "kB"):
         if count >= BYTES[unit]:
