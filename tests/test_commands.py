@@ -197,7 +197,7 @@ def run_shell(program: str, words: list[str], place: Path) -> None:
 def copy_to_machine(words: list[str], place: Path) -> None:
     """`scp` to a machine of that name: a folder beside the run."""
     _, folder, target = words
-    shutil.copytree(place / folder, place / target.partition(":")[2])
+    shutil.copytree(place / folder, place / target.partition(":")[2], dirs_exist_ok=True)
 
 
 def run_on_machine(words: list[str], place: Path) -> None:
@@ -306,6 +306,7 @@ RUNNERS: dict[str, Callable[[list[str], Path], None]] = {
 }
 
 
+@pytest.mark.commands
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_commands_of_a_page_run(page, place):
     shown = commands_of(page)

@@ -42,6 +42,12 @@ def test_three_lines_teach_a_student_and_leave_both_networks_alone(data, network
     assert load_record(tmp_path / "results.json", RunRecord) == result.record
     assert torch.__version__.partition("+")[0] in result.record.machine
     assert f"{torch.get_num_threads()} thread" in result.record.machine or torch.cuda.is_available()
+    shown = f"{100 * result.metrics['accuracy']:.2f}"
+    assert shown in repr(result)
+    assert len(repr(result)) < 250 + len(str(tmp_path))
+    assert result.verdict.word in repr(result)
+    assert f"<td>distilled</td><td>{shown}" in result._repr_html_()
+    assert result.verdict.sentence.split(":")[0] in result._repr_html_()
 
 
 def test_a_second_call_keeps_what_is_there(data, networks, tmp_path):

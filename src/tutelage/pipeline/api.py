@@ -28,7 +28,7 @@ from tutelage.pipeline.exporting import fed
 from tutelage.pipeline.networks import as_network, named, plan_of
 from tutelage.pipeline.run import run_job
 from tutelage.records import ParityRow, RunRecord, Summary, Verdict
-from tutelage.report import write_report
+from tutelage.report import short_html, short_text, write_report
 from tutelage.types import each
 
 RANDOM_NOTE = (
@@ -52,6 +52,14 @@ class Distilled:
     record: RunRecord
     out: Path
     _job: Job
+
+    def __repr__(self) -> str:
+        """The metric of every network, the verdict, and where the run lies, in one line."""
+        return f"Distilled({short_text(self.record)}; {self.out})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same as a table, with the verdict's sentence."""
+        return short_html(self.record)
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The report: one self-contained HTML file that says what a run found out."""
 
 from tutelage.report.page import write_report
+from tutelage.report.short import short_html, short_text
 
-__all__ = ["write_report"]
+__all__ = ["short_html", "short_text", "write_report"]
