@@ -108,7 +108,10 @@ def _found(board: dict[str, Any], standing: dict[str, Any]) -> str:
         if standing[interval] is not None:
             mean, low, high = (100 * value for value in standing[interval])
             text += f", {mean:+.2f} [{low:+.2f}, {high:+.2f}] over {other}"
-    return f"{text} ({board['num_train']:,} samples, {board['epochs']} epochs)"
+    usual = board.get("student_parameters") or 1
+    growth = (standing.get("parameters") or usual) / usual
+    other = "" if growth == 1 else f"; its student is another, of {growth:.2f} times the parameters"
+    return f"{text} ({board['num_train']:,} samples, {board['epochs']} epochs{other})"
 
 
 def as_markdown(methods: list[Method]) -> str:

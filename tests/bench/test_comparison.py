@@ -99,7 +99,9 @@ def test_all_methods_go_through(suite, tmp_path, monkeypatch):
     assert names[:2] == ["cross_entropy", "kd"]
     assert set(names) == candidates(suite.layers).keys() == board.costs.keys()
     page = (tmp_path / "tiny/short/leaderboard.md").read_text()
-    assert all(f"| `{name}` |" in page for name in names)
+    assert all(f"| `{name}` " in page for name in names)
+    others = {s.method for s in board.standings if s.parameters != board.student_parameters}
+    assert others == {"simkd"}
 
 
 def test_a_second_call_trains_nothing_and_says_the_same(suite, tmp_path):
@@ -226,6 +228,13 @@ def test_the_page_says_what_it_does_not_compare_and_how_short_it_is():
     assert "`kd`" not in page.partition("that fit: ")[2].partition("\n")[0]
     assert "`--length full`" in page
     assert "`--length full`" not in as_page(replace(short, length="full"))
+
+
+def test_a_method_with_another_student_is_marked_in_its_row():
+    page = as_page(load_record(SHIPPED / "vit_to_cnn.json", Leaderboard))
+    assert "| `kd` |" in page
+    assert "| `simkd` (a student 57% larger, another start) |" in page
+    assert "Not the same student: `simkd`." in page
 
 
 def test_a_dearer_loss_costs_more_time_and_memory_than_plain_kd():

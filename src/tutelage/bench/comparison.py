@@ -220,6 +220,7 @@ class _Study:
             over_baseline=None if method == BASELINE else self.over(right, BASELINE),
             over_kd=None if method in (BASELINE, KD) else self.over(right, KD),
             seconds=round(self.seconds(method, number, grid), 1),
+            parameters=_count(self.train(method, number, grid, self.seeds[0]).last),
         )
 
     def seconds(self, method: str, number: int, grid: Grid) -> float:

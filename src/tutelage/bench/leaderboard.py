@@ -59,6 +59,7 @@ class Standing:
         over_baseline: Difference of accuracy to the baseline with its interval; None for itself.
         over_kd: The same to plain KD; None for the baseline and for KD.
         seconds: Training time of all its settings and seeds, as first measured.
+        parameters: Of the student that it trains and delivers; None where it is not recorded.
     """
 
     method: str
@@ -69,6 +70,7 @@ class Standing:
     over_baseline: Interval | None
     over_kd: Interval | None
     seconds: float = 0.0
+    parameters: int | None = None
 
     def mean(self, metric: str, choice: str = "last") -> Measured:
         """A metric over seeds, in percent."""
@@ -101,6 +103,7 @@ class Leaderboard:
         teacher: On the test data.
         standings: One a method, as far as measured.
         costs: By method; measured last.
+        notes: What a reader must know of these numbers.
     """
 
     suite: str
@@ -124,6 +127,7 @@ class Leaderboard:
     teacher: Score
     standings: list[Standing] = field(default_factory=list)
     costs: Mapping[str, Cost] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 def verdict(interval: Interval | None) -> str:
@@ -172,9 +176,11 @@ def as_page(board: Leaderboard) -> str:
         *table(headings, [_cells(standing, board) for standing in standings]),
         "",
         "Accuracy, agreement with the teacher and expected calibration error (ECE, 15 bins) are in "
-        "percent on the test data, mean over seeds ± half the 95 % interval of that mean. "
-        "Differences are in points of accuracy of the last epoch's students, paired by seed and "
-        "test sample, with their 95 % interval; in bold where it does not hold 0. Step and memory "
+        "percent on the test data, mean over seeds ± half the 95 % interval of that mean over "
+        "other seeds alone (Student's t). Differences are in points of accuracy of the last "
+        "epoch's students, paired by seed and test sample, with their 95 % interval over other "
+        "seeds and samples, in bold where it does "
+        "not hold 0; the teacher is one training, hence one draw. Step and memory "
         "are of the student's side alone, without the teacher's forward: a step's time over one "
         "of plain KD, and the most that a step holds at once.",
         "",
@@ -230,13 +236,34 @@ def _limits(board: Leaderboard) -> list[str]:
     if there and missing:
         names = ", ".join(f"`{name}`" for name in missing)
         lines += ["", f"Not compared here, for want of maps or channels that fit: {names}."]
-    return lines
+    changed = [s for s in board.standings if _growth(s, board)]
+    if changed:
+        names = ", ".join(f"`{standing.method}`" for standing in changed)
+        lines += [
+            "",
+            f"Not the same student: {names}. What it delivers has other parts, another size and "
+            "another start than all others here, so its difference is not the loss's alone.",
+        ]
+    return lines + [line for note in board.notes for line in ("", note)]
+
+
+def _growth(standing: Standing, board: Leaderboard) -> str:
+    """How much larger or smaller the delivered student is than the others; empty if it is not."""
+    if standing.parameters in (None, board.student_parameters):
+        return ""
+    change = standing.parameters / board.student_parameters - 1
+    return f"{abs(change):.0%} {'larger' if change > 0 else 'smaller'}"
+
+
+def _name(standing: Standing, board: Leaderboard) -> str:
+    growth = _growth(standing, board)
+    return f"`{standing.method}`" + (f" (a student {growth}, another start)" if growth else "")
 
 
 def _cells(standing: Standing, board: Leaderboard) -> Sequence[str]:
     cost = board.costs.get(standing.method)
     return (
-        f"`{standing.method}`",
+        _name(standing, board),
         _percent(standing.mean("accuracy")),
         _percent(standing.mean("accuracy", "selected")),
         _points(standing.over_baseline),
