@@ -24,7 +24,7 @@ from tutelage.losses.features import (
     shrink,
     width_of,
 )
-from tutelage.losses.lengths import shrinking_scale, unit
+from tutelage.losses.lengths import shrunk, unit
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
 
@@ -33,7 +33,7 @@ def attention_map(
     feature: Float[Tensor, "batch channels height width"], power: int = 2
 ) -> Float[Tensor, "batch places"]:
     """Where a map responds: mean over channels of its absolute value to a power, unit length."""
-    scaled = feature * shrinking_scale(feature)
+    scaled, _ = shrunk(feature)
     strength = scaled.abs().pow(power).mean(dim=1).flatten(start_dim=1)
     return unit(strength, dim=1)
 

@@ -11,6 +11,8 @@ SHORT = 1e-3
 # As `torch.nn.functional.normalize` and `cosine_similarity`.
 LEAST_LENGTH = 1e-12
 LEAST_FOR_COSINES = 1e-8
+# Powers of two above which magnitudes are brought down.
+LARGE = 16
 
 
 def unit(
@@ -33,8 +35,7 @@ def unit(
         least: Length by which shorter vectors are divided, however short all of them are.
         floor: Added to every length.
     """
-    scale = shrinking_scale(vectors)
-    scaled = vectors * scale
+    scaled, scale = shrunk(vectors)
     lengths = scaled.norm(dim=dim, keepdim=True)
     held = lengths.detach()
     is_there = held > 0
@@ -45,17 +46,25 @@ def unit(
     return scaled / (divisors + floor * scale if floor else divisors)
 
 
-def shrinking_scale(values: Float[Tensor, "*batch"]) -> Float[Tensor, ""]:
-    """A power of two, a constant, by which no magnitude is left above 1; 1 where none is.
+def shrunk(
+    values: Float[Tensor, "*batch"],
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, ""]]:
+    """Values times a power of two by which none is large, and that power, a constant.
 
-    A product with it rounds nothing, so what does not look at scale is the same to the last bit,
-    and neither squares nor products overflow afterwards. 1 also where a value is not finite.
+    The product rounds nothing, so what does not look at scale is the same to the last bit, and
+    neither squares nor products overflow afterwards. The power is 1 where no magnitude is above
+    65,536, or one is not finite; on a CPU, which needs not be waited for, values then stay as
+    they are.
     """
     held = values.detach()
-    largest = torch.linalg.vector_norm(held, ord=torch.inf) if held.numel() else held.sum()
-    exponent = torch.frexp(largest).exponent.clamp(min=0)
-    scale = torch.ldexp(torch.ones_like(largest), -exponent)
-    return torch.where(largest.isfinite(), scale, 1.0)
+    ends = held.aminmax() if held.numel() else (held.sum(), held.sum())
+    largest = torch.maximum(-ends[0], ends[1])
+    exponent = torch.frexp(largest).exponent
+    is_large = (exponent > LARGE) & largest.isfinite()
+    scale = torch.where(is_large, torch.ldexp(torch.ones_like(largest), -exponent), 1.0)
+    if held.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(is_large):
+        return values, scale
+    return values * scale, scale
 
 
 def cosine_gaps(

@@ -18,7 +18,7 @@ from tutelage.losses.features import (
     over_counted,
     pooled,
 )
-from tutelage.losses.lengths import shrinking_scale, unit
+from tutelage.losses.lengths import shrunk, unit
 from tutelage.objective import DryRun
 from tutelage.types import Batch, Outputs, Signal
 
@@ -74,8 +74,7 @@ def similarity_distance(
 
 
 def _similarities(feature: Tensor) -> Tensor:
-    flat = feature.flatten(start_dim=1)
-    flat = flat * shrinking_scale(flat)
+    flat, _ = shrunk(feature.flatten(start_dim=1))
     return unit(flat @ flat.T, dim=1)
 
 
@@ -178,8 +177,7 @@ class CorrelationCongruence(Relation):
 
 def relative_distances(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
     """Distances between samples, divided by the mean of those above 0."""
-    scale = shrinking_scale(embedding)
-    scaled = embedding * scale
+    scaled, scale = shrunk(embedding)
     centred = scaled - scaled.mean(dim=0)
     squares = centred.square().sum(dim=1)
     sums = squares[:, None] + squares[None, :]
