@@ -544,9 +544,11 @@ def _look_at_cost(job: Job) -> Iterator[Finding]:
     text = f"At least {parameters / 1e6:.2g} MB for weights, gradients and optimizer"
     cache = ""
     if job.codec:
-        items = len(job.splits.train) * job.views.num_views
+        rows = job.task.items_per_sample or 1
+        items = len(job.splits.train) * job.views.num_views * rows
         size = _item_bytes(job.codec, job.task.num_classes) * items
-        cache = f"; the cache takes {size / 1e6:.1f} MB on disk ({items:,} views)"
+        unit = "views" if rows == 1 else "tokens"
+        cache = f"; the cache takes {size / 1e6:.1f} MB on disk ({items:,} {unit})"
     yield Finding(FINE, "memory", f"{text}{cache}.")
 
 

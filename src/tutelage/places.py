@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 DOWNLOAD_TIMEOUT_S = 30.0
+# Given to every call that loads from a folder or hub: without it transformers asks at the terminal
+# whether Python files that lie there may run.
+NO_CODE = {"trust_remote_code": False}
 
 
 def user_cache() -> Path:

@@ -66,6 +66,7 @@ MORE = {
     "opt": {"word_embed_proj_dim": 16},
     "mamba": {"state_size": 8},
     "mamba2": {"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
     "bert": {"is_decoder": True},
     "roberta": {"is_decoder": True},
     "electra": {"is_decoder": True, "embedding_size": 16},

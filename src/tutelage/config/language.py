@@ -16,7 +16,7 @@ from tutelage.data.pairs import load_pairs
 from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine.writing import WritingSettings
 from tutelage.errors import ConfigError, find
-from tutelage.models.causal import PREFIX, save_causal
+from tutelage.models.causal import PREFIX, num_positions, save_causal
 from tutelage.models.served import PREFIX as SERVED
 from tutelage.places import place_or_name
 from tutelage.tasks import LanguageModeling, Task
@@ -72,6 +72,9 @@ def lay_ground(recipe: Recipe) -> Ground:
         corpus = load_corpus(path, name, **settings)
         for role, network in _networks(recipe):
             _check_tokenizer(role, network, corpus, name)
+    for role, network in _networks(recipe):
+        is_pair = make_teacher_task is not None and role != "student"  # it reads the last one too
+        _check_positions(role, network, data.block + is_pair)
     return Ground(
         splits=corpus.splits,
         make_task=lambda _: LanguageModeling(corpus.num_words, corpus.block),
@@ -196,6 +199,24 @@ def _networks(recipe: Recipe) -> list[tuple[str, Network]]:
 
 def _model_name(network: Network) -> str | None:
     return network.model.removeprefix(PREFIX) if network.model.startswith(PREFIX) else None
+
+
+def _check_positions(role: str, network: Network, length: int) -> None:
+    """A network must have been made for as many tokens as a sample has.
+
+    Raises:
+        ConfigError: It was made for fewer.
+    """
+    name = _model_name(network)
+    if name is None:
+        return
+    changes = network.settings.get("changes") or {}
+    most = changes.get("max_position_embeddings", num_positions(name))
+    if most is not None and most < length:
+        raise ConfigError(
+            f"data.block: samples of {length} tokens are more than the {most} positions that "
+            f"{role} ({name}) was made for. Set data.block to less."
+        )
 
 
 def _check_tokenizer(role: str, network: Network, corpus: Corpus, name: str) -> None:

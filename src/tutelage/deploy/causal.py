@@ -19,6 +19,7 @@ from tutelage.models.causal import filled_cache, merged
 
 Past = Mapping[str, NDArray[np.float32]]
 ONE_BY_ONE = 8
+CHECKED = 24  # tokens
 READ = ("input_ids", "attention_mask", "position_ids")
 
 
@@ -89,6 +90,34 @@ def export_causal(model: nn.Module, path: Path) -> None:
     write_bytes(path, serialised(step, proto))
 
 
+def check_causal(model: nn.Module) -> None:
+    """Refuse a model whose past is not keys and values alone, before anything is trained.
+
+    Args:
+        model: A Hugging Face causal language model, with or without adapters; left as it is.
+
+    Raises:
+        ExportError: Token by token it does not say what it says of the whole text.
+    """
+    plain = merged(model).cpu().float().eval().requires_grad_(requires_grad=False)
+    _past_shapes(plain)
+    words = plain.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    ids = (7 * torch.arange(1, CHECKED + 1) % words)[None]
+    whole = plain(input_ids=ids, use_cache=False).logits
+    past: list[Tensor] = []
+    steps = []
+    for place in range(CHECKED):
+        mask = torch.ones(1, place + 1, dtype=torch.long)
+        given, past = _called(plain, past, ids[:, [place]], mask, torch.tensor([[place]]))
+        steps.append(given.logits)
+    if not torch.allclose(torch.cat(steps, dim=1), whole, rtol=1e-2, atol=1e-3):
+        raise ExportError(
+            f"{type(model).__name__}: with keys and values of the tokens so far it says something "
+            "else than of the whole text (it keeps another state, or looks back less far). The "
+            "ONNX file is made of them: leave onnx out of export.targets."
+        )
+
+
 def _past_shapes(model: nn.Module) -> list[tuple[int, int]]:
     """Heads and width of each layer's keys and values, in order."""
     one = torch.ones(1, 1, dtype=torch.long)
@@ -99,6 +128,11 @@ def _past_shapes(model: nn.Module) -> list[tuple[int, int]]:
             f"{type(model).__name__}: it keeps no keys and values from call to call "
             f"({type(error).__name__}: {one_line(error)}), which the ONNX file is made of."
         ) from error
+    if not both or any(t.ndim != 4 for t in both):
+        raise ExportError(
+            f"{type(model).__name__}: it keeps another state than keys and values of every layer, "
+            "which the ONNX file is made of. Leave onnx out of export.targets."
+        )
     return [(t.shape[1], t.shape[3]) for t in both]
 
 

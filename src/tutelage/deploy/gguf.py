@@ -81,6 +81,7 @@ def check_gguf(model: Any, tokenizer: Any) -> None:
             f"{', '.join(ARCHITECTURES)}. {OTHERWISE}"
         )
     _check_positions(config)
+    _check_shape(config)
     width = _head_width(config)
     if kind == "qwen3" and width != QWEN3_HEAD:
         raise ExportError(
@@ -115,6 +116,23 @@ def write_gguf(model: nn.Module, tokenizer: Any, path: Path, weights: str) -> No
 def _head_width(config: Any) -> int:
     own: int | None = getattr(config, "head_dim", None)
     return own or int(config.hidden_size // config.num_attention_heads)
+
+
+def _check_shape(config: Any) -> None:
+    """What llama.cpp takes for granted of these architectures."""
+    rotary = getattr(config, "rope_parameters", None) or {}
+    window = getattr(config, "sliding_window", None)
+    others = {
+        "hidden_act": config.hidden_act != "silu",
+        "sliding_window": window is not None and window < config.max_position_embeddings,
+        "partial_rotary_factor": rotary.get("partial_rotary_factor", 1.0) != 1.0,
+    }
+    wrong = [name for name, is_other in others.items() if is_other]
+    if wrong:
+        raise ExportError(
+            f"GGUF: llama.cpp would run the model otherwise than it was trained ({wrong[0]} of its "
+            f"configuration is nothing that the file can say). {OTHERWISE}"
+        )
 
 
 def _check_positions(config: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tutelage.deploy.causal import OnnxText, export_causal
+from tutelage.deploy.causal import OnnxText, check_causal, export_causal
 from tutelage.deploy.gguf import check_gguf, write_gguf
 from tutelage.deploy.quiet import quiet
 from tutelage.errors import ExportError, require
@@ -81,6 +81,7 @@ def _check_onnx(model: Model, tokenizer: Tokenizer) -> None:  # noqa: ARG001
             f"export.targets: onnx: one file holds 2 GiB, the student's weights take "
             f"{size / 2**30:.1f}. Use gguf, or make it smaller."
         )
+    check_causal(model)
 
 
 def _write_gguf(weights: str, model: Model, tokenizer: Tokenizer, path: Path) -> None:

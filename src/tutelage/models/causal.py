@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError, require
+from tutelage.models.readout import looks_ahead
 from tutelage.models.shrink import keep_some_layers, layers_of, narrow_mlps
+from tutelage.places import NO_CODE, place_or_name
 
 PREFIX = "causal:"
 
@@ -60,6 +62,7 @@ def make_causal(
             "trained model smaller use keep_layers or mlp_width."
         )
     model = _fresh(path, changes or {}) if is_fresh else _load(path)
+    _check_causal(model, path)
     if keep_layers is not None:
         cut_layers(model, keep_layers)
     if mlp_width is not None:
@@ -77,7 +80,7 @@ def load_gguf(path: Path) -> nn.Module:
     transformers.logging.disable_progress_bar()
     try:
         model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32
+            path.parent, gguf_file=path.name, dtype=torch.float32, **NO_CODE
         )
     except Exception as error:  # of a file, anything
         raise ModelError(_not_loaded(str(path), error)) from error
@@ -87,30 +90,78 @@ def load_gguf(path: Path) -> nn.Module:
 def _load(path: str) -> nn.Module:
     transformers = require("transformers", "text", f"Model '{PREFIX}{path}'")
     transformers.logging.disable_progress_bar()
+    config = _config(path)
     try:
-        model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=torch.float32, output_loading_info=True, **NO_CODE
         )
     except Exception as error:  # what lies in the folder is the user's own
         raise ModelError(_not_loaded(path, error)) from error
-    return model
+    drawn = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    if drawn:
+        raise ModelError(
+            f"model {PREFIX}{path}: {len(drawn)} weights of a causal language model are not in it "
+            f"({', '.join(drawn[:3])}{', ...' if len(drawn) > 3 else ''}), so they would be drawn "
+            "at random: it is another kind of network, or a part of one. Give a folder that holds "
+            "a whole language model."
+        )
+    made: nn.Module = model
+    return made
+
+
+def _config(path: str) -> Any:
+    """The configuration of a model that has no encoder beside it."""
+    transformers = require("transformers", "text", f"Model '{PREFIX}{path}'")
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, **NO_CODE)
+    except Exception as error:  # as above
+        raise ModelError(_not_loaded(path, error)) from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"model {PREFIX}{path}: {config.model_type} is an encoder with a decoder; its decoder "
+            "says nothing without what the encoder reads. Give a model that has a decoder alone."
+        )
+    return config
+
+
+def num_positions(path: str) -> int | None:
+    """Tokens of the longest text that a model was made for; None where its kind has no limit.
+
+    Raises:
+        ModelError: There is no such model.
+    """
+    config = _config(place_or_name(path))
+    found: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return found
+
+
+def _check_causal(model: nn.Module, path: str) -> None:
+    try:
+        is_encoder = looks_ahead(model)
+    except Exception:  # told where it is called on the data
+        return
+    if is_encoder:
+        raise ModelError(
+            f"model {PREFIX}{path}: {type(model).__name__} sees the tokens after the one that it "
+            "predicts, as encoders do, so it is no causal language model. Give one that is (BERT "
+            "and its kin: is_decoder in their configuration)."
+        )
 
 
 def _fresh(path: str, changes: dict[str, Any]) -> nn.Module:
     transformers = require("transformers", "text", f"Model '{PREFIX}{path}'")
-    try:
-        config = transformers.AutoConfig.from_pretrained(path)
-    except Exception as error:  # as above
-        raise ModelError(_not_loaded(path, error)) from error
+    config = _config(path)
     for name, value in changes.items():
-        if not hasattr(config, name):
+        if not hasattr(config, name) or name in NO_CODE:
             known = ", ".join(sorted(k for k, v in config.to_dict().items() if isinstance(v, int)))
             raise ConfigError(
                 f"model {path!r}: changes: its configuration has no {name!r}. Known: {known}."
             )
         setattr(config, name, value)
     _trim_layer_types(config)
-    model: nn.Module = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model: nn.Module = transformers.AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, **NO_CODE
+    )
     return model
 
 

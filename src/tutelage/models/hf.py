@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tutelage.errors import ConfigError, find, require
 from tutelage.models.origin import Origin, class_names_in, remember
 from tutelage.models.shrink import shrink
-from tutelage.places import find_place, place_or_name
+from tutelage.places import NO_CODE, find_place, place_or_name
 
 HEADS = {
     "classification": "AutoModelForSequenceClassification",
@@ -61,17 +61,11 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
         kind = getattr(transformers, find("head for task", task, HEADS))
         hush(transformers)
         origin = Origin(drawn=("every weight",))
-        if config:
-            _check_config(
-                transformers.AutoConfig.from_pretrained(place_or_name(name)), config, name
-            )
         settings = {**config, "num_labels": num_classes}
         if fresh:
-            made = kind.from_config(
-                transformers.AutoConfig.from_pretrained(place_or_name(name), **settings)
-            )
+            made = kind.from_config(_configured(name, settings), **NO_CODE)
         else:
-            made, origin = _loaded(transformers, kind, name, settings, task, head)
+            made, origin = _loaded(kind, name, settings, task, head)
         model: nn.Module = made.float()
         check_vocabulary(model, name, vocab_size, tokenizer)
         if freeze_embeddings:
@@ -84,10 +78,10 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
 
 
 def _loaded(
-    transformers: Any, kind: Any, name: str, settings: dict[str, Any], task: str, head: str | None
+    kind: Any, name: str, settings: dict[str, Any], task: str, head: str | None
 ) -> tuple[Any, Origin]:
     """A network with what the folder holds of it, and what is known of its head."""
-    config = transformers.AutoConfig.from_pretrained(place_or_name(name))
+    config = _configured(name, {})
     suffix = HEADS[task].removeprefix("AutoModel")
     is_tuned = any(kind.endswith(suffix) for kind in config.architectures or ())
     if is_tuned and head is None and config.num_labels != settings["num_labels"]:
@@ -98,9 +92,10 @@ def _loaded(
         )
     made, found = kind.from_pretrained(
         place_or_name(name),
-        **settings,
+        config=_configured(name, settings),
         output_loading_info=True,
         ignore_mismatched_sizes=head is not None,
+        **NO_CODE,
     )
     drawn = [*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])]
     if head is None and (is_tuned or not config.architectures):
@@ -108,7 +103,7 @@ def _loaded(
         return made, Origin(names, tuple(sorted(drawn)))
     drawn = [key for key, _ in made.named_parameters() if not _is_of_body(made, key)]
     if head is not None:
-        _draw_anew(made, kind.from_config(made.config), drawn)
+        _draw_anew(made, kind.from_config(made.config, **NO_CODE), drawn)
     return made, Origin(drawn=tuple(drawn))
 
 
@@ -150,10 +145,20 @@ def hush(transformers: Any) -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _check_config(known: Any, given: dict[str, Any], name: str) -> None:
-    for key in given:
-        if not hasattr(known, key):
-            find(f"setting of model 'hf:{name}'", key, known.to_dict())
+def _configured(name: str, settings: dict[str, Any]) -> Any:
+    """A network's configuration with some entries changed.
+
+    They are entries of the configuration and nothing else: given to `from_pretrained` as arguments,
+    one of them could let Python files of the folder run.
+    """
+    transformers = require("transformers", "text", f"Model 'hf:{name}'")
+    config = transformers.AutoConfig.from_pretrained(place_or_name(name), **NO_CODE)
+    for key, value in settings.items():
+        if not hasattr(config, key) or key in NO_CODE:
+            known = {entry: old for entry, old in config.to_dict().items() if entry not in NO_CODE}
+            find(f"setting of model 'hf:{name}'", key, known)
+        setattr(config, key, value)
+    return config
 
 
 def check_vocabulary(
@@ -205,7 +210,7 @@ def _vocabulary(name: str) -> dict[str, int]:
     if place is not None and place.is_file():
         tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(place))
     else:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place_or_name(name))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place_or_name(name), **NO_CODE)
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     return vocabulary
 
@@ -222,7 +227,7 @@ def input_embeddings(name: str, width: int) -> Tensor:
     """
     transformers = require("transformers", "text", "Starting from a teacher's embeddings")
     hush(transformers)
-    model = transformers.AutoModel.from_pretrained(place_or_name(name))
+    model = transformers.AutoModel.from_pretrained(place_or_name(name), **NO_CODE)
     vectors: Tensor = model.get_input_embeddings().weight.detach().float()
     if width > vectors.shape[1]:
         raise ConfigError(

@@ -126,7 +126,7 @@ def is_language_model(model: Any) -> bool:
 def looks_ahead(model: Any) -> bool:
     """Whether a later token changes the logits after an earlier one, as in an encoder."""
     ids = _probe(plain_model(model)).repeat(2, 1)
-    ids[1, -1] = ids[1, 0]
+    ids[1, -1] = (ids[0, -1] + 1) % len(plain_model(model).get_input_embeddings().weight)
     with _quietly(model):
         logits = model(input_ids=ids, **without_cache(model)).logits.float()
     changes = (logits[0] - logits[1]).abs().amax(dim=-1)

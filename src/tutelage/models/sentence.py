@@ -15,7 +15,7 @@ from tutelage.errors import ConfigError, ModelError, require
 from tutelage.models.axes import principal_axes
 from tutelage.models.hf import check_vocabulary, hush
 from tutelage.models.shrink import shrink
-from tutelage.places import place_or_name
+from tutelage.places import NO_CODE, place_or_name
 
 SENTENCE, STATIC = "sentence:", "static:"
 PURPOSE = "Sentence embeddings"
@@ -239,7 +239,7 @@ def _load(path: str) -> Any:
     library = _library()
     hush(require("transformers", "text", PURPOSE))
     try:
-        found = library.SentenceTransformer(place_or_name(path), device="cpu")
+        found = library.SentenceTransformer(place_or_name(path), device="cpu", **NO_CODE)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else ""
         raise ModelError(
