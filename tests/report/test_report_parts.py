@@ -10,6 +10,7 @@ from tutelage.report import formatting, headline
 from tutelage.report.charts import pool_bins
 from tutelage.report.page import render
 from tutelage.report.recipe_text import write_recipe
+from tutelage.report.remarks import MORE, TRY, remarks
 from tutelage.report.soft_targets import make_slider
 from tutelage.report.tables import quality_tables
 
@@ -106,3 +107,18 @@ def test_a_large_number_has_no_thousandths(record):
     table, _ = quality_tables(replace(record, summaries=large))
     (cells,) = [row.cells for row in table.rows if row.label == "NLL, nats"]
     assert (cells[1].value, cells[1].spread) == ("677.0", "\u00b1 26.3")
+
+
+@pytest.mark.parametrize(
+    ("word", "seeds", "expected"),
+    [
+        ("helped", 3, []),
+        ("hurt", 3, [TRY]),
+        ("no evidence", 3, [TRY, MORE]),
+        ("no evidence", 8, [TRY]),
+    ],
+)
+def test_a_run_that_did_not_help_says_what_to_try(record, word, seeds, expected):
+    verdict = replace(record.verdicts["selected"], word=word, num_seeds=seeds)
+    found = remarks(replace(record, verdicts={**record.verdicts, "selected": verdict}))
+    assert [note for note in found if note in (TRY, MORE)] == expected

@@ -99,7 +99,7 @@ class Shift(ViewPolicy):
         sample_ids: Int[Tensor, " batch"],
         view_ids: Int[Tensor, " batch"],
     ) -> Shaped[Tensor, "batch ..."]:
-        """Images moved by (view // (2p+1) - p, view % (2p+1) - p) pixels."""
+        """Images moved down by p - view // (2p+1) and right by p - view % (2p+1) pixels."""
         return _window(inputs, self.pixels, view_ids)
 
 

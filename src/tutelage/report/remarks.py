@@ -5,10 +5,30 @@ from collections.abc import Iterator
 from tutelage.records import ParityRow, QuantisedRow, RunRecord
 from tutelage.report.formatting import is_noise, significant, size
 
+TRY = (
+    "Where distillation hurts or shows nothing, most often with little data or a very small student, "
+    "try a temperature of 1 or 2, a higher task_weight (0.5) with a lower weight of the loss, more "
+    "epochs, and a teacher that is clearly better than the baseline; let validation data choose "
+    "(tutelage tune)."
+)
+MORE = "The interval is wide: more seeds narrow it most, 5 to 10 rather than 2 or 3."
+FEW_SEEDS = 5
+
 
 def remarks(record: RunRecord) -> list[str]:
     """All of them, a sentence or two each: for the report, the model card and the terminal."""
-    return [*record.notes, *(file.sentence for file in record.refused), *_useless(record)]
+    refused = (file.sentence for file in record.refused)
+    return [*record.notes, *refused, *_useless(record), *_advice(record)]
+
+
+def _advice(record: RunRecord) -> Iterator[str]:
+    """What to try where distillation did not help."""
+    verdict = record.verdict
+    if verdict is None or verdict.word == "helped":
+        return
+    yield TRY
+    if verdict.word == "no evidence" and verdict.num_seeds < FEW_SEEDS:
+        yield MORE
 
 
 def _useless(record: RunRecord) -> Iterator[str]:
