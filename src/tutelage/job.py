@@ -40,6 +40,7 @@ class TeacherPlan:
         weight: Among several teachers, of its probabilities in their mean.
         shard: Whether several processes hold a piece each of it while it teaches live.
         precision: Of its forward while it teaches, "float32" or "bf16"; the same for all teachers.
+        head_epochs: Epochs of a newly drawn head alone, before the whole network is trained.
         class_names: In the order of its logits; None takes what it brings, or the data's.
     """
 
@@ -53,6 +54,7 @@ class TeacherPlan:
     shard: bool = False
     precision: str = "float32"
     class_names: tuple[str, ...] | None = None
+    head_epochs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

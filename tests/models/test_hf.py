@@ -6,6 +6,7 @@ from tutelage.errors import ConfigError, ModelError, UnknownNameError
 from tutelage.models.calling import call
 from tutelage.models.hf import input_embeddings
 from tutelage.models.load import make_model
+from tutelage.models.origin import origin_of
 
 pytest.importorskip("transformers")
 
@@ -85,3 +86,40 @@ def test_token_vectors_keep_the_distances_that_their_width_can_hold(folder):
     assert float(narrow.square().sum()) == pytest.approx(float(values[:4].square().sum()), rel=1e-4)
     with pytest.raises(ConfigError, match="width: 20 is more than the 16"):
         input_embeddings(str(folder), 20)
+
+
+@pytest.fixture(scope="module")
+def tuned(folder, tmp_path_factory):
+    """A classifier of three classes whose folder names them."""
+    place = tmp_path_factory.mktemp("tuned")
+    model = made(folder)
+    model.config.id2label = {0: "positive", 1: "neutral", 2: "negative"}
+    model.save_pretrained(place)
+    save_tokenizer(place)
+    return place
+
+
+def test_a_tuned_folder_brings_its_head_and_the_names_of_its_classes(tuned, folder):
+    origin = origin_of(made(tuned, seed=5))
+    assert origin.class_names == ("positive", "neutral", "negative")
+    assert not origin.drawn
+    assert "classifier.weight" in origin_of(made(folder)).drawn
+    assert origin_of(made(folder, fresh=True)).drawn
+
+
+def test_a_head_of_another_task_or_count_is_not_taken_for_the_tasks_own(tuned):
+    tagger = make_model(f"hf:{tuned}", {}, num_classes=3, task="token_classification")
+    assert origin_of(tagger).drawn
+    with pytest.raises(ConfigError, match=r"its head has 3 classes \(positive, .* the data have 7"):
+        make_model(f"hf:{tuned}", {}, num_classes=7, task="classification")
+
+
+@pytest.mark.parametrize("num_classes", [3, 7])
+def test_a_new_head_is_drawn_on_the_folders_body(tuned, num_classes):
+    old = made(tuned)
+    new = make_model(f"hf:{tuned}", {}, num_classes=num_classes, task="classification", head="new")
+    assert new.classifier.weight.shape[0] == num_classes
+    assert not torch.equal(new.classifier.weight[0], old.classifier.weight[0])
+    assert origin_of(new).drawn == ("classifier.weight", "classifier.bias")
+    for name, value in new.bert.state_dict().items():
+        assert torch.equal(value, old.bert.state_dict()[name])

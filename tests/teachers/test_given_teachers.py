@@ -6,10 +6,12 @@ from torch import nn
 
 import tutelage
 from tutelage.config import build_job, read_recipe
+from tutelage.engine.events import StageDone
 from tutelage.errors import ConfigError, ModelError, UnknownNameError
-from tutelage.models.load import class_names_of, make_model
+from tutelage.models.load import class_names_of, make_model, read_state
 from tutelage.models.nets import mlp
 from tutelage.models.origin import class_names_in, origin_of
+from tutelage.pipeline.training import teacher_stage
 from tutelage.tasks import Classification
 from tutelage.teachers import ModuleTeacher
 from tutelage.teachers.classes import class_order
@@ -173,6 +175,29 @@ def test_an_explicit_order_in_a_recipe_is_used(saved):
     inputs = torch.rand(2, 1, 8, 8)
     plain = small(10).eval()(inputs)
     assert torch.equal(made.eval()(inputs)[:, order], plain)
+
+
+def test_a_new_head_is_trained_first_on_a_frozen_body(saved, tmp_path):
+    body = small(1000)
+    teacher = "teacher={model: mlp, settings: {hidden: [4]}, weights: %s, head: new, training: %s}"
+    training = "{head_epochs: 2, train: {epochs: 1}, optimizer: {lr: 0.05}}"
+    job = recipe(teacher % (saved(body), training), f"output={tmp_path / 'run'}")
+    done = []
+    trained = teacher_stage(job, done.append)
+    names = [event.name for event in done if isinstance(event, StageDone)]
+    assert names[:2] == ["teacher head", "teacher"]
+    head = read_state(tmp_path / "run/teacher/head/last.safetensors")
+    start, end = body.state_dict(), trained.last.state_dict()
+    kept = [name for name, value in head.items() if value.shape == start[name].shape]
+    assert kept
+    assert all(torch.equal(head[name], start[name]) for name in kept)
+    assert not torch.equal(end[kept[0]], start[kept[0]])
+
+
+def test_training_a_head_alone_needs_one(tmp_path):
+    job = recipe("teacher.training={head_epochs: 1}", f"output={tmp_path / 'run'}")
+    with pytest.raises(ConfigError, match=r"teacher\.training\.head_epochs: this network has no"):
+        teacher_stage(job, [].append)
 
 
 @pytest.mark.parametrize(

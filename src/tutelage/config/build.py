@@ -160,6 +160,7 @@ def _teacher(
         shard=teacher.shard,
         precision=teacher.precision,
         class_names=teacher.class_names,
+        head_epochs=0 if training is None else training.head_epochs,
     )
 
 

@@ -255,6 +255,8 @@ class TeacherTraining(Strict):
         optimizer: Of the teacher.
         schedule: Of the teacher.
         views: Augmentation of this training; the recipe's views if not given.
+        head_epochs: Of a newly drawn head alone, before the whole network is trained: the body is
+            frozen meanwhile.
         seed: Of its initial weights, its order of data and its views.
     """
 
@@ -262,6 +264,7 @@ class TeacherTraining(Strict):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     views: Views | None = None
+    head_epochs: int = Field(default=0, ge=0)
     seed: Seed = 0
 
 

@@ -18,12 +18,13 @@ from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
 from tutelage.engine.fit import CHECKPOINT
 from tutelage.engine.memory import told_where
 from tutelage.engine.prepare import prepare_from
-from tutelage.errors import RunFolderError
+from tutelage.errors import ConfigError, RunFolderError
 from tutelage.files import fingerprint
 from tutelage.job import Job
 from tutelage.locks import locked
 from tutelage.models.copies import copied, state_of
 from tutelage.models.load import load_weights, read_state
+from tutelage.models.origin import origin_of
 from tutelage.objective import Objective
 from tutelage.pipeline.quality import measure_quality
 from tutelage.pipeline.stamps import is_done, stamp
@@ -33,7 +34,7 @@ from tutelage.sealed import write_tensors
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.build import build_cache, cache_key
 from tutelage.teachers.codecs import make_codec
-from tutelage.teachers.module import state_fingerprint
+from tutelage.teachers.module import inside_of, state_fingerprint
 from tutelage.teachers.parts import copy_here, reopen
 from tutelage.teachers.places import Folder, Remote, place_of
 from tutelage.teachers.store import MANIFEST, discard
@@ -93,7 +94,33 @@ def _teacher(job: Job, number: int, listener: Listener) -> Trained:
         folder=job.out / ("teacher" if number == 0 else f"teacher-{number + 1}"),
         key="",
     )
+    if plan.head_epochs:
+        model = _head_first(arm, model, plan.head_epochs, listener)
     return _measured(job, train_arm(arm, model, listener), name, listener)
+
+
+def _head_first(arm: Arm, model: nn.Module, epochs: int, listener: Listener) -> nn.Module:
+    """Train a newly drawn head on a frozen body, whose weights its first steps would spoil.
+
+    Raises:
+        ConfigError: No part of the network is newly drawn.
+    """
+    inner, prefix = inside_of(model)
+    head = {prefix + name for name in origin_of(inner).drawn}
+    needed = {name: weight.requires_grad for name, weight in model.named_parameters()}
+    if not head & needed.keys() or head >= needed.keys():
+        raise ConfigError(
+            f"{arm.name}.training.head_epochs: this network has no newly drawn head on a body that "
+            "was loaded. Give weights and head: new, or leave head_epochs out."
+        )
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name in head)
+    settings = replace(arm.settings, epochs=epochs)
+    part = replace(arm, name=f"{arm.name} head", settings=settings, folder=arm.folder / "head")
+    trained = train_arm(part, model, listener).last.train()
+    for name, weight in trained.named_parameters():
+        weight.requires_grad_(needed[name])
+    return trained
 
 
 def _measured(job: Job, teacher: Trained, name: str, listener: Listener) -> Trained:

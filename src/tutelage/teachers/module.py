@@ -81,11 +81,8 @@ class ModuleTeacher:
         self.task = task
         self.chunk = chunk
         self.layers = tuple(layers)
-        self.network, self._inside = model, ""
-        self._is_reordered = False
-        while isinstance(self.network, Adapted):
-            self._is_reordered |= isinstance(self.network, ClassOrder)
-            self.network, self._inside = self.network.model, f"{self._inside}model."
+        self.network, self._inside = inside_of(model)
+        self._is_reordered = isinstance(model, ClassOrder)
         for layer in self.layers:
             find_layer(self.network, layer)
         gives = {task.gives, Signal.FEATURES} if layers else {task.gives}
@@ -268,6 +265,14 @@ class Adapted(nn.Module):
         """Hold the network."""
         super().__init__()
         self.model = model
+
+
+def inside_of(model: nn.Module) -> tuple[nn.Module, str]:
+    """The network inside of what is before and after it, and the prefix of its names there."""
+    prefix = ""
+    while isinstance(model, Adapted):
+        model, prefix = model.model, f"{prefix}model."
+    return model, prefix
 
 
 class ClassOrder(Adapted):
