@@ -6,7 +6,7 @@ from tutelage.records import ParityRow, QuantisedRow, RunRecord
 from tutelage.report.formatting import is_noise, significant, size
 
 TRY = (
-    "Where distillation hurts or shows nothing, most often with little data or a very small student, "
+    "Where distillation hurts or shows nothing, often with little data or a very small student, "
     "try a temperature of 1 or 2, a higher task_weight (0.5) with a lower weight of the loss, more "
     "epochs, and a teacher that is clearly better than the baseline; let validation data choose "
     "(tutelage tune)."
