@@ -178,6 +178,13 @@ def test_json_keeps_every_digit_and_its_shape() -> None:
     assert numbers["ranking"][0] == 3
 
 
+def test_a_class_of_probability_zero_is_left_out_of_the_sums() -> None:
+    example = Example(("a", "b", "c"), (1.0, 2.0, 3.0), "c", teacher_probabilities=(0.0, 0.4, 0.6))
+    inserted = [step["inserted"] for step in explain(example, at=3.0).to_json()["steps"]]
+    assert "0.4000·1.1353 + 0.6000·0.8020" in inserted
+    assert not any("0.0000·" in products for products in inserted)
+
+
 def test_steps_end_in_the_weighted_total() -> None:
     *_, loss, total = explain(TEXTBOOK, task_weight=0.5, weight=2.0).to_json()["steps"]
     assert loss["inserted"] == "3² · 0.2772"

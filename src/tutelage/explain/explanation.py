@@ -403,11 +403,10 @@ def loss_text(value: float) -> str:
 
 
 def _inserted_sum(weights: Sequence[float], parts: Sequence[float]) -> str:
-    shown = [
-        f"{p:.4f}·{(part / p if p > 0 else 0):.4f}"
-        for p, part in list(zip(weights, parts, strict=True))[:MOST_INSERTED]
-    ]
-    rest = len(weights) - MOST_INSERTED
+    """The products of a sum; classes of probability 0 add nothing and are left out."""
+    there = [(p, part) for p, part in zip(weights, parts, strict=True) if p > 0]
+    shown = [f"{p:.4f}·{part / p:.4f}" for p, part in there[:MOST_INSERTED]]
+    rest = len(there) - MOST_INSERTED
     more = f" + {rest} more" if rest > 0 else ""
     return " + ".join(shown) + more
 
