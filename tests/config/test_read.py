@@ -379,3 +379,16 @@ def test_every_key_of_the_schema_is_described():
         inherited = {key for base in model.__mro__[1:-1] for key in base.__annotations__}
         for key in model.model_fields:
             assert settled or key in inherited or f"{key}:" in described, f"{model}: {key}"
+
+
+def test_a_typo_in_an_override_blames_the_override_and_not_the_file(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"^override 'teacher\.modle=x': teacher\.modle: Extra inp"
+    ):
+        read_recipe("digits", ["train.epochs=1", "teacher.modle=x"])
+    with pytest.raises(ConfigError, match=r"^override 'data="):
+        read_recipe("digits", ["data={kind: digits, pth: x}"])
+    file = tmp_path / "own.yaml"
+    file.write_text("data: {kind: digits}\nteacher: {modle: x}\nstudent: {model: mlp}\noutput: x\n")
+    with pytest.raises(ConfigError, match=r"own\.yaml: teacher\.model: Field required.*modle"):
+        read_recipe(file, ["train.epochs=1"])

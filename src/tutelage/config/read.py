@@ -52,7 +52,7 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from error
+        raise ConfigError(_explain(error, path, overrides)) from error
 
 
 def recipe_path(name: str | Path) -> Path:
@@ -190,14 +190,23 @@ def _check_finite(value: Any, loc: tuple[int | str, ...], path: Path) -> None:
             raise ConfigError(f"{path}: {_place(loc)} must be a finite number, got {value}.")
 
 
-def _explain(error: ValidationError, path: Path) -> str:
+def _explain(error: ValidationError, path: Path, overrides: Sequence[str]) -> str:
     """The first things that are wrong, each with place, value and what is allowed."""
-    lines = []
+    lines: dict[str, list[str]] = {}
     for problem in _innermost(error.errors(include_url=False)[:MOST_PROBLEMS])[:5]:
         place = _place(problem["loc"])
         shown = "" if problem["type"] == "missing" else f" (got {_short(problem['input'])})"
-        lines.append(f"{place}: {problem['msg']}{shown}.{_hint(problem)}")
-    return f"{path}: " + " ".join(lines)
+        setting = (text for text in overrides if _sets(text, problem["loc"]))
+        blamed = next((f"override {_short(text)}" for text in setting), str(path))
+        line = f"{place}: {problem['msg']}{shown}.{_hint(problem)}"
+        lines.setdefault(blamed, []).append(line)
+    return " ".join(f"{blamed}: {' '.join(found)}" for blamed, found in lines.items())
+
+
+def _sets(override: str, loc: Sequence[int | str]) -> bool:
+    """Whether an override gave what stands at a place, or what it stands in."""
+    steps = iter([str(step) for step in loc])
+    return all(key in steps for key in override.partition("=")[0].split("."))
 
 
 def _innermost(problems: list[ErrorDetails]) -> list[ErrorDetails]:
