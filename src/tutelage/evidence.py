@@ -202,7 +202,7 @@ def summarise(
     arm: str,
     choice: str,
     trainings: Sequence[TrainingRecord],
-    teacher: Evaluation,
+    teacher: Evaluation | None,
     baseline: float | None,
     metric: Metric = ACCURACY,
 ) -> Summary:
@@ -212,22 +212,22 @@ def summarise(
         arm: Its name.
         choice: "last" or "selected".
         trainings: One a seed.
-        teacher: The teacher's evaluation.
+        teacher: The teacher's evaluation; None where it is of other items, as in another tokenizer.
         baseline: Mean of the metric over the baseline arm under the same choice; None without one.
         metric: What networks are compared by.
     """
     evaluations = [t.last if choice == "last" else t.selected for t in trainings]
     names = dict.fromkeys(name for evaluation in evaluations for name in evaluation.values)
     kept = {name: [e.values[name] for e in evaluations if name in e.values] for name in names}
-    own, best = mean(kept[metric.name]), teacher.values[metric.name]
+    own, best = mean(kept[metric.name]), None if teacher is None else teacher.values[metric.name]
     return Summary(
         arm=arm,
         choice=choice,
         mean={name: mean(numbers) for name, numbers in kept.items()},
         spread={n: stdev(numbers) if len(numbers) > 1 else None for n, numbers in kept.items()},
-        retention=retention(own, best, metric),
-        gap_closed=gap_closed(own, baseline, best, metric),
-        per_class_retention=_per_class(evaluations, teacher),
+        retention=None if best is None else retention(own, best, metric),
+        gap_closed=None if best is None else gap_closed(own, baseline, best, metric),
+        per_class_retention=[] if teacher is None else _per_class(evaluations, teacher),
     )
 
 

@@ -245,7 +245,8 @@ class Summary:
             what else the task measures.
         spread: Metric name to standard deviation over seeds.
         retention: The metric as a share of the teacher's; the teacher's as a share of it where
-            less is better.
+            less is better. None where the two are of other items and cannot be compared, as
+            perplexities of two tokenizers.
         gap_closed: (student - baseline) / (teacher - baseline); None where it means nothing.
         per_class_retention: Class accuracy as a share of the teacher's; None where undefined.
     """
@@ -254,7 +255,7 @@ class Summary:
     choice: str
     mean: Mapping[str, float]
     spread: Mapping[str, float | None]
-    retention: float
+    retention: float | None
     gap_closed: float | None
     per_class_retention: list[float | None]
 

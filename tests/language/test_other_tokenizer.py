@@ -155,6 +155,10 @@ def test_a_student_learns_across_tokenizers(write_recipe, letters_path, loss):
     assert distilled.agreement is None
     assert record.teacher.last.values["perplexity"] < 4  # of words
     assert record.arms[-1].curve[0].train_parts[loss] > 0
+    assert record.summary("distilled", "last").retention is None  # perplexities of other tokens
+    page = (job.out / "report.html").read_text(encoding="utf-8")
+    assert "perplexity kept" not in page
+    assert "% of the teacher's" not in page
 
 
 def test_the_teacher_tells_how_likely_the_text_is_up_to_each_token(words, teacher_path):

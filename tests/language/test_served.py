@@ -224,6 +224,7 @@ def served_recipe(write_recipe, server, teacher_path):
 def test_a_served_teacher_becomes_a_cached_one(served_recipe, server):
     job = build_job(read_recipe(served_recipe))
     assert any("reads 1,760 tokens once, about 0.00 at 2.0 a million" in n for n in job.notes)
+    assert any("likeliest tokens of each place alone" in note for note in job.notes)
     record = run_job(job).record
     # Training, validation and test text, each block once, though several stages ask.
     assert len({tuple(body["prompt"]) for body in server.asked}) <= 110

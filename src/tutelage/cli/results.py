@@ -114,7 +114,7 @@ def _cells(metric: Metric, others: list[str], summary: Summary, last: Summary) -
         _metric(summary, metric.name, metric.is_share),
         _metric(last, metric.name, metric.is_share),
         *(_metric(summary, name) for name in others),
-        f"{summary.retention:.1%}",
+        "" if summary.retention is None else f"{summary.retention:.1%}",
         "" if summary.gap_closed is None else f"{summary.gap_closed:.0%}",
     ]
 

@@ -17,6 +17,7 @@ from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine.writing import WritingSettings
 from tutelage.errors import ConfigError, find
 from tutelage.models.causal import PREFIX, num_positions, save_causal
+from tutelage.models.served import DEFAULT_TOP
 from tutelage.models.served import PREFIX as SERVED
 from tutelage.places import place_or_name
 from tutelage.tasks import LanguageModeling, Task
@@ -155,7 +156,13 @@ def _cost(recipe: Recipe, corpus: Corpus) -> list[str]:
     tokens = sum(len(part) for part in parts) * (corpus.block or 0)
     price = recipe.teacher.settings.get("price_per_million")
     cost = "" if price is None else f", about {tokens * price / 1e6:.2f} at {price} a million"
-    return [f"The served teacher reads {tokens:,} tokens once{cost}."]
+    top = recipe.teacher.settings.get("top", DEFAULT_TOP)
+    return [
+        f"The served teacher reads {tokens:,} tokens once{cost}.",
+        f"It tells the {top} likeliest tokens of each place alone; all others share what is left "
+        "evenly, which is not what it holds of them. So its perplexity, and the KL to it, are "
+        "estimates from these, exact only where the token is among them.",
+    ]
 
 
 def _writing(recipe: Recipe, data: CorpusData) -> WritingSettings | None:

@@ -23,6 +23,7 @@ from tutelage.types import SparseLogits
 PREFIX = "served:"
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT_S = 60.0
+DEFAULT_TOP = 8
 # Of a token that the endpoint does not name, where nothing is left of the probability.
 LEAST_REST = 1e-6
 
@@ -45,7 +46,7 @@ class Endpoint:
 
     url: str
     name: str
-    top: int = 8
+    top: int = DEFAULT_TOP
     key_variable: str | None = None
     requests_per_minute: float | int | None = None
     concurrency: int = 4
@@ -213,7 +214,7 @@ def make_served(  # noqa: PLR0913 - the settings of a recipe, checked by this si
     num_words: int,
     url: str,
     *,
-    top: int = 8,
+    top: int = DEFAULT_TOP,
     key_variable: str | None = None,
     requests_per_minute: float | int | None = None,
     concurrency: int = 4,

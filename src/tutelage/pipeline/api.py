@@ -65,7 +65,8 @@ class Distilled:
     def metrics(self) -> dict[str, float]:
         """Means over seeds on the test data: accuracy, agreement, KL to the teacher, ..."""
         found = self._summary
-        return {**found.mean, "retention": found.retention}
+        kept = {} if found.retention is None else {"retention": found.retention}
+        return {**found.mean, **kept}
 
     @property
     def verdict(self) -> Verdict | None:

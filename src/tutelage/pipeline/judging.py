@@ -12,7 +12,7 @@ from tutelage.data.sources import Source
 from tutelage.evidence import CHOICES, judge, summarise
 from tutelage.job import Job
 from tutelage.pipeline.training import Trained
-from tutelage.records import Metric, SoftTargetSample, Summary, TrainingRecord, Verdict
+from tutelage.records import SoftTargetSample, Summary, TrainingRecord, Verdict
 from tutelage.tasks import Predictions, Task
 from tutelage.tasks.predicting import predict_data
 from tutelage.types import HiddenStates, first_tensor
@@ -71,7 +71,7 @@ def judge_stage(
     return Judged(
         teacher=teacher_record,
         arms=records,
-        summaries=_summaries(task.metric, teacher_record, records, list(by_arm)),
+        summaries=_summaries(job, teacher_record, records, list(by_arm)),
         verdicts=_verdicts(task, by_arm),
         samples=_samples(job, teacher_said, [one for one in said if one.trained.seed == shown]),
     )
@@ -99,14 +99,15 @@ def _record(task: Task, said: _Said, teacher: Predictions | None) -> TrainingRec
 
 
 def _summaries(
-    metric: Metric, teacher: TrainingRecord, records: Sequence[TrainingRecord], arms: Sequence[str]
+    job: Job, teacher: TrainingRecord, records: Sequence[TrainingRecord], arms: Sequence[str]
 ) -> list[Summary]:
-    summaries = []
+    metric, summaries = job.task.metric, []
+    compared = teacher.selected if job.make_teacher_task is None else None  # else of other items
     for choice in CHOICES:
         baseline: float | None = None
         for arm in arms:
             trainings = [record for record in records if record.arm == arm]
-            found = summarise(arm, choice, trainings, teacher.selected, baseline, metric)
+            found = summarise(arm, choice, trainings, compared, baseline, metric)
             if arm == "baseline":
                 baseline = found.mean[metric.name]
             summaries.append(found)

@@ -105,9 +105,11 @@ def say_what_was_kept(record: RunRecord, choice: str) -> str:
     if student is None or teacher is None:
         return "This run holds no distilled student."
     metric = record.metric
+    kept = f"The student keeps {formatting.percent(student.retention)} % of the teacher's "
+    if student.retention is None:
+        kept = "Student and teacher read other tokens, so that no share of one is kept; the "
     return (
-        f"The student keeps {formatting.percent(student.retention)} % of the teacher's "
-        f"{metric.title}: {networks.metric_text(record, student.mean[metric.name])} against "
+        f"{kept}{metric.title}: {networks.metric_text(record, student.mean[metric.name])} against "
         f"{networks.metric_text(record, teacher.mean[metric.name])}. No baseline was trained, so "
         "this run cannot say what distillation itself added."
     )
@@ -123,10 +125,10 @@ def _quality(record: RunRecord, choice: str) -> list[Figure]:
     if student is None:
         return []
     own, title = student.mean[record.metric.name], record.metric.title
-    figures = [
-        Figure(networks.metric_text(record, own), f"the student's {title}"),
-        Figure(f"{formatting.percent(student.retention)} %", f"of the teacher's {title} kept"),
-    ]
+    figures = [Figure(networks.metric_text(record, own), f"the student's {title}")]
+    if student.retention is not None:
+        kept = f"{formatting.percent(student.retention)} %"
+        figures.append(Figure(kept, f"of the teacher's {title} kept"))
     if student.gap_closed is None:
         return figures
     gap = f"{formatting.percent(student.gap_closed, digits=0)} %"
