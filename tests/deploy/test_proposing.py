@@ -39,9 +39,9 @@ def pretend(monkeypatch):
 
     def measure(candidates, facts, *, seconds, form):
         asked.append([candidate.name for candidate in candidates])
-        return {candidate.name: true_needs(candidate, form.way) for candidate in candidates}
+        return {candidate.name: true_needs(candidate, form.way) for candidate in candidates}, {}
 
-    monkeypatch.setattr(proposing, "measure_needs", measure)
+    monkeypatch.setattr(proposing, "try_needs", measure)
     return asked
 
 
@@ -101,9 +101,10 @@ def test_where_those_that_might_have_fitted_do_not_smaller_ones_are_measured(mon
     def measure(candidates, facts, *, seconds, form):
         factor = 1.0 if seconds == proposing.REFERENCE_S else 1.2
         needs = {c.name: true_needs(c) for c in candidates}
-        return {n: replace(need, size_bytes=factor * need.size_bytes) for n, need in needs.items()}
+        grown = {n: replace(one, size_bytes=factor * one.size_bytes) for n, one in needs.items()}
+        return grown, {}
 
-    monkeypatch.setattr(proposing, "measure_needs", measure)
+    monkeypatch.setattr(proposing, "try_needs", measure)
     monkeypatch.setattr(candidates, "_slices", lambda *_: iter(()))
     whole, budget = original(width=16), Budget(size_bytes=13_000.0)
     maybe = [c for c in find_candidates(whole, FACTS) if true_needs(c).size_bytes <= 1.3 * 13_000]
@@ -135,6 +136,48 @@ def test_a_budget_in_eight_bits_lets_larger_students_in_than_one_in_float(preten
 def test_what_no_student_can_be_delivered_as_is_refused(form, error, message):
     with pytest.raises(error, match=message):
         propose(original(width=16), FACTS, Budget(size_bytes=4000.0), form=form)
+
+
+def failing(monkeypatch, is_bad):
+    """Measures without exporting; some cannot be."""
+
+    def measure(candidates, facts, *, seconds, form):
+        bad = {c.name: "scale must be above 0" for c in candidates if is_bad(c)}
+        return {c.name: true_needs(c) for c in candidates if c.name not in bad}, bad
+
+    monkeypatch.setattr(proposing, "try_needs", measure)
+    skipped = {}
+    whole, budget = original(width=16), Budget(size_bytes=9000.0)
+    return propose(whole, FACTS, budget, count=2, on_skip=skipped.__setitem__), skipped
+
+
+def test_candidates_that_cannot_be_measured_are_told_of_and_left_out(monkeypatch, pretend):
+    budget = Budget(size_bytes=9000.0)
+    usual = propose(original(width=16), FACTS, budget, count=2)
+    smallest = find_candidates(original(width=16), FACTS)[-1].name
+    bad = {usual[0].candidate.name, smallest}
+    found, skipped = failing(monkeypatch, lambda c: c.name in bad)
+    assert skipped == dict.fromkeys(bad, "scale must be above 0")
+    assert found
+    assert not bad & {proposal.candidate.name for proposal in found}
+
+
+def test_a_teacher_or_all_that_cannot_be_measured_are_one_clear_error(monkeypatch):
+    with pytest.raises(ExportError, match="The teacher cannot be measured: scale must be"):
+        failing(monkeypatch, lambda c: c.name == "teacher")
+    with pytest.raises(ExportError, match="No proposed student can be measured"):
+        failing(monkeypatch, lambda c: c.name != "teacher")
+
+
+def test_a_network_that_cannot_be_written_is_a_problem_of_its_own(monkeypatch):
+    def write(candidate, *_):
+        raise ExportError(f"{candidate.name}: a scale of 0")
+
+    monkeypatch.setattr(proposing, "_write", write)
+    two = find_candidates(original(width=16), FACTS)[:2]
+    needs, problems = proposing.try_needs(two, FACTS, seconds=0.1, form=Form())
+    assert needs == {}
+    assert problems.keys() == {c.name for c in two}
 
 
 def test_where_nothing_fits_the_nearest_come(pretend):

@@ -39,8 +39,19 @@ def propose_students(  # noqa: PLR0913 - one argument an option
         base=recipe,
         facts=_facts(pictures) if pictures else None,
     )
-    proposals = propose(question.original, question.facts, budget, count=count, form=form)
+    skipped: dict[str, str] = {}
+    proposals = propose(
+        question.original,
+        question.facts,
+        budget,
+        count=count,
+        form=form,
+        on_skip=skipped.__setitem__,
+    )
     console.print(_table(proposals, f"Students of {model} within {budget}", form))
+    for name, reason in skipped.items():
+        said = Text.assemble(("Left out: ", "yellow"), f"{name}: {reason}")
+        console.print(said, soft_wrap=True)
     if not any(proposal.fits for proposal in proposals):
         console.print(Text("None fits; these come nearest.", "yellow"))
     if write is None:

@@ -1,8 +1,9 @@
 """Students that fit a budget: predicted from a few measurements, then measured."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from tutelage.models.propose import Candidate, Facts, Original, describe, find_c
 SLACK = 1.3
 REFERENCE_S, MEASURE_S = 2.0, 0.4
 NUM_CALIBRATION = 8
+OnSkip = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ def propose(
     *,
     count: int = 5,
     form: Form = FLOAT_ONNX,
+    on_skip: OnSkip = lambda name, reason: None,  # noqa: ARG005
 ) -> list[Proposal]:
     """Students within a budget, the largest first; if none fits, those that come nearest.
 
@@ -160,10 +163,12 @@ def propose(
         budget: What the device allows.
         count: How many to give.
         form: As what they are delivered, and so predicted and measured.
+        on_skip: Told of each candidate that cannot be delivered like that, by name and reason; the
+            others are proposed without it.
 
     Raises:
         ConfigError: There is no smaller network to propose.
-        ExportError: None could be exported.
+        ExportError: The teacher cannot be delivered like that, or no candidate can.
     """
     form.check()
     candidates = find_candidates(original, facts)
@@ -172,20 +177,46 @@ def propose(
             f"model {original.model!r}: it cannot be sliced, and no known network is smaller. "
             "Name a larger teacher."
         )
-    teacher, smallest = describe(original, facts), candidates[-1]
-    references = measure_needs([teacher, smallest], facts, seconds=REFERENCE_S, form=form)
-    predictor = Predictor.fit(teacher, smallest, references)
+    measure = partial(_measure, facts=facts, budget=budget, form=form, on_skip=on_skip)
+    predictor, candidates = _reference(original, candidates, facts, form, on_skip)
     proposals = [_predicted(candidate, predictor, budget) for candidate in candidates]
     maybe = [p for p in proposals if p.excess <= SLACK]
     nearest = sorted(proposals, key=lambda p: p.excess)
     chosen = _evenly(maybe, count + 2) if maybe else nearest[:count]
-    found = _measure(chosen, facts, budget, form)
+    found = measure(chosen)
     missing = count - sum(proposal.fits for proposal in found)
     rest = [p for p in maybe if p.fits and p not in chosen]
     if missing > 0 and rest:  # of those that only might have fitted, too few did
-        found += _measure(_evenly(rest, missing), facts, budget, form)
+        found += measure(_evenly(rest, missing))
+    if not found:
+        raise ExportError("No proposed student can be measured; the reasons were told one by one.")
     fitting = [proposal for proposal in found if proposal.fits]
     return fitting[:count] or sorted(found, key=lambda p: p.excess)[:count]
+
+
+def _reference(
+    original: Original,
+    candidates: list[Candidate],
+    facts: Facts,
+    form: Form,
+    on_skip: OnSkip,
+) -> tuple[Predictor, list[Candidate]]:
+    """What predicts needs, from the teacher and the smallest candidate that can be measured.
+
+    Returns:
+        It, and the candidates without those that cannot be measured.
+    """
+    teacher = describe(original, facts)
+    while candidates:
+        pair = [teacher, candidates[-1]]
+        needs, problems = try_needs(pair, facts, seconds=REFERENCE_S, form=form)
+        if teacher.name in problems:
+            raise ExportError(f"The teacher cannot be measured: {problems[teacher.name]}")
+        if not problems:
+            return Predictor.fit(teacher, candidates[-1], needs), candidates
+        on_skip(candidates[-1].name, problems[candidates[-1].name])
+        candidates = candidates[:-1]
+    raise ExportError("No proposed student can be measured; the reasons were told one by one.")
 
 
 def _evenly(proposals: list[Proposal], count: int) -> list[Proposal]:
@@ -203,15 +234,15 @@ def _predicted(candidate: Candidate, predictor: Predictor, budget: Budget) -> Pr
 
 
 def _measure(
-    proposals: Sequence[Proposal], facts: Facts, budget: Budget, form: Form
+    proposals: Sequence[Proposal], *, facts: Facts, budget: Budget, form: Form, on_skip: OnSkip
 ) -> list[Proposal]:
     candidates = [proposal.candidate for proposal in proposals]
-    measured = measure_needs(candidates, facts, seconds=MEASURE_S * len(candidates), form=form)
-    needs = [measured[candidate.name] for candidate in candidates]
-    return [
-        replace(proposal, measured=need, excess=budget.excess(need))
-        for proposal, need in zip(proposals, needs, strict=True)
-    ]
+    seconds = MEASURE_S * len(candidates)
+    measured, problems = try_needs(candidates, facts, seconds=seconds, form=form)
+    for name, problem in problems.items():
+        on_skip(name, problem)
+    there = [(p, measured[p.candidate.name]) for p in proposals if p.candidate.name in measured]
+    return [replace(p, measured=needs, excess=budget.excess(needs)) for p, needs in there]
 
 
 def measure_needs(
@@ -224,22 +255,40 @@ def measure_needs(
     Raises:
         ExportError: A network cannot be exported or run.
     """
+    needs, problems = try_needs(candidates, facts, seconds=seconds, form=form)
+    for name, problem in problems.items():
+        raise ExportError(f"{name} cannot be measured: {problem}")
+    return needs
+
+
+def try_needs(
+    candidates: Sequence[Candidate], facts: Facts, *, seconds: float, form: Form
+) -> tuple[dict[str, Needs], dict[str, str]]:
+    """What each needs, and of those that cannot be exported or run the reason."""
+    problems: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_kit(folder, [_write(candidate, facts, form, folder) for candidate in candidates])
+        folder, kit = Path(name), []
+        for candidate in candidates:
+            try:
+                kit.append(_write(candidate, facts, form, folder))
+            except ExportError as error:
+                problems[candidate.name] = str(error)
+        if not kit:
+            return {}, problems
+        write_kit(folder, kit)
         found = measure_folder(folder, batch_sizes=(1,), threads=(1,), seconds=seconds)
-    problem = next((f"{f.name}: {f.problem}" for f in found.files if f.problem), None)
-    if problem:
-        raise ExportError(f"A proposed student cannot be measured: {problem}")
+    problems |= {file.name: file.problem for file in found.files if file.problem}
     times = {row.name: row.p50_ms for row in found.rows}
-    return {
+    needs = {
         file.name: Needs(
             size_bytes=float(file.size_bytes),
             latency_ms=times[file.name],
             memory_bytes=None if file.memory_bytes is None else float(file.memory_bytes),
         )
         for file in found.files
+        if file.name in times
     }
+    return needs, problems
 
 
 def _write(candidate: Candidate, facts: Facts, form: Form, folder: Path) -> KitNetwork:

@@ -16,7 +16,7 @@ from tutelage.config.schema import Recipe
 from tutelage.deploy.budgets import needs_text
 from tutelage.deploy.proposing import FLOAT_ONNX, Form, Proposal, measure_needs, propose
 from tutelage.deploy.targets import TARGETS
-from tutelage.errors import ConfigError, RunFolderError
+from tutelage.errors import ConfigError, ExportError, RunFolderError
 from tutelage.files import write_text, write_whole
 from tutelage.job import Job
 from tutelage.models.copies import copied, state_of
@@ -241,7 +241,7 @@ def _nearest(job: Job, facts: Facts, form: Form) -> str:
         original = Original(model, teacher.get("settings", {}), network, is_trained=False)
         assert job.budget is not None
         found = propose(original, facts, job.budget, count=3, form=form)
-    except ConfigError:
+    except (ConfigError, ExportError):
         return hint
     return f"Nearest proposals: {'; '.join(map(_as_student, found))}. {hint}"
 
