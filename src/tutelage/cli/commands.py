@@ -19,6 +19,7 @@ from tutelage.pipeline import run_job
 from tutelage.pipeline.delivery import deliverable
 from tutelage.pipeline.exporting import raise_refused
 from tutelage.pipeline.proposals import check_budget
+from tutelage.pipeline.rehearsal import rehearse_exports
 from tutelage.ranks import join, leave
 from tutelage.records import RunRecord, load_record
 from tutelage.report import write_report
@@ -41,6 +42,8 @@ def check_recipe(name: str, overrides: Sequence[str]) -> int:
     """Print what the doctor finds; 2 if there is a problem."""
     job = job_of(name, overrides, "")
     findings = [*doctor.check(job), *_look_at_budget(job)]
+    if not any(finding.level == doctor.PROBLEM for finding in findings):
+        findings += rehearse_exports(job)
     table = Table(box=None, pad_edge=False)
     for heading in ("", "about", "finding"):
         table.add_column(heading, overflow="fold")

@@ -16,10 +16,10 @@ from tutelage.pipeline.delivery import COSTS, WEIGHTS, deliverable, export_all, 
 from tutelage.pipeline.exporting import Costs, raise_refused
 from tutelage.pipeline.handover import hand_over
 from tutelage.pipeline.reopen import Reopened, reopen
+from tutelage.pipeline.reporting import leave_report
 from tutelage.pipeline.text_files import student_stage
 from tutelage.pipeline.training import save_weights
 from tutelage.records import RunRecord, load_record, save_record
-from tutelage.report import write_report
 
 
 def export_run(
@@ -77,7 +77,7 @@ def _export_texts(run: Reopened, target: str | None, way: str | None) -> RunReco
         run.record, text_files=files.rows, refused=files.refused, files=left_files(job.out)
     )
     save_record(job.out / "results.json", record)
-    write_report(record, job.out / "report.html")
+    leave_report(record, job.out)
     raise_refused(files.refused, job.out)
     return record
 
@@ -128,5 +128,5 @@ def _leave(run: Reopened, costs: Costs, key: str) -> RunRecord:
     )
     save_record(run.job.out / "results.json", record)
     hand_over(run.job, record, run.student)
-    write_report(record, run.job.out / "report.html")
+    leave_report(record, run.job.out)
     return record

@@ -18,8 +18,8 @@ from tutelage.files import file_sha256, fingerprint, read_bytes, write_json
 from tutelage.left import check_left
 from tutelage.locks import locked
 from tutelage.pipeline.exporting import SAMPLE
+from tutelage.pipeline.reporting import leave_report
 from tutelage.records import Measurement, RunRecord, load_record, save_record
-from tutelage.report import write_report
 
 FOLDER, HERE = "measurements", "here.json"
 NUMPY_TYPES = {
@@ -205,5 +205,5 @@ def _sha256(folder: Path, name: str) -> str:
 def _update(folder: Path, record: RunRecord) -> RunRecord:
     record = replace(record, measurements=load_measurements(folder))
     save_record(folder / "results.json", record)
-    write_report(record, folder / "report.html")
+    leave_report(record, folder)
     return record

@@ -15,6 +15,7 @@ from tutelage.data.images import ImageFolder, check_pictures, picture_folders
 from tutelage.data.overlap import overlap_note
 from tutelage.data.scan import parts_of, scan
 from tutelage.deploy import TARGETS
+from tutelage.deploy.simulate import simulate_int8
 from tutelage.doctor import preflight
 from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
 from tutelage.engine.memory import in_parts_note
@@ -37,6 +38,7 @@ from tutelage.pipeline.handover import hand_over
 from tutelage.pipeline.judging import Judged, judge_stage
 from tutelage.pipeline.measuring import load_measurements
 from tutelage.pipeline.proposals import check_budget
+from tutelage.pipeline.reporting import leave_report, report_notes
 from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.pipeline.text_files import TextFiles, student_stage
 from tutelage.pipeline.texts import write_texts
@@ -59,7 +61,6 @@ from tutelage.records import (
     load_record,
     save_record,
 )
-from tutelage.report import write_report
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.build import build_cache
 from tutelage.teachers.codecs import make_codec
@@ -111,7 +112,7 @@ def _at_work(job: Job, what: str) -> Iterator[None]:
     """The job is checked, and then its folder is ours."""
     join()
     first(lambda: preflight(job))
-    _check_extras(job)
+    check_extras(job)
     if job.budget is not None:
         check_budget(job, deliverable(job, job.new_student(0)))
     if not here().is_first:
@@ -129,6 +130,7 @@ def _run(job: Job, listener: Listener) -> Finished:
         arms, notes = _arms(job, source, teacher, listener)
     in_parts = [note for trained in (teacher, *arms) for note in _memory_note(job, trained)]
     notes = [*teacher.notes, *notes, *in_parts, *cost_notes(job)]
+    notes += report_notes(job.out) if job.has_report else []
     student = pick_student(arms, job.task.metric)
 
     with clock.time("fine-tuning"):
@@ -152,7 +154,7 @@ def _run(job: Job, listener: Listener) -> Finished:
         save_record(job.out / "results.json", record)
         hand_over(job, record, student)
         if job.has_report:
-            write_report(record, job.out / "report.html")
+            leave_report(record, job.out)
 
     first(conclude)
     record = load_record(job.out / "results.json", RunRecord)
@@ -415,7 +417,7 @@ def _cache_row(source: Teacher | None) -> CacheRow | None:
     )
 
 
-def _check_extras(job: Job) -> None:
+def check_extras(job: Job) -> None:
     """Miss an extra before the first step rather than after the last."""
     if job.measure is not None:
         require("onnxruntime", "onnx", "Exporting and measuring (measure: null leaves it out)")
@@ -423,8 +425,7 @@ def _check_extras(job: Job) -> None:
             TARGETS[target].check()
     if job.export.finetune is not None:
         check_can_go_on(job.objective)
-    if job.has_report:
-        require("plotly", "report", "Writing the report")
+        simulate_int8(job.new_student(0), job.int8[0])
     if job.settings.tensorboard:
         require("tensorboard", "tensorboard", "Writing TensorBoard logs")
 

@@ -85,13 +85,24 @@ def _export(job: Job, student: nn.Module) -> TextFiles:
     sample = test_sample(job)
     for name in job.text_targets:
         try:
-            files.rows.append(_export_one(job, model, name, sample))
+            files.rows.append(export_one(job, model, name, sample))
         except ExportError as error:
             files.refused.append(RefusedFile(TEXT_TARGETS[name].file, str(error)))
     return files
 
 
-def _export_one(job: Job, model: nn.Module, name: str, sample: Sample) -> TextFileRow:
+def export_one(job: Job, model: nn.Module, name: str, sample: Sample) -> TextFileRow:
+    """Write one file into the student's folder, and compare it.
+
+    Args:
+        job: For the tokenizer and the run folder.
+        model: On the CPU, in eval mode.
+        name: Of `TEXT_TARGETS`.
+        sample: Test text.
+
+    Raises:
+        ExportError: It cannot be written, or says something else than the model; none is left.
+    """
     target = TEXT_TARGETS[name]
     with staged(job.out / "student" / target.file) as path:
         target.write(model, job.tokenizer, path)

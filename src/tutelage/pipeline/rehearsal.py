@@ -1,0 +1,102 @@
+"""The exports of a run tried with untrained networks: what is refused shows before training."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from tutelage.deploy import TARGETS, export_checked
+from tutelage.deploy.runtime import as_arrays
+from tutelage.doctor import FINE, PROBLEM, WARNING, Finding
+from tutelage.errors import TutelageError
+from tutelage.job import Job
+from tutelage.models.causal import merged
+from tutelage.pipeline.delivery import deliverable
+from tutelage.pipeline.exporting import calibration, typical
+from tutelage.pipeline.reporting import report_notes
+from tutelage.pipeline.run import check_extras
+from tutelage.pipeline.text_files import export_one, test_sample
+from tutelage.types import Inputs, rows_of
+
+ABOUT = "export"
+NUM_SAMPLES = 8
+
+
+def rehearse_exports(job: Job) -> list[Finding]:
+    """Write every file that the run will, of untrained networks, and run it once.
+
+    Eight bits of an untrained network may fail where a trained one's do not, so they are warned
+    of; the agreement with the float file says nothing yet and is not looked at.
+    """
+    found: list[Finding] = []
+    with tempfile.TemporaryDirectory() as name:
+        trial = replace(job, out=Path(name))
+        for findings in (_extras(trial), _files(trial), _text_files(trial)):
+            try:
+                found += list(findings)
+            except TutelageError as error:
+                found.append(Finding(PROBLEM, ABOUT, str(error)))
+    return found
+
+
+def _extras(job: Job) -> Iterator[Finding]:
+    """What a run looks for at its start: extras, and what fine-tuning needs."""
+    check_extras(job)
+    yield from (Finding(WARNING, ABOUT, note) for note in report_notes(job.out))
+
+
+def _files(job: Job) -> Iterator[Finding]:
+    if job.measure is None:
+        return
+    inputs = typical(job)
+    teacher = deliverable(job, job.new_teacher().eval())
+    yield _float(job, teacher, "teacher", "onnx", inputs)
+    student = deliverable(job, job.new_student(0).eval())
+    for target in job.export.all_targets:
+        finding = _float(job, student, "student", target, inputs)
+        yield finding
+        for way in job.int8 if finding.level == FINE else ():
+            if way in TARGETS[target].ways:
+                yield _eight_bits(job, student, target, way)
+
+
+def _float(job: Job, network: nn.Module, name: str, target: str, inputs: Inputs) -> Finding:
+    path = _path(job, name, target)
+    try:
+        row = export_checked(network, [inputs], path, name=name, target=target)
+    except TutelageError as error:
+        return Finding(PROBLEM, ABOUT, f"{path.name}: {error}")
+    text = f"{path.name} runs in {row.runtime} and computes what PyTorch does (untrained)."
+    return Finding(FINE, ABOUT, text)
+
+
+def _eight_bits(job: Job, network: nn.Module, target: str, way: str) -> Finding:
+    kind, source = TARGETS[target], _path(job, "student", target)
+    path = source.with_name(f"student.{way}.int8{source.suffix}")
+    samples = calibration(job)[0]
+    few = rows_of(samples, slice(NUM_SAMPLES))
+    try:
+        kind.quantise(network, source, [few], path, way)
+        kind.open(path)(as_arrays(few))
+    except TutelageError as error:
+        return Finding(WARNING, ABOUT, f"{path.name}, of the untrained student: {error}")
+    return Finding(FINE, ABOUT, f"{path.name} can be made and run.")
+
+
+def _text_files(job: Job) -> Iterator[Finding]:
+    if not job.text_targets:
+        return
+    model, sample = merged(job.new_student(0)).cpu().float().eval(), test_sample(job)
+    for name in job.text_targets:
+        try:
+            row = export_one(job, model, name, sample)
+        except TutelageError as error:
+            yield Finding(PROBLEM, ABOUT, f"{name}: {error}")
+        else:
+            yield Finding(FINE, ABOUT, f"{row.file}: {row.runtime} says what PyTorch says.")
+
+
+def _path(job: Job, name: str, target: str) -> Path:
+    return job.out / f"{name}{TARGETS[target].suffix}"
