@@ -16,6 +16,7 @@ from tutelage.data.images import picture_folders
 from tutelage.deploy import example, target_of
 from tutelage.deploy.runtime import as_arrays
 from tutelage.deploy.targets import Port
+from tutelage.errors import ExportError
 from tutelage.files import (
     file_sha256,
     read_bytes,
@@ -182,19 +183,29 @@ def _input(name: str, value: torch.Tensor, shape: list[Any]) -> dict[str, Any]:
 
 def _file(path: Path, row: ParityRow | QuantisedRow) -> dict[str, Any]:
     target = target_of(path)
-    ports = target.describe(path)
     accuracy, num_samples = row.on_test
     return {
         "file": row.file,
         "target": target.name,
         "int8": row.way if isinstance(row, QuantisedRow) else None,
-        "inputs": [_port(port) for port in ports.inputs],
-        "outputs": [_port(port) for port in ports.outputs],
+        **_ports(path),
         "batch_size": target.batch_size,
         "runs_with": dict(target.runs_with),
         "accuracy": accuracy,
         "test_samples": num_samples,
         "sha256": {file.name: file_sha256(file) for file in target.files(path)},
+    }
+
+
+def _ports(path: Path) -> dict[str, Any]:
+    """Inputs and outputs as the file has them; nothing of one that may not be opened here."""
+    try:
+        ports = target_of(path).describe(path)
+    except ExportError:
+        return {}
+    return {
+        "inputs": [_port(port) for port in ports.inputs],
+        "outputs": [_port(port) for port in ports.outputs],
     }
 
 

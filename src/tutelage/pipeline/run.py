@@ -129,8 +129,7 @@ def _run(job: Job, listener: Listener) -> Finished:
     with clock.time("arms"):
         arms, notes = _arms(job, source, teacher, listener)
     in_parts = [note for trained in (teacher, *arms) for note in _memory_note(job, trained)]
-    notes = [*teacher.notes, *notes, *in_parts, *cost_notes(job)]
-    notes += report_notes(job.out) if job.has_report else []
+    notes = [*teacher.notes, *notes, *in_parts, *cost_notes(job), *_report_notes(job)]
     student = pick_student(arms, job.task.metric)
 
     with clock.time("fine-tuning"):
@@ -310,6 +309,10 @@ def _arms(
             arm_stage(job, "distilled", seed, job.objective, source, listener)
         )
     return arms, notes
+
+
+def _report_notes(job: Job) -> list[str]:
+    return report_notes(job.out) if job.has_report else []
 
 
 def _memory_note(job: Job, trained: Trained) -> Iterator[str]:
