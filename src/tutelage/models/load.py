@@ -5,7 +5,6 @@ import importlib
 import importlib.util
 import inspect
 import json
-import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -284,17 +283,13 @@ def _held(path: Path) -> Any:
                 read_facts(path)
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path}: cannot be read as weights (it holds other objects than tensors, which would "
-            "have to be run). Allowed are safetensors, and state dicts of tensors saved with "
-            "torch.save(model.state_dict(), ...)."
-        ) from error
     except (SafetensorError, Exception) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        if type(error).__name__ == "UnpicklingError":  # whose own text advises to run them
+            reason = "it holds other objects than tensors, which would have to be run"
         raise ModelError(
-            f"{path}: cannot be read as weights ({type(error).__name__}: {one_line(error)}). "
-            "Allowed are safetensors, and state dicts of tensors saved with "
-            "torch.save(model.state_dict(), ...)."
+            f"{path}: cannot be read as weights ({reason}). Allowed are safetensors, and state "
+            "dicts of tensors saved with torch.save(model.state_dict(), ...)."
         ) from error
 
 
