@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 import threading
 from dataclasses import replace
 
@@ -286,7 +287,7 @@ def test_the_folder_works_from_a_server_and_says_why_not_from_a_file(
 ):
     record = load_record(run / "results.json", RunRecord)
     written = write_folder(run, tmp_path / "page", runtime)
-    with make_server(written.page.parent) as server:
+    with make_server(written.page.parent, written.names) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page, complaints = open_page(f"http://127.0.0.1:{server.server_port}/", width=375)
         server.shutdown()
@@ -300,7 +301,7 @@ def test_the_folder_works_from_a_server_and_says_why_not_from_a_file(
 def test_hostile_names_run_nothing(run, runtime, open_page, tmp_path):
     bad = "</script><script>window.stolen = 1</script><img src=x onerror='window.stolen = 1'>"
     record = load_record(run / "results.json", RunRecord)
-    (tmp_path / "export").symlink_to(run / "export")
+    shutil.copytree(run / "export", tmp_path / "export")
     hostile = replace(record, name=bad, class_names=[bad, "middle", "right"])
     save_record(tmp_path / "results.json", hostile)
     written = write_single_file(tmp_path, tmp_path / "page.html", runtime)

@@ -6,6 +6,7 @@ import shutil
 import stat
 import tarfile
 import threading
+import urllib.error
 import urllib.request
 import webbrowser
 from dataclasses import replace
@@ -16,11 +17,14 @@ import torch
 
 from tutelage.deploy import export_onnx
 from tutelage.errors import ConfigError, MissingExtraError, RunFolderError
+from tutelage.left import left_files
+from tutelage.pipeline.stamps import stamp
 from tutelage.playground import find_runtime, serve, write_folder
 from tutelage.playground import runtime as places
 from tutelage.playground.content import read_run
 from tutelage.playground.pictures import measure_hand
 from tutelage.playground.runtime import ONNX
+from tutelage.playground.serve import make_server
 from tutelage.records import RunRecord, load_record, save_record
 
 
@@ -112,10 +116,13 @@ def test_a_run_of_other_inputs_is_refused(run, tmp_path):
 
 
 def test_networks_that_take_no_pictures_are_refused(run, tmp_path):
-    shutil.copy(run / "results.json", tmp_path)
     teacher = tmp_path / "export" / "teacher.onnx"
     export_onnx(torch.nn.Linear(5, 3), torch.randn(2, 5), teacher)
-    shutil.copy(teacher, teacher.with_name("student.onnx"))
+    student = teacher.with_name("student.onnx")
+    shutil.copy(teacher, student)
+    stamp(teacher.parent, "key", [teacher, student])
+    record = load_record(run / "results.json", RunRecord)
+    save_record(tmp_path / "results.json", replace(record, files=left_files(tmp_path)))
     with pytest.raises(ConfigError, match=r"shape \(.*, 5\).*square pictures"):
         read_run(tmp_path)
 
@@ -160,3 +167,63 @@ def test_it_is_served_on_the_loopback_address_until_ctrl_c(monkeypatch, tmp_path
     serve(tmp_path, told.append)
     assert told[0].startswith("http://127.0.0.1:")
     assert got == [b"the page"]
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Ask a server of one page and one file; what it answers."""
+    page = tmp_path / "page"
+    (page / "models").mkdir(parents=True)
+    (page / "index.html").write_text("the page")
+    (page / "models" / "a.onnx").write_text("a network")
+    (page / "notes.txt").write_text("not listed")
+    (tmp_path / "secret").write_text("secret")
+    (page / "linked").symlink_to(tmp_path / "secret")
+    (page / "out").symlink_to(tmp_path)
+    names = ("models/a.onnx", "linked", "out/secret", "gone")
+    with make_server(page, names) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def get(path, host=None, method="GET"):
+            address = f"http://127.0.0.1:{server.server_port}{path}"
+            headers = {} if host is None else {"Host": host.format(port=server.server_port)}
+            request = urllib.request.Request(address, headers=headers, method=method)
+            try:
+                with urllib.request.urlopen(request) as answer:
+                    return answer.status, answer.read().decode(), dict(answer.headers)
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code, error.read().decode(), dict(error.headers)
+
+        yield get
+        server.shutdown()
+
+
+def test_the_page_and_its_files_are_served_with_careful_headers(ask):
+    for path in ("/", "/index.html", "/?a=b"):
+        assert ask(path)[:2] == (200, "the page")
+    status, text, headers = ask("/models/a.onnx")
+    assert (status, text, headers["X-Content-Type-Options"]) == (200, "a network", "nosniff")
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert "Python" not in headers["Server"]
+    assert ask("/models/a.onnx", method="HEAD")[:2] == (200, "")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/notes.txt", "/models", "/models/", "/gone", "/linked", "/out/secret", "/../secret",
+     "/%2e%2e/secret", "//etc/passwd", "/models/../index.html", "/%00"],
+)  # fmt: skip
+def test_nothing_else_is_served_and_no_link_is_followed(ask, path):
+    assert ask(path)[:2] == (404, "")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1:1", ""])
+def test_a_name_that_leads_here_is_not_answered(ask, host):
+    assert ask("/", host=host)[:2] == (421, "")
+    assert ask("/", host="localhost:{port}")[0] == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_nothing_can_be_sent(ask, method):
+    assert ask("/", method=method)[0] == 501

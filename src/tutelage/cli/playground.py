@@ -30,6 +30,7 @@ def make_playground(
         serve(
             written.page.parent,
             lambda address: console.print(f"Served at {address}  Ctrl-C stops."),
+            written.names,
         )
     elif not is_single_file:
         console.print("Serve that folder with any web server, or add --open.")

@@ -93,6 +93,7 @@ NOT_OWN = (
     "joblib", "numpy", "onnx", "onnxruntime", "pandas", "PIL", "pip", "pydantic", "requests",
     "safetensors", "scipy", "setuptools", "sklearn", "torch", "transformers", "yaml",
 )  # fmt: skip
+TIMM_FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 LIBRARIES = (
     "timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, sentence:NAME_OR_FOLDER, "
     "static:NAME_OR_FOLDER, causal:NAME, served:NAME"
@@ -401,6 +402,11 @@ def _timm_factory(name: str) -> Factory:
     def make(
         num_classes: int, in_channels: int = 3, head: str | None = None, **settings: Any
     ) -> nn.Module:
+        if own := sorted(settings.keys() & TIMM_FILES):
+            raise ConfigError(
+                f"model 'timm:{name}': settings.{own[0]} is not taken: versions of timm unpickle "
+                "that file. Give it as weights, which are read without running code."
+            )
         model: Any = timm.create_model(
             name, num_classes=num_classes, in_chans=in_channels, **settings
         )

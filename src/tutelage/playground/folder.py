@@ -22,10 +22,12 @@ class Written:
     Attributes:
         page: The page.
         size_bytes: Of everything together.
+        names: Of all files beside the page that it needs, below its folder.
     """
 
     page: Path
     size_bytes: int
+    names: tuple[str, ...] = ()
 
 
 def write_folder(run: Path, out: Path, runtime: Runtime, given: Path | None = None) -> Written:
@@ -50,7 +52,8 @@ def write_folder(run: Path, out: Path, runtime: Runtime, given: Path | None = No
         write_whole(out / name, partial(_copy, source))
     page = out / "index.html"
     write_text(page, render(content, runtime))
-    return Written(page, sum((out / name).stat().st_size for name in (*sources, page.name)))
+    size = sum((out / name).stat().st_size for name in (*sources, page.name))
+    return Written(page, size, tuple(sources))
 
 
 def write_single_file(
