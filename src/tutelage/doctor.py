@@ -38,6 +38,7 @@ from tutelage.tasks import Task
 from tutelage.tasks.predicting import check_logits
 from tutelage.teachers.codecs import make_codec
 from tutelage.teachers.module import ModuleTeacher, state_fingerprint
+from tutelage.teachers.steady import said_twice
 from tutelage.types import Batch, Outputs, Signal, first_tensor, tensor_bytes, tensors_of
 
 PROBLEM, WARNING, FINE = "problem", "warning", "fine"
@@ -211,38 +212,10 @@ def _try_objective(job: Job, batch: Batch) -> None:
         job.objective.check_gaps("the training data")
     trainee, teacher = _try_out(job, batch)
     with of_role("teacher"):
-        said = _said_twice(teacher, batch)
+        said = said_twice(teacher, batch)
     with told_as(f"distilled, a first step of batch size {len(batch)}"):
         check_trainable(trainee(batch, said), trainee.objective)
     try_training("distilled", trainee, teacher, job.train_reader, job.settings)
-
-
-def _said_twice(teacher: ModuleTeacher, batch: Batch) -> Outputs:
-    """What a teacher says of a batch, once it is known to say the same again and to stay as it is.
-
-    Raises:
-        ModelError: It does not.
-    """
-    name = type(teacher.network).__name__
-    before = {key: value.clone() for key, value in teacher.model.named_buffers()}
-    said, again = teacher(batch), teacher(batch)
-    moved = [k for k, v in teacher.model.named_buffers() if not _is_same(v, before[k])]
-    if moved:
-        raise ModelError(
-            f"{name} writes into its buffer {moved[0]!r} when it is run in eval mode, so it would "
-            "be another teacher after each batch. Let its forward do that in train mode alone."
-        )
-    if isinstance(said.scores, torch.Tensor) and not _is_same(said.logits, again.logits):
-        raise ModelError(
-            f"{name} gives other logits when it is asked again about the same inputs in eval mode. "
-            "Look for dropout or noise in its forward that does not ask self.training."
-        )
-    return said
-
-
-def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors hold the same, NaN in the same places."""
-    return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _try_labels(job: Job) -> None:
