@@ -39,6 +39,15 @@ def test_weights_lie_on_64_steps_of_their_channel_and_the_largest_stays():
     assert ((rounded - weight).flatten(1).abs().amax(1) <= largest / 128 + 1e-6).all()
 
 
+def test_a_target_with_more_steps_has_its_own():
+    weight = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
+    whole = 127 * WeightGrid(127)(weight) / weight.abs().amax(dim=1, keepdim=True)
+    torch.testing.assert_close(whole, whole.round(), atol=1e-4, rtol=0)
+    network = nn.Sequential(nn.Linear(9, 6))
+    plain = settled(simulate_int8(network, "dynamic", 127), network)
+    torch.testing.assert_close(plain[0].weight, WeightGrid(127)(network[0].weight))
+
+
 def test_rounding_again_changes_nothing():
     rounded = WeightGrid()(torch.randn(6, 9, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(WeightGrid()(rounded), rounded, atol=1e-6, rtol=0)

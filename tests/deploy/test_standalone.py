@@ -1,6 +1,7 @@
 """The script that travels with exported files, and what is made of its output."""
 
 import ast
+import contextlib
 import json
 import shutil
 import subprocess
@@ -74,6 +75,17 @@ def test_files_are_measured_by_turns_in_a_process_of_their_own(kit):
     assert other.problem == "this script does not know the runtime 'abacus'"
     assert other.memory_bytes is None
     assert {row.threads for row in found.rows} == {1}
+
+
+def test_a_runtime_whose_process_ends_is_one_clear_error(kit):
+    worker = standalone.Worker(kit, 1, 1, kit)
+    worker.process.kill()
+    worker.process.wait()
+    with pytest.raises((SystemExit, BrokenPipeError)):
+        worker.take({"runtime": "onnx", "file": "cnn.onnx"})
+    worker.process.stdout.close()
+    with contextlib.suppress(BrokenPipeError):
+        worker.process.stdin.close()
 
 
 def test_the_script_runs_alone_and_prints_what_is_imported(kit):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tutelage.deploy import TARGETS, check_parity, export_checked, open_file, own, target_of
+from tutelage.deploy.simulate import WeightGrid
 from tutelage.deploy.targets import litert
 from tutelage.errors import ExportError, MissingExtraError, UnknownNameError
 from tutelage.models.nets import cnn, vit
@@ -99,6 +100,71 @@ def test_an_eight_bit_file_is_near_the_float_one(exported, tmp_path, name, way):
         expected = network(samples).numpy()
     difference = np.abs(open_file(path)(samples.numpy()) - expected).max()
     assert 0 < difference < 0.1 * np.abs(expected).max()
+
+
+ON_THEIR_STEPS = ("onnx", "executorch", "litert")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in LIGHT else pytest.mark.slow) for n in ON_THEIR_STEPS]
+)
+def test_weights_on_a_target_s_steps_are_stored_as_they_are(name, tmp_path):
+    target = TARGETS[name]
+    for module in target.modules:
+        pytest.importorskip(module, exc_type=ImportError)
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 10, bias=False).eval()
+    with torch.no_grad():
+        layer.weight.copy_(WeightGrid(target.weight_steps)(layer.weight))
+    ones = torch.eye(16)
+    path, made = tmp_path / f"a{target.suffix}", tmp_path / f"b{target.suffix}"
+    target.write(layer, ones, path)
+    target.quantise(layer, path, [ones], made, "dynamic")
+    stored = torch.from_numpy(open_file(made)(ones.numpy())).T
+    torch.testing.assert_close(stored, layer.weight.detach(), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_openvino_stores_the_whole_numbers_of_64_steps_and_only_scales_them(tmp_path):
+    pytest.importorskip("nncf", exc_type=ImportError)
+    import openvino
+
+    network, samples = make("cnn")
+    with torch.no_grad():
+        network.head.weight.copy_(WeightGrid()(network.head.weight))
+    path, made = tmp_path / "a.xml", tmp_path / "b.xml"
+    TARGETS["openvino"].write(network, samples, path)
+    TARGETS["openvino"].quantise(network, path, [samples], made, "minmax")
+    wanted = network.head.weight.detach()
+    wanted = (wanted / (wanted.abs().amax(dim=1, keepdim=True) / 64)).round().numpy()
+    graph = openvino.Core().read_model(made)
+    constants = [op for op in graph.get_ops() if op.get_type_name() == "Constant"]
+    stored = [op.data.astype(int) for op in constants if tuple(op.data.shape) == wanted.shape]
+    assert any((abs(s - wanted) <= (abs(wanted) == 64)).all() for s in stored)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_file_says_itself_what_it_takes_and_gives(exported, name):
+    _, _, path, _ = exported(name)
+    ports = TARGETS[name].describe(path)
+    batch = TARGETS[name].batch_size or "batch"
+    assert list(ports.inputs[0].shape) == [batch, 1, 12, 12]
+    assert list(ports.outputs[0].shape) == [batch, 5]
+    assert (ports.inputs[0].dtype, ports.inputs[0].scale) == ("float32", None)
+
+
+@pytest.mark.slow
+def test_a_litert_file_of_eight_bits_says_how_its_whole_numbers_stand_for_values(
+    exported, tmp_path
+):
+    network, samples, source, _ = exported("litert")
+    path = tmp_path / "int8.tflite"
+    TARGETS["litert"].quantise(network, source, [samples], path, "minmax")
+    ports = TARGETS["litert"].describe(path)
+    for port in (ports.inputs[0], ports.outputs[0]):
+        assert port.dtype == "int8"
+        assert port.scale > 0
+    assert ports.inputs[0].zero_point == -128
 
 
 @pytest.mark.slow

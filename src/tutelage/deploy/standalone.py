@@ -7,7 +7,8 @@ file beside the exported files and their measure.json, and run:
     python measure.py > rows.json
     python measure.py --batch-sizes 1,8 --threads 1,4 --seconds 60 --name "the camera" > rows.json
 
-The networks take turns, one call each, so that what else the machine does falls on all alike.
+The networks take turns in an order drawn anew for each round, each runtime in a process of its
+own, so that what else the machine does falls on all alike and none is timed by its neighbour.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def open_litert(path: Path, threads: int) -> Call:
     scale, zero = taken["quantization"]
 
     def call(inputs: Any) -> Any:
-        scaled = np.round(inputs / scale) + zero if scale else inputs
+        scaled = np.clip(np.round(inputs / scale) + zero, -128, 127) if scale else inputs
         interpreter.set_tensor(taken["index"], scaled.astype(taken["dtype"], copy=False))
         interpreter.invoke()
         return interpreter.get_tensor(given["index"])
@@ -147,32 +148,48 @@ def runtime_label(runtime: str) -> str:
 def take_turns(calls: Sequence[Callable[[], Any]], rounds: int, seconds: float) -> Any:
     """Seconds of each call, after warm-up: a row a round, a column a network.
 
+    No network's time depends on which other goes before it: each is called twice and the first
+    call, which finds the other's data in the caches, is not counted; and the order of a round is
+    drawn anew each time.
+
     Args:
-        calls: What to time, in the order of the turns.
+        calls: What to time.
         rounds: At most so many.
         seconds: Stop after so long, but not before a few rounds.
     """
-    start = time.perf_counter()
+    return run_rounds([_timed(call) for call in calls], rounds, seconds)
+
+
+def _timed(call: Callable[[], Any]) -> Callable[[], float]:
+    def turn() -> float:
+        call()
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    return turn
+
+
+def run_rounds(turns: Sequence[Callable[[], float]], rounds: int, seconds: float) -> Any:
+    """What the turns tell, in an order that is drawn anew for each round."""
+    start, draw = time.perf_counter(), np.random.RandomState(0)
     for _ in range(WARM_UP_CALLS):
-        _round(calls)
+        _round(turns, draw)
         if time.perf_counter() - start > WARM_UP_SHARE * seconds:
             break
     times: list[list[float]] = []
     while len(times) < rounds:
         if len(times) >= MIN_CALLS and time.perf_counter() - start > seconds:
             break
-        times.append(_round(calls))
+        times.append(_round(turns, draw))
     return np.array(times)
 
 
-def _round(calls: Sequence[Callable[[], Any]]) -> list[float]:
-    return [_time_call(call) for call in calls]
-
-
-def _time_call(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def _round(turns: Sequence[Callable[[], float]], draw: Any) -> list[float]:
+    times = [0.0] * len(turns)
+    for place in draw.permutation(len(turns)):
+        times[place] = turns[place]()
+    return times
 
 
 def latency(times: Any, batch_size: int) -> dict[str, Any]:
@@ -335,23 +352,94 @@ def _rows(
     seconds: float,
     powercap: Path,
 ) -> list[dict[str, Any]]:
-    calls = []
-    for network in networks:
-        run = RUNTIMES[network["runtime"]][2](folder / network["file"], threads)
-        calls.append(_bound(run, make_inputs(network, batch, folder)))
-    times = take_turns(calls, MAX_CALLS, seconds)
-    block = max(LEAST_ENERGY_S, seconds / len(networks))
+    """All networks by turns, each runtime in a process of its own: their threads do not meet."""
+    with contextlib.ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(Worker(folder, batch, threads, powercap))
+            for name in dict.fromkeys(network["runtime"] for network in networks)
+        }
+        owners = [workers[network["runtime"]] for network in networks]
+        places = [owner.take(network) for owner, network in zip(owners, networks)]
+        turns = [owner.turn(place) for owner, place in zip(owners, places)]
+        times = run_rounds(turns, MAX_CALLS, seconds)
+        block = max(LEAST_ENERGY_S, seconds / len(networks))
+        energies = [owner.energy(place, block) for owner, place in zip(owners, places)]
     return [
         {
             "name": network["name"],
             "runtime": runtime_label(network["runtime"]),
             "batch_size": batch,
             "threads": threads,
-            **latency(times[:, turn], batch),
-            "energy_mj": energy_mj(calls[turn], batch, block, powercap),
+            **latency(times[:, column], batch),
+            "energy_mj": energies[column],
         }
-        for turn, network in enumerate(networks)
+        for column, network in enumerate(networks)
     ]
+
+
+class Worker:
+    """A process that opens the files of one runtime and times a call when it is told to."""
+
+    def __init__(self, folder: Path, batch: int, threads: int, powercap: Path) -> None:
+        """Start it."""
+        work = {"batch": batch, "threads": threads, "powercap": os.path.abspath(powercap)}
+        command = [sys.executable, os.path.abspath(__file__), "--work", json.dumps(work)]
+        command += ["--folder", os.path.abspath(folder)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        self.count = 0
+
+    def __enter__(self) -> Worker:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it: it stops where there is nothing more to read."""
+        self.process.communicate()
+
+    def take(self, network: Mapping[str, Any]) -> int:
+        """Let it open a file; its number there."""
+        self._ask({"open": dict(network)})
+        self.count += 1
+        return self.count - 1
+
+    def turn(self, place: int) -> Callable[[], float]:
+        """A call of one of its files that gives its seconds."""
+        return lambda: self._ask({"time": place})
+
+    def energy(self, place: int, seconds: float) -> float | None:
+        """As `energy_mj`."""
+        told: float | None = self._ask({"energy": place, "seconds": seconds})
+        return told
+
+    def _ask(self, question: Mapping[str, Any]) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(question).encode() + b"\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("a runtime ended its process while it was measured")
+        return json.loads(line)
+
+
+def work(folder: Path, batch: int, threads: int, powercap: str) -> None:
+    """In a process of its own: open files and time calls, as the lines that come in say."""
+    answers = os.fdopen(os.dup(1), "wb", 0)
+    os.dup2(2, 1)  # what a runtime prints is no answer
+    calls: list[Callable[[], Any]] = []
+    for line in sys.stdin.buffer:
+        asked, said = json.loads(line), None
+        if "open" in asked:
+            network = asked["open"]
+            run = RUNTIMES[network["runtime"]][2](folder / network["file"], threads)
+            calls.append(_bound(run, make_inputs(network, batch, folder)))
+        elif "time" in asked:
+            said = _timed(calls[asked["time"]])()
+        else:
+            said = energy_mj(calls[asked["energy"]], batch, asked["seconds"], Path(powercap))
+        answers.write(json.dumps(said).encode() + b"\n")
 
 
 def _bound(run: Call, inputs: Any) -> Callable[[], Any]:
@@ -436,7 +524,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=folder, help="where the files lie")
     parser.add_argument("--powercap", type=Path, default=POWERCAP, help=argparse.SUPPRESS)
     parser.add_argument("--memory-of", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=json.loads, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
+    if chosen.work is not None:
+        work(chosen.folder, **chosen.work)
+        return 0
     if chosen.memory_of is not None:
         print_memory(chosen.memory_of, chosen.folder)
         return 0
