@@ -95,7 +95,9 @@ def test_a_file_that_is_no_network_is_refused(content, tmp_path, capfd):
     path = tmp_path / "net.onnx"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ExportError, match=r"net\.onnx: (ONNX Runtime .*cannot load|cannot be read)"):
+    with pytest.raises(
+        ExportError, match=r"net\.onnx: (ONNX Runtime .*cannot load|cannot be read)"
+    ):
         open_session(path, threads=1)
     assert capfd.readouterr() == ("", "")
 
