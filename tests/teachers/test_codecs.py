@@ -134,3 +134,10 @@ def test_a_distribution_stays_one_at_every_temperature():
         total = soften(found, temperature).sum(dim=1)
         torch.testing.assert_close(total, torch.ones(ITEMS))
         assert math.isfinite(float(kl_per_item(found, logits_of(10), temperature).mean()))
+
+
+@pytest.mark.parametrize("draws", [10, 50])
+def test_as_many_draws_as_classes_are_refused(draws):
+    with pytest.raises(ConfigError, match=rf"sampled:{draws} draws as often as there are classes"):
+        make_codec(f"sampled:{draws}").encode(torch.zeros(2, 10))
+    assert make_codec("sampled:9").encode(torch.zeros(2, 10))["indices"].shape == (2, 9)

@@ -153,7 +153,16 @@ class Sampled:
         self.name = f"sampled:{num_draws}"
 
     def encode(self, logits: Float[Tensor, "items classes"]) -> Arrays:
-        """The drawn classes; the random numbers follow from the logits, so that they come again."""
+        """The drawn classes; the random numbers follow from the logits, so that they come again.
+
+        Raises:
+            ConfigError: There are not more classes than draws.
+        """
+        if self.num_draws >= logits.shape[-1]:
+            raise ConfigError(
+                f"cache.codec: sampled:{self.num_draws} draws as often as there are classes "
+                f"({logits.shape[-1]}) or more. Use float16, or fewer draws than classes."
+            )
         seed = int.from_bytes(hashlib.sha256(tensor_bytes(logits)).digest()[:7])
         generator = torch.Generator().manual_seed(seed)
         offsets = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64)
