@@ -529,3 +529,10 @@ def test_what_lies_beside_the_folders_that_are_read_is_said(tmp_path: Path):
     )
     make_classes(tmp_path / "plain", {"cat": 10, "dog": 10})
     assert load_image_folder(tmp_path / "plain", 8).notes == ()
+
+
+def test_a_picture_that_is_a_program_is_not_run(tmp_path: Path):
+    file = tmp_path / "cat.png"
+    Image.new("RGB", (8, 8)).save(file, "EPS")
+    with pytest.raises(ValueError, match="a file of EPS is a program, which is not run"):
+        decode(file, 8, 3)

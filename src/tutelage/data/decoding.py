@@ -19,6 +19,7 @@ WHITE = "white"
 _DEEP_GREYS = 65535
 _TWELVE_BITS = 4095
 _OPAQUE = 255
+_PROGRAMS = frozenset({"EPS", "WMF"})  # PIL hands them to Ghostscript, or to the system
 _LOST_AT = 2  # times as long as wide: half of the image is outside of the centred square
 
 TRAITS: Mapping[str, str] = MappingProxyType(
@@ -62,6 +63,8 @@ def decode(
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(file) as opened:
+            if opened.format in _PROGRAMS:
+                raise ValueError(f"a file of {opened.format} is a program, which is not run")
             opened.draft(None, (2 * image_size, 2 * image_size))  # a large JPEG decodes smaller
             upright = ImageOps.exif_transpose(opened)
             square = _resize(_convert(upright, MODES[channels], background), image_size)
