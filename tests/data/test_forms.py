@@ -180,3 +180,46 @@ def test_a_loader_is_said_to_be_read_as_its_data_set():
     assert isinstance(as_source(loader, "train_data"), Source)
     assert "train_data was given as a DataLoader" in loader_note(loader, "train_data")[0]
     assert loader_note(loader.dataset, "train_data") == []
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
+def test_a_list_of_images_is_read_as_each_image_is(mode):
+    bright = (200, 100, 50)
+    image = Image.new("RGB", (5, 7), bright)
+    image = Image.new(mode, (5, 7), 9000) if mode == "I;16" else image.convert(mode)
+    columns = as_source(([image] * 4, [0, 1, 0, 1]), "data").fetch(torch.arange(2))[0]
+    pairs = as_source([(image, 0), (image, 1)], "data").fetch(torch.arange(2))[0]
+    assert columns.dtype == pairs.dtype == torch.uint8
+    assert torch.equal(columns, pairs)
+
+
+def test_images_of_several_sizes_are_refused():
+    images = [Image.new("L", (5, 7)), Image.new("L", (7, 5))]
+    with pytest.raises(DataError, match="data: inputs: the images differ in size or channels"):
+        as_source((images, [0, 1]), "data")
+
+
+@pytest.mark.parametrize("hidden", ["inputs", "labels"])
+def test_masked_values_are_refused(hidden):
+    given = {"inputs": np.ones((4, 3)), "labels": np.arange(4)}
+    given[hidden] = np.ma.array(given[hidden], mask=given[hidden] == 1)
+    with pytest.raises(DataError, match=rf"data: {hidden}: \d+ values of the masked array"):
+        as_source((given["inputs"], given["labels"]), "data")
+
+
+def test_samples_of_several_types_are_refused():
+    pixels, shares = torch.full((3,), 200, dtype=torch.uint8), torch.full((3,), 0.5)
+    source = as_source([(pixels, 0), (shares, 1)], "data")
+    with pytest.raises(DataError, match=r"differ in type: \{torch.uint8: 0, torch.float32: 1\}"):
+        source.fetch(torch.arange(2))
+
+
+def test_several_inputs_of_one_shape_are_not_stacked():
+    with pytest.raises(DataError, match="Sample 0: the input is a tuple of 2 arrays"):
+        as_source([((torch.ones(3), torch.zeros(3)), 1)] * 4, "data")
+
+
+@pytest.mark.parametrize("kind", [torch.uint16, torch.uint32, torch.uint64])
+def test_unsigned_labels_of_every_width_are_class_numbers(kind):
+    labels = as_source((X, Y.to(kind)), "data").fetch(torch.arange(20))[1]
+    assert torch.equal(labels, Y)

@@ -12,7 +12,7 @@ import tutelage
 from tutelage.errors import ConfigError, ModelError
 from tutelage.models.copies import copied, load_state, state_of
 from tutelage.models.load import load_weights
-from tutelage.pipeline.networks import as_network
+from tutelage.pipeline.networks import as_network, check_names
 from tutelage.pipeline.training import save_weights
 
 
@@ -236,3 +236,23 @@ def test_a_copy_shares_no_memory():
     twin.net[0].weight.data.zero_()
     assert network.kept[0]["hidden"].abs().sum() > 0
     assert network.net[0].weight.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("abc", "class_names: it must be a list of texts, one a class, got 'abc'"),
+        ([0, 1, 2], r"class_names: it must be a list of texts, one a class, got \[0, 1, 2\]"),
+        (["a", "b", "a"], "class_names: 'a' stands there twice"),
+    ],
+)
+def test_what_names_no_classes_is_refused(names, message):
+    for argument in ("class_names", "teacher_class_names"):
+        with pytest.raises(ConfigError, match=message):
+            check_names(argument, names)
+
+
+def test_class_names_are_looked_at_before_anything_is_run(data):
+    for argument in ("class_names", "teacher_class_names"):
+        with pytest.raises(ConfigError, match=f"^{argument}: 'a' stands there twice"):
+            distilled(net(), net(), data, **{argument: ["a", "b", "a"]})

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from tutelage.data.decoding import as_bytes
+from tutelage.data.labels import check_no_gaps
 from tutelage.errors import DataError
 
 INPUT_NAMES = (
@@ -70,7 +71,7 @@ def as_tensor(value: Any, place: str) -> Tensor:
     Args:
         value: A tensor, or anything that NumPy takes as an array of numbers, of which floats of
             every precision and booleans become float32; or an image of PIL, which becomes bytes
-            of shape (channels, height, width).
+            of shape (channels, height, width); or a list of such images.
         place: Where it stands, for messages.
 
     Raises:
@@ -78,6 +79,8 @@ def as_tensor(value: Any, place: str) -> Tensor:
     """
     if isinstance(value, Image.Image):
         return torch.from_numpy(as_bytes(value))
+    if isinstance(value, list) and value and isinstance(value[0], Image.Image):
+        return _stacked(value, place)
     tensor = value if isinstance(value, Tensor) else _from_array(value, place)
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
         raise DataError(
@@ -88,11 +91,28 @@ def as_tensor(value: Any, place: str) -> Tensor:
     return tensor.detach().float() if is_number else tensor.detach()
 
 
+def _stacked(images: list[Any], place: str) -> Tensor:
+    """A list of images of PIL as one tensor, each as it would be alone."""
+    tensors = [as_tensor(image, f"{place}: entry {n}") for n, image in enumerate(images)]
+    if len({tensor.shape for tensor in tensors}) > 1:
+        raise DataError(
+            f"{place}: the images differ in size or channels. Bring them to one, for example with "
+            "image.convert('RGB').resize((64, 64))."
+        )
+    return torch.stack(tensors)
+
+
 def _from_array(value: Any, place: str) -> Tensor:
+    if isinstance(value, tuple) and len(value) > 1 and any(map(_has_axes, value)):
+        raise DataError(
+            f"{place}: the input is a tuple of {len(value)} arrays, as of a network with several "
+            "inputs. Join them into one array, which the network's forward takes apart."
+        )
     if isinstance(value, str) or not (
         isinstance(value, list | tuple) or hasattr(value, "__array__")
     ):
         raise DataError(f"{place}: {_no_tensor(value)}")
+    check_no_gaps(value, place)
     try:
         array = np.asarray(value)
     except Exception as error:  # ragged lists, foreign arrays: anything can happen
@@ -107,6 +127,10 @@ def _from_array(value: Any, place: str) -> Tensor:
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     usable = native.flags.writeable and all(stride >= 0 for stride in native.strides)
     return torch.from_numpy(native if usable else native.copy())
+
+
+def _has_axes(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray) and value.ndim > 0
 
 
 def _no_tensor(value: Any) -> str:

@@ -43,7 +43,7 @@ def class_numbers(labels: Any, origin: str) -> Int[Tensor, " n"]:
         found = found[:, 0]
     if found.ndim != 1:
         raise DataError(f"{origin}: {_of_several(found)}")
-    whole = found.long() if not found.is_floating_point() else found.nan_to_num(-0.5).long()
+    whole = found.nan_to_num(-0.5).long()
     wrong = (whole < 0) | (whole != found)
     if bool(wrong.any()):
         place = int(wrong.nonzero()[0])
@@ -53,6 +53,7 @@ def class_numbers(labels: Any, origin: str) -> Int[Tensor, " n"]:
 
 def _numeric(labels: Any, origin: str) -> Tensor:
     """Labels as a tensor of real numbers."""
+    check_no_gaps(labels, origin)
     if not isinstance(labels, Tensor):
         try:
             array = np.asarray(labels)
@@ -67,10 +68,23 @@ def _numeric(labels: Any, origin: str) -> Tensor:
             array = np.asarray(flat, dtype=np.int64).reshape(array.shape)
         labels = torch.from_numpy(array.astype(np.float64 if array.dtype.kind == "f" else np.int64))
     found: Tensor = labels.detach()
-    return found.double() if found.is_floating_point() else found
+    return found.double() if found.is_floating_point() else found.long()
 
 
 _ONE = "Give one whole number a sample, from 0."
+
+
+def check_no_gaps(value: Any, place: str) -> None:
+    """Refuse masked arrays, whose hidden values would be read as if they were none.
+
+    Raises:
+        DataError: A value is masked.
+    """
+    if np.ma.is_masked(value):
+        raise DataError(
+            f"{place}: {int(np.ma.getmaskarray(value).sum())} values of the masked array are "
+            "masked. Fill them in, or leave such samples out."
+        )
 
 
 def _of_several(labels: Tensor) -> str:

@@ -186,6 +186,12 @@ class DatasetSource:
                 f"Samples differ in shape: {shapes} (shape: a sample that has it). Bring them to "
                 "one size, for example with torchvision.transforms.v2.Resize((64, 64))."
             )
+        kinds = {inputs.dtype: number for (inputs, _), number in zip(items, numbers, strict=True)}
+        if len(kinds) > 1:
+            raise DataError(
+                f"Samples differ in type: {kinds} (type: a sample that has it). Bytes are pixels "
+                "from 0 to 255, other numbers are taken as they are: give all in one type."
+            )
         inputs = torch.stack([inputs for inputs, _ in items])
         labels = [label for _, label in items if label is not None]
         return inputs, torch.tensor(labels, dtype=torch.long) if labels else None

@@ -25,7 +25,7 @@ from tutelage.models.modes import left_as_it_was
 from tutelage.objective import Loss, Objective, objective_of
 from tutelage.pipeline.delivery import deliverable
 from tutelage.pipeline.exporting import fed
-from tutelage.pipeline.networks import as_network, named, plan_of
+from tutelage.pipeline.networks import as_network, check_names, named, plan_of
 from tutelage.pipeline.run import run_job
 from tutelage.records import ParityRow, RunRecord, Summary, Verdict
 from tutelage.report import short_html, short_text, write_report
@@ -163,6 +163,8 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
         TutelageError: Data, networks or settings do not fit; the message says where.
     """
     notes: list[str] = []
+    check_names("class_names", class_names)
+    check_names("teacher_class_names", teacher_class_names)
     splits = _splits(train_data, valid_data, test_data, notes)
     teachers = [as_network(one, name, notes) for name, one in named(teacher)]
     with of_role("student"):  # before the teacher is frozen, whose parts it may share

@@ -1,5 +1,6 @@
 """Networks that Python callers bring, as a run takes them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,6 +60,32 @@ def _unwrapped(network: nn.Module) -> nn.Module:
         if not isinstance(inside, nn.Module):
             return network
         network = inside
+
+
+def check_names(argument: str, names: object) -> None:
+    """Refuse what names no classes.
+
+    Args:
+        argument: For the message.
+        names: One text a class, each another; or None.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if names is None:
+        return
+    if (
+        not isinstance(names, Sequence)
+        or isinstance(names, str)
+        or not all(isinstance(name, str) for name in names)
+    ):
+        raise ConfigError(
+            f"{argument}: it must be a list of texts, one a class, got {names!r:.80}. Write for "
+            "example ['cat', 'dog']."
+        )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{argument}: {twice[0]!r} stands there twice. Give each class its own.")
 
 
 def plan_of(teacher: nn.Module, class_names: Sequence[str] | None) -> TeacherPlan:
