@@ -144,6 +144,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bytes"))
     parser.add_argument("--svg", type=Path, help="where the picture shall lie")
     parser.add_argument("--again", type=int, default=0, help="rounds of latency, taken by turns")
+    parser.add_argument("--seconds", type=float, default=5.0, help="to measure latencies for")
     chosen = parser.parse_args()
     chosen.folder = chosen.out / f"{chosen.data}-{chosen.family}"
     chosen.sizes = chosen.sizes or FAMILIES[chosen.family].sizes
@@ -177,7 +178,7 @@ def make_job(chosen: argparse.Namespace, size: str, folder: Path) -> Job:
         f"train.epochs={chosen.epochs}",
         "objective.terms.0.temperature=4",
         f"seeds={list(range(chosen.seeds))}",
-        "measure={batch_sizes: [1], threads: 1, seconds: 5, int8: minmax}",
+        f"measure={{batch_sizes: [1], threads: 1, seconds: {chosen.seconds}, int8: minmax}}",
         f"cache.path={chosen.folder / 'cache'}",
         f"output={folder}",
         *family.shared,
@@ -209,11 +210,12 @@ def time_again(chosen: argparse.Namespace) -> str:
     for _ in range(chosen.again):
         for size, file in files.items():
             both = {"teacher": teacher, size: file}
-            alone = {name: timed({name: path}, 1)[name] for name, path in both.items()}
+            seconds = 0.4 * chosen.seconds
+            alone = {name: timed({name: path}, 1, seconds)[name] for name, path in both.items()}
             ways = {
-                "by turns": timed(both, 1),
+                "by turns": timed(both, 1, seconds),
                 "alone": alone,
-                "by turns, 32 a call": timed(both, 32),
+                "by turns, 32 a call": timed(both, 32, seconds),
             }
             for way, times in ways.items():
                 found.setdefault((size, way), []).append(times["teacher"] / times[size])
@@ -225,10 +227,10 @@ def time_again(chosen: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def timed(files: Mapping[str, Path], batch_size: int) -> dict[str, float]:
+def timed(files: Mapping[str, Path], batch_size: int, seconds: float) -> dict[str, float]:
     """Median milliseconds of a call of each, by turns, one thread."""
     sample = torch.rand(32, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    rows = measure_latency(files, sample, batch_sizes=(batch_size,), calls=5000, seconds=2)
+    rows = measure_latency(files, sample, batch_sizes=(batch_size,), calls=5000, seconds=seconds)
     return {row.name: row.p50_ms for row in rows}
 
 

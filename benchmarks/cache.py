@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument(
         "--counts", type=int, nargs="+", default=[10_000, 100_000, 400_000, 1_000_000]
     )
+    parser.add_argument("--texts", type=int, default=2048, help="that the teacher is asked about")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -230,11 +231,11 @@ def main() -> None:
     if options.only in (None, "reading"):
         measure_reading(options.samples)
     if options.only in (None, "rates"):
-        measure_rates(2_000)
+        measure_rates(min(2_000, options.samples))
     if options.only in (None, "memory"):
         measure_memory(options.counts)
     if options.only in (None, "texts"):
-        measure_texts(2048)
+        measure_texts(options.texts)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tutelage.losses import KD, CrossEntropy, JensenShannon
 from tutelage.objective import Objective
 from tutelage.types import Batch, HiddenStates, Outputs
 
-WIDTH, MANY = 576, 8192
+WIDTH = 576
 VOCABULARIES = (49_152, 151_936)
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "0.5 CE + 0.5 KL": lambda: 0.5 * CrossEntropy() + 0.5 * KD(temperature=1),
@@ -38,7 +39,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
 }
 # TRL's Jensen-Shannon divergence is a quarter of ours at 0.5 (docs/conversions.md).
 IN_TRL = {"0.5 CE + 0.5 KL": 1, "JS 0.5": 4}
-SIDES = ("chunked", "dense", "trl")
+SIDES = ("chunked", "dense", *(["trl"] if find_spec("trl") else []))  # the extra "peers"
 
 
 def resident_mb() -> float:
@@ -130,7 +131,7 @@ def times(words: int, tokens: int, name: str, part: int, turns: int) -> dict[str
     case = Case(words, tokens, name)
     found: dict[str, list[float]] = {side: [] for side in SIDES}
     for turn in range(turns):
-        for side in SIDES[turn % 3 :] + SIDES[: turn % 3]:
+        for side in SIDES[turn % len(SIDES) :] + SIDES[: turn % len(SIDES)]:
             begun = time.process_time()
             case.step(side, tokens if side == "chunked" else part)
             found[side].append(1000 * (time.process_time() - begun) / tokens)
@@ -153,26 +154,27 @@ def check_equal(found: dict[str, dict[str, float]], name: str) -> float:
     """All sides must compute the same thing; the largest relative gap."""
     gaps = [
         abs((IN_TRL[name] if side == "trl" else 1) * found[side][key] / found["dense"][key] - 1)
-        for side in ("chunked", "trl")
+        for side in SIDES
         for key in ("value", "gradient_norm", "gradient_probe")
     ]
     assert max(gaps) < 1e-3, (name, gaps)
     return max(gaps)
 
 
-def table(part: int, timed: int, turns: int, keep: Path) -> None:
-    """Every case: dense sides at so many tokens, ours at 8,192 too."""
+def table(chosen: argparse.Namespace) -> None:
+    """Every case: dense sides at so many tokens, ours at many too."""
+    part, many, keep = chosen.dense_tokens, chosen.tokens, chosen.keep
     print(machine(torch.get_num_threads()))
     print("\n| vocabulary | objective | side | tokens | extra MB | of dense | time of dense |")
     print("|---|---|---|---|---|---|---|")
-    for name in OBJECTIVES:
-        for words in VOCABULARIES:
+    for name in chosen.objectives:
+        for words in chosen.vocabularies:
             found = {s: apart(keep, "memory", s, words, part, name, part) for s in SIDES}
-            found["all"] = apart(keep, "memory", "chunked", words, MANY, name, MANY)
-            speed = apart(keep, "times", words, timed, name, part, turns)
+            found["all"] = apart(keep, "memory", "chunked", words, many, name, many)
+            speed = apart(keep, "times", words, chosen.timed_tokens, name, part, chosen.turns)
             gap = check_equal(found, name)
             for side, row in found.items():
-                tokens = MANY if side == "all" else part
+                tokens = many if side == "all" else part
                 share = row["extra_mb"] / (found["dense"]["extra_mb"] * tokens / part)
                 ratios = [a / b for a, b in zip(speed[_own(side)], speed["dense"], strict=True)]
                 ratio = f"{statistics.median(ratios):.2f}" if side != "chunked" else ""
@@ -180,7 +182,7 @@ def table(part: int, timed: int, turns: int, keep: Path) -> None:
                 print(f"| {' | '.join(map(str, (*cells, ratio)))} |", flush=True)
             dense = statistics.median(speed["dense"])
             print(f"largest relative gap {gap:.1e}; dense takes {dense:.2f} ms a token")
-    print(f"\nOf dense: memory at {MANY} tokens is that of {part} times {MANY // part}.")
+    print(f"\nOf dense: memory at {many} tokens is that of {part} times {many // part}.")
 
 
 def _own(side: str) -> str:
@@ -201,6 +203,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dense-tokens", type=int, default=512)
     parser.add_argument("--timed-tokens", type=int, default=2048)
+    parser.add_argument("--tokens", type=int, default=8192, help="of the chunked loss's last row")
+    parser.add_argument("--vocabularies", type=int, nargs="+", default=VOCABULARIES)
+    parser.add_argument("--objectives", nargs="+", choices=list(OBJECTIVES), default=OBJECTIVES)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--keep", type=Path, default=Path("/tmp/tutelage-chunked.json"))
     parser.add_argument("--one", nargs="+")
@@ -208,7 +213,7 @@ def main() -> None:
     if chosen.one:
         print(json.dumps(one(*chosen.one)))
     else:
-        table(chosen.dense_tokens, chosen.timed_tokens, chosen.turns, chosen.keep)
+        table(chosen)
 
 
 if __name__ == "__main__":

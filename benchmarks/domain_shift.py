@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--temperature", type=float, default=2.0)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seconds", type=float, default=5.0, help="to measure latencies for")
     parser.add_argument("--out", type=Path, default=Path("runs/domain-shift"))
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -163,7 +164,7 @@ def make_job(
         views=CropFlip(padding=4),
         seeds=tuple(range(chosen.seeds)),
         codec=None,
-        measure=MeasureSettings(batch_sizes=(1,), seconds=5.0),
+        measure=MeasureSettings(batch_sizes=(1,), seconds=chosen.seconds),
         command="python benchmarks/domain_shift.py",
     )
 

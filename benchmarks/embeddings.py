@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--layers", type=Path, default=Path("runs/wordnet_embeddings/student"))
     parser.add_argument("--static", type=Path, default=Path("runs/wordnet_static/student"))
     parser.add_argument("--teacher", default="all-minilm-l6-v2")
+    parser.add_argument("--width", type=int, default=256, help="of static students")
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     teacher = place_or_name(given.teacher)
@@ -183,10 +184,12 @@ def main() -> None:
             sides["layers, untrained"] = untrained(started, begun / "layers")
             sides["layers"] = of_folder(given.layers)
         if given.static.is_dir():
-            sides["static, untrained"] = untrained(static(given.teacher), begun / "static")
+            sides["static, untrained"] = untrained(
+                static(given.teacher, width=given.width), begun / "static"
+            )
             sides["static"] = of_folder(given.static)
         if find_spec("model2vec") is not None:
-            sides["Model2Vec"] = of_model2vec(teacher, 256)
+            sides["Model2Vec"] = of_model2vec(teacher, given.width)
         rows, times = judge(sides), speeds(sides)
     print(machine(torch.get_num_threads()))
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")

@@ -141,7 +141,7 @@ def our_loop(reader: Reader, teacher: Teacher, out: Path, epochs: int, batch_siz
 
 def make_data(name: str, samples: int) -> tuple[Splits, Reader]:
     """A built-in data set, or the first part of it, in memory."""
-    splits = BUILTIN[name](valid_fraction=0)
+    splits = BUILTIN[name](valid_fraction=0.0)
     images, labels = splits.train.fetch(torch.arange(min(samples, len(splits.train))))
     source = TensorSource(images, labels)
     reader = Reader(

@@ -327,13 +327,23 @@ def count(lab: Lab, name: str, trained: Trained) -> float:
     return float(count_errors(logits, lab.test_labels))
 
 
+def shorten(epochs: int) -> None:
+    """Give all trials this length."""
+    for trials in (TEACHERS, STUDENTS):
+        for name, trial in trials.items():
+            trials[name] = replace(trial, settings=replace(trial.settings, epochs=epochs))
+
+
 def main() -> None:
     """Train what is asked for and print its test errors."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=[*TEACHERS, *STUDENTS])
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, help="of every training, in the place of its own")
     parser.add_argument("--out", type=Path, default=Path("runs/hinton-trials"))
     chosen = parser.parse_args()
+    if chosen.epochs:
+        shorten(chosen.epochs)
     lab = Lab(chosen.out, load_mnist(valid_fraction=0.0))
     for name in chosen.names:
         is_teacher = name in TEACHERS

@@ -4,7 +4,7 @@ import argparse
 import itertools
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -164,13 +164,15 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=8, help="turns of each side in a repeat")
     parser.add_argument("--calls", type=int, default=3, help="steps in one turn")
     parser.add_argument("--threads", type=int, default=1, help="PyTorch threads")
+    parser.add_argument("--batch-size", type=int, help="of every case, in the place of its own")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(machine(options.threads))
     print(f"{options.repeats} repeats of {options.turns} turns of {options.calls} steps")
     print("ratio: median (quartiles)")
     for case in CASES:
-        measure(case, options.repeats, options.turns, options.calls)
+        sized = replace(case, batch_size=options.batch_size or case.batch_size)
+        measure(sized, options.repeats, options.turns, options.calls)
 
 
 if __name__ == "__main__":

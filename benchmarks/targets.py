@@ -115,7 +115,7 @@ def digits(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return parts[0], parts[1], parts[2], parts[3]
 
 
-def trained(name: str, folder: Path) -> nn.Module:
+def trained(name: str, folder: Path, epochs: int) -> nn.Module:
     """The network after a few epochs; its weights are kept."""
     torch.manual_seed(0)
     network = NETWORKS[name]()
@@ -126,7 +126,7 @@ def trained(name: str, folder: Path) -> nn.Module:
     inputs, labels, *_ = digits(name)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     network.train()
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for ids in torch.randperm(len(inputs)).split(BATCH):
             loss = cross_entropy(network(inputs[ids]), labels[ids])
             optimizer.zero_grad()
@@ -160,9 +160,9 @@ def files(
         yield "int8", None, kind.why_no_int8
 
 
-def judge(name: str, target: str, folder: Path) -> list[Row]:
+def judge(name: str, target: str, folder: Path, epochs: int) -> list[Row]:
     """All rows of one network and target."""
-    network = trained(name, folder)
+    network = trained(name, folder, epochs)
     *_, test, labels = digits(name)
     with torch.no_grad():
         expected = network(test)
@@ -240,6 +240,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/targets"))
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--targets", default=",".join(TARGETS))
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of training")
     parser.add_argument("--print", action="store_true", help="only print what was measured")
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -250,7 +251,7 @@ def main() -> None:
             if name not in NETWORKS or target not in TARGETS:
                 raise ConfigError(f"--networks {name} --targets {target}: unknown. See --help.")
             if not kept.is_file():
-                rows = judge(name, target, chosen.out)
+                rows = judge(name, target, chosen.out, chosen.epochs)
                 kept.write_text(json.dumps([asdict(row) for row in rows], indent=1))
                 print(table(rows), flush=True)
     found = [

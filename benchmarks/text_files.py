@@ -29,11 +29,10 @@ from tutelage.models.causal import make_causal
 from tutelage.pipeline.reopen import reopen
 from tutelage.pipeline.text_files import READ, test_sample
 
-WRITTEN = 64
 Write = Callable[[Tensor], list[int]]
 
 
-def llama_cpp(path: Path) -> tuple[Write, Callable[[str], list[int]]]:
+def llama_cpp(path: Path, count: int) -> tuple[Write, Callable[[str], list[int]]]:
     """What llama.cpp writes after a beginning, and how it cuts a text."""
     settings = xllamacpp.CommonParams()
     settings.model.path = str(path)
@@ -52,7 +51,7 @@ def llama_cpp(path: Path) -> tuple[Write, Callable[[str], list[int]]]:
         said = ask(
             "completion",
             prompt=prompt[0].tolist(),
-            n_predict=WRITTEN,
+            n_predict=count,
             return_tokens=True,
             **settings,
         )
@@ -78,22 +77,23 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--texts", type=int, default=4)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--written", type=int, default=64, help="tokens of each text")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    run = reopen(chosen.run)
+    run, count = reopen(chosen.run), chosen.written
     folder = chosen.run / "student"
     prompts = test_sample(run.job).tokens[: chosen.texts, :READ]
     model = make_causal(str(folder)).eval()
     onnx = OnnxText(folder / TEXT_TARGETS["onnx"].file)
     sides: dict[str, Write] = {
-        "PyTorch": lambda one: continued(model, one, WRITTEN, likeliest)[0, READ:].tolist(),
-        "onnx": lambda one: onnx.write(one, WRITTEN)[0, READ:].tolist(),
+        "PyTorch": lambda one: continued(model, one, count, likeliest)[0, READ:].tolist(),
+        "onnx": lambda one: onnx.write(one, count)[0, READ:].tolist(),
     }
     text = run.job.tokenizer.decode(prompts.flatten())
     wanted = run.job.tokenizer(text, add_special_tokens=False)["input_ids"]
     print(machine(torch.get_num_threads()))
     for name in ("gguf", "gguf_q8_0"):
-        sides[name], cut = llama_cpp(folder / TEXT_TARGETS[name].file)
+        sides[name], cut = llama_cpp(folder / TEXT_TARGETS[name].file, count)
         print(f"llama.cpp cuts the text of {name} as the student: {cut(text) == wanted}")
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     alike, compared = dict.fromkeys(sides, 0), 0
@@ -107,18 +107,20 @@ def main() -> None:
                 seconds[name].append(time.perf_counter() - begun)
                 if turn == 0:
                     alike[name] += same_beginning(said, first)
-    print(f"\n{len(prompts)} texts of {READ} tokens read and {WRITTEN} written\n")
-    print_table(seconds, alike, compared)
+    print(f"\n{len(prompts)} texts of {READ} tokens read and {count} written\n")
+    print_table(seconds, alike, compared, count)
 
 
-def print_table(seconds: dict[str, list[float]], alike: dict[str, int], compared: int) -> None:
+def print_table(
+    seconds: dict[str, list[float]], alike: dict[str, int], compared: int, count: int
+) -> None:
     """Speeds, as ratios turn by turn, and how many tokens were the same."""
     print(
         "| file | tokens/s | of PyTorch | tokens before it parts from PyTorch |\n|---|---|---|---|"
     )
     for name, spans in seconds.items():
         ratios = [a / b for a, b in zip(seconds["PyTorch"], spans, strict=True)]
-        cells = (f"{WRITTEN / statistics.median(spans):.0f}", f"{statistics.median(ratios):.1f}")
+        cells = (f"{count / statistics.median(spans):.0f}", f"{statistics.median(ratios):.1f}")
         print(f"| {name} | {' | '.join(cells)} | {alike[name]} of {compared} |")
 
 

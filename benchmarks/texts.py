@@ -6,7 +6,7 @@ all-minilm-l6-v2` brings what is needed.
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -24,15 +24,16 @@ from tutelage.types import autocast
 
 CPU = torch.device("cpu")
 NUM_JUDGED = 768
-SHAPES = ((64, 16), (64, 48), (16, 128), (8, 256))
+SHAPES = ("64x16", "64x48", "16x128", "8x256")
 
 
 def stepping(texts: int, tokens: int, *, precision: str, is_plain: bool) -> Callable[[], None]:
     """Forward and backward of one batch."""
     torch.manual_seed(0)
     student = sentence("all-minilm-l6-v2", keep_layers=[0, 5], freeze_embeddings=True, dropout=0.0)
-    ids = torch.randint(1000, 30000, (texts, tokens))
-    wanted = torch.nn.functional.normalize(torch.randn(texts, 384), dim=1)
+    words, width = student.encoder[0].model.get_input_embeddings().weight.shape
+    ids = torch.randint(words // 30, words, (texts, tokens))
+    wanted = torch.nn.functional.normalize(torch.randn(texts, width), dim=1)
 
     def step() -> None:
         chosen = fastest_attention(student, CPU, "bf16", 1) if is_plain else nullcontext()
@@ -45,10 +46,10 @@ def stepping(texts: int, tokens: int, *, precision: str, is_plain: bool) -> Call
     return step
 
 
-def measure_attention(turns: int) -> None:
+def measure_attention(turns: int, shapes: Sequence[str]) -> None:
     """PyTorch's fused attention beside plain products, on the CPU."""
     for precision in ("bf16", "float32"):
-        for texts, tokens in SHAPES:
+        for texts, tokens in (map(int, shape.split("x")) for shape in shapes):
             sides = {
                 name: stepping(texts, tokens, precision=precision, is_plain=name == "plain")
                 for name in ("fused", "plain")
@@ -89,11 +90,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, help="texts x tokens of a batch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(machine(arguments.threads))
     measure_judging(arguments.turns)
-    measure_attention(arguments.turns)
+    measure_attention(arguments.turns, arguments.shapes)
 
 
 if __name__ == "__main__":

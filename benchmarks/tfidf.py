@@ -60,7 +60,9 @@ def main() -> None:
     for words, most in (("words", 1), ("words and pairs", 2)):
         model = make_pipeline(
             TfidfVectorizer(ngram_range=(1, most), sublinear_tf=True),
-            LogisticRegressionCV(Cs=10, cv=5, l1_ratios=(0,), use_legacy_attributes=False),
+            LogisticRegressionCV(
+                Cs=10, cv=5, l1_ratios=(0,), scoring="accuracy", use_legacy_attributes=False
+            ),
         )
         right = torch.from_numpy(model.fit(texts, labels).predict(test.texts) == test.labels)
         accuracy = float(right.double().mean())

@@ -33,7 +33,6 @@ CODECS = (
     "sampled:16",
     "sampled:64",
 )
-BLOCK = 128
 
 
 class Asked(ModuleTeacher):
@@ -55,40 +54,58 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--text", default="english")
+    parser.add_argument("--block", type=int, default=128, help="tokens of a block")
+    parser.add_argument("--codecs", nargs="+", default=CODECS)
     chosen = parser.parse_args()
     corpus = load_corpus(
-        Path(place_or_name(chosen.text)), chosen.model, block=BLOCK, train_tokens=chosen.tokens
+        Path(place_or_name(chosen.text)),
+        chosen.model,
+        block=chosen.block,
+        train_tokens=chosen.tokens,
     )
-    task = LanguageModeling(corpus.num_words, BLOCK)
+    task = LanguageModeling(corpus.num_words, chosen.block)
     reader = Reader(corpus.splits.train, num_classes=corpus.num_words)
     teacher = Asked(make_causal(place_or_name(chosen.model)), task, chunk=4)
     ids = torch.arange(len(reader))
     begun = time.process_time()
     for part in ids.split(4):
         teacher(reader[part, torch.zeros_like(part)])
-    forward = len(reader) * BLOCK / (time.process_time() - begun)
+    count = len(reader) * chosen.block
+    forward = count / (time.process_time() - begun)
     print(machine(torch.get_num_threads()))
-    print(f"{chosen.model}, {len(reader) * BLOCK} tokens, {corpus.num_words} words")
+    print(f"{chosen.model}, {count} tokens, {corpus.num_words} words")
     print(f"The teacher says {forward:.0f} tokens a second (of the processor).\n")
     print(
         "| codec | bytes a token | KL, nats | gradient's bias | tokens/s written | tokens/s read |"
     )
     print("|---|---|---|---|---|---|")
-    for name in CODECS:
-        with tempfile.TemporaryDirectory() as folder:
-            begun = time.process_time()
-            manifest = build_cache(
-                Path(folder), teacher, reader, make_codec(name), device=torch.device("cpu")
-            )
-            written = len(reader) * BLOCK / (time.process_time() - begun)
-            cached = CachedTeacher(Path(folder))
-            begun = time.process_time()
-            for part in ids.split(4):
-                cached(reader[part, torch.zeros_like(part)])
-            read = len(reader) * BLOCK / (time.process_time() - begun)
-        bias = "" if manifest.gradient_bias is None else f"{manifest.gradient_bias:.4f}"
-        cells = (name, f"{manifest.bytes_per_item:.1f}", f"{manifest.kl_to_live:.4f}", bias)
-        print(f"| {' | '.join(cells)} | {written:.0f} | {read:,.0f} |", flush=True)
+    for name in chosen.codecs:
+        print(row(name, teacher, reader, count), flush=True)
+
+
+def row(name: str, teacher: Asked, reader: Reader, count: int) -> str:
+    """One codec's row of the table.
+
+    Args:
+        name: The codec.
+        teacher: Has been asked about all of the reader's blocks.
+        reader: The blocks.
+        count: Tokens of all blocks.
+    """
+    ids = torch.arange(len(reader))
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.process_time()
+        codec = make_codec(name)
+        manifest = build_cache(Path(folder), teacher, reader, codec, device=torch.device("cpu"))
+        written = count / (time.process_time() - begun)
+        cached = CachedTeacher(Path(folder))
+        begun = time.process_time()
+        for part in ids.split(4):
+            cached(reader[part, torch.zeros_like(part)])
+        read = count / (time.process_time() - begun)
+    bias = "" if manifest.gradient_bias is None else f"{manifest.gradient_bias:.4f}"
+    cells = (name, f"{manifest.bytes_per_item:.1f}", f"{manifest.kl_to_live:.4f}", bias)
+    return f"| {' | '.join(cells)} | {written:.0f} | {read:,.0f} |"
 
 
 if __name__ == "__main__":

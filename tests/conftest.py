@@ -65,6 +65,14 @@ def _notes_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder with tiny data sets and models in the place of those from registries."""
+    from homes import make_home  # needs the extra "text"
+
+    return make_home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
 def make_job() -> MakeJob:
     """Makes a job of a trained teacher, a cache and two seeds, with any part replaced."""
 

@@ -1,7 +1,6 @@
 """Every command that a page shows is run: as it stands, on small data, cut to an epoch."""
 
 import argparse
-import importlib.machinery
 import importlib.util
 import os
 import re
@@ -16,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import load_script
 from shown import PAGES, ROOT, Shown, commands_of
-from test_recipes import NETS, write_idx, write_pictures, write_words
-from texts import save_sentence_encoder, snippets, write_csv
+from test_recipes import NETS, write_pictures
 
 from tests.data.test_cifar import write_set
-from tests.language.tiny_language import WORDS, make_model, make_tokenizer, save, sentences
 from tutelage.bench import comparison, hinton
 from tutelage.cli.app import app, guarded
 from tutelage.config import read_recipe, shipped_recipes
@@ -33,7 +31,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "smollm2": {
         "data": {"block": 40, "train_tokens": 1600, "valid_tokens": 320, "test_tokens": 640},
         "student": {"settings": {"keep_layers": [0, 3]}},
-        "export": {"targets": ["onnx"]},  # the tiny tokenizer has no GGUF
     },
     "images": {
         "data": {"image_size": 8},
@@ -65,33 +62,6 @@ NEEDS_MORE = ("check", "export", "measure", "propose", "run", "tune")
 
 class ParsedError(Exception):
     """A script has taken its arguments; what it does is for its own tests."""
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    """A home folder with tiny data sets and models in the place of those from registries."""
-    home = tmp_path_factory.mktemp("home")
-    sets = home / ".cache" / "tutelage" / "datasets"
-    sets.mkdir(parents=True)
-    for name in ("mnist", "fashion_mnist"):
-        write_idx(sets / name)
-    write_words(sets / "brown")
-    shutil.copy(sets / "brown" / "test.jsonl", sets / "brown" / "valid.jsonl")
-    more = [(text,) for text, _ in snippets(16, 500)]
-    for name, parts in (
-        ("sentences", ("rest", "spliced", "words", "dictionary", "dictionary-spliced")),
-        ("movie_snippets", ("reviews", "reviews-rest", "nyt", "amazon", "tweets")),
-    ):
-        for part in parts:
-            write_csv(sets / name / "more" / f"{part}.csv", more, header="text")
-    write_csv(sets / "sentences" / "train.csv", [(t,) for t, _ in snippets(60)], header="text")
-    write_csv(sets / "movie_snippets" / "train.csv", snippets(48))
-    write_csv(sets / "movie_snippets" / "test.csv", snippets(20, 300))
-    save_sentence_encoder(sets / "all-minilm-l6-v2", layers=6)
-    (sets / "english").mkdir()
-    (sets / "english" / "brown.txt").write_text("\n\n".join(sentences(300, seed=0)))
-    save(sets / "smollm2", make_model(24), make_tokenizer(WORDS))
-    return home
 
 
 @pytest.fixture
@@ -268,18 +238,6 @@ def stop_after(parser: argparse.ArgumentParser, parse: Callable[..., Any], *args
     """Take the arguments and do no more."""
     parse(parser, *args)
     raise ParsedError
-
-
-def load_script(path: Path) -> Any:
-    """A script as a module; nothing of its main program is run."""
-    name = "script_" + re.sub(r"\W", "_", path.name)
-    loader = importlib.machinery.SourceFileLoader(name, str(path))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "dont_write_bytecode", True)
-        patch.syspath_prepend(str(path.parent))
-        loader.exec_module(module)
-    return module
 
 
 def check_extras(words: list[str], place: Path) -> None:

@@ -63,10 +63,10 @@ def make_student(num_classes, image_size, in_channels):
 """
 
 
-def write_idx(folder: Path) -> None:
+def write_idx(folder: Path, train: int = 60, test: int = 30) -> None:
     """The four files of MNIST's format, with a bar whose height is the class."""
     folder.mkdir()
-    for count, names in ((60, builtin.FILES[:2]), (30, builtin.FILES[2:])):
+    for count, names in ((train, builtin.FILES[:2]), (test, builtin.FILES[2:])):
         labels = np.arange(count, dtype=np.uint8) % 10
         images = np.zeros((count, 28, 28), dtype=np.uint8)
         for number, label in enumerate(labels):

@@ -27,7 +27,9 @@ def save_tokenizer(folder: Path, *, padding_side: str = "right", words: list[str
     return folder
 
 
-def save_transformer(folder: Path, *, layers: int = 4, width: int = 16, seed: int = 0) -> Path:
+def save_transformer(
+    folder: Path, *, layers: int = 4, width: int = 16, positions: int = 40, seed: int = 0
+) -> Path:
     """A random BERT with the tokenizer beside it."""
     import torch
 
@@ -40,7 +42,7 @@ def save_transformer(folder: Path, *, layers: int = 4, width: int = 16, seed: in
         num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=2 * width,
-        max_position_embeddings=40,
+        max_position_embeddings=positions,
         initializer_range=0.3,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
