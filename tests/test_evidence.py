@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
+from tutelage.errors import ModelError
 from tutelage.evidence import (
     SKEWED,
     Components,
@@ -19,6 +20,7 @@ from tutelage.evidence import (
 )
 from tutelage.metrics import evaluate
 from tutelage.records import Evaluation, Metric, TrainingRecord
+from tutelage.tasks.embedding import RANK_CORRELATION
 
 
 def arms(rng, effect, seeds=5, samples=200, seed_spread=0.0, sample_spread=0.0):
@@ -222,6 +224,33 @@ def test_tiny_tests_give_a_verdict_without_nan(shape):
         found = judge(distilled, torch.zeros(shape, dtype=torch.bool))
         assert np.isfinite([found.low, found.difference, found.high]).all()
         assert found.low <= found.difference <= found.high
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("arm", ["distilled", "baseline"])
+def test_a_score_that_is_not_finite_is_refused_by_arm_training_and_sample(arm, value):
+    scores = {name: torch.rand(3, 20) for name in ("distilled", "baseline")}
+    scores[arm][1, 7] = value
+    with pytest.raises(ModelError, match=f"{arm}: the score of sample 7 by training 2 of 3 is"):
+        judge(**scores)
+
+
+def test_an_interval_of_correlations_reaches_beyond_1():
+    # 5 trainings from -0.9 to 0.9, which never spread: only a bound could cut the interval off.
+    worst, best = torch.full((5, 40), -0.9), torch.full((5, 40), 0.9)
+    found = judge(best, worst, metric=RANK_CORRELATION)
+    assert found.difference == pytest.approx(1.8)
+    assert found.low < 1.8 < found.high <= 2
+    assert found.low > 1.5
+    assert judge(best, worst).high == 1
+
+
+def test_the_sentence_names_the_kind_of_samples():
+    distilled, baseline = arms(np.random.default_rng(11), 0.1, seeds=2)
+    assert "200 test samples" in judge(distilled, baseline).sentence
+    said = judge(distilled, baseline, judged_on="validation").sentence
+    assert "200 validation samples" in said
+    assert "test" not in said
 
 
 def test_one_test_sample_is_no_evidence():

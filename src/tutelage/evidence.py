@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from scipy.stats import t as student_t
 from torch import Tensor
 
+from tutelage.errors import ModelError
 from tutelage.records import (
     ACCURACY,
     METHOD,
@@ -76,8 +77,13 @@ def paired_interval(
             another score of its task.
         baseline: The same for the baseline student of the same seed.
         level: Confidence level.
-        reach: Largest difference that there can be: 1 for shares.
+        reach: Largest difference that there can be: 1 for shares, 2 for correlations.
+
+    Raises:
+        ModelError: A score is not finite; the message names seed and sample.
     """
+    _check_finite(distilled, "distilled")
+    _check_finite(baseline, "baseline")
     found = components(distilled.double() - baseline.double())
     centre = float(found.mean)
     if found.num_samples < 2:
@@ -85,6 +91,17 @@ def paired_interval(
     scale = reach if math.isfinite(reach) else _range(distilled, baseline)
     half = float(half_width(found, level, scale))
     return Interval(centre, max(-reach, centre - half), min(reach, centre + half))
+
+
+def _check_finite(scores: Shaped[Tensor, "seeds samples"], arm: str) -> None:
+    wrong = (~scores.double().isfinite()).nonzero()
+    if len(wrong):
+        seed, sample = wrong[0].tolist()
+        raise ModelError(
+            f"{arm}: the score of sample {sample} by training {seed + 1} of {len(scores)} is "
+            f"{float(scores[seed, sample])}, so that nothing can be said of all. Look for NaN or "
+            "infinite numbers in that network's weights and outputs, and in that sample."
+        )
 
 
 def components(difference: Float[Tensor, "*studies seeds samples"]) -> Components:
@@ -167,17 +184,29 @@ def judge(
     baseline: Shaped[Tensor, "seeds samples"],
     level: float = 0.95,
     metric: Metric = ACCURACY,
+    judged_on: str = "test",
 ) -> Verdict:
-    """The verdict: whether the interval of the difference lies above, on or below 0."""
+    """The verdict: whether the interval of the difference lies above, on or below 0.
+
+    Args:
+        distilled: Scores of each distilled student on each sample.
+        baseline: The same for the baseline student of the same seed.
+        level: Confidence level.
+        metric: What the scores are made for.
+        judged_on: What kind of samples these are, "test" or "validation".
+
+    Raises:
+        ModelError: A score is not finite.
+    """
     num_seeds, num_samples = distilled.shape
-    reach = 1.0 if metric.is_share else float("inf")
+    reach = math.inf if metric.reach is None else metric.reach
     found = paired_interval(distilled, baseline, level, reach)
     word = "helped" if found.low > 0 else "hurt" if found.high < 0 else "no evidence"
     points = f"{metric.difference(found.mean)} {metric.unit}"
     ends = f"{metric.difference(found.low)} to {metric.difference(found.high)}"
     interval = f"{level:.0%} interval {ends}"
     pairs = f"{num_seeds} pair{'s' if num_seeds > 1 else ''} of trainings"
-    samples = f"{num_samples} test sample{'s' if num_samples > 1 else ''}"
+    samples = f"{num_samples} {judged_on} sample{'s' if num_samples > 1 else ''}"
     lead = {
         "helped": "Distillation helped",
         "hurt": "Distillation hurt",

@@ -59,6 +59,8 @@ class Metric:
             multiplied by 100 where the metric is a share.
         meaning: What it is, in one sentence for the report.
         task_loss: What the task loss on validation data is, for the report.
+        reach: Largest difference that two networks' scores can have: 1 for shares of samples, 2
+            for correlations; None where there is no largest.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Metric:
     unit: str
     meaning: str
     task_loss: str = "Cross-entropy with the labels at temperature 1, in nats"
+    reach: float | None = None
 
     def rank(self, value: float) -> float:
         """The value, turned round where less is better: the highest rank is the best."""
@@ -89,6 +92,7 @@ ACCURACY = Metric(
     is_higher_better=True,
     unit="points of accuracy",
     meaning="Share of samples whose label is picked.",
+    reach=1.0,
 )
 
 
@@ -584,6 +588,7 @@ class RunRecord:
         finished: The day, as in 2026-01-31, in UTC; empty of old runs.
         machine: Where the run was finished: PyTorch's version, threads and cores, or the GPU.
         files: What the stages left: path below the run folder to SHA-256.
+        judged_on: "test", or "validation" where the test data are the validation data.
     """
 
     name: str
@@ -613,6 +618,7 @@ class RunRecord:
     refused: list[RefusedFile] = field(default_factory=list)
     finished: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    judged_on: str = "test"
 
     @property
     def verdict(self) -> Verdict | None:

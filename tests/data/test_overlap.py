@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tutelage.data.overlap import num_shared, overlap_note
+from tutelage.data.overlap import SAME_NOTE, judged_on, num_shared, overlap_note
 from tutelage.data.sources import DatasetSource, Splits, TensorSource
 from tutelage.data.tokens import TokenSource
 
@@ -44,3 +44,24 @@ def test_what_lies_on_disk_is_not_read_for_it(part):
     splits = replace(splits, **{part: slow})
     assert num_shared(splits) is None
     assert overlap_note(splits) == []
+
+
+def test_test_data_that_are_the_validation_data_are_known_by_what_they_hold():
+    rows, labels = torch.randn(9, 5), torch.arange(9)
+    apart, valid = TensorSource(rows[:5], labels[:5]), TensorSource(rows[5:], labels[5:])
+    again = TensorSource(rows[5:].clone(), labels[5:].clone())
+    for test in (valid, again):
+        splits = Splits(apart, valid, test, ("a", "b"))
+        assert judged_on(splits) == "validation"
+        assert overlap_note(splits) == [SAME_NOTE]
+    relabelled = TensorSource(rows[5:], labels[5:].flip(0))
+    for test in (apart, relabelled):
+        assert judged_on(Splits(apart, valid, test, ("a", "b"))) == "test"
+    assert judged_on(splits_of(apart, valid)) == "test"
+
+
+def test_other_samples_under_one_fingerprint_are_test_samples():
+    # So are two folders whose uncompressed pictures have the same names and sizes.
+    valid, test = TensorSource(torch.randn(4, 5)), TensorSource(torch.randn(4, 5))
+    test.fingerprint = valid.fingerprint
+    assert judged_on(Splits(TensorSource(torch.randn(4, 5)), valid, test, ())) == "test"

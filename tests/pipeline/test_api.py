@@ -1,4 +1,5 @@
 import copy
+import re
 
 import pytest
 import torch
@@ -200,3 +201,19 @@ def test_a_sample_that_is_not_a_number_is_found_before_the_first_step(
     with pytest.raises(DataError, match=f"{name} data: sample 100 holds NaN"):
         tutelage.distill(*networks, **parts, out=tmp_path, listener=events.append)
     assert not any(isinstance(event, StageDone) for event in events)
+
+
+def test_numbers_of_validation_data_are_called_so_wherever_they_stand(data, networks, tmp_path):
+    result = tutelage.distill(*networks, data, baseline=True, epochs=1, out=tmp_path)
+    assert result.record.judged_on == "validation"
+    assert "12 validation samples" in result.verdict.sentence
+    page = result.report(tmp_path / "report.html").read_text("utf-8").partition("<script>")[0]
+    assert "measured on the validation data unless" in page
+    assert "12 validation samples" in page
+    assert not re.search(r"[Tt]est sample|the test data ", page)
+    inputs, labels = data
+    own = tutelage.distill(
+        *networks, data, test_data=(inputs[:30], labels[:30]), baseline=True, epochs=1
+    )
+    assert own.record.judged_on == "test"
+    assert "30 test samples" in own.verdict.sentence

@@ -7,9 +7,11 @@ from torch import nn
 from tutelage.data.loading import Reader, in_order
 from tutelage.data.sources import TensorSource
 from tutelage.data.tokens import TokenSource
+from tutelage.errors import ModelError
 from tutelage.tasks import Classification, Embedding, TokenClassification
-from tutelage.tasks.predicting import predict_data
+from tutelage.tasks.predicting import predict_data, predict_items
 from tutelage.teachers.reference import ReferenceSource
+from tutelage.types import Batch
 
 CPU = torch.device("cpu")
 LENGTHS = (5, 1, 4, 1, 5, 2, 3)
@@ -72,3 +74,11 @@ def test_other_data_are_asked_about_in_their_own_order():
     reader = Reader(TensorSource(torch.arange(5.0)[:, None], torch.zeros(5, dtype=torch.long)))
     predict_data(Classification(num_classes=2), Seeing(1, 2), reader, batch_size=2, device=CPU)
     assert seen == [0, 1, 2, 3, 4]
+
+
+def test_an_embedding_with_an_infinite_part_is_refused_whatever_its_sign():
+    ids = torch.arange(2)
+    vectors = torch.tensor([[1.0, 2.0], [3.0, -torch.inf]])
+    batch = Batch(vectors, torch.zeros(2, 2), ids, torch.zeros_like(ids))
+    with pytest.raises(ModelError, match="for sample 1 of the validation or test data"):
+        predict_items(Embedding(2), nn.Identity(), [batch], CPU)

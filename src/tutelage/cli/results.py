@@ -37,7 +37,7 @@ def print_results(console: PlainConsole, record: RunRecord, out: Path) -> None:
         console.print(_costs(record))
     for row in record.quantised:
         console.print(
-            f"{row.file} ({row.way}): {row.accuracy:.2%} on the test data, "
+            f"{row.file} ({row.way}): {row.accuracy:.2%} on the {record.judged_on} data, "
             f"{_points(row.accuracy - row.float_accuracy)} points of float ({_points(row.low)} to "
             f"{_points(row.high)}), agrees on {row.agreement:.2%}.{_over_plain(row)}"
         )
@@ -89,7 +89,8 @@ def _over_plain(row: QuantisedRow) -> str:
 
 
 def _comparison(record: RunRecord) -> Table:
-    table = Table(title="On the test data (network of the best validation epoch)", box=None)
+    title = f"On the {record.judged_on} data (network of the best validation epoch)"
+    table = Table(title=title, box=None)
     table.add_column("")
     others = _others(record)
     for heading in (record.metric.title, "last epoch", *others.values(), "kept", "gap"):

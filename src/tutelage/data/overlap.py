@@ -10,6 +10,11 @@ from tutelage.data.sources import Source, Splits
 from tutelage.types import tensor_bytes
 
 CHUNK = 4096
+LOOKED_AT = 64
+SAME_NOTE = (
+    "The numbers are of the validation data, which also chose the epoch: there are no test data of "
+    "their own. Trust the last-epoch numbers, or give test data that nothing was chosen on."
+)
 
 
 def num_shared(splits: Splits) -> int | None:
@@ -29,16 +34,40 @@ def num_shared(splits: Splits) -> int | None:
     return sum(digest in trained for digest in _digests(splits.test))
 
 
+def judged_on(splits: Splits) -> str:
+    """What the numbers are measured on: "test", or "validation" where both are the same data."""
+    valid, test = splits.valid, splits.test
+    if valid is None or valid.fingerprint != test.fingerprint or len(valid) != len(test):
+        return "test"
+    # Folders of like names and sizes have one fingerprint whatever their pictures show.
+    ids = torch.linspace(0, len(test) - 1, min(len(test), LOOKED_AT)).long().unique()
+    is_same = valid is test or all(
+        _fetched(valid, number) == _fetched(test, number) for number in ids.split(1)
+    )
+    return "validation" if is_same else "test"
+
+
+def _fetched(source: Source, number: Tensor) -> list[bytes]:
+    inputs, labels = source.fetch(number)
+    named = [inputs] if isinstance(inputs, Tensor) else [inputs[name] for name in sorted(inputs)]
+    return [bytes(tensor_bytes(part)) for part in [*named, *([] if labels is None else [labels])]]
+
+
 def overlap_note(splits: Splits) -> list[str]:
-    """What a reader of the numbers must know where a test sample was trained on."""
+    """What a reader of the numbers must know where a test sample was trained or chosen on."""
     count = num_shared(splits)
-    if not count:
-        return []
     return [
+        *([SAME_NOTE] if judged_on(splits) == "validation" else []),
+        *([_shared_note(splits, count)] if count else []),
+    ]
+
+
+def _shared_note(splits: Splits, count: int) -> str:
+    return (
         f"{count} of {len(splits.test)} test samples stand in the training data as well (or the "
         "transfer data): what is measured on them may be remembered. Take them out of one of the "
         "two."
-    ]
+    )
 
 
 def _digests(source: Source) -> Iterator[bytes]:

@@ -136,8 +136,8 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
             data set is taken. Random augmentation belongs in `views`; in the data set it rules
             out a codec.
         valid_data: For model selection; a tenth of the training data if not given.
-        test_data: For the numbers reported; the validation data if not given, and the record's
-            notes then say that selection and test share samples.
+        test_data: For the numbers reported; the validation data if not given, and verdict, notes
+            and report then say so.
         temperature: Of the distillation loss, above 0.
         weight: Of the distillation loss.
         task_weight: Of the task loss on the labels.
@@ -211,11 +211,6 @@ def _splits(train: Any, valid: Any, test: Any, notes: list[str]) -> Splits:
         notes.append("No validation data was given: a tenth of the training data was held out.")
     else:
         valid_source = as_source(valid, "valid_data")
-    if test is None:
-        notes.append(
-            "No test data was given: the numbers are of the validation data, which also chose "
-            "the epoch. Trust the last-epoch numbers, or pass test_data."
-        )
     test_source = valid_source if test is None else as_source(test, "test_data")
     for name, data in (("train_data", train), ("valid_data", valid), ("test_data", test)):
         notes += loader_note(data, name)

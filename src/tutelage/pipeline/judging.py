@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tutelage.data.overlap import judged_on
 from tutelage.data.sources import Source
 from tutelage.evidence import CHOICES, judge, summarise
 from tutelage.job import Job
@@ -72,7 +73,7 @@ def judge_stage(
         teacher=teacher_record,
         arms=records,
         summaries=_summaries(job, teacher_record, records, list(by_arm)),
-        verdicts=_verdicts(task, by_arm),
+        verdicts=_verdicts(task, by_arm, judged_on(job.splits)),
         samples=_samples(job, teacher_said, [one for one in said if one.trained.seed == shown]),
     )
 
@@ -115,7 +116,9 @@ def _summaries(
     return summaries
 
 
-def _verdicts(task: Task, by_arm: Mapping[str, Sequence[_Said]]) -> dict[str, Verdict]:
+def _verdicts(
+    task: Task, by_arm: Mapping[str, Sequence[_Said]], judged_on: str
+) -> dict[str, Verdict]:
     if not {"baseline", "distilled"} <= by_arm.keys():
         return {}
     verdicts = {}
@@ -124,7 +127,9 @@ def _verdicts(task: Task, by_arm: Mapping[str, Sequence[_Said]]) -> dict[str, Ve
             arm: torch.stack([task.scores(getattr(one, choice)) for one in said])
             for arm, said in by_arm.items()
         }
-        verdicts[choice] = judge(scores["distilled"], scores["baseline"], metric=task.metric)
+        verdicts[choice] = judge(
+            scores["distilled"], scores["baseline"], metric=task.metric, judged_on=judged_on
+        )
     return verdicts
 
 

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage import __version__
 from tutelage.data.images import ImageFolder, check_pictures, picture_folders
-from tutelage.data.overlap import overlap_note
+from tutelage.data.overlap import judged_on, overlap_note
 from tutelage.data.scan import parts_of, scan
 from tutelage.deploy import TARGETS
 from tutelage.deploy.simulate import simulate_int8
@@ -402,6 +402,7 @@ def _record(
         refused=[*files.refused, *costs.refused],
         written=written,
         finished=datetime.now(UTC).date().isoformat(),
+        judged_on=judged_on(splits),
     )
 
 

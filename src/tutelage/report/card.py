@@ -39,7 +39,7 @@ def write_card(record: RunRecord, licences: Mapping[str, str], seed: int) -> str
         f"The files are of the distilled student of seed {seed}; {_calibration(record, seed)}",
         "## Files",
         _files(record),
-        *_eight_bits(record.quantised),
+        *_eight_bits(record),
         *_openings(record),
         "## What it costs",
         _latencies(record.latencies),
@@ -80,7 +80,8 @@ def _quality(record: RunRecord) -> str:
             cells = [percent(found.mean.get(key)) for key in ("accuracy", "agreement", "ece")]
             rows.append((arm, *cells, percent(found.retention)))
     table = _table(("network", "accuracy, %", "agreement, %", "ECE, %", "retention, %"), rows)
-    return f"On {record.teacher.selected.count:,} test samples, means over seeds:\n\n{table}"
+    samples = f"{record.teacher.selected.count:,} {record.judged_on} samples"
+    return f"On {samples}, means over seeds:\n\n{table}"
 
 
 def _verdict(record: RunRecord) -> str:
@@ -106,14 +107,15 @@ def _files(record: RunRecord) -> str:
         "file",
         "runtime",
         "size",
-        "accuracy on the test data, %",
+        f"accuracy on the {record.judged_on} data, %",
         "largest difference",
         "equal predictions, %",
         "samples compared",
     )
     return (
         "Each file, run in its own runtime: its accuracy on all "
-        f"{max((row.test_count for row in students), default=0):,} test samples, and its logits "
+        f"{max((row.test_count for row in students), default=0):,} {record.judged_on} samples, and "
+        "its logits "
         f"against PyTorch's on some of them.\n\n{_table(heads, rows)}"
     )
 
@@ -130,7 +132,8 @@ def _float_row(row: ParityRow, size_bytes: int) -> Sequence[str]:
     )
 
 
-def _eight_bits(rows: Sequence[QuantisedRow]) -> list[str]:
+def _eight_bits(record: RunRecord) -> list[str]:
+    rows = record.quantised
     if not rows:
         return []
     cells = [
@@ -153,7 +156,8 @@ def _eight_bits(rows: Sequence[QuantisedRow]) -> list[str]:
         "equal predictions, %",
         "calibration samples",
     )
-    return [f"Eight bits against the float file, on the test data:\n\n{_table(heads, cells)}"]
+    where = f"on the {record.judged_on} data"
+    return [f"Eight bits against the float file, {where}:\n\n{_table(heads, cells)}"]
 
 
 def _openings(record: RunRecord) -> list[str]:

@@ -89,7 +89,7 @@ def _place(record: RunRecord, verdict: Verdict) -> Interval | None:
             f"{formatting.percent(verdict.level, digits=0)} % interval "
             f"{_signed(record, verdict.low)} to {_signed(record, verdict.high)}, "
             f"{verdict.num_seeds} {'seed' if verdict.num_seeds == 1 else 'seeds'}, "
-            f"{formatting.count(verdict.num_samples)} test samples"
+            f"{formatting.count(verdict.num_samples)} {record.judged_on} samples"
         ),
     )
 

@@ -69,7 +69,7 @@ def _make_card(record: RunRecord, sample: SoftTargetSample) -> Card:
     shown = _shown_classes(sample, names)
     picture = sample.picture_png or ""
     return Card(
-        title=f"Test sample {sample.sample_id}",
+        title=f"{networks.capital(record.judged_on)} sample {sample.sample_id}",
         label=networks.class_name(record, sample.label),
         picture=picture if BASE64.fullmatch(picture) else "",
         text=sample.text or "",

@@ -291,7 +291,7 @@ def quantised_table(record: RunRecord) -> Table:
         "equal predictions, %",
         "largest difference of logits",
         "calibration samples",
-        "test samples",
+        f"{record.judged_on} samples",
     ]
     rows = [
         Row(

@@ -34,6 +34,7 @@ RANK_CORRELATION = Metric(
     meaning="Spearman's correlation of a sample's cosines with all others, in the network's "
     "vectors and in the teacher's; mean over samples.",
     task_loss="Mean squared difference from the teacher's of the cosines of all pairs",
+    reach=2.0,
 )
 
 
