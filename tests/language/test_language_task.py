@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from small_models import small
 from tiny_language import WORDS, make_model, make_tokenizer
 
 from tutelage.data.corpus import BlockSource, PaddedSource
@@ -12,6 +13,7 @@ from tutelage.errors import DataError, ModelError, ShapeError
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.causal import make_causal
 from tutelage.tasks import LanguageModeling
+from tutelage.teachers import ModuleTeacher
 from tutelage.types import Batch, HiddenStates, Outputs
 
 TASK = LanguageModeling(num_classes=20, block=8)
@@ -48,6 +50,22 @@ def test_under_autocast_the_head_is_in_its_precision():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = TASK.run(model, block_batch())
     assert outputs.scores.values.dtype == outputs.scores.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "granite", "bert"])
+def test_a_teacher_in_bf16_says_what_its_model_says_in_bf16(kind):
+    model, task = small(kind), LanguageModeling(num_classes=20, block=8)
+    batch = block_batch(count=4)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        wanted = model(input_ids=batch.inputs["input_ids"]).logits[..., :20].flatten(end_dim=1)
+    said = ModuleTeacher(model, task, chunk=4, precision="bf16")(batch)
+    torch.testing.assert_close(said.logits.float(), wanted.float(), rtol=0.01, atol=0.01)
+    objective = 0.5 * CrossEntropy() + 0.5 * KD(temperature=2)
+    student = Outputs(torch.randn(32, 20, generator=torch.Generator().manual_seed(0)))
+    report, dense = (
+        objective(student, outputs, task.items(batch)) for outputs in (said, Outputs(wanted))
+    )
+    torch.testing.assert_close(report.total, dense.total, rtol=0.01, atol=0.001)
 
 
 def test_a_vocabulary_that_is_too_small_is_one_clear_error():

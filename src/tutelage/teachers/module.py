@@ -3,7 +3,6 @@
 import copy
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -192,8 +191,7 @@ class ModuleTeacher:
 
 
 def _in_float32(scores: Scores) -> Scores:
-    if isinstance(scores, HiddenStates):
-        return replace(scores, values=_single(scores.values))
+    """Scores in float32; of hidden states losses make it, once their head has spoken."""
     return _single(scores) if isinstance(scores, Tensor) else scores
 
 
