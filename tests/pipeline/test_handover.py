@@ -107,6 +107,20 @@ def test_the_example_reads_images_as_the_training_did(tmp_path):
             np.testing.assert_array_equal(example.read_picture(str(file), how), expected, str(file))
 
 
+@pytest.mark.parametrize(
+    "pixels",
+    [np.full((9, 9), value) for value in (np.float32(0.5), np.int32(-1), np.int32(1 << 16))],
+)
+def test_the_example_refuses_depths_that_the_training_refuses(tmp_path, pixels):
+    file = tmp_path / "deep.tif"
+    Image.fromarray(pixels).save(file)
+    how = {"mode": "L", "height": 4, "width": 4, "background": "white"}
+    with pytest.raises(ValueError, match="not 8-bit or 16-bit"):
+        decode(file, 4, 1)
+    with pytest.raises(SystemExit, match=r"deep\.tif: pixels of mode [FI] are not 8-bit or 16-bit"):
+        example.read_picture(str(file), how)
+
+
 def test_the_folder_describes_every_file_in_it(out):
     folder = out / "export" / "student"
     config = json.loads((folder / "config.json").read_text())

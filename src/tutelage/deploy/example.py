@@ -39,7 +39,10 @@ def read_picture(place: str, how: Mapping[str, Any]) -> Any:
     height, width = how["height"], how["width"]
     with Image.open(place) as opened:
         opened.draft(None, (2 * width, 2 * height))  # a large JPEG decodes smaller
-        image = _plain(ImageOps.exif_transpose(opened), how["mode"], how["background"])
+        try:
+            image = _plain(ImageOps.exif_transpose(opened), how["mode"], how["background"])
+        except ValueError as error:
+            sys.exit(f"{place}: {error}. Save it as 8-bit RGB or grey.")
     scale = min(image.width / width, image.height / height)
     left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
     box = (left, top, left + scale * width, top + scale * height)
@@ -63,10 +66,12 @@ def _plain(image: Any, mode: str, background: str) -> Any:
 
 
 def _from_deep_greys(image: Any) -> Any:
-    """16-bit greys to 8 bits."""
+    """16-bit greys to 8 bits; of other depths the training would have read none."""
     from PIL import Image
 
     greys = np.asarray(image)
+    if greys.dtype.kind == "f" or greys.min() < 0 or greys.max() > DEEPEST_GREY:
+        raise ValueError(f"pixels of mode {image.mode} are not 8-bit or 16-bit values")
     scaled = Image.fromarray(np.rint(greys / (DEEPEST_GREY / 255)).astype(np.uint8))
     clear = image.info.get("transparency")
     if clear is None:
