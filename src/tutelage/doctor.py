@@ -33,7 +33,9 @@ from tutelage.job import Job
 from tutelage.models.copies import copied, state_of
 from tutelage.models.cost import count_parameters
 from tutelage.models.modes import frozen
+from tutelage.objective import Objective, Ramp, value_at
 from tutelage.records import ACCURACY
+from tutelage.report.remarks import FEW_SAMPLES, few_samples_advice
 from tutelage.tasks import Task
 from tutelage.tasks.predicting import check_logits
 from tutelage.teachers.codecs import make_codec
@@ -46,6 +48,7 @@ SAMPLE = 512
 REPEATED = 16  # samples that are asked for twice before a cache is built
 TIMED_STEPS = 3
 BYTES_A_PARAMETER = 16
+HIGH = 2.0  # temperatures above it flatten what the teacher says of most samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,6 +492,22 @@ def _look_at_training(job: Job) -> Iterator[Finding]:
         text = f"schedule.warmup_steps is {settings.schedule.warmup_steps}, but the training has"
         text += f" {steps} steps: the learning rate never reaches optimizer.lr."
         yield Finding(WARNING, "training", text)
+    count = len(job.splits.train)
+    if count < FEW_SAMPLES and _is_mostly_soft(job.objective):
+        yield Finding(WARNING, "objective", few_samples_advice(count))
+
+
+def _is_mostly_soft(objective: Objective) -> bool:
+    """Whether outputs softened by a high temperature weigh more than everything else."""
+    soft = rest = 0.0
+    for term in objective.counted:
+        weight = value_at(term.weight, 0.0)
+        temperature = getattr(term.loss, "temperature", None)
+        if isinstance(temperature, int | float | Ramp) and value_at(temperature, 0.0) > HIGH:
+            soft += weight
+        else:
+            rest += weight
+    return soft > rest
 
 
 def _look_at_cost(job: Job) -> Iterator[Finding]:

@@ -17,7 +17,9 @@ from tutelage.job import TeacherPlan
 from tutelage.losses import KD, CrossEntropy, FitNets, SimKD
 from tutelage.losses.reuse import projector
 from tutelage.models.nets import cnn, mlp
+from tutelage.objective import Ramp
 from tutelage.pipeline import run_job
+from tutelage.report.remarks import few_samples_advice
 
 
 def findings(job, about):
@@ -69,7 +71,8 @@ class Forward(nn.Module):
 
 
 def test_a_good_job_has_no_problem_and_no_warning(job):
-    found = check(replace(job, codec=None))
+    gentle = 0.5 * CrossEntropy() + 0.5 * KD(temperature=2)
+    found = check(replace(job, codec=None, objective=gentle))
     trouble = [finding.text for finding in found if finding.level != FINE]
     assert all("A linear classifier on the inputs" in text for text in trouble), trouble
     about = {finding.about for finding in found}
@@ -181,6 +184,26 @@ def test_a_warm_up_longer_than_the_training_is_a_warning(job):
     assert "never reaches optimizer.lr" in texts(long, WARNING, "training")
     short = replace(job, settings=replace(job.settings, schedule=replace(schedule, warmup_steps=7)))
     assert texts(short, WARNING, "training") == ""
+
+
+@pytest.mark.parametrize(
+    ("objective", "is_said"),
+    [
+        (0.1 * CrossEntropy() + 0.9 * KD(temperature=4), True),
+        (0.1 * CrossEntropy() + 0.9 * KD(temperature=Ramp(8, 1)), True),
+        (0.1 * CrossEntropy() + 0.9 * KD(temperature=2), False),
+        (0.5 * CrossEntropy() + 0.5 * KD(temperature=4), False),
+    ],
+)
+def test_few_samples_under_soft_targets_are_a_warning_with_settings(job, objective, is_said):
+    found = texts(replace(job, objective=objective), WARNING, "objective")
+    assert (found == few_samples_advice(len(job.splits.train))) == is_said
+    assert ("temperature of 1 or 2" in found) == is_said
+
+
+def test_many_samples_are_no_warning(job, monkeypatch):
+    monkeypatch.setattr("tutelage.doctor.FEW_SAMPLES", len(job.splits.train))
+    assert texts(job, WARNING, "objective") == ""
 
 
 def test_a_student_that_is_no_smaller_is_a_warning(job):
