@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -39,7 +39,7 @@ from tutelage.report.remarks import FEW_SAMPLES, few_samples_advice
 from tutelage.tasks import Task
 from tutelage.tasks.predicting import check_logits
 from tutelage.teachers.codecs import make_codec
-from tutelage.teachers.module import ModuleTeacher, state_fingerprint
+from tutelage.teachers.module import ClassOrder, ModuleTeacher, state_fingerprint
 from tutelage.teachers.steady import said_twice
 from tutelage.types import Batch, Outputs, Signal, first_tensor, tensor_bytes, tensors_of
 
@@ -80,7 +80,7 @@ def preflight(job: Job) -> None:
     _check_export(job, batch)
     batches = (batch, *_longest_batch(job))
     _try_network("student", lambda: job.new_student(0), job.task, *batches)
-    _check_last_step(job, batch)
+    _check_last_steps(job, batch)
     _check_text_targets(job)
     _try_network("teacher", job.new_teacher, job.teacher_task, *batches)
     _try_objective(job, batch)
@@ -190,16 +190,28 @@ def _longest_batch(job: Job) -> list[Batch]:
     return [reader[torch.tensor([number]), torch.tensor([0])]]
 
 
-def _check_last_step(job: Job, batch: Batch) -> None:
-    """A student that ends in a sigmoid is not seen in its numbers, which may be any logits."""
+def _check_last_steps(job: Job, batch: Batch) -> None:
+    """A network that ends in a sigmoid is not seen in its numbers, which may be any logits."""
     student = copied(job.new_student(0)).eval()
-    with torch.enable_grad():
-        scores = job.task.run(student, batch).scores
+    with of_role("student"), torch.enable_grad():
+        _check_last_step(student, job.task, batch)
+    if not (isinstance(batch.inputs, torch.Tensor) and batch.inputs.is_floating_point()):
+        return  # the steps of a frozen network are seen by the gradient of its inputs alone
+    traced = replace(batch, inputs=batch.inputs.detach().requires_grad_())
+    for plan in job.teachers:
+        member = job.new_member(plan).eval()
+        network = member.model if isinstance(member, ClassOrder) else member
+        with of_role("teacher"), torch.enable_grad():
+            _check_last_step(network, job.teacher_task, traced)
+
+
+def _check_last_step(network: nn.Module, task: Task, batch: Batch) -> None:
+    scores = task.run(network, batch).scores
     step = scores.grad_fn if isinstance(scores, torch.Tensor) else None
     if step is not None and step.name().startswith("SigmoidBackward"):
         raise ModelError(
-            f"student: {type(student).__name__} ends in a sigmoid, but losses expect logits. Let "
-            "its forward end before it."
+            f"{type(network).__name__} ends in a sigmoid, but losses expect logits. Let its "
+            "forward end before it."
         )
 
 

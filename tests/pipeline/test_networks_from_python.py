@@ -67,6 +67,49 @@ class Locked(Around):
         self.lock = threading.Lock()
 
 
+class Warms(Around):
+    """Grows louder with the steps that it counts in a plain attribute."""
+
+    steps = 0
+
+    def forward(self, inputs):
+        self.steps += self.training
+        return self.net(inputs) * min(1, self.steps / 9)
+
+
+class Centres(Around):
+    """Follows the mean of its inputs in a buffer that is not saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4), persistent=False)
+
+    def forward(self, inputs):
+        if self.training:
+            self.mean = (self.mean + inputs.mean(dim=0)) / 2
+        return self.net(inputs - self.mean)
+
+
+class Follows(Centres):
+    def __init__(self):
+        super().__init__()
+        mean = self._buffers.pop("mean")
+        self.mean = mean
+
+
+class Carries(Around):
+    """Goes on from its last hidden state, with the graph of the step before."""
+
+    last = 0
+
+    def forward(self, inputs):
+        hidden = self.net[0](inputs)
+        if self.training:
+            hidden = hidden + self.last
+            self.last = hidden.mean()
+        return self.net[1:](hidden)
+
+
 class GivesDict(Around):
     def forward(self, inputs):
         return {"logits": self.net(inputs), "hidden": inputs}
@@ -165,6 +208,15 @@ def test_precision_that_was_changed_is_told(data):
             "student: LazyLinear: the lazy layer '' has no weights yet",
         ),
         (lambda: nn.LazyLinear(3), net, "teacher: LazyLinear: the lazy layer"),
+        (net, Warms, r"distilled, .*: Warms is changed .* \(the attribute 'steps'\)"),
+        (net, Centres, r"distilled, .*: Centres is changed .* \(the buffer 'mean'\)"),
+        (net, Follows, r"distilled, .*: Follows is changed .* \(the attribute 'mean'\)"),
+        (
+            net,
+            Carries,
+            "distilled, .*: RuntimeError: Trying to backward through the graph a second",
+        ),
+        (lambda: nn.Sequential(net(), nn.Sigmoid()), net, "teacher: Sequential ends in a sigmoid"),
     ],
 )
 def test_it_is_refused_before_any_training(teacher, student, message, data, tmp_path):

@@ -4,19 +4,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tutelage.data.loading import Reader, num_batches
-from tutelage.data.randomness import random_state_kept
+from tutelage.data.randomness import random_state_kept, seed_random
 from tutelage.engine.average import Average
 from tutelage.engine.memory import is_out_of_memory
 from tutelage.engine.settings import TrainSettings
 from tutelage.engine.trainee import Trainee
 from tutelage.errors import ConfigError, ModelError, TutelageError, one_line
+from tutelage.models.copies import copied, load_state, state_of
 from tutelage.objective import LossReport, Objective
+from tutelage.tasks import Task
 from tutelage.teachers import Teacher
+from tutelage.types import Batch, HiddenStates
 
 FEW = 8
+_PLAIN = (Tensor, int, float, str)
 _UNTRAINED = (
     "student: no weight of the student can be trained. Leave some of its parameters unfrozen "
     "(requires_grad), and its forward outside of torch.no_grad."
@@ -26,10 +30,11 @@ _UNTRAINED = (
 def try_training(
     name: str, trainee: Trainee, teacher: Teacher | None, reader: Reader, settings: TrainSettings
 ) -> None:
-    """Make one update as a training will, of a trainee that is thrown away afterwards.
+    """Make two updates as a training will, of a trainee that is thrown away afterwards.
 
-    The samples are as many as the smallest batch of the training has, but no more than `FEW`; of
-    texts the longest one is among them.
+    The second shows what a network carries over from the first. The samples are as many as the
+    smallest batch of the training has, but no more than `FEW`; of texts the longest one is among
+    them.
 
     Args:
         name: Of the training, for messages.
@@ -45,14 +50,81 @@ def try_training(
     with told_as(f"{name}, a first step of batch size {len(rows)}"), random_state_kept():
         batch = reader[rows, torch.zeros_like(rows)]
         optimizer = settings.optimizer.build(trainee.parameters())
-        report = trainee.train()(batch, None if teacher is None else teacher(batch))
-        check_trainable(report, trainee.objective)
-        report.total.backward()
-        if all(weight.grad is None for weight in trainee.student.parameters()):
-            raise ConfigError(_UNTRAINED)
-        optimizer.step()
+        untrained = copied(trainee.student)
+        for _ in range(2):
+            optimizer.zero_grad()
+            _learn(trainee, batch, teacher)
+            optimizer.step()
         if settings.ema is not None:
             Average(trainee.student, settings.ema).update(trainee.student)
+        check_is_all_saved(trainee.student, untrained, trainee.task, batch)
+
+
+def _learn(trainee: Trainee, batch: Batch, teacher: Teacher | None) -> None:
+    report = trainee.train()(batch, None if teacher is None else teacher(batch))
+    check_trainable(report, trainee.objective)
+    report.total.backward()
+    if all(weight.grad is None for weight in trainee.student.parameters()):
+        raise ConfigError(_UNTRAINED)
+
+
+@torch.no_grad()
+def check_is_all_saved(trained: nn.Module, untrained: nn.Module, task: Task, batch: Batch) -> None:
+    """Refuse a network of which a part that training changes is in no file of weights.
+
+    Args:
+        trained: After an update or more.
+        untrained: The same before them; it takes over what is saved of the trained one.
+        task: How they are called.
+        batch: Samples to compare them on.
+
+    Raises:
+        ModelError: They say something else in eval mode; the message names the part.
+    """
+    load_state(untrained, state_of(trained))
+    said = _said(trained.eval(), task, batch)
+    if _is_near(said, _said(untrained.eval(), task, batch)):
+        return
+    if not _is_near(said, _said(trained, task, batch)):
+        return  # it says something else each time, so this shows nothing
+    parts = _moved(trained, untrained)
+    raise ModelError(
+        f"{type(trained).__name__} is changed by training in a part that is not saved with its "
+        f"weights ({next(parts, 'no buffer and no plain attribute')}), so what was trained could "
+        "not be loaded again. Keep it in a parameter, in a buffer (register_buffer, persistent), "
+        "or in get_extra_state."
+    )
+
+
+def _said(network: nn.Module, task: Task, batch: Batch) -> Tensor:
+    with random_state_kept():
+        seed_random(0)
+        outputs = task.run(network, batch)
+    scores = outputs.scores
+    return scores.values if isinstance(scores, HiddenStates) else outputs.logits
+
+
+def _is_near(one: Tensor, other: Tensor) -> bool:
+    size = float(one.nan_to_num(0, 0, 0).abs().max())
+    return torch.allclose(one, other, rtol=1e-4, atol=1e-5 * size, equal_nan=True)
+
+
+def _moved(trained: nn.Module, untrained: nn.Module) -> Iterator[str]:
+    """Buffers and plain attributes in which two networks differ."""
+    for (path, one), other in zip(trained.named_modules(), untrained.modules(), strict=False):
+        for kind, own, others in (
+            ("buffer", one._buffers, other._buffers),
+            ("attribute", vars(one), vars(other)),
+        ):
+            for name, value in own.items():
+                if isinstance(value, _PLAIN) and not _is_same(value, others.get(name)):
+                    yield f"the {kind} {'.'.join(filter(None, (path, name)))!r}"
+
+
+def _is_same(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.equal(one, other)
+    return not isinstance(other, Tensor) and one == other
 
 
 def check_trainable(report: LossReport, objective: Objective) -> None:
