@@ -117,8 +117,33 @@ def test_the_example_refuses_depths_that_the_training_refuses(tmp_path, pixels):
     how = {"mode": "L", "height": 4, "width": 4, "background": "white"}
     with pytest.raises(ValueError, match="not 8-bit or 16-bit"):
         decode(file, 4, 1)
-    with pytest.raises(SystemExit, match=r"deep\.tif: pixels of mode [FI] are not 8-bit or 16-bit"):
+    with pytest.raises(SystemExit, match=r"deep\.tif: .*pixels of mode [FI] are not 8-bit"):
         example.read_picture(str(file), how)
+
+
+def test_the_example_says_what_is_wrong_with_a_picture(tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture")
+    how = {"mode": "L", "height": 4, "width": 4, "background": "white"}
+    for file in (broken, tmp_path / "nowhere.png"):
+        with pytest.raises(SystemExit, match=rf"{file.name}: cannot be read as a picture \("):
+            example.read_picture(str(file), how)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (np.ones((2, 1, 8, 8)), r"holds float64 of shape \[2, 1, 8, 8\]; float32 of shape"),
+        (np.ones((1, 8, 8), np.float32), r"of shape \[1, 8, 8\]; .*\['batch', 1, 8, 8\] is needed"),
+        (np.full((2, 1, 8, 8), 255, np.float32), r"go from 255.0 to 255.0, not 0 to 1"),
+        (np.full((2, 1, 8, 8), np.nan, np.float32), r"go from nan to nan"),
+    ],
+)
+def test_the_example_refuses_arrays_that_the_student_does_not_take(out, tmp_path, rows, said):
+    inputs = json.loads((out / "export" / "student" / "config.json").read_text())["inputs"]
+    np.save(tmp_path / "rows.npy", rows)
+    with pytest.raises(SystemExit, match=rf"rows\.npy: .*{said}"):
+        example.read_array(str(tmp_path / "rows.npy"), inputs)
 
 
 def test_the_folder_describes_every_file_in_it(out):

@@ -37,12 +37,12 @@ def read_picture(place: str, how: Mapping[str, Any]) -> Any:
     from PIL import Image, ImageOps
 
     height, width = how["height"], how["width"]
-    with Image.open(place) as opened:
-        opened.draft(None, (2 * width, 2 * height))  # a large JPEG decodes smaller
-        try:
+    try:
+        with Image.open(place) as opened:
+            opened.draft(None, (2 * width, 2 * height))  # a large JPEG decodes smaller
             image = _plain(ImageOps.exif_transpose(opened), how["mode"], how["background"])
-        except ValueError as error:
-            sys.exit(f"{place}: {error}. Save it as 8-bit RGB or grey.")
+    except (OSError, ValueError) as error:
+        sys.exit(f"{place}: cannot be read as a picture ({error}). Give 8-bit RGB or grey.")
     scale = min(image.width / width, image.height / height)
     left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
     box = (left, top, left + scale * width, top + scale * height)
@@ -80,6 +80,28 @@ def _from_deep_greys(image: Any) -> Any:
     return Image.merge("LA", [scaled, Image.fromarray(alpha)])
 
 
+def read_array(place: str, wanted: Any) -> Any:
+    """Samples of an array file, once they are what the student takes.
+
+    Args:
+        place: The file.
+        wanted: `inputs` of config.json.
+    """
+    if isinstance(wanted, list):
+        sys.exit(f"{place}: the student takes texts, no arrays.")
+    try:
+        rows = np.load(place, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{place}: cannot be read as an array ({error}).")
+    low, high = wanted["range"] or (-np.inf, np.inf)
+    if list(rows.shape[1:]) != wanted["shape"][1:] or str(rows.dtype) != wanted["dtype"]:
+        needed = f"{wanted['dtype']} of shape {wanted['shape']}"
+        sys.exit(f"{place}: holds {rows.dtype} of shape {list(rows.shape)}; {needed} is needed.")
+    if rows.size and not (rows.min() >= low and rows.max() <= high):
+        sys.exit(f"{place}: its values go from {rows.min()} to {rows.max()}, not {low} to {high}.")
+    return rows
+
+
 def read_text(place: str, how: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
     """A text as tokens, and of each token the word that it begins, or None."""
     import tokenizers
@@ -106,7 +128,7 @@ def answers(
     """What was given, and its class; of text with labelled words, each word and its class."""
     labels, how = config["labels"], config["preprocessing"]
     if place.endswith(".npy"):
-        for number, row in enumerate(_run(session, np.load(place, allow_pickle=False))):
+        for number, row in enumerate(_run(session, read_array(place, config["inputs"]))):
             yield f"{place}[{number}]", labels[row.argmax()]
     elif how["kind"] == "picture":
         yield place, labels[_run(session, read_picture(place, how))[0].argmax()]
