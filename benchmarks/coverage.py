@@ -25,11 +25,17 @@ def _lognormal(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.f
     return np.asarray(drawn / np.sqrt((np.e - 1) * np.e))
 
 
+def _rare(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """One in five is far off, all others are alike."""
+    return np.asarray(((rng.random(shape) < 0.2) - 0.2) / 0.4)
+
+
 EFFECTS: Mapping[str, Draw] = {  # mean 0, variance 1
     "normal": lambda rng, shape: rng.standard_normal(shape),
     "exponential": lambda rng, shape: rng.exponential(size=shape) - 1,
     "t, 3 degrees of freedom": lambda rng, shape: rng.standard_t(3, shape) / np.sqrt(3),
     "lognormal": _lognormal,
+    "one in five": _rare,
 }
 
 
@@ -214,6 +220,7 @@ CASES: Mapping[str, Case] = {
     "many samples, seeds exponential": Many("exponential"),
     "many samples, seeds heavy-tailed": Many("t, 3 degrees of freedom"),
     "beyond: seeds lognormal": Many("lognormal"),
+    "beyond: one seed in five far off": Many("one in five"),
 }
 
 
