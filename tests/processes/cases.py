@@ -208,7 +208,8 @@ def train_until(folder, name, stop_at, changes):
 
     network, arm = arm_of(folder, name, **changes)
     try:
-        fit(network, arm, stop if stop_at else ignore)
+        with steady_adam():
+            fit(network, arm, stop if stop_at else ignore)
     except Interrupted as error:
         return str(error)
     return "ran to the end"

@@ -79,9 +79,9 @@ def draws(folder, name, kind):
 
 def test_processes_draw_the_same_in_a_loss_of_all_rows_and_their_own_in_dropout(together, tmp_path):
     first, second = together(draws, str(tmp_path), "memory", "dropout")
-    assert len(set(first[0])) == len(first[0]) == 8
+    assert len(set(first[0])) == len(first[0]) == 6  # the row that is left joins the batch before
     assert first[0] == second[0]
-    assert len({*first[1], *second[1]}) == 16
+    assert len({*first[1], *second[1]}) == 12
     assert same(first[2], second[2])
     assert all(np.isfinite(first[2][1]).flat)
 
@@ -126,7 +126,7 @@ def test_a_training_goes_on_in_another_number_of_processes(together, tmp_path, f
 def test_processes_that_see_different_folders_say_so(together, tmp_path):
     train_until(str(tmp_path / "0"), "kd", 0, {"epochs": 1})
     said = together(train_in_own_folders, str(tmp_path))
-    assert all("processes see different checkpoints (steps 0 and 4)" in text for text in said)
+    assert all("processes see different checkpoints (steps 0 and 3)" in text for text in said)
     assert all("Put the run folder where all machines see it" in text for text in said)
 
 

@@ -127,7 +127,7 @@ class Leaderboard:
     teacher: Score
     standings: list[Standing] = field(default_factory=list)
     costs: Mapping[str, Cost] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 def verdict(interval: Interval | None) -> str:

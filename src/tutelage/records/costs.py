@@ -1,0 +1,222 @@
+"""What a run leaves about its exported files: sizes, times, agreement, measurements."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field
+
+Line = Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+FileName = Annotated[  # of a file in one folder of the run, never of one elsewhere
+    str, Field(max_length=200, pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$")
+]
+Measured = Annotated[float, Field(gt=0, lt=1e15, allow_inf_nan=False)]
+Number = Annotated[int, Field(ge=1, le=10**12)]
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRow:
+    """What a network weighs. MACs are for one sample; size_bytes is the exported file's."""
+
+    name: str
+    parameters: int
+    macs: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyRow:
+    """How long one call takes, in milliseconds, measured alternating with the other networks."""
+
+    name: str
+    runtime: str
+    batch_size: int
+    threads: int
+    p50_ms: float
+    p95_ms: float
+    throughput_per_s: float
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParityRow:
+    """Exported file in its own runtime against the PyTorch network, on real samples.
+
+    Attributes:
+        name: Of the network.
+        file: Its name.
+        max_abs_difference: Of two logits.
+        agreement: Share of samples that both put into the same class.
+        count: Samples compared.
+        target: What kind of file it is.
+        runtime: What ran it, with its version.
+        accuracy: Share of these samples that the file puts right; None without labels.
+        expected_accuracy: The same of the PyTorch network.
+        test_accuracy: Share of all test samples that the file puts right; None of the teacher's.
+        test_count: How many these are.
+    """
+
+    name: str
+    file: FileName
+    max_abs_difference: float
+    agreement: float
+    count: int
+    target: str = "onnx"
+    runtime: str = ""
+    accuracy: float | None = None
+    expected_accuracy: float | None = None
+    test_accuracy: float | None = None
+    test_count: int = 0
+
+    @property
+    def on_test(self) -> tuple[float | None, int]:
+        """The file's accuracy on the whole test data, and of how many samples that is."""
+        return self.test_accuracy, self.test_count
+
+
+@dataclass(frozen=True, slots=True)
+class QuantisedRow:
+    """A file of eight bits against the float file that it was made from, on the test data.
+
+    Attributes:
+        name: In the run's tables.
+        file: Its name.
+        way: How its activations are scaled.
+        calibration: Training samples that they were scaled on.
+        accuracy: Share of test samples that it puts right.
+        float_accuracy: The float file's.
+        low, high: 95% interval of the difference, over other test samples.
+        agreement: Share of samples that both put into the same class.
+        max_abs_difference: Of two logits.
+        count: Test samples.
+        target: What kind of file it is.
+        over_plain: Of a fine-tuned file: its accuracy less that of the file of eight bits made
+            from the student before; None of others.
+        over_plain_low, over_plain_high: 95% interval of that difference.
+    """
+
+    name: str
+    file: FileName
+    way: str
+    calibration: int
+    accuracy: float
+    float_accuracy: float
+    low: float
+    high: float
+    agreement: float
+    max_abs_difference: float
+    count: int
+    target: str = "onnx"
+    over_plain: float | None = None
+    over_plain_low: float | None = None
+    over_plain_high: float | None = None
+
+    @property
+    def on_test(self) -> tuple[float | None, int]:
+        """The file's accuracy on the whole test data, and of how many samples that is."""
+        return self.accuracy, self.count
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedFile:
+    """A file that was asked for and is not delivered; all else of the run is.
+
+    Attributes:
+        file: Its name.
+        reason: Why not, with what to do.
+    """
+
+    file: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        """The reason with the file's name."""
+        said = self.reason if self.file in self.reason else f"{self.file}: {self.reason}"
+        return f"Not delivered: {said}"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What was measured on."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: Name
+    processor: Line
+    cores: Number
+    system: Line
+    python: Line
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredFile:
+    """One exported file on one machine.
+
+    Attributes:
+        name: Of the network.
+        file: Its name.
+        sha256: Of its content; empty where it was not there.
+        size_bytes: Of the file.
+        memory_bytes: Peak resident set of a process that runs it, over the empty runtime; None
+            where the machine does not tell.
+        problem: Why it could not be run there; None if it could.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: Name
+    file: Name
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+    size_bytes: Annotated[int, Field(ge=0, le=10**15)]
+    memory_bytes: Annotated[int, Field(ge=0, le=10**15)] | None
+    problem: Line | None
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRow:
+    """One network at one batch size and thread count; the networks took turns.
+
+    Attributes:
+        name: Of the network.
+        runtime: With its version.
+        batch_size: Samples in one call.
+        threads: Of the runtime.
+        p50_ms, p95_ms: Half of the calls, and 95 % of them, took at most this long.
+        throughput_per_s: Samples a second.
+        calls: That were timed.
+        energy_mj: Of the whole processor package, millijoules a sample; None where not told.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: Name
+    runtime: Line
+    batch_size: Number
+    threads: Number
+    p50_ms: Measured
+    p95_ms: Measured
+    throughput_per_s: Measured
+    calls: Number
+    energy_mj: Measured | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """All exported files on one machine, as the script measure.py prints it.
+
+    Attributes:
+        format: Of this record; 1.
+        machine: What was measured on.
+        when: UTC, as in 2026-01-31T12:00:00Z.
+        files: Size and memory of each.
+        rows: Latency, throughput and energy.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    format: Annotated[int, Field(ge=1, le=1)]
+    machine: Machine
+    when: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    files: Annotated[list[MeasuredFile], Field(max_length=200)]
+    rows: Annotated[list[MeasuredRow], Field(max_length=5000)]
