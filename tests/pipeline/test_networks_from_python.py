@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tutelage
-from tutelage.errors import ConfigError, ModelError
+from tutelage.errors import ConfigError, ModelError, RunFolderError
 from tutelage.models.copies import copied, load_state, state_of
 from tutelage.models.load import load_weights
 from tutelage.pipeline.networks import as_network, check_names
@@ -308,3 +308,22 @@ def test_class_names_are_looked_at_before_anything_is_run(data):
     for argument in ("class_names", "teacher_class_names"):
         with pytest.raises(ConfigError, match=f"^{argument}: 'a' stands there twice"):
             distilled(net(), net(), data, **{argument: ["a", "b", "a"]})
+
+
+class Turned(Around):
+    turns = 1
+
+    def forward(self, inputs):
+        return self.net(inputs) * self.turns
+
+
+@pytest.mark.parametrize("codec", [None, "float32"])
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_a_network_whose_code_changed_does_not_go_on(role, codec, data, tmp_path):
+    networks = {"teacher": Turned(), "student": Turned()}
+    first = distilled(**networks, data=data, out=tmp_path, codec=codec)
+    again = distilled(**networks, data=data, out=tmp_path, codec=codec)
+    assert torch.equal(first.student.net[0].weight, again.student.net[0].weight)
+    networks[role].turns = -1
+    with pytest.raises(RunFolderError, match="its code was changed since"):
+        distilled(**networks, data=data, out=tmp_path, codec=codec)

@@ -82,10 +82,10 @@ def check_is_all_saved(trained: nn.Module, untrained: nn.Module, task: Task, bat
         ModelError: They say something else in eval mode; the message names the part.
     """
     load_state(untrained, state_of(trained))
-    said = _said(trained.eval(), task, batch)
-    if _is_near(said, _said(untrained.eval(), task, batch)):
+    said = said_in_eval(trained, task, batch)
+    if _is_near(said, said_in_eval(untrained, task, batch)):
         return
-    if not _is_near(said, _said(trained, task, batch)):
+    if not _is_near(said, said_in_eval(trained, task, batch)):
         return  # it says something else each time, so this shows nothing
     parts = _moved(trained, untrained)
     raise ModelError(
@@ -96,7 +96,10 @@ def check_is_all_saved(trained: nn.Module, untrained: nn.Module, task: Task, bat
     )
 
 
-def _said(network: nn.Module, task: Task, batch: Batch) -> Tensor:
+@torch.no_grad()
+def said_in_eval(network: nn.Module, task: Task, batch: Batch) -> Tensor:
+    """Logits, or hidden states, of a batch in eval mode, under random numbers of their own."""
+    network.eval()
     with random_state_kept():
         seed_random(0)
         outputs = task.run(network, batch)

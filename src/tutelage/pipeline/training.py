@@ -26,6 +26,7 @@ from tutelage.models.copies import copied, state_of
 from tutelage.models.load import load_weights, read_state
 from tutelage.models.origin import origin_of
 from tutelage.objective import Objective
+from tutelage.pipeline.answers import check_answers
 from tutelage.pipeline.quality import measure_quality
 from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.ranks import first, here
@@ -75,6 +76,8 @@ def _teacher(job: Job, number: int, listener: Listener) -> Trained:
     name = "teacher" if number == 0 else f"teacher {number + 1}"
     if plan.train is None:
         key = state_fingerprint(model.eval())
+        place = job.out / name.replace(" ", "-")
+        first(lambda: check_answers(name, place, key, model, job.teacher_task, job.train_reader))
         given = Trained("teacher", plan.seed, model, model, Progress(), key)
         measured = _measured(job, given, name, listener)
         if measured.progress.best_metric is not None and not measured.notes:
@@ -306,6 +309,7 @@ def train_arm(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
     arm = replace(arm, key=_key(arm, model))
     label = arm.name if arm.name.startswith("teacher") else f"{arm.name}, seed {arm.seed}"
     listener(StageStarted(label, arm.settings.epochs * arm.micro_steps))
+    first(lambda: check_answers(label, arm.folder, arm.key, model, arm.task, arm.train))
     was_there = first(lambda: is_done(arm.folder, arm.key))
     if not was_there:
         _fit_and_leave(arm, model, listener)

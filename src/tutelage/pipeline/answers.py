@@ -1,0 +1,74 @@
+"""Whether a network that goes on in a run folder is still the code that it was."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tutelage.data.loading import Reader
+from tutelage.engine.trial import said_in_eval
+from tutelage.errors import RunFolderError
+from tutelage.files import fingerprint
+from tutelage.models.modes import left_as_it_was
+from tutelage.sealed import read_facts, write_tensors
+from tutelage.tasks import Task
+from tutelage.types import tensor_bytes, tensors_of
+
+ANSWERS = "answers.safetensors"
+FEW = 2  # samples
+MOST = 16  # items of them
+TOLERANCE = 1e-2  # of the largest answer: more than machines and threads differ by
+
+
+def check_answers(
+    name: str, folder: Path, key: str, network: nn.Module, task: Task, reader: Reader
+) -> None:
+    """Compare what a network says of a few samples with what it said when the folder was begun.
+
+    Fingerprints cover weights and settings; that a forward was rewritten shows here alone.
+
+    Args:
+        name: Of the network, for the message.
+        folder: Where its results lie.
+        key: Of what lies there; where it is another one, nothing of it is used, nor compared.
+        network: Before any training here.
+        task: How it is called.
+        reader: The training data.
+
+    Raises:
+        RunFolderError: It says something else.
+    """
+    ids = torch.arange(min(FEW, len(reader)))
+    batch = reader[ids, torch.zeros_like(ids)]
+    digest = hashlib.sha256(b"".join(map(tensor_bytes, tensors_of(batch.inputs)))).hexdigest()
+    key = fingerprint([key, digest])
+    with left_as_it_was(network):
+        said = said_in_eval(network, task, batch)[:MOST].float().cpu()
+    path = folder / ANSWERS
+    before = _earlier(path, key)
+    if before is None:
+        write_tensors(path, {"answers": said}, {"key": key})
+    elif not _is_near(said, before):
+        raise RunFolderError(
+            f"{name}: its weights are those of an earlier run in {folder}, but what it says of the "
+            "same samples is not: its code was changed since. Give another output folder, or "
+            f"remove {folder} to begin anew."
+        )
+
+
+def _earlier(path: Path, key: str) -> Tensor | None:
+    """What was said earlier; None where nothing was, of this key and undamaged."""
+    try:
+        is_there = path.is_file() and read_facts(path).get("key") == key
+    except RunFolderError:
+        return None
+    return load_file(path).get("answers") if is_there else None
+
+
+def _is_near(one: Tensor, other: Tensor) -> bool:
+    size = float(other.nan_to_num(0, 0, 0).abs().max())
+    return one.shape == other.shape and torch.allclose(
+        one, other, rtol=0, atol=TOLERANCE * size, equal_nan=True
+    )
