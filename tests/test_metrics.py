@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax as slow_log_softmax
-from sklearn.metrics import accuracy_score, log_loss, recall_score
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score
 
 from tutelage.metrics import (
     accuracy_by_class,
     calibration_bins,
+    confusions,
     evaluate,
     expected_calibration_error,
 )
@@ -105,6 +106,18 @@ def test_the_teacher_has_no_agreement_with_itself(scores):
 def test_a_class_without_samples_has_no_accuracy():
     correct, labels = torch.tensor([True, False, True]), torch.tensor([0, 0, 2])
     assert accuracy_by_class(correct, labels, 4) == [0.5, None, 1.0, None]
+
+
+def test_confusions_are_those_of_scikit_learn():
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(200, 5, generator=generator)
+    labels = torch.randint(4, (200,), generator=generator)  # the last class has no samples
+    table = np.zeros((5, 5), dtype=int)
+    for label, picked, count in confusions(logits, labels):
+        assert count > 0
+        table[label, picked] += count
+    expected = confusion_matrix(labels, logits.argmax(dim=1), labels=range(5))
+    assert (table == expected).all()
 
 
 def test_bins_count_every_sample_once_lowest_confidence_first(scores):

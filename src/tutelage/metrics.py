@@ -50,6 +50,16 @@ def accuracy_by_class(
     return [hits / total if total else None for hits, total in pairs]
 
 
+def confusions(
+    logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]
+) -> list[tuple[int, int, int]]:
+    """Each class with each class that is picked for it, and how often; only what occurs."""
+    num_classes = logits.shape[-1]
+    pairs, counts = (labels * num_classes + logits.argmax(dim=-1)).unique(return_counts=True)
+    found = zip(pairs.tolist(), counts.tolist(), strict=True)
+    return [(*divmod(pair, num_classes), count) for pair, count in found]
+
+
 def evaluate(
     logits: Float[Tensor, "n classes"],
     labels: Int[Tensor, " n"],

@@ -216,4 +216,8 @@ def test_numbers_of_validation_data_are_called_so_wherever_they_stand(data, netw
         *networks, data, test_data=(inputs[:30], labels[:30]), baseline=True, epochs=1
     )
     assert own.record.judged_on == "test"
+    cells = own.record.confusion.cells
+    assert sum(count for _, _, count in cells) == 30
+    right = sum(count for label, picked, count in cells if label == picked)
+    assert right / 30 == own.metrics["accuracy"]
     assert "30 test samples" in own.verdict.sentence

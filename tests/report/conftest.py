@@ -13,6 +13,7 @@ import pytest
 from tutelage.records import (
     CacheRow,
     CalibrationBin,
+    Confusion,
     Evaluation,
     LatencyRow,
     MetricPoint,
@@ -188,7 +189,17 @@ def build_record(
         notes=["The test set is small: differences below 1 point are noise."],
         seconds={"data": 0.4, "teacher": 6.1, "cache": 1.9, "arms": 75.2, "assistants": 0.0},
         machine="PyTorch 2.9.1, 1 thread on 2 cores",
+        confusion=Confusion(0, make_confusions(classes)),
     )
+
+
+def make_confusions(classes):
+    """Fifty items a class, of which the next class gets some, and the first one more."""
+    cells = []
+    for label in range(classes):
+        cells += [(label, label, 46 - label % 5), (label, (label + 1) % classes, 3 + label % 5)]
+        cells.append((label, (label + 2) % classes, 1))
+    return cells
 
 
 @pytest.fixture

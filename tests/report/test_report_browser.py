@@ -1,5 +1,7 @@
 """The page in a real browser, without a network: the slider's bars are those that Python gives."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -134,3 +136,21 @@ def test_hostile_names_run_nothing_and_load_nothing(open_report, hostile_record)
     page, complaints = open_report(hostile_record)
     assert page.evaluate("window.stolen") is None
     assert complaints == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("classes", [10, 30])
+def test_links_on_top_lead_to_sections_and_a_matrix_scrolls_in_its_own_frame(
+    open_report, make_record, width, classes
+):
+    record = make_record(classes=classes)
+    names = ["<i>a</i> class with a long name", *record.class_names[1:]]
+    page, complaints = open_report(replace(record, class_names=names), width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator('nav a[href="#confusion"]').click()
+    heading = page.locator("h2#confusion")
+    assert 0 <= heading.evaluate("(e) => e.getBoundingClientRect().top") < 900
+    assert page.locator(".matrix tbody tr").count() == classes
+    assert page.locator(".matrix i").count() == 0
+    assert complaints == []
+    page.close()

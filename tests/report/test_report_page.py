@@ -59,7 +59,7 @@ def test_the_verdict_and_the_notes_stand_before_the_tables(page, record):
             record.verdicts["selected"].sentence,
             "For information, after the last epoch",
             record.notes[0],
-            "Side by side",
+            "Mean over 3 seeds",
         )
     ]
     assert places == sorted(places)
@@ -109,7 +109,8 @@ def test_the_page_says_how_to_repeat_the_run(page):
 def test_nothing_is_loaded_from_elsewhere(page):
     for tag, attributes in page.tags:
         for name in ("src", "href", "srcset", "action", "data"):
-            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+            place = attributes.get(name) or "data:"
+            assert place.startswith(("data:", "#")), (tag, attributes)
 
 
 def test_the_page_forbids_itself_the_network(page):
@@ -225,3 +226,13 @@ def test_a_missing_extra_is_named(record, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
     with pytest.raises(MissingExtraError, match="'report' extra"):
         render(record)
+
+
+def test_each_section_has_a_link_on_top_and_each_link_a_section(record, make_record):
+    bare = replace(record, samples=[], confusion=None)
+    for shown in (record, bare, make_record(is_validated=False, classes=40)):
+        page = render(shown).partition("<script>")[0]
+        links = re.findall(r'<a href="#([^"]+)">', page)
+        assert links == re.findall(r'<h2 id="([^"]+)">', page)
+        assert len(set(links)) == len(links)
+    assert ("confusion" in render(record), 'id="confusion"' in render(bare)) == (True, False)

@@ -8,11 +8,13 @@ import yaml
 from tutelage.records import METHOD, CalibrationBin
 from tutelage.report import formatting, headline
 from tutelage.report.charts import pool_bins
+from tutelage.report.confusion import matrix, worst_pairs
+from tutelage.report.headline import pick_figures
 from tutelage.report.page import render
 from tutelage.report.recipe_text import write_recipe
 from tutelage.report.remarks import MORE, TRY, remarks
 from tutelage.report.soft_targets import make_slider
-from tutelage.report.tables import quality_tables
+from tutelage.report.tables import cost_table, quality_tables
 
 
 @pytest.mark.parametrize(
@@ -122,3 +124,47 @@ def test_a_run_that_did_not_help_says_what_to_try(record, word, seeds, expected)
     verdict = replace(record.verdicts["selected"], word=word, num_seeds=seeds)
     found = remarks(replace(record, verdicts={**record.verdicts, "selected": verdict}))
     assert [note for note in found if note in (TRY, MORE)] == expected
+
+
+def test_a_confusion_matrix_has_counts_and_shares_of_its_rows(record):
+    found = matrix(record)
+    assert len(found.lines) == len(found.columns) == 10
+    first = found.lines[0]
+    assert (first.name, first.total) == ("0", "50")
+    assert [(e.count, e.percent) for e in first.entries[:4]] == [
+        ("46", "92 %"),
+        ("3", "6 %"),
+        ("1", "2 %"),
+        ("", ""),
+    ]
+    assert [entry.is_right for entry in first.entries[:2]] == [True, False]
+    assert first.entries[1].meaning == "0 taken for 1: 3 of 50"
+
+
+def test_the_worst_pairs_come_first_and_stand_alone_where_classes_are_many(make_record):
+    record = make_record(classes=31)
+    assert matrix(record) is None
+    rows = worst_pairs(record).rows
+    assert len(rows) == 20
+    assert [cell.value for cell in rows[0].cells] == ["5", "7", "50", "14.0"]
+    counts = [int(row.cells[1].value) for row in rows]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_records_without_counts_have_neither(record):
+    old = replace(record, confusion=None)
+    assert matrix(old) is None
+    assert worst_pairs(old).rows == []
+
+
+def test_a_latency_within_noise_is_nowhere_a_ratio(record):
+    slow = record.latencies[0]
+    near = replace(slow, name="student", p50_ms=0.2250, p95_ms=0.2700)
+    alike = replace(record, latencies=[slow, near])
+    rows = {row.label: row.cells[-1].value for row in cost_table(alike).rows}
+    assert rows["Latency p50, ms"] == rows["Latency p95, ms"] == "as fast"
+    values = [figure.value for figure in pick_figures(alike, "selected")]
+    assert "as fast" in values
+    assert "1.03\u00d7" not in render(alike)
+    table = {row.label: row.cells[-1].value for row in cost_table(record).rows}
+    assert table["Latency p50, ms"] == "18.8\u00d7"

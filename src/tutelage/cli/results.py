@@ -17,7 +17,7 @@ from tutelage.records import (
     Summary,
     TextFileRow,
 )
-from tutelage.report.formatting import speed_ratio
+from tutelage.report.formatting import is_noise, speed_ratio
 from tutelage.report.remarks import remarks
 
 COLOURS = {"helped": "green", "no evidence": "yellow", "hurt": "red"}
@@ -74,8 +74,9 @@ def text_file_line(row: TextFileRow) -> str:
     )
     if row.tokens_per_s is None or row.expected_tokens_per_s is None:
         return f"{line}."
-    ratio = row.tokens_per_s / row.expected_tokens_per_s
-    return f"{line}; writes {row.tokens_per_s:.0f} tokens/s, {ratio:.1f} times PyTorch's."
+    own, other = row.tokens_per_s, row.expected_tokens_per_s
+    compared = "as fast as" if is_noise(own, other) else f"{own / other:.1f} times"
+    return f"{line}; writes {own:.0f} tokens/s, {compared} PyTorch's."
 
 
 def _over_plain(row: QuantisedRow) -> str:

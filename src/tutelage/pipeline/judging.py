@@ -12,8 +12,9 @@ from tutelage.data.overlap import judged_on
 from tutelage.data.sources import Source
 from tutelage.evidence import CHOICES, judge, summarise
 from tutelage.job import Job
+from tutelage.metrics import confusions
 from tutelage.pipeline.training import Trained
-from tutelage.records import SoftTargetSample, Summary, TrainingRecord, Verdict
+from tutelage.records import Confusion, SoftTargetSample, Summary, TrainingRecord, Verdict
 from tutelage.tasks import Predictions, Task
 from tutelage.tasks.predicting import predict_data
 from tutelage.types import HiddenStates, first_tensor
@@ -31,6 +32,7 @@ class Judged:
     summaries: list[Summary]
     verdicts: dict[str, Verdict]
     samples: list[SoftTargetSample]
+    confusion: Confusion | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,18 @@ def judge_stage(
         summaries=_summaries(job, teacher_record, records, list(by_arm)),
         verdicts=_verdicts(task, by_arm, judged_on(job.splits)),
         samples=_samples(job, teacher_said, [one for one in said if one.trained.seed == shown]),
+        confusion=_confusion(said, records, shown),
     )
+
+
+def _confusion(
+    said: Sequence[_Said], records: Sequence[TrainingRecord], shown: int
+) -> Confusion | None:
+    """Of the distilled student of a seed; None where items have no classes."""
+    for one, record in zip(said, records, strict=True):
+        if (record.arm, record.seed) == ("distilled", shown) and record.selected.per_class_accuracy:
+            return Confusion(shown, confusions(one.selected.logits, one.selected.labels))
+    return None
 
 
 def _ask(job: Job, trained: Trained, device: torch.device, task: Task | None = None) -> _Said:

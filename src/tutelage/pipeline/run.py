@@ -403,6 +403,7 @@ def _record(
         written=written,
         finished=datetime.now(UTC).date().isoformat(),
         judged_on=judged_on(splits),
+        confusion=judged.confusion,
     )
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "METHOD",
     "CacheRow",
     "CalibrationBin",
+    "Confusion",
     "Evaluation",
     "LatencyRow",
     "Machine",
@@ -371,6 +372,19 @@ class WrittenText:
 
 
 @dataclass(frozen=True, slots=True)
+class Confusion:
+    """Which classes the delivered student takes for which.
+
+    Attributes:
+        seed: Of the student.
+        cells: Class, picked class and how many items; pairs that do not occur are left out.
+    """
+
+    seed: int
+    cells: list[tuple[int, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
 class CacheRow:
     """The teacher cache that was used."""
 
@@ -414,6 +428,7 @@ class RunRecord:
         finished: The day, as in 2026-01-31, in UTC; empty of old runs.
         machine: Where the run was finished: PyTorch's version, threads and cores, or the GPU.
         files: What the stages left: path below the run folder to SHA-256.
+        confusion: Of the delivered student; None of tasks without classes, and of old runs.
         judged_on: "test", or "validation" where the test data are the validation data.
     """
 
@@ -445,6 +460,7 @@ class RunRecord:
     finished: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     judged_on: str = "test"
+    confusion: Confusion | None = None
 
     @property
     def verdict(self) -> Verdict | None:

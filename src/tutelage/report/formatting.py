@@ -7,6 +7,7 @@ MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 Number = float | int
 
+AS_FAST = "as fast"
 NOISE = 1.1  # two times that differ by less are equal, as far as busy machines tell
 
 
@@ -95,4 +96,4 @@ def speed_ratio(above: Number | None, below: Number | None) -> str:
     """How many times one time is another, where that is more than noise."""
     if above is None or not below or not is_noise(above, below):
         return ratio(above, below)
-    return "as fast"
+    return AS_FAST

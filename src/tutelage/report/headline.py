@@ -144,8 +144,14 @@ def _savings(record: RunRecord) -> list[Figure]:
             figures.append(_times(teacher.size_bytes, student.size_bytes, "file size"))
     match times:
         case [slow, fast] if slow and fast:
-            figures.append(_times(slow.p50_ms, fast.p50_ms, "latency (p50)"))
+            figures.append(_speed(slow.p50_ms, fast.p50_ms))
     return figures
+
+
+def _speed(teacher: float, student: float) -> Figure:
+    if formatting.is_noise(teacher, student):
+        return Figure(formatting.AS_FAST, "the student is, next to the teacher (latency p50)")
+    return _times(teacher, student, "latency (p50)")
 
 
 def _times(teacher: formatting.Number, student: formatting.Number, what: str) -> Figure:

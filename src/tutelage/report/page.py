@@ -10,6 +10,7 @@ from tutelage.errors import require
 from tutelage.files import write_text
 from tutelage.records import RunRecord
 from tutelage.report import (
+    confusion,
     formatting,
     headline,
     measured,
@@ -71,7 +72,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
     choice = networks.choices(record)[0] if networks.choices(record) else "last"
     charts = {**make_charts(record, choice), "measured": measured.measured_charts(record)}
     cards = soft_targets.make_cards(record)
-    return {
+    content = {
         "record": record,
         "remarks": remarks(record),
         "metric_title": networks.metric_title(record),
@@ -89,6 +90,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "script_data": _script_data(record, charts),
         **_tables(record, choice),
     }
+    return {**content, "sections": _sections(content)}
 
 
 def _tables(record: RunRecord, choice: str) -> dict[str, Any]:
@@ -104,7 +106,28 @@ def _tables(record: RunRecord, choice: str) -> dict[str, Any]:
         "measured_problems": measured.problems(record),
         "text_files_table": texts.text_files_table(record),
         "cache_facts": tables.cache_facts(record),
+        "confusion": confusion.matrix(record),
+        "confused_table": confusion.worst_pairs(record),
     }
+
+
+def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The sections that the page has, by the name of their place, for the links on top."""
+    charts, title = content["charts"], content["metric_title"]
+    sections = [
+        ("side-by-side", "Side by side", True),
+        ("soft-targets", "Soft targets", content["cards"]),
+        ("written", "How they go on", content["record"].written),
+        ("curves", "Learning curves", charts["curves"]),
+        ("costs", f"{title} against cost", charts["costs"]),
+        ("measured", "Exported files", content["measured_tables"]),
+        ("classes", "Classes", charts["retention"] or content["class_table"].rows),
+        ("confusion", "Confusions", content["confusion"] or content["confused_table"].rows),
+        ("calibration", "Calibration", charts["calibration"]),
+        ("numbers", "Checks and numbers", True),
+        ("repeat", "Repeat this run", True),
+    ]
+    return [(place, name) for place, name, is_there in sections if is_there]
 
 
 def _parts(jinja_markup: Any) -> dict[str, Any]:

@@ -121,6 +121,7 @@ def _cost_row(
     write: Callable[[Number | None], str],
     names: list[str],
     detail: str = "",
+    compare: Callable[[Number | None, Number | None], str] = formatting.ratio,
 ) -> Row:
     cells = [
         Cell(write(values.get(name)), exact=f"{values[name]:,}" if name in values else "")
@@ -128,7 +129,7 @@ def _cost_row(
     ]
     if _is_compared(names):
         student = networks.student_name(names) or ""
-        cells.append(Cell(formatting.ratio(values.get("teacher"), values.get(student))))
+        cells.append(Cell(compare(values.get("teacher"), values.get(student))))
     return Row(label, cells, detail)
 
 
@@ -161,10 +162,17 @@ def _latency_rows(record: RunRecord, names: list[str], place: Place) -> list[Row
     here = [row for row in record.latencies if _place(row) == place]
     runtime, batch_size, threads = place
     where = f"{runtime}, batch {batch_size}, {threads} {'thread' if threads == 1 else 'threads'}"
-    write = formatting.significant
+    found = {"p50": {r.name: r.p50_ms for r in here}, "p95": {r.name: r.p95_ms for r in here}}
     return [
-        _cost_row("Latency p50, ms", {r.name: r.p50_ms for r in here}, write, names, where),
-        _cost_row("Latency p95, ms", {r.name: r.p95_ms for r in here}, write, names, where),
+        _cost_row(
+            f"Latency {what}, ms",
+            times,
+            formatting.significant,
+            names,
+            where,
+            formatting.speed_ratio,
+        )
+        for what, times in found.items()
     ]
 
 
