@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tutelage.errors import ConfigError, SignalError
-from tutelage.losses import KD, CrossEntropy, LogitMSE
+from tutelage.losses import DIST, KD, CrossEntropy, LogitMSE
 from tutelage.objective import Loss, Objective, Ramp, Term, describe_loss, objective_of
 from tutelage.types import Batch, Outputs, Signal
 
@@ -192,6 +192,7 @@ def test_the_description_tells_objectives_apart():
     assert (0.1 * CrossEntropy() + 0.9 * KD(4)).describe() == (
         "0.1 * cross_entropy + 0.9 * kd(temperature=4.0)"
     )
+    assert (2.0 * DIST()).describe().startswith("2.0 * dist(form=2, inter_weight=1.0,")
     texts = [(w * KD(t)).describe() for w in (0.9, 0.90000001, 1e-9) for t in (4, 4.0000001, 4.5)]
     assert len(set(texts)) == len(texts)
     assert describe_loss(LogitMSE()) == "logit_mse"

@@ -104,6 +104,9 @@ class Loss(nn.Module, ABC):
             where several processes share a batch, it is then computed of all rows in each of
             them. Otherwise each computes it of its own rows, and the mean is the same.
         skips_unlabelled: Whether it leaves out samples without a label where others have one.
+        form: Which form of its formula it is, counted from 1: one more wherever the same settings
+            come to mean something else. It stands in descriptions from 2 on, so that nothing that
+            was trained with an earlier form is taken for this one's.
     """
 
     needs: frozenset[Signal]
@@ -113,6 +116,7 @@ class Loss(nn.Module, ABC):
     progress: float = 0.0
     whole_batch: bool = False
     skips_unlabelled: bool = False
+    form: int = 1
 
     @property
     def is_by_item(self) -> bool:
@@ -541,6 +545,8 @@ def describe_loss(loss: Loss) -> str:
     """A loss with its settings, as `kd(temperature=4.0)`."""
     names = sorted(inspect.signature(type(loss)).parameters)
     settings = {name: getattr(loss, name) for name in names if hasattr(loss, name)}
+    if loss.form > 1:
+        settings = {"form": loss.form, **settings}
     inside = ", ".join(f"{name}={_text(value)}" for name, value in settings.items())
     return f"{loss.title}({inside})" if inside else loss.title
 
