@@ -207,7 +207,7 @@ def test_a_missing_key_is_named(tmp_path):
         ("objective.terms.0.loss='..:x'", r"'\.\.:x' cannot be imported"),
         ("data.path=x", r"Unknown setting of data kind 'digits' 'path'\. Known: seed,"),
         ("data.valid_fraction=0.99999", r"A share of 0\.99999 of 1198 samples is 1198"),
-        ("teacher.training=null", None),
+        ("teacher.training=null", r"teacher: it has neither weights nor training"),
         ("teacher.mean=[0.5]", r"teacher: mean and std belong together"),
     ],
 )
@@ -392,3 +392,43 @@ def test_a_typo_in_an_override_blames_the_override_and_not_the_file(tmp_path):
     file.write_text("data: {kind: digits}\nteacher: {modle: x}\nstudent: {model: mlp}\noutput: x\n")
     with pytest.raises(ConfigError, match=r"own\.yaml: teacher\.model: Field required.*modle"):
         read_recipe(file, ["train.epochs=1"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["train.epochs=true", "optimizer.lr=yes", "seeds=[true]", "teacher.weight=on"],
+)
+def test_truth_is_no_number(override):
+    with pytest.raises(ConfigError, match=r"a number is needed, got True; YAML reads yes, no"):
+        read_recipe("digits", [override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["objective.task_weight=nan", "objective.task_weight=1e999", "measure.seconds=inf"],
+)
+def test_numbers_written_as_text_are_finite_too(override):
+    with pytest.raises(ConfigError, match=r"finite number"):
+        read_recipe("digits", [override])
+
+
+@pytest.mark.parametrize("override", ["measure.batch_sizes=[1000000000]", "measure.threads=5000"])
+def test_a_measurement_fits_into_a_machine(override):
+    with pytest.raises(ConfigError, match=r"less than or equal to"):
+        read_recipe("digits", [override])
+
+
+def test_an_empty_output_is_not_the_current_folder():
+    with pytest.raises(ConfigError, match=r"an empty name would be the current folder"):
+        read_recipe("digits", ['output=""'])
+
+
+def test_a_run_in_the_current_folder_is_called_as_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert build_job(read_recipe("digits", ["output=."])).name == tmp_path.name
+
+
+def test_a_built_in_teacher_with_settings_alone_would_teach_noise():
+    changes = ["teacher={model: mlp, settings: {hidden: [4]}}"]
+    with pytest.raises(ConfigError, match=r"teacher: it has neither weights nor training"):
+        build_job(read_recipe("digits", changes))

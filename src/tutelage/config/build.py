@@ -42,6 +42,7 @@ from tutelage.job import ExportSettings, Job, MeasureSettings, TeacherPlan, Tran
 from tutelage.losses import LOSSES
 from tutelage.models import causal, sentence, served
 from tutelage.models.hf import HEADS, save_hf
+from tutelage.models.load import BUILTIN as BUILTIN_NETWORKS
 from tutelage.models.load import ENCODERS, import_own, make_model
 from tutelage.models.origin import origin_of
 from tutelage.objective import Loss, Objective, Ramp, Term
@@ -72,7 +73,7 @@ def build_job(
         ground = lay_reference(recipe, splits, _maker(recipe.teacher, folder, facts))
         splits = ground.splits
     return Job(
-        name=recipe.output.name,
+        name=Path(os.path.abspath(recipe.output)).name,
         out=recipe.output,
         splits=splits,
         teacher=_teacher(recipe.teacher, "teacher", recipe.views, folder, facts),
@@ -179,7 +180,8 @@ def _check_is_trained(teacher: Teacher, place: str) -> None:
             "20}}."
         )
     is_loaded = teacher.weights is not None or teacher.model.startswith((*TRAINED, "hf:"))
-    if not is_loaded and not teacher.settings:
+    # Settings may name what another's maker loads; a built-in network loads nothing.
+    if not is_loaded and (teacher.model in BUILTIN_NETWORKS or not teacher.settings):
         raise ConfigError(
             f"{place}: it has neither weights nor training, so it would teach noise. Give weights: "
             "FILE, or training: {train: {epochs: 20}}."

@@ -49,6 +49,7 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _override(content, override)
     _check_finite(content, (), path)
+    _check_truth(content, Recipe, (), path, overrides)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
@@ -190,17 +191,55 @@ def _check_finite(value: Any, loc: tuple[int | str, ...], path: Path) -> None:
             raise ConfigError(f"{path}: {_place(loc)} must be a finite number, got {value}.")
 
 
+def _check_truth(
+    content: Mapping[Any, Any],
+    model: type[BaseModel],
+    loc: tuple[int | str, ...],
+    path: Path,
+    overrides: Sequence[str],
+) -> None:
+    """Refuse true where a number belongs, which pydantic would take as 1."""
+    for key, value in content.items():
+        field = model.model_fields.get(key)
+        kinds = set() if field is None else _types_in(field.annotation)
+        inside = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        items = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for number, item in items:
+            place = (*loc, key) if number is None else (*loc, key, number)
+            if isinstance(item, dict) and inside:
+                chosen = next(
+                    (one for one in inside if _has_kind(one, item.get("kind"))), inside[0]
+                )
+                _check_truth(item, chosen, place, path, overrides)
+            if isinstance(item, bool) and kinds & {int, float} and bool not in kinds:
+                raise ConfigError(
+                    f"{_blamed(place, path, overrides)}: {_place(place)}: a number is needed, got "
+                    f"{item}; YAML reads yes, no, on and off as truth."
+                )
+
+
+def _types_in(annotation: Any) -> set[Any]:
+    """Every plain type that an annotation is made of."""
+    parts = typing.get_args(annotation)
+    return {annotation} if not parts else {kind for part in parts for kind in _types_in(part)}
+
+
 def _explain(error: ValidationError, path: Path, overrides: Sequence[str]) -> str:
     """The first things that are wrong, each with place, value and what is allowed."""
     lines: dict[str, list[str]] = {}
     for problem in _innermost(error.errors(include_url=False)[:MOST_PROBLEMS])[:5]:
         place = _place(problem["loc"])
         shown = "" if problem["type"] == "missing" else f" (got {_short(problem['input'])})"
-        setting = (text for text in overrides if _sets(text, problem["loc"]))
-        blamed = next((f"override {_short(text)}" for text in setting), str(path))
+        blamed = _blamed(problem["loc"], path, overrides)
         line = f"{place}: {problem['msg']}{shown}.{_hint(problem)}"
         lines.setdefault(blamed, []).append(line)
     return " ".join(f"{blamed}: {' '.join(found)}" for blamed, found in lines.items())
+
+
+def _blamed(loc: Sequence[int | str], path: Path, overrides: Sequence[str]) -> str:
+    """The override that gave what stands at a place, or the file."""
+    setting = (text for text in overrides if _sets(text, loc))
+    return next((f"override {_short(text)}" for text in setting), str(path))
 
 
 def _sets(override: str, loc: Sequence[int | str]) -> bool:
@@ -289,7 +328,7 @@ def _tagged(model: type[BaseModel], part: int | str) -> list[type[BaseModel]]:
     return [model] if _has_kind(model, part) else []
 
 
-def _has_kind(model: type[BaseModel], kind: int | str) -> bool:
+def _has_kind(model: type[BaseModel], kind: object) -> bool:
     field = model.model_fields.get("kind")
     return field is not None and kind in typing.get_args(field.annotation)
 

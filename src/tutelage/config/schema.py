@@ -12,6 +12,8 @@ from tutelage.engine.settings import OptimizerSettings, ScheduleSettings, TrainS
 def _folder(path: object) -> object:
     if isinstance(path, str) and "://" in path:
         raise ValueError("a run folder is a folder; only cache.path takes an address")
+    if path == "":
+        raise ValueError("an empty name would be the current folder; write . for that")
     return path
 
 
@@ -30,18 +32,26 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
+AtOnce = Annotated[int, Field(ge=1, le=2**16)]  # more samples in one call would fill the memory
+Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
-class Strict(BaseModel):
+class _Checked(BaseModel):
+    """Frozen; numbers are finite, also those that are written as text."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class Strict(_Checked):
     """Frozen, and closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid")
 
 
-class Open(BaseModel):
+class Open(_Checked):
     """Frozen; other keys are arguments of what `kind`, `loss` or `model` names."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
 
 class Views(Open):
@@ -399,8 +409,8 @@ class Measure(Strict):
         int8: An eight-bit file of the student too, measured against the float one; null for none.
     """
 
-    batch_sizes: tuple[Count, ...] = Field(default=(1, 32), min_length=1)
-    threads: Count = 1
+    batch_sizes: tuple[AtOnce, ...] = Field(default=(1, 32), min_length=1)
+    threads: Threads = 1
     seconds: float = Field(default=10.0, gt=0)
     int8: Way | None = None
 
