@@ -11,6 +11,7 @@ from torch import nn
 from tutelage.errors import ConfigError, MissingExtraError, ModelError, UnknownNameError
 from tutelage.models import load
 from tutelage.models.load import BUILTIN, load_weights, make_model, read_state
+from tutelage.models.origin import class_names_in
 
 FACTS = {"num_classes": 3, "in_channels": 1, "image_size": 8}
 
@@ -253,3 +254,47 @@ def test_a_damaged_or_missing_file_is_one_clear_error(tmp_path, name, content):
 def test_a_transformer_whose_parts_do_not_fit_is_one_clear_error(settings):
     with pytest.raises(ConfigError, match=f"{next(iter(settings))} must divide"):
         make_model("vit", settings, **FACTS)
+
+
+def _saved(folder, change):
+    torch.manual_seed(0)
+    network = make_model("mlp", {"hidden": [4]}, num_classes=3, in_channels=1, image_size=2)
+    file = folder / "weights.pt"
+    torch.save({name: change(value) for name, value in network.state_dict().items()}, file)
+    return network, file
+
+
+@pytest.mark.filterwarnings("ignore:.*invariant:UserWarning")
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda value: value.to(torch.complex64), r"torch\.complex64"),
+        (lambda value: (100 * value).to(torch.int8), r"torch\.int8"),
+        (lambda value: value.to_sparse(), r"torch\.sparse_coo"),
+        (lambda value: value.to("meta"), r"without content"),
+    ],
+)
+def test_weights_that_would_be_read_as_other_numbers_are_refused(tmp_path, change, kind):
+    network, file = _saved(tmp_path, change)
+    with pytest.raises(ModelError, match=rf"weights\.pt: .* is .*{kind}.*float32"):
+        load_weights(network, file)
+
+
+def test_halves_and_doubles_are_weights(tmp_path):
+    network, file = _saved(tmp_path, torch.Tensor.half)
+    load_weights(network, file)
+    assert all(value.dtype == torch.float32 for value in network.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    "names", [{"b": 0, "a": 1}, {0: "b", 1: "a"}, {"0": "b", "1": "a"}, ["b", "a"]]
+)
+@pytest.mark.parametrize("key", ["classes", "class_names", "id2label", "label2id"])
+def test_names_of_classes_are_read_in_any_usual_form(names, key):
+    assert class_names_in({key: names}) == ("b", "a")
+
+
+@pytest.mark.parametrize("names", [{"a": "x", "b": "y"}, {"a": 1, "b": 1}, {"a": None}])
+def test_names_of_classes_without_an_order_are_refused(names):
+    with pytest.raises(ModelError, match=r"does not number its \d classes"):
+        class_names_in({"id2label": names})

@@ -205,7 +205,31 @@ def load_weights(model: nn.Module, path: Path, without: Sequence[str] = ()) -> N
     others = [k for k, v in state.items() if v.shape != own[k].shape and not k.endswith(EXTRA)]
     if others:
         raise ModelError(_misfit(path, others, state, own))
+    _check_kinds(path, state, own)
     load_state(model, {**own, **state})
+
+
+def _check_kinds(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse numbers that would be read as others: complex ones lose a part, codes their scale."""
+    for name, value in state.items():
+        if name.endswith(EXTRA):
+            continue
+        is_plain = value.layout == torch.strided and not value.is_meta and not value.is_quantized
+        if not (is_plain and _holds(value, own[name].dtype)):
+            kind = "without content" if value.is_meta else f"{value.dtype}, {value.layout}"
+            raise ModelError(
+                f"{path}: {name} is {kind}; the network's is {own[name].dtype}. Save the weights "
+                "as dense numbers of that kind (those of 8 bits or fewer with their scales undone)."
+            )
+
+
+def _holds(value: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a network's numbers of a type can be what stands in a file."""
+    if value.is_complex() or dtype.is_complex:
+        return value.is_complex() == dtype.is_complex
+    if dtype.is_floating_point:
+        return value.is_floating_point()
+    return not value.is_floating_point() or torch.equal(value, value.round())  # a halved counter
 
 
 def _misfit(
@@ -288,6 +312,8 @@ def _held(path: Path) -> Any:
         reason = f"{type(error).__name__}: {one_line(error)}"
         if type(error).__name__ == "UnpicklingError":  # whose own text advises to run them
             reason = "it holds other objects than tensors, which would have to be run"
+        elif "TorchScript" in reason:
+            reason = "it is a TorchScript archive, which is a program"
         raise ModelError(
             f"{path}: cannot be read as weights ({reason}). Allowed are safetensors, and state "
             "dicts of tensors saved with torch.save(model.state_dict(), ...)."

@@ -7,6 +7,8 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from tutelage.errors import ModelError
+
 NAMED = ("class_names", "classes", "labels", "label_names", "categories")
 NUMBERED = ("id2label", "idx_to_class")
 COUNTED = ("class_to_idx", "label2id")
@@ -47,17 +49,35 @@ def class_names_in(facts: Mapping[str, Any]) -> tuple[str, ...] | None:
     Returns:
         None where there are none, or they say no more than numbers (`LABEL_0`).
     """
-    for key in NAMED:
-        if isinstance(facts.get(key), list | tuple):
-            return _telling(list(facts[key]))
-    for key in NUMBERED:
-        if isinstance(facts.get(key), Mapping):
-            numbered = {int(number): name for number, name in facts[key].items()}
-            return _telling([numbered[number] for number in sorted(numbered)])
-    for key in COUNTED:
-        if isinstance(facts.get(key), Mapping):
-            return _telling(sorted(facts[key], key=facts[key].__getitem__))
+    for key in (*NAMED, *NUMBERED, *COUNTED):
+        found = facts.get(key)
+        if isinstance(found, list | tuple):
+            return _telling(list(found))
+        if isinstance(found, Mapping):
+            return _telling(_in_order(found, key))
     return None
+
+
+def _in_order(names: Mapping[Any, Any], key: str) -> list[Any]:
+    """Names to numbers, or numbers to names, by the numbers.
+
+    Raises:
+        ModelError: It is neither, so that no order can be told.
+    """
+    pairs = list(names.items())
+    for numbered in (pairs, [(number, name) for name, number in pairs]):
+        by_number = {int(n): name for n, name in numbered if str(n).isdecimal()}
+        if len(by_number) == len(pairs):
+            return [by_number[number] for number in sorted(by_number)]
+    raise ModelError(
+        f"{key}: {_shown(names)} does not number its {len(pairs)} classes, so the order of the "
+        "logits is not known. Give teacher.class_names, or mend the file."
+    )
+
+
+def _shown(names: Mapping[Any, Any]) -> str:
+    text = repr(dict(names))
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _telling(names: list[Any]) -> tuple[str, ...] | None:
