@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from tutelage.data.sources import is_random
 from tutelage.deploy import TARGETS
 from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine import TrainSettings
+from tutelage.engine.inversion import check_invertible
 from tutelage.engine.prepare import prepare_from
 from tutelage.engine.trainee import Trainee
 from tutelage.engine.trial import FEW, check_trainable, told_as, try_training
@@ -39,7 +41,7 @@ from tutelage.report.remarks import FEW_SAMPLES, few_samples_advice
 from tutelage.tasks import Task
 from tutelage.tasks.predicting import check_logits
 from tutelage.teachers.codecs import make_codec
-from tutelage.teachers.module import ClassOrder, ModuleTeacher, state_fingerprint
+from tutelage.teachers.module import ClassOrder, ModuleTeacher, new_head, state_fingerprint
 from tutelage.teachers.steady import said_twice
 from tutelage.types import Batch, Outputs, Signal, first_tensor, tensor_bytes, tensors_of
 
@@ -83,9 +85,36 @@ def preflight(job: Job) -> None:
     _check_last_steps(job, batch)
     _check_text_targets(job)
     _try_network("teacher", job.new_teacher, job.teacher_task, *batches)
+    _try_between(job, *batches)
     _try_objective(job, batch)
     _try_labels(job)
     _try_splits(job)
+
+
+def _try_between(job: Job, *batches: Batch) -> None:
+    """What comes between teacher and students: pictures drawn out of it, and assistants."""
+    if job.transfer is not None:
+        check_pictured(batches[0])
+        with of_role("transfer"):
+            check_invertible(job.new_teacher())
+    for number in range(len(job.assistants)):
+        _try_network(
+            f"assistants[{number}]", partial(job.new_assistant, number), job.task, *batches
+        )
+
+
+def check_pictured(batch: Batch) -> tuple[int, ...]:
+    """Channels, height and width of pictures.
+
+    Raises:
+        ConfigError: Transfer pictures cannot be made, for the data are none.
+    """
+    if isinstance(batch.inputs, torch.Tensor) and batch.inputs.ndim == 4:
+        return tuple(batch.inputs.shape[1:])
+    raise ConfigError(
+        "transfer: it makes pictures, but these data are none (channels, height, width). Leave "
+        "transfer out."
+    )
 
 
 def _check_export(job: Job, batch: Batch) -> None:
@@ -239,6 +268,8 @@ def _try_labels(job: Job) -> None:
         _try_on_labels(job, "baseline", job.new_student(0), job.settings, job.labelled_reader)
     for plan in job.teachers:
         if plan.train is not None:
+            if plan.head_epochs:
+                new_head(job.new_member(plan))
             reader = job.reader(job.splits.labelled or job.splits.train, plan.views)
             _try_on_labels(job, "teacher", copied(job.new_member(plan)), plan.train, reader)
 
@@ -493,7 +524,9 @@ def _look_at_inputs(job: Job) -> Iterator[Finding]:
 
 def _look_at_training(job: Job) -> Iterator[Finding]:
     """One step of every training, and samples of every part of the data."""
-    _try_objective(job, _first_batch(job, FEW))
+    batch = _first_batch(job, FEW)
+    _try_between(job, batch, *_longest_batch(job))
+    _try_objective(job, batch)
     _try_labels(job)
     _try_splits(job)
     yield Finding(FINE, "training", "One step of each training was made, as a trial.")

@@ -251,6 +251,11 @@ class Job:
         torch.manual_seed(seed)
         return self.make_student()
 
+    def new_assistant(self, number: int) -> nn.Module:
+        """An assistant, counted from 0, with its initial weights."""
+        torch.manual_seed(self.teacher.seed)
+        return self.assistants[number]()
+
     @property
     def teachers(self) -> tuple[TeacherPlan, ...]:
         """All that teach, the first one first."""

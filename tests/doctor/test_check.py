@@ -13,7 +13,7 @@ from tutelage.data.views import Identity
 from tutelage.doctor import FINE, PROBLEM, WARNING, check, preflight
 from tutelage.engine.settings import ScheduleSettings, TrainSettings
 from tutelage.errors import ConfigError, ModelError, RunFolderError, ShapeError, TutelageError
-from tutelage.job import TeacherPlan
+from tutelage.job import TeacherPlan, TransferPlan
 from tutelage.losses import KD, CrossEntropy, FitNets, SimKD
 from tutelage.losses.reuse import projector
 from tutelage.models.nets import cnn, mlp
@@ -463,3 +463,31 @@ def test_a_layer_that_a_loss_leaves_on_the_student_is_counted(job):
     between = sum(weight.numel() for weight in projector(4, 24, 2, is_map=False).parameters())
     own_head, teachers_head = 4 * 3 + 3, 24 * 3 + 3
     assert parameters(1.0 * SimKD()) == bare - own_head + between + teachers_head
+
+
+def _fails():
+    raise ModelError("cannot be made")
+
+
+@pytest.mark.parametrize("look", [preflight, lambda job: texts(job, PROBLEM)])
+def test_assistants_are_tried_before_any_training(job, look):
+    job = replace(job, assistants=(job.make_student, _fails))
+    if look is preflight:
+        with pytest.raises(ModelError, match=r"assistants\[1\]: cannot be made"):
+            preflight(job)
+    else:
+        assert "assistants[1]: cannot be made" in look(job)
+
+
+def test_a_teacher_that_gives_no_pictures_is_seen_before_any_training(job):
+    job = replace(job, transfer=TransferPlan(4))
+    assert "no batch norm with running statistics" in texts(job, PROBLEM)
+    with pytest.raises(ModelError, match=r"transfer: .* has no batch norm"):
+        preflight(job)
+
+
+def test_epochs_of_a_head_that_is_not_new_are_seen_before_any_training(job):
+    plan = TeacherPlan(make=job.make_student, train=TrainSettings(epochs=1), head_epochs=1)
+    assert "head_epochs: this network has no newly drawn" in texts(
+        replace(job, teacher=plan), PROBLEM
+    )

@@ -234,14 +234,23 @@ def _norms(teacher: nn.Module) -> list[nn.Module]:
     ]
 
 
-@contextmanager
-def _ready(teacher: nn.Module) -> Iterator[None]:
-    """The teacher in eval mode and frozen, and afterwards as it was."""
+def check_invertible(teacher: nn.Module) -> None:
+    """Refuse a teacher that pictures cannot be drawn out of.
+
+    Raises:
+        ModelError: It has no batch norm with running statistics.
+    """
     if not _norms(teacher):
         raise ModelError(
             f"{type(teacher).__name__} has no batch norm with running statistics, so nothing in "
             "it tells what its data were like. Give some unlabelled data instead."
         )
+
+
+@contextmanager
+def _ready(teacher: nn.Module) -> Iterator[None]:
+    """The teacher in eval mode and frozen, and afterwards as it was."""
+    check_invertible(teacher)
     with left_as_it_was(teacher):
         frozen(teacher.eval())
         yield

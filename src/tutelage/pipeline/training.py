@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -18,13 +17,12 @@ from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
 from tutelage.engine.fit import CHECKPOINT
 from tutelage.engine.memory import told_where
 from tutelage.engine.prepare import prepare_from
-from tutelage.errors import ConfigError, RunFolderError
+from tutelage.errors import RunFolderError
 from tutelage.files import fingerprint
 from tutelage.job import Job
 from tutelage.locks import locked
 from tutelage.models.copies import copied, state_of
 from tutelage.models.load import load_weights, read_state
-from tutelage.models.origin import origin_of
 from tutelage.objective import Objective
 from tutelage.pipeline.answers import check_answers
 from tutelage.pipeline.quality import measure_quality
@@ -35,7 +33,7 @@ from tutelage.sealed import write_tensors
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.build import build_cache, cache_key
 from tutelage.teachers.codecs import make_codec
-from tutelage.teachers.module import inside_of, state_fingerprint
+from tutelage.teachers.module import new_head, state_fingerprint
 from tutelage.teachers.parts import copy_here, reopen
 from tutelage.teachers.places import Folder, Remote, place_of
 from tutelage.teachers.store import MANIFEST, discard
@@ -108,14 +106,8 @@ def _head_first(arm: Arm, model: nn.Module, epochs: int, listener: Listener) -> 
     Raises:
         ConfigError: No part of the network is newly drawn.
     """
-    inner, prefix = inside_of(model)
-    head = {prefix + name for name in origin_of(inner).drawn}
+    head = new_head(model)
     needed = {name: weight.requires_grad for name, weight in model.named_parameters()}
-    if not head & needed.keys() or head >= needed.keys():
-        raise ConfigError(
-            f"{arm.name}.training.head_epochs: this network has no newly drawn head on a body that "
-            "was loaded. Give weights and head: new, or leave head_epochs out."
-        )
     for name, weight in model.named_parameters():
         weight.requires_grad_(name in head)
     settings = replace(arm.settings, epochs=epochs)
@@ -143,9 +135,9 @@ def _measured(job: Job, teacher: Trained, name: str, listener: Listener) -> Trai
 def assistant_stage(job: Job, number: int, teacher: Teacher, listener: Listener) -> Trained:
     """Train an assistant by what comes before it in the chain."""
     name = f"assistant {number + 1}"
-    torch.manual_seed(job.teacher.seed)
     folder = job.out / "assistants" / str(number + 1)
-    return _taught(job, name, 0, job.assistants[number](), job.objective, teacher, folder, listener)
+    network = job.new_assistant(number)
+    return _taught(job, name, 0, network, job.objective, teacher, folder, listener)
 
 
 def cache_stage(

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from tutelage.data.loading import Reader
 from tutelage.data.sources import TensorSource
+from tutelage.doctor import check_pictured
 from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
 from tutelage.engine.inversion import invert
-from tutelage.errors import ConfigError
 from tutelage.files import fingerprint, write_whole
 from tutelage.job import Job
 from tutelage.pipeline.stamps import is_done, stamp
@@ -34,7 +34,8 @@ def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
     plan = job.transfer
     if plan is None:
         return job
-    shape = _picture_shape(job)
+    first_id = torch.tensor([0])
+    shape = check_pictured(job.train_reader[first_id, first_id])
     listener(StageStarted("transfer pictures", plan.num_images))
     folder = job.out / "transfer"
     key = fingerprint([state_fingerprint(teacher.selected), asdict(plan), list(shape)])
@@ -62,17 +63,6 @@ def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
     )
     splits = replace(job.splits, train=TensorSource(kept["pictures"], kept["labels"]))
     return replace(job, splits=splits, notes=(*job.notes, note))
-
-
-def _picture_shape(job: Job) -> tuple[int, ...]:
-    first = torch.tensor([0])
-    inputs = job.train_reader[first, first].inputs
-    if isinstance(inputs, Tensor) and inputs.ndim == 4:
-        return tuple(inputs.shape[1:])
-    raise ConfigError(
-        "transfer: it makes pictures, but these data are none (channels, height, width). Leave "
-        "transfer out."
-    )
 
 
 def _keep(folder: Path, key: str, reader: Reader, made: TensorSource) -> None:

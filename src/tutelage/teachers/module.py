@@ -13,6 +13,7 @@ from tutelage.errors import ConfigError, TeacherChangedError, find
 from tutelage.models.calling import call
 from tutelage.models.copies import copied, state_of
 from tutelage.models.modes import frozen
+from tutelage.models.origin import origin_of
 from tutelage.models.taps import find_layer
 from tutelage.sharding import cut, piece
 from tutelage.tasks import Task
@@ -271,6 +272,23 @@ def inside_of(model: nn.Module) -> tuple[nn.Module, str]:
     while isinstance(model, Adapted):
         model, prefix = model.model, f"{prefix}model."
     return model, prefix
+
+
+def new_head(model: nn.Module) -> set[str]:
+    """Names of the weights of a newly drawn head on a body that was loaded.
+
+    Raises:
+        ConfigError: No part of the network is newly drawn, or all of it.
+    """
+    inner, prefix = inside_of(model)
+    head = {prefix + name for name in origin_of(inner).drawn}
+    weights = {name for name, _ in model.named_parameters()}
+    if not head & weights or head >= weights:
+        raise ConfigError(
+            "teacher.training.head_epochs: this network has no newly drawn head on a body that was "
+            "loaded. Give weights and head: new, or leave head_epochs out."
+        )
+    return head
 
 
 class ClassOrder(Adapted):
