@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 
@@ -90,3 +91,13 @@ def test_help_does_not_import_torch():
     code = "import sys, tutelage.cli.app; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert torch.__version__
+
+
+def test_the_command_of_a_run_can_be_pasted(monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(
+        "tutelage.cli.commands.run_recipe", lambda *_, command: told.append(command)
+    )
+    monkeypatch.setattr("sys.argv", ["tutelage", "run", "digits", "output=my runs/$x"])
+    assert call("run", "digits", "output=my runs/$x") == 0
+    assert shlex.split(told[0]) == ["tutelage", "run", "digits", "output=my runs/$x"]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -70,7 +71,9 @@ def demo(
     """The whole job on real handwritten digits: about a minute on two cores, no download."""
     from tutelage.cli.commands import run_recipe
 
-    run_recipe("digits", [f"output={out}"], command=f"tutelage demo --out {out}")
+    run_recipe(
+        "digits", [f"output={out}"], command=shlex.join(["tutelage", "demo", "--out", str(out)])
+    )
 
 
 @app.command()
@@ -78,7 +81,7 @@ def run(recipe: Recipe, overrides: Overrides = None) -> None:
     """Run a recipe from data to report; goes on where an interrupted run stopped."""
     from tutelage.cli.commands import run_recipe
 
-    run_recipe(recipe, overrides or [], command=" ".join(["tutelage", *sys.argv[1:]]))
+    run_recipe(recipe, overrides or [], command=shlex.join(["tutelage", *sys.argv[1:]]))
 
 
 @app.command()
