@@ -150,3 +150,11 @@ def test_any_value_in_any_field_is_a_record_or_a_clear_error(tmp_path, key, valu
     path.write_text(json.dumps(edited(lambda d: d.update({key: value}))), encoding="utf-8")
     with contextlib.suppress(RunFolderError):
         assert isinstance(load_record(path, RunRecord), RunRecord)
+
+
+@pytest.mark.parametrize(("confidence", "accuracy"), [(1e308, 0.5), (0.5, -1.0)])
+def test_a_bin_beyond_the_shares_is_refused(tmp_path, confidence, accuracy):
+    path = tmp_path / "bin.json"
+    save_record(path, CalibrationBin(confidence, accuracy, 3))
+    with pytest.raises(RunFolderError, match=r"(confidence|accuracy): Input should be"):
+        load_record(path, CalibrationBin)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from tutelage.config import build_job, read_recipe
 from tutelage.engine.events import StageDone
@@ -100,3 +101,8 @@ def test_a_co_teacher_that_would_teach_noise_is_refused_with_its_place(tmp_path)
     recipe = read_recipe("digits", [f"output={tmp_path}", "co_teachers=[{model: mlp}]"])
     with pytest.raises(ConfigError, match=r"co_teachers\[0\]: it has neither weights nor"):
         build_job(recipe)
+
+
+def test_weights_that_no_float_can_compare_are_refused():
+    with pytest.raises(ConfigError, match=r"too far apart, or too large"):
+        Ensemble([nn.Linear(2, 2), nn.Linear(2, 2)], [1e308, 1e308])

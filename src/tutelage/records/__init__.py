@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from tutelage.errors import RunFolderError
 from tutelage.records.costs import (
@@ -156,12 +156,15 @@ class MetricPoint:
     seconds: float
 
 
+Share = Annotated[float, Field(ge=-0.01, le=1.01)]  # rounding may lead out of 0 to 1
+
+
 @dataclass(frozen=True, slots=True)
 class CalibrationBin:
     """One bin of a reliability diagram: samples whose confidence lies in it."""
 
-    confidence: float
-    accuracy: float
+    confidence: Share
+    accuracy: Share
     count: int
 
 
@@ -315,7 +318,7 @@ class SoftTargetSample:
     sample_id: int
     label: int
     picture_png: str | None
-    logits: Mapping[str, list[float]]
+    logits: Mapping[str, Annotated[list[float], Field(min_length=1)]]
     text: str | None = None
 
 

@@ -38,6 +38,10 @@ class Ensemble(nn.Module):
                 f"ensemble: {len(members)} networks with the weights {chosen}. Give at least one "
                 "network, and one weight above 0 for each."
             )
+        if not 0 < min(chosen) / sum(chosen) <= 1:
+            raise ConfigError(
+                f"ensemble: the weights {chosen} are too far apart, or too large, to be compared."
+            )
         self.members = nn.ModuleList(members)
         self.log_weights = [math.log(weight / sum(chosen)) for weight in chosen]
 
