@@ -4,7 +4,6 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import nn
@@ -13,12 +12,11 @@ from tutelage.data.images import check_pictures, picture_folders
 from tutelage.data.labels import some_names
 from tutelage.data.loading import Reader, has_unlabelled, in_order, num_batches, spread
 from tutelage.data.randomness import random_state_kept
-from tutelage.data.scan import Scan, longest_sample, parts_of, scan
+from tutelage.data.scan import Scan, parts_of, scan
 from tutelage.data.sources import is_random
 from tutelage.deploy import TARGETS
 from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine import TrainSettings
-from tutelage.engine.inversion import check_invertible
 from tutelage.engine.prepare import prepare_from
 from tutelage.engine.trainee import Trainee
 from tutelage.engine.trial import FEW, check_trainable, told_as, try_training
@@ -31,15 +29,14 @@ from tutelage.errors import (
     of_role,
 )
 from tutelage.files import write_text
+from tutelage.forwards import first_batch, longest_batch, still, try_between, try_network
 from tutelage.job import Job
-from tutelage.models.copies import copied, state_of
+from tutelage.models.copies import copied
 from tutelage.models.cost import count_parameters
-from tutelage.models.modes import frozen
 from tutelage.objective import Objective, Ramp, value_at
 from tutelage.records import ACCURACY
 from tutelage.report.remarks import FEW_SAMPLES, few_samples_advice
 from tutelage.tasks import Task
-from tutelage.tasks.predicting import check_logits
 from tutelage.teachers.codecs import make_codec
 from tutelage.teachers.module import ClassOrder, ModuleTeacher, new_head, state_fingerprint
 from tutelage.teachers.steady import said_twice
@@ -78,43 +75,17 @@ def preflight(job: Job) -> None:
         _check_cache(job, job.codec)
     check_output(job)
     _check_shards(job)
-    batch = _first_batch(job, job.settings.batch_size)
+    batch = first_batch(job, job.settings.batch_size)
     _check_export(job, batch)
-    batches = (batch, *_longest_batch(job))
-    _try_network("student", lambda: job.new_student(0), job.task, *batches)
+    batches = (batch, *longest_batch(job))
+    try_network("student", lambda: job.new_student(0), job.task, *batches)
     _check_last_steps(job, batch)
     _check_text_targets(job)
-    _try_network("teacher", job.new_teacher, job.teacher_task, *batches)
-    _try_between(job, *batches)
+    try_network("teacher", job.new_teacher, job.teacher_task, *batches)
+    try_between(job, *batches)
     _try_objective(job, batch)
     _try_labels(job)
     _try_splits(job)
-
-
-def _try_between(job: Job, *batches: Batch) -> None:
-    """What comes between teacher and students: pictures drawn out of it, and assistants."""
-    if job.transfer is not None:
-        check_pictured(batches[0])
-        with of_role("transfer"):
-            check_invertible(job.new_teacher())
-    for number in range(len(job.assistants)):
-        _try_network(
-            f"assistants[{number}]", partial(job.new_assistant, number), job.task, *batches
-        )
-
-
-def check_pictured(batch: Batch) -> tuple[int, ...]:
-    """Channels, height and width of pictures.
-
-    Raises:
-        ConfigError: Transfer pictures cannot be made, for the data are none.
-    """
-    if isinstance(batch.inputs, torch.Tensor) and batch.inputs.ndim == 4:
-        return tuple(batch.inputs.shape[1:])
-    raise ConfigError(
-        "transfer: it makes pictures, but these data are none (channels, height, width). Leave "
-        "transfer out."
-    )
 
 
 def _check_export(job: Job, batch: Batch) -> None:
@@ -180,43 +151,6 @@ def _check_repeatable(job: Job) -> None:
             f"({job.views.fingerprint}) must draw only from the random numbers of torch, NumPy or "
             "Python in a SeededViews; or teach live (cache: null, codec=None)."
         )
-
-
-def _try_network(role: str, make: Callable[[], nn.Module], task: Task, *batches: Batch) -> None:
-    """Make a network and call it, so that its errors name its role.
-
-    Args:
-        role: For messages.
-        make: Makes the network.
-        task: Calls it.
-        batches: The first samples and, where these are texts, the longest of all.
-    """
-    with of_role(role), torch.no_grad():
-        network = _frozen(make())
-        state_of(network)  # which a checkpoint must hold
-        check_logits(task, network, task.run(network, batches[0]))
-        for longest in batches[1:]:
-            _try_longest(network, task, longest)
-
-
-def _try_longest(network: nn.Module, task: Task, longest: Batch) -> None:
-    try:
-        task.run(network, longest)
-    except TutelageError as error:
-        raise type(error)(
-            f"it takes no text as long as the longest of the data. Set data.max_length to what it "
-            f"takes: {error}"
-        ) from error
-
-
-def _longest_batch(job: Job) -> list[Batch]:
-    """The longest text of all parts; none for data whose samples are of one shape."""
-    found = longest_sample(job.splits)
-    if found is None:
-        return []
-    part, number, _ = found
-    reader = job.reader(parts_of(job.splits)[part])
-    return [reader[torch.tensor([number]), torch.tensor([0])]]
 
 
 def _check_last_steps(job: Job, batch: Batch) -> None:
@@ -286,7 +220,7 @@ def _try_on_labels(
 @torch.no_grad()
 def _try_splits(job: Job) -> None:
     """Both networks on samples of every part of the data."""
-    student, teacher = _frozen(job.new_student(0)), _frozen(job.new_teacher())
+    student, teacher = still(job.new_student(0)), still(job.new_teacher())
     splits = job.splits
     for name, source in (("train", splits.train), ("valid", splits.valid), ("test", splits.test)):
         if source is None:
@@ -304,7 +238,7 @@ def _try_splits(job: Job) -> None:
 def _try_out(job: Job, batch: Batch) -> tuple[Trainee, ModuleTeacher]:
     """What is trained, with its adapters, and an untrained teacher that gives what is needed."""
     layers = job.objective.teacher_layers
-    network = _frozen(job.new_teacher())
+    network = still(job.new_teacher())
     teacher = ModuleTeacher(
         network,
         job.teacher_task,
@@ -397,9 +331,9 @@ def _look_at_part(job: Job, name: str, found: Scan) -> Iterator[Finding]:
 
 
 def _look_at_student(job: Job) -> Iterator[Finding]:
-    student = _frozen(job.new_student(0))
-    batches = (_first_batch(job, 4), *_longest_batch(job))
-    _try_network("student", lambda: student, job.task, *batches)
+    student = still(job.new_student(0))
+    batches = (first_batch(job, 4), *longest_batch(job))
+    try_network("student", lambda: student, job.task, *batches)
     count = _count_delivered(job, student)
     teacher = count_parameters(job.new_teacher())
     text = f"{count:,} parameters, the teacher has {teacher:,} ({teacher / max(1, count):.1f} x)."
@@ -412,17 +346,17 @@ def _look_at_student(job: Job) -> Iterator[Finding]:
 def _count_delivered(job: Job, student: nn.Module) -> int:
     """Parameters of what is delivered: the student with what a loss leaves on it, as SimKD does."""
     try:
-        return count_parameters(_try_out(job, _first_batch(job, 4))[0].student)
+        return count_parameters(_try_out(job, first_batch(job, 4))[0].student)
     except TutelageError:  # told where the objective is tried
         return count_parameters(student)
 
 
 def _look_at_teacher(job: Job) -> Iterator[Finding]:
     teacher = job.new_teacher()
-    batch = _first_batch(job, 16)
+    batch = first_batch(job, 16)
     given_training = teacher.training
     teacher.eval()
-    _try_network("teacher", lambda: teacher, job.teacher_task, batch, *_longest_batch(job))
+    try_network("teacher", lambda: teacher, job.teacher_task, batch, *longest_batch(job))
     yield from _look_at_steadiness(teacher, job.teacher_task, batch)
     if job.teacher.train is not None:
         yield Finding(FINE, "teacher", "It is trained here before it teaches.")
@@ -486,7 +420,7 @@ def _look_at_accuracy(job: Job, teacher: nn.Module) -> Iterator[Finding]:
 
 def _linear_floor(job: Job) -> float | None:
     """Accuracy of logistic regression on raw inputs: a baseline that takes a second."""
-    inputs = _first_batch(job, 1).inputs
+    inputs = first_batch(job, 1).inputs
     if job.splits.valid is None or not isinstance(inputs, torch.Tensor):
         return None
     from sklearn.linear_model import RidgeClassifier
@@ -509,7 +443,7 @@ def _look_at_inputs(job: Job) -> Iterator[Finding]:
     wanted = getattr(teacher, "pretrained_cfg", None) or getattr(teacher, "default_cfg", None)
     if not isinstance(wanted, dict) or job.teacher.train is not None:
         return
-    size = first_tensor(_first_batch(job, 1).inputs).shape[-1]
+    size = first_tensor(first_batch(job, 1).inputs).shape[-1]
     expected = wanted.get("input_size", (0, 0, size))[-1]
     if job.teacher.image_size is None and expected != size:
         text = f"It was trained on {expected} pixels, the data have {size}. Set"
@@ -524,8 +458,8 @@ def _look_at_inputs(job: Job) -> Iterator[Finding]:
 
 def _look_at_training(job: Job) -> Iterator[Finding]:
     """One step of every training, and samples of every part of the data."""
-    batch = _first_batch(job, FEW)
-    _try_between(job, batch, *_longest_batch(job))
+    batch = first_batch(job, FEW)
+    try_between(job, batch, *longest_batch(job))
     _try_objective(job, batch)
     _try_labels(job)
     _try_splits(job)
@@ -556,7 +490,7 @@ def _is_mostly_soft(objective: Objective) -> bool:
 
 
 def _look_at_cost(job: Job) -> Iterator[Finding]:
-    batch = _first_batch(job, job.settings.batch_size)
+    batch = first_batch(job, job.settings.batch_size)
     step_s, teacher_s = _time_steps(job, batch)
     steps = num_batches(len(job.splits.train), job.settings.batch_size) * job.settings.epochs
     arms = len(job.seeds) * (2 if job.has_baseline else 1)
@@ -620,16 +554,6 @@ def _best_time(call: Callable[[], object]) -> float:
 def _item_bytes(codec: str, num_classes: int) -> int:
     arrays = make_codec(codec).encode(torch.zeros(1, num_classes))
     return sum(array.element_size() * array.numel() for array in arrays.values())
-
-
-def _first_batch(job: Job, rows: int) -> Batch:
-    ids = torch.arange(min(rows, len(job.splits.train)))
-    return job.train_reader[ids, torch.zeros_like(ids)]
-
-
-def _frozen(model: nn.Module) -> nn.Module:
-    """A network for a trial call; a copy where it may be the user's own."""
-    return frozen(copied(model).eval())
 
 
 def _duration(seconds: float) -> str:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from tutelage.data.loading import Reader
 from tutelage.data.sources import TensorSource
-from tutelage.doctor import check_pictured
 from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
 from tutelage.engine.inversion import invert
 from tutelage.files import fingerprint, write_whole
+from tutelage.forwards import check_pictured
 from tutelage.job import Job
 from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.pipeline.training import Trained

@@ -1,0 +1,93 @@
+"""Every network of a run called on first samples, so that its errors name its role."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from tutelage.data.scan import longest_sample, parts_of
+from tutelage.engine.inversion import check_invertible
+from tutelage.errors import ConfigError, TutelageError, of_role
+from tutelage.job import Job
+from tutelage.models.copies import copied, state_of
+from tutelage.models.modes import frozen
+from tutelage.tasks import Task
+from tutelage.tasks.predicting import check_logits
+from tutelage.types import Batch
+
+
+def try_between(job: Job, *batches: Batch) -> None:
+    """What comes between teacher and students: pictures drawn out of it, and assistants.
+
+    Raises:
+        TutelageError: One of them cannot be made, or called.
+    """
+    if job.transfer is not None:
+        check_pictured(batches[0])
+        with of_role("transfer"):
+            check_invertible(job.new_teacher())
+    for number in range(len(job.assistants)):
+        try_network(f"assistants[{number}]", partial(job.new_assistant, number), job.task, *batches)
+
+
+def check_pictured(batch: Batch) -> tuple[int, ...]:
+    """Channels, height and width of pictures.
+
+    Raises:
+        ConfigError: Transfer pictures cannot be made, for the data are none.
+    """
+    if isinstance(batch.inputs, torch.Tensor) and batch.inputs.ndim == 4:
+        return tuple(batch.inputs.shape[1:])
+    raise ConfigError(
+        "transfer: it makes pictures, but these data are none (channels, height, width). Leave "
+        "transfer out."
+    )
+
+
+def try_network(role: str, make: Callable[[], nn.Module], task: Task, *batches: Batch) -> None:
+    """Make a network and call it, so that its errors name its role.
+
+    Args:
+        role: For messages.
+        make: Makes the network.
+        task: Calls it.
+        batches: The first samples and, where these are texts, the longest of all.
+    """
+    with of_role(role), torch.no_grad():
+        network = still(make())
+        state_of(network)  # which a checkpoint must hold
+        check_logits(task, network, task.run(network, batches[0]))
+        for longest in batches[1:]:
+            _try_longest(network, task, longest)
+
+
+def _try_longest(network: nn.Module, task: Task, longest: Batch) -> None:
+    try:
+        task.run(network, longest)
+    except TutelageError as error:
+        raise type(error)(
+            f"it takes no text as long as the longest of the data. Set data.max_length to what it "
+            f"takes: {error}"
+        ) from error
+
+
+def longest_batch(job: Job) -> list[Batch]:
+    """The longest text of all parts; none for data whose samples are of one shape."""
+    found = longest_sample(job.splits)
+    if found is None:
+        return []
+    part, number, _ = found
+    reader = job.reader(parts_of(job.splits)[part])
+    return [reader[torch.tensor([number]), torch.tensor([0])]]
+
+
+def first_batch(job: Job, rows: int) -> Batch:
+    """The first training samples, as the students see them."""
+    ids = torch.arange(min(rows, len(job.splits.train)))
+    return job.train_reader[ids, torch.zeros_like(ids)]
+
+
+def still(model: nn.Module) -> nn.Module:
+    """A network for a trial call; a copy where it may be the user's own."""
+    return frozen(copied(model).eval())
