@@ -46,6 +46,9 @@ TINY: dict[str, list[str]] = {
         *("--seeds", "1", "--epochs", "1"),
     ],
     "layout.py": ["--turns", "2", "--batch", "2"],
+    "older_intervals.py": [
+        *(str(ROOT / "src/tutelage/leaderboards/cnn_to_mlp.json"), "--steps", "9"),
+    ],
     "rounding.py": ["digits", *SHORT, "seeds=[0,1]", "--orders", "2"],
     "scale.py": ["--counts", "2000", "--json", "scale.json"],
     "seeds.py": ["--seeds", "2", "--widths", "4", "--turns", "2"],
@@ -83,6 +86,7 @@ SHOWS = {  # what each prints that only finished work has
     "hinton_curve.py": "0.9",
     "hinton_trials.py": "left on: ",
     "layout.py": "resnet 32",
+    "older_intervals.py": "| dist | kd | -0.26 ",
     "rounding.py": "verdicts: ",
     "scale.py": "train",
     "seeds.py": "stacked / in turn",
