@@ -1,12 +1,15 @@
 import os
+import random
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tutelage.data.loading import Reader
+from tutelage.data.randomness import draws_as_tensors, seeded_draws, set_draws
 from tutelage.data.sources import TensorSource
 from tutelage.data.views import Shift
 from tutelage.engine import Arm, OptimizerSettings, TrainSettings, fit
@@ -106,6 +109,52 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(reader, tmp_path, 
     assert [p.train_loss for p in whole.progress.curve] == [
         p.train_loss for p in resumed.progress.curve
     ]
+
+
+class _Drops(nn.Module):
+    """Leaves a block out now and then, by NumPy's numbers: the tests' type checks draw Python's."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.block = _net("mlp"), nn.Linear(4, 4)
+
+    def forward(self, inputs):
+        logits = self.net(inputs)
+        if not self.training or np.random.rand() < 0.5:  # noqa: NPY002
+            logits = logits + self.block(logits)
+        return logits * (1 + 0.01 * np.random.randn()) if self.training else logits  # noqa: NPY002
+
+
+def _dropping():
+    torch.manual_seed(2)
+    return _Drops()
+
+
+def test_draws_of_numpy_are_seeded_resumed_and_left_alone(reader, tmp_path):
+    np.random.seed(1)  # noqa: NPY002
+    before = np.random.get_state()[1].tolist()  # noqa: NPY002
+    whole = fit(_dropping(), _arm(reader, tmp_path / "whole", _teacher()))
+    assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
+    np.random.seed(2)  # noqa: NPY002
+
+    def stop(event):
+        if isinstance(event, Advanced) and event.done == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    arm = _arm(reader, tmp_path / "cut", _teacher())
+    with pytest.raises(Interrupted, match="state is saved"):
+        fit(_dropping(), arm, stop)
+    assert _same(whole.last, fit(_dropping(), arm).last)
+
+
+def test_draws_go_on_from_tensors_where_they_stood():
+    with seeded_draws(4):
+        random.gauss(0, 1), np.random.randn()  # noqa: NPY002 - half of a pair is kept each
+        kept = draws_as_tensors()
+        wanted = [random.gauss(0, 1), random.random(), np.random.randn(), np.random.rand()]  # noqa: NPY002
+        set_draws(kept)
+        again = [random.gauss(0, 1), random.random(), np.random.randn(), np.random.rand()]  # noqa: NPY002
+    assert again == wanted
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(reader, tmp_path):

@@ -1,12 +1,13 @@
 """Random numbers that are drawn while samples are read, and samples that differ because of them."""
 
 import random
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 @contextmanager
@@ -30,6 +31,51 @@ def seed_random(seed: int) -> None:
     torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds accelerators too
     np.random.seed(seed % 2**32)  # noqa: NPY002
     random.seed(seed)
+
+
+@contextmanager
+def seeded_draws(seed: int) -> Iterator[None]:
+    """Seed the random numbers of Python and NumPy, and leave them afterwards as they were.
+
+    A network may draw from them in its forward pass, to leave out blocks for example.
+
+    Args:
+        seed: 0 or more.
+    """
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+def draws_as_tensors() -> dict[str, Tensor]:
+    """Where the random numbers of Python and NumPy stand, for a checkpoint."""
+    _, words, gauss = random.getstate()
+    _, keys, place, has_gauss, kept = np.random.get_state()  # noqa: NPY002
+    assert not isinstance(keys, str)
+    return {
+        "rng/python": torch.tensor(words),
+        "rng/python_normal": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
+        "rng/numpy": torch.tensor([*keys.tolist(), place]),
+        "rng/numpy_normal": torch.tensor([kept] if has_gauss else [], dtype=torch.float64),
+    }
+
+
+def set_draws(tensors: Mapping[str, Tensor]) -> None:
+    """Put the random numbers of Python and NumPy back to where they stood."""
+    words = tuple(tensors["rng/python"].tolist())
+    random.setstate(
+        (random.getstate()[0], words, next(iter(tensors["rng/python_normal"].tolist()), None))
+    )
+    *keys, place = tensors["rng/numpy"].tolist()
+    normal = tensors["rng/numpy_normal"].tolist()
+    np.random.set_state(  # noqa: NPY002
+        ("MT19937", np.array(keys, dtype=np.uint32), place, len(normal), sum(normal))
+    )
 
 
 class FixedDraws:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tutelage import ranks
+from tutelage.data.randomness import draws_as_tensors, set_draws
 from tutelage.errors import RunFolderError
 from tutelage.models.copies import as_it_was, state_of
 from tutelage.records import MetricPoint
@@ -70,7 +71,7 @@ def save_checkpoint(
         progress: How far the training has come.
         key: Fingerprint of the training; another one cannot go on from this file.
     """
-    tensors: Tensors = {"rng/cpu": torch.get_rng_state()}
+    tensors: Tensors = {"rng/cpu": torch.get_rng_state(), **draws_as_tensors()}
     if torch.cuda.is_available():
         tensors["rng/cuda"] = torch.cuda.get_rng_state()
     for name, module in modules.items():
@@ -107,6 +108,7 @@ def load_checkpoint(
             load_whole(module, as_it_was(module, _below(tensors, name)))
         _load_optimizer(optimizer, _below(tensors, "optimizer"))
         torch.set_rng_state(tensors["rng/cpu"])
+        set_draws(tensors)
         if "rng/cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["rng/cuda"])
     except RunFolderError as error:

@@ -23,6 +23,7 @@ from tutelage.data.loading import (
     num_batches,
     training_requests,
 )
+from tutelage.data.randomness import seeded_draws
 from tutelage.data.views import mix
 from tutelage.engine.average import Average
 from tutelage.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -147,7 +148,7 @@ def fit(student: nn.Module, arm: Arm, listener: Listener = ignore) -> Fitted:
         SignalError: The objective needs what neither teacher nor data gives.
     """
     _check_signals(arm)
-    with DeferredInterrupt() as interrupt:
+    with DeferredInterrupt() as interrupt, seeded_draws(arm.seed):
         fitted = _fit_in_memory(student, arm, listener, interrupt)
     _check_teacher(arm)
     return fitted
