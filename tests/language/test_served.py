@@ -17,6 +17,7 @@ from tutelage.losses.divergences import log_soften, soften
 from tutelage.models import served
 from tutelage.models.causal import make_causal
 from tutelage.models.served import Endpoint, ServedModel
+from tutelage.models.strangers import without_own_code
 from tutelage.pipeline import run_job
 from tutelage.tasks import LanguageModeling
 from tutelage.teachers import ModuleTeacher
@@ -123,6 +124,15 @@ def test_a_text_is_asked_for_once_and_by_its_numbers(server):
     assert sorted(body["prompt"] for body in server.asked) == sorted(IDS.tolist())
     assert server.asked[0]["logprobs"] == 5
     assert server.asked[0]["model"] == "big"
+
+
+def test_nothing_is_sent_while_a_finished_run_is_opened(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "s3cret")
+    model = ask(server, key_variable="SECRET")
+    told = "would send texts and the value of SECRET there. Add --allow-code"
+    with without_own_code(tmp_path / "recipe.yaml"), pytest.raises(ConfigError, match=told):
+        model(IDS)
+    assert server.asked == []
 
 
 def test_refusals_that_pass_are_waited_for_as_long_as_the_endpoint_says(server, no_waiting):

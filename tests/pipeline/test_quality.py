@@ -102,7 +102,13 @@ def test_logarithms_of_probabilities_are_logits(able, data):
     assert "teacher" not in notes(After(able, log_softmax), data)[0]
 
 
-def test_a_sigmoid_is_told_of_a_teacher_and_refused_of_a_student(able, data):
-    assert "lies between 0 and 1, as after a sigmoid" in notes(After(able, torch.sigmoid), data)[0]
+def test_a_sigmoid_is_refused_of_teacher_and_student(able, data):
+    with pytest.raises(ModelError, match="teacher: After ends in a sigmoid"):
+        notes(After(able, torch.sigmoid), data)
     with pytest.raises(ModelError, match="student: After ends in a sigmoid"):
         tutelage.distill(able, After(nn.Linear(3, 3), torch.sigmoid), data, epochs=1)
+
+
+def test_shares_that_are_no_sigmoids_own_are_told_of_a_teacher(able, data):
+    noted, _, _ = notes(After(able, lambda logits: logits.sigmoid() * 1.0), data)
+    assert "lies between 0 and 1, as after a sigmoid" in noted

@@ -6,9 +6,7 @@ import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from tutelage.models.origin import Origin, class_names_in, remember
 from tutelage.models.sentence import sentence, static
 from tutelage.models.served import make_served
 from tutelage.models.slices import initialise, slice_network
+from tutelage.models.strangers import check_code
 from tutelage.sealed import LARGEST_JSON, is_sealed, read_facts
 
 Factory = Callable[..., Any]
@@ -356,33 +355,6 @@ def _check_known(name: str) -> None:
     find("model", name, BUILTIN)
 
 
-# Set for a while, by what opens a folder that may come from a stranger.
-_CLOSED_FOR: ContextVar[Path | None] = ContextVar("closed_for", default=None)
-
-
-@contextmanager
-def without_own_code(recipe: Path) -> Iterator[None]:
-    """Refuse to import what a recipe names while a finished run is opened.
-
-    Args:
-        recipe: The run's, for the message.
-    """
-    token = _CLOSED_FOR.set(recipe)
-    try:
-        yield
-    finally:
-        _CLOSED_FOR.reset(token)
-
-
-def _check_open(library: str, what: str) -> None:
-    recipe = _CLOSED_FOR.get()
-    if recipe is not None:
-        raise ConfigError(
-            f"{recipe}: {what} names code, {library!r}, which this command would import and so "
-            "run. Read it, then add --allow-code if you trust whoever wrote it."
-        )
-
-
 def import_own(library: str, what: str) -> Any:
     """Import a module of the user's own, for a network or a loss that a recipe names.
 
@@ -402,7 +374,7 @@ def import_own(library: str, what: str) -> Any:
             f"{what}: {library!r} is no module of your own, and a recipe may run no other. Write "
             "a file.py with a function that makes what you want."
         )
-    _check_open(library, what)
+    check_code(library, what)
     return importlib.import_module(library)
 
 
@@ -482,7 +454,7 @@ def _torchvision_factory(name: str) -> Factory:
 def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise ConfigError(f"model: {path}: no such file. Allowed: {WAYS}.")
-    _check_open(str(path), f"model '{path.name}'")
+    check_code(str(path), f"model '{path.name}'")
     name = f"{path.stem}@{fingerprint(str(path.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError
+from tutelage.models.strangers import check_requests
 from tutelage.types import SparseLogits
 
 PREFIX = "served:"
@@ -126,6 +127,7 @@ class ServedModel(nn.Module):
         Raises:
             ModelError: As in `forward`.
         """
+        check_requests(self.endpoint.url, self.endpoint.key_variable)
         with ThreadPoolExecutor(self.endpoint.concurrency) as pool:
             told = list(pool.map(self._answer, input_ids.cpu().tolist()))
         values, indices = torch.cat([v for v, _ in told]), torch.cat([i for _, i in told])

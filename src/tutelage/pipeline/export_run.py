@@ -11,7 +11,7 @@ from tutelage.errors import ConfigError, find
 from tutelage.files import fingerprint
 from tutelage.left import Stamp, check_left, left_files
 from tutelage.locks import locked
-from tutelage.models.load import without_own_code
+from tutelage.models.strangers import without_own_code
 from tutelage.pipeline.delivery import COSTS, WEIGHTS, deliverable, export_all, leave
 from tutelage.pipeline.exporting import Costs, raise_refused
 from tutelage.pipeline.handover import hand_over
