@@ -106,7 +106,9 @@ def _small(monkeypatch):
     monkeypatch.setattr("tutelage.cli.tune.read_recipe", shortened)
     monkeypatch.setattr(comparison, "_boards", lambda study, chosen: iter(()))
     monkeypatch.setattr(hinton._Study, "parts", without_work(hinton._Study.parts))
-    monkeypatch.setattr("tutelage.cli.playground.serve", lambda folder, tell: tell("address"))
+    monkeypatch.setattr(
+        "tutelage.cli.playground.serve", lambda folder, tell, names: tell("address")
+    )
 
 
 def without_work(parts: property) -> property:
@@ -133,21 +135,33 @@ def call(*arguments: str) -> int:
 
 def run_shown(command: Shown, place: Path) -> None:
     """Run one command of a page, or fail."""
-    for part in re.split(r"\s&&\s", command.text):
-        words = shlex.split(part)
+    for words in joined_commands(command.words):
         program = Path(words[0]).name or words[0]
         if words[0].startswith("scripts/"):
             parse_script(ROOT / words[0], words[1:])
         elif program in RUNNERS:
             RUNNERS[program](words[1:], place)
         elif program not in NOT_RUN:
-            pytest.fail(f"No test runs {part!r}: say in tests/test_commands.py how it is run.")
+            pytest.fail(
+                f"No test runs {shlex.join(words)!r}: say in tests/test_commands.py how it is run."
+            )
+
+
+def joined_commands(words: Sequence[str]) -> list[list[str]]:
+    """What `&&` joins; quoted text is one word."""
+    commands: list[list[str]] = [[]]
+    for word in words:
+        if word == "&&":
+            commands.append([])
+        else:
+            commands[-1].append(word)
+    return commands
 
 
 def run_python(words: list[str], place: Path) -> None:
     """A benchmark takes its arguments; its work on tiny input is tests/test_benchmarks.py's."""
     match words:
-        case ["-m", "venv", ".venv"] | ["-c", "pass"]:
+        case ["-m", "venv", ".venv"] | ["-c", "pass"] | ["-P"]:
             return
         case [script, *arguments]:
             parse_script(ROOT / script, arguments)
