@@ -219,7 +219,7 @@ def test_a_run_writes_and_compares_and_a_later_export_adds(folder, write_recipe,
     assert run_job(job).record.text_files == record.text_files
     assert file.stat().st_mtime_ns == written
 
-    export_student(job.out, target="gguf_q8_0", way=None)
+    export_student(job.out, target="gguf_q8_0", way=None, allow_code=False)
     half, eight = load_record(job.out / "results.json", RunRecord).text_files
     assert [half.target, eight.target] == ["gguf", "gguf_q8_0"]
     assert 0 < half.kl < eight.kl < 0.05

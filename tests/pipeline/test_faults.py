@@ -339,10 +339,10 @@ def test_a_full_disk_leaves_the_results_of_an_earlier_run_whole(make_job, finish
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A real file system of 64 kB."""
+    """A real file system of 128 kB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
     if shutil.which("mount") is None or os.geteuid() != 0:
         pytest.skip("mounting needs root")
     if subprocess.run(command, capture_output=True, check=False).returncode != 0:

@@ -46,7 +46,7 @@ def test_a_network_that_does_not_fit_is_one_clear_error(model, kind, message):
 def test_a_network_that_returns_no_tensor_is_refused():
     class Dict(nn.Module):
         def forward(self, inputs):
-            return {"logits": inputs}
+            return {"hidden": inputs}
 
     with pytest.raises(ShapeError, match=r"Dict returned a dict, not a tensor of logits\. Wrap it"):
         TASK.run(Dict(), batch_of())

@@ -7,7 +7,7 @@ from tutelage.tune.space import GROUPS, applied, search_space
 
 LAYERED = {
     "data": {"kind": "digits"},
-    "teacher": {"model": "cnn", "settings": {"width": 8}},
+    "teacher": {"model": "cnn", "settings": {"width": 8}, "training": {"train": {"epochs": 1}}},
     "student": {"model": "cnn", "settings": {"width": 4}},
     "objective": {
         "task_weight": 0.5,
