@@ -264,6 +264,7 @@ PERPLEXITY = Metric("perplexity", "perplexity", False, False, "nats a token", "e
 def test_a_metric_where_less_is_better_turns_what_is_kept_round():
     assert retention(20.0, 10.0, PERPLEXITY) == 0.5
     assert retention(0.4, 0.8) == 0.5
+    assert retention(0.5, 0.0) is None  # a teacher that is never right keeps no share
     assert gap_closed(15.0, 20.0, 10.0, PERPLEXITY) == 0.5
     assert gap_closed(15.0, 10.0, 20.0, PERPLEXITY) is None
 
@@ -346,7 +347,7 @@ def test_retention_of_a_class_without_samples_or_without_a_right_teacher_is_unde
     student = replace(one, per_class_accuracy=[0.5, None])
     found = summarise("distilled", "last", [training("distilled", 0, student)], hollow, 0.1)
     assert found.per_class_retention == [None, None]
-    assert found.retention == 0
+    assert found.retention is None
     assert found.gap_closed is None
 
 

@@ -260,10 +260,10 @@ def summarise(
     )
 
 
-def retention(student: float, teacher: float, metric: Metric = ACCURACY) -> float:
-    """What the student keeps of the teacher's metric: 1 is all of it; 0 where it means nothing."""
+def retention(student: float, teacher: float, metric: Metric = ACCURACY) -> float | None:
+    """What the student keeps of the teacher's metric: 1 is all of it; None of a teacher's 0."""
     above, below = (student, teacher) if metric.is_higher_better else (teacher, student)
-    return above / below if below else 0.0
+    return above / below if below else None
 
 
 def gap_closed(

@@ -107,7 +107,7 @@ def say_what_was_kept(record: RunRecord, choice: str) -> str:
     metric = record.metric
     kept = f"The student keeps {formatting.percent(student.retention)} % of the teacher's "
     if student.retention is None:
-        kept = "Student and teacher read other tokens, so that no share of one is kept; the "
+        kept = "No share of the teacher's score can be given (it is 0, or of other tokens); the "
     return (
         f"{kept}{metric.title}: {networks.metric_text(record, student.mean[metric.name])} against "
         f"{networks.metric_text(record, teacher.mean[metric.name])}. No baseline was trained, so "
