@@ -334,13 +334,20 @@ def _look_at_student(job: Job) -> Iterator[Finding]:
     student = still(job.new_student(0))
     batches = (first_batch(job, 4), *longest_batch(job))
     try_network("student", lambda: student, job.task, *batches)
-    count = _count_delivered(job, student)
-    teacher = count_parameters(job.new_teacher())
-    text = f"{count:,} parameters, the teacher has {teacher:,} ({teacher / max(1, count):.1f} x)."
-    level = FINE if count < teacher else WARNING
-    yield Finding(level, "student", text if level == FINE else f"{text} It is no smaller.")
+    yield _compare_sizes(job, _count_delivered(job, student))
     if not any(parameter.requires_grad for parameter in job.new_student(0).parameters()):
         yield Finding(PROBLEM, "student", "It has no parameter that can be trained.")
+
+
+def _compare_sizes(job: Job, count: int) -> Finding:
+    try:
+        teacher = count_parameters(job.new_teacher())
+    except TutelageError:  # told where the teacher is looked at
+        return Finding(FINE, "student", f"{count:,} parameters.")
+    text = f"{count:,} parameters, the teacher has {teacher:,} ({teacher / max(1, count):.1f} x)."
+    if count < teacher:
+        return Finding(FINE, "student", text)
+    return Finding(WARNING, "student", f"{text} It is no smaller.")
 
 
 def _count_delivered(job: Job, student: nn.Module) -> int:

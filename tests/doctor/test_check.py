@@ -106,6 +106,15 @@ def test_a_student_with_another_class_count_is_a_problem(job):
         preflight(wrong)
 
 
+def test_a_teacher_that_cannot_be_made_is_no_fault_of_the_student(job):
+    def broken():
+        raise ModelError("whole.pt: cannot be read as weights.")
+
+    wrong = replace(job, teacher=replace(job.teacher, make=broken))
+    assert any("whole.pt" in text for _, text in findings(wrong, "teacher"))
+    assert not any("whole.pt" in text for _, text in findings(wrong, "student"))
+
+
 def test_a_teacher_with_another_class_count_is_a_problem(job):
     wrong = taught_by(job, mlp(2, image_size=6, hidden=(4,)))
     assert "is needed, one logit a class" in texts(wrong, PROBLEM, "teacher")
