@@ -221,3 +221,20 @@ def test_numbers_of_validation_data_are_called_so_wherever_they_stand(data, netw
     right = sum(count for label, picked, count in cells if label == picked)
     assert right / 30 == own.metrics["accuracy"]
     assert "30 test samples" in own.verdict.sentence
+
+
+class Wrapped(nn.Module):
+    """Gives its logits among other things, as transformers' networks do."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, inputs):
+        return {"logits": self.inside(inputs), "hidden": inputs}
+
+
+def test_a_student_that_gives_logits_by_name_is_exported(data, networks, tmp_path):
+    teacher, student = networks
+    result = tutelage.distill(teacher, Wrapped(student), data, epochs=1, out=tmp_path)
+    assert result.export(tmp_path / "student.onnx").agreement == 1.0

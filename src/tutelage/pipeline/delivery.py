@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from tutelage.deploy import TARGETS, measure_latency, target_of
@@ -15,7 +15,7 @@ from tutelage.engine.events import Listener, StageDone, StageStarted
 from tutelage.errors import ExportError
 from tutelage.files import fingerprint
 from tutelage.job import ExportSettings, Job
-from tutelage.models.calling import call
+from tutelage.models.calling import call, own_copies
 from tutelage.pipeline.exporting import (
     Costs,
     export_finetuned,
@@ -61,8 +61,24 @@ class PixelNetwork(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "batch c h w"]) -> Tensor:
         """Logits."""
-        logits: Tensor = self.model((pixels - self.mean) / self.std)
-        return logits
+        return call(self.model, (pixels - self.mean) / self.std)
+
+
+class LogitsNetwork(nn.Module):
+    """A network that gives its logits alone, where its own forward gives them among others.
+
+    Args:
+        model: Gives `logits` as an attribute or by that key.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Hold the network."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Shaped[Tensor, "batch ..."]) -> Tensor:
+        """Logits."""
+        return call(self.model, inputs)
 
 
 class TextNetwork(nn.Module):
@@ -84,12 +100,21 @@ class TextNetwork(nn.Module):
         return call(self.model, {"input_ids": input_ids, "attention_mask": attention_mask})
 
 
+@torch.no_grad()
+def _gives_a_tensor(model: nn.Module, inputs: Tensor) -> bool:
+    return isinstance(model(own_copies(inputs)), Tensor)
+
+
 def deliverable(job: Job, model: nn.Module) -> nn.Module:
     """The network as it is exported: with its normalisation, on the CPU, in eval mode."""
     mean, std = job.splits.mean, job.splits.std
-    if not isinstance(typical(job), Tensor):
+    inputs = typical(job)
+    if not isinstance(inputs, Tensor):
         return TextNetwork(model).cpu().eval()
-    whole = model if mean is None or std is None else PixelNetwork(model, mean, std)
+    if mean is not None and std is not None:
+        whole: nn.Module = PixelNetwork(model, mean, std)
+    else:
+        whole = model if _gives_a_tensor(model.cpu().eval(), inputs) else LogitsNetwork(model)
     return whole.cpu().to(memory_format=torch.contiguous_format).eval()
 
 
