@@ -1,7 +1,7 @@
 """Numbers that say how good a network is, from logits and labels."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from tutelage.losses.divergences import cross_entropy, kl_per_item, soften
@@ -89,3 +89,12 @@ def evaluate(
         calibration=bins,
         count=len(labels),
     )
+
+
+def share_of_most_frequent(labels: Shaped[Tensor, "items ..."]) -> float:
+    """Accuracy of always naming the most frequent class.
+
+    Args:
+        labels: Class numbers.
+    """
+    return float(labels.bincount().max()) / len(labels)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tutelage.errors import ShapeError
 from tutelage.losses import CrossEntropy
 from tutelage.losses.divergences import cross_entropy
-from tutelage.metrics import evaluate
+from tutelage.metrics import evaluate, share_of_most_frequent
 from tutelage.models.calling import call_checked
 from tutelage.models.taps import tapped
 from tutelage.records import ACCURACY, Evaluation, Metric
@@ -85,7 +85,7 @@ class TokenClassification:
 
     def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:
         """Accuracy of always naming the most frequent class."""
-        return float(labels.bincount().max()) / len(labels)
+        return share_of_most_frequent(labels)
 
     def scores(self, said: Predictions) -> Float[Tensor, " samples"]:
         """Each text's share of tokens whose label is picked, weighed by its length."""

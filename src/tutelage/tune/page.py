@@ -10,7 +10,6 @@ from tutelage.report.page import render_page
 from tutelage.tune.records import TrialRow, Tuned
 
 SHOWN_SETTINGS = 6
-WIDTH_OF_LOG = 20.0
 
 
 def write_page(tuned: Tuned, best_recipe: str, path: Path) -> None:
