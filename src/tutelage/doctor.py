@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -23,13 +23,19 @@ from tutelage.engine.trial import FEW, check_trainable, told_as, try_training
 from tutelage.errors import (
     ConfigError,
     DataError,
-    ModelError,
     RunFolderError,
     TutelageError,
     of_role,
 )
 from tutelage.files import write_text
-from tutelage.forwards import first_batch, longest_batch, still, try_between, try_network
+from tutelage.forwards import (
+    first_batch,
+    longest_batch,
+    still,
+    try_between,
+    try_network,
+    try_teachers,
+)
 from tutelage.job import Job
 from tutelage.models.copies import copied
 from tutelage.models.cost import count_parameters
@@ -38,7 +44,7 @@ from tutelage.records import ACCURACY
 from tutelage.report.remarks import FEW_SAMPLES, few_samples_advice
 from tutelage.tasks import Task
 from tutelage.teachers.codecs import make_codec
-from tutelage.teachers.module import ClassOrder, ModuleTeacher, new_head, state_fingerprint
+from tutelage.teachers.module import ModuleTeacher, new_head, state_fingerprint
 from tutelage.teachers.steady import said_twice
 from tutelage.types import Batch, Outputs, Signal, first_tensor, tensor_bytes, tensors_of
 
@@ -79,9 +85,8 @@ def preflight(job: Job) -> None:
     _check_export(job, batch)
     batches = (batch, *longest_batch(job))
     try_network("student", lambda: job.new_student(0), job.task, *batches)
-    _check_last_steps(job, batch)
     _check_text_targets(job)
-    try_network("teacher", job.new_teacher, job.teacher_task, *batches)
+    try_teachers(job, *batches)
     try_between(job, *batches)
     _try_objective(job, batch)
     _try_labels(job)
@@ -150,31 +155,6 @@ def _check_repeatable(job: Job) -> None:
             f"cache: the same sample in the same view differs from call to call. Data and views "
             f"({job.views.fingerprint}) must draw only from the random numbers of torch, NumPy or "
             "Python in a SeededViews; or teach live (cache: null, codec=None)."
-        )
-
-
-def _check_last_steps(job: Job, batch: Batch) -> None:
-    """A network that ends in a sigmoid is not seen in its numbers, which may be any logits."""
-    student = copied(job.new_student(0)).eval()
-    with of_role("student"), torch.enable_grad():
-        _check_last_step(student, job.task, batch)
-    if not (isinstance(batch.inputs, torch.Tensor) and batch.inputs.is_floating_point()):
-        return  # the steps of a frozen network are seen by the gradient of its inputs alone
-    traced = replace(batch, inputs=batch.inputs.detach().requires_grad_())
-    for plan in job.teachers:
-        member = job.new_member(plan).eval()
-        network = member.model if isinstance(member, ClassOrder) else member
-        with of_role("teacher"), torch.enable_grad():
-            _check_last_step(network, job.teacher_task, traced)
-
-
-def _check_last_step(network: nn.Module, task: Task, batch: Batch) -> None:
-    scores = task.run(network, batch).scores
-    step = scores.grad_fn if isinstance(scores, torch.Tensor) else None
-    if step is not None and step.name().startswith("SigmoidBackward"):
-        raise ModelError(
-            f"{type(network).__name__} ends in a sigmoid, but losses expect logits. Let its "
-            "forward end before it."
         )
 
 
@@ -363,7 +343,7 @@ def _look_at_teacher(job: Job) -> Iterator[Finding]:
     batch = first_batch(job, 16)
     given_training = teacher.training
     teacher.eval()
-    try_network("teacher", lambda: teacher, job.teacher_task, batch, *longest_batch(job))
+    try_teachers(job, batch, *longest_batch(job))
     yield from _look_at_steadiness(teacher, job.teacher_task, batch)
     if job.teacher.train is not None:
         yield Finding(FINE, "teacher", "It is trained here before it teaches.")

@@ -14,7 +14,10 @@ from tutelage.models.copies import copied, state_of
 from tutelage.models.modes import frozen
 from tutelage.tasks import Task
 from tutelage.tasks.predicting import check_logits
-from tutelage.types import Batch
+from tutelage.teachers.module import inside_of, split
+from tutelage.types import Batch, Outputs
+
+TRACED = 2  # samples of the call whose steps are looked at
 
 
 def try_between(job: Job, *batches: Batch) -> None:
@@ -29,6 +32,19 @@ def try_between(job: Job, *batches: Batch) -> None:
             check_invertible(job.new_teacher())
     for number in range(len(job.assistants)):
         try_network(f"assistants[{number}]", partial(job.new_assistant, number), job.task, *batches)
+
+
+def try_teachers(job: Job, *batches: Batch) -> None:
+    """What teaches, and each of several by itself, whose probabilities are averaged.
+
+    Raises:
+        TutelageError: One of them cannot be made, or called, or gives no logits.
+    """
+    if len(job.teachers) > 1:
+        for number, plan in enumerate(job.teachers):
+            name = f"teacher {number + 1}" if number else "teacher"
+            try_network(name, partial(job.new_member, plan), job.teacher_task, batches[0])
+    try_network("teacher", job.new_teacher, job.teacher_task, *batches)
 
 
 def check_pictured(batch: Batch) -> tuple[int, ...]:
@@ -57,9 +73,22 @@ def try_network(role: str, make: Callable[[], nn.Module], task: Task, *batches: 
     with of_role(role), torch.no_grad():
         network = still(make())
         state_of(network)  # which a checkpoint must hold
-        check_logits(task, network, task.run(network, batches[0]))
+        own, _ = inside_of(network)
+        check_logits(task, own, task.run(network, batches[0]))
+        check_logits(task, own, _traced(network, task, batches[0]))
         for longest in batches[1:]:
             _try_longest(network, task, longest)
+
+
+@torch.enable_grad()
+def _traced(network: nn.Module, task: Task, batch: Batch) -> Outputs:
+    """What a network gives for a few samples, with the steps that led there, whatever it takes."""
+    for weight in network.parameters():
+        weight.requires_grad_(weight.is_floating_point())
+    try:
+        return task.run(network, next(split(batch, TRACED)))
+    finally:
+        frozen(network)
 
 
 def _try_longest(network: nn.Module, task: Task, longest: Batch) -> None:

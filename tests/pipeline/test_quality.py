@@ -1,5 +1,7 @@
 """How good a teacher is becomes known before it teaches, wherever it comes from."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,9 @@ from torch import nn
 import tutelage
 from tutelage.engine.events import StageDone
 from tutelage.errors import ModelError
+from tutelage.forwards import try_network
+from tutelage.tasks import Classification
+from tutelage.types import Batch
 
 
 class After(nn.Module):
@@ -112,3 +117,48 @@ def test_a_sigmoid_is_refused_of_teacher_and_student(able, data):
 def test_shares_that_are_no_sigmoids_own_are_told_of_a_teacher(able, data):
     noted, _, _ = notes(After(able, lambda logits: logits.sigmoid() * 1.0), data)
     assert "lies between 0 and 1, as after a sigmoid" in noted
+
+
+class Texts(nn.Module):
+    """A classifier of tokens, called by name, and what it does last."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.words = nn.Embedding(40, 8)
+        self.head = nn.Linear(8, 3)
+        self.last = last
+
+    def forward(self, input_ids, attention_mask):
+        words = self.words(input_ids) * attention_mask[..., None]
+        return self.last(self.head(words.mean(dim=1)))
+
+
+@pytest.mark.parametrize(
+    ("last", "found"),
+    [
+        (torch.sigmoid, "ends in a sigmoid"),
+        (nn.functional.hardsigmoid, "ends in a sigmoid"),
+        (lambda logits: logits.sigmoid() * 4, None),
+        (lambda logits: logits.sigmoid().view(-1, 3)[:, :3].clone(), "ends in a sigmoid"),
+        (lambda logits: logits.softmax(dim=0), "ends in a softmax"),
+        (lambda logits: logits.softmax(dim=-1), "gives probabilities"),
+        (lambda logits: logits.log_softmax(dim=-1), None),
+        (nn.functional.logsigmoid, None),
+    ],
+)
+def test_the_last_step_of_a_network_of_texts_is_seen_too(last, found):
+    ids = torch.arange(4)
+    inputs = {"input_ids": torch.randint(40, (4, 6)), "attention_mask": torch.ones(4, 6)}
+    batch = Batch(inputs, None, ids, torch.zeros_like(ids))
+    network = Texts(last)
+    expected = (
+        pytest.raises(ModelError, match=f"teacher: Texts {found}") if found else nullcontext()
+    )
+    with expected:
+        try_network("teacher", lambda: network, Classification(3), batch)
+    assert network.head.weight.requires_grad
+
+
+def test_a_sigmoid_is_refused_of_one_teacher_among_several(able, data):
+    with pytest.raises(ModelError, match="teacher 2: After ends in a sigmoid"):
+        notes([able, After(able, torch.sigmoid)], data)

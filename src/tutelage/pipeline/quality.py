@@ -12,7 +12,7 @@ from tutelage.errors import of_role
 from tutelage.job import Job
 from tutelage.ranks import first, here
 from tutelage.records import Metric
-from tutelage.tasks.predicting import check_logits, predict_data
+from tutelage.tasks.predicting import are_shares, check_logits, predict_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +75,9 @@ def measure_quality(job: Job, model: nn.Module, name: str) -> Quality | None:
             task, model.to(device), reader, batch_size=job.settings.batch_size, device=device
         )
         check_logits(task, model, said.outputs)
-        scores = said.outputs.scores
-        is_shares = isinstance(scores, torch.Tensor) and _are_shares(scores)
-        return [task.validate(said)[0], task.chance(said.labels), float(is_shares)]
+        shares = float(are_shares(said.outputs))
+        return [task.validate(said)[0], task.chance(said.labels), shares]
 
     with of_role(name), told_where(name):
         value, chance, is_share_each = first(ask)
     return Quality(value, chance, bool(is_share_each))
-
-
-def _are_shares(logits: torch.Tensor) -> bool:
-    """Whether all numbers lie between 0 and 1, and are not simply small or all alike."""
-    return bool((logits >= 0).all() and (logits <= 1).all() and logits.std() > 0.05)

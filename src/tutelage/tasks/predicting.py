@@ -1,5 +1,6 @@
 """What a network says of a whole data set."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -14,6 +15,11 @@ from tutelage.types import Batch, HiddenStates, Outputs, Signal
 
 SUMS_TO_1 = 0.01  # as exactly as bfloat16 adds up
 IMPOSSIBLE = -1e4  # a logit; exp of it is 0 at every temperature in use
+_SHARES = {"Sigmoid": "a sigmoid", "Hardsigmoid": "a sigmoid", "Softmax": "a softmax"}
+_MOVES = re.compile(  # steps that hand numbers on as they are
+    "Alias|Clone|Copy|Expand|Flip|Index|IndexSelect|Permute|(Unsafe)?Reshape(Alias)?|Select|Slice|"
+    "(Uns|S)queeze|T|ToCopy|Transpose|(Unsafe)?View"
+)
 
 
 def predict_data(
@@ -122,10 +128,11 @@ def check_logits(task: Task, model: nn.Module, outputs: Outputs) -> None:
     Args:
         task: Whose networks give logits, or are not looked at.
         model: The network.
-        outputs: What it gives for some items.
+        outputs: What it gives for some items. With a graph, its last step is looked at too: a
+            sigmoid is not seen in its numbers, which may be any logits.
 
     Raises:
-        ModelError: All rows are probabilities.
+        ModelError: All rows are probabilities, or the network ends in a sigmoid or softmax.
     """
     logits = outputs.scores
     if task.gives is not Signal.LOGITS or not isinstance(logits, Tensor):
@@ -136,6 +143,34 @@ def check_logits(task: Task, model: nn.Module, outputs: Outputs) -> None:
             f"{type(model).__name__} gives probabilities (each row is above 0 and sums to 1), but "
             "losses expect logits. Let its forward end before the softmax, or give their logarithm."
         )
+    last = _SHARES.get(_last_step(logits))
+    if last is not None:
+        raise ModelError(
+            f"{type(model).__name__} ends in {last}, but losses expect logits. Let its forward end "
+            "before it."
+        )
+
+
+def are_shares(outputs: Outputs) -> bool:
+    """Whether all scores lie between 0 and 1, and are not simply small or all alike.
+
+    So they do after a sigmoid that `check_logits` cannot see, being written in steps of its own.
+    """
+    scores = outputs.scores
+    if not isinstance(scores, Tensor):
+        return False
+    return bool((scores >= 0).all() and (scores <= 1).all() and scores.std() > 0.05)
+
+
+def _last_step(scores: Tensor) -> str:
+    """PyTorch's name of the step that made these numbers; empty where it left no graph."""
+    step = scores.grad_fn
+    while step is not None:
+        name = step.name().partition("Backward")[0]
+        if not _MOVES.fullmatch(name):
+            return name
+        step = step.next_functions[0][0]
+    return ""
 
 
 def held_impossible(logits: Tensor) -> Tensor:
