@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 import tutelage
+from tutelage.data.forms import as_source
 from tutelage.engine.events import StageDone
 from tutelage.errors import DataError, ModelError, TutelageError
 from tutelage.models.nets import mlp
+from tutelage.pipeline.classes import classes_of
 from tutelage.records import RunRecord, load_record
 
 
@@ -238,3 +240,61 @@ def test_a_student_that_gives_logits_by_name_is_exported(data, networks, tmp_pat
     teacher, student = networks
     result = tutelage.distill(teacher, Wrapped(student), data, epochs=1, out=tmp_path)
     assert result.export(tmp_path / "student.onnx").agreement == 1.0
+
+
+class Named(torch.utils.data.Dataset):
+    """A data set as torchvision's, which names its classes."""
+
+    classes = ("low", "middle", "high")
+
+    def __init__(self, data):
+        self.inputs, self.labels = data
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, number):
+        return self.inputs[number], int(self.labels[number])
+
+
+def test_classes_are_called_as_the_data_set_calls_them(data, networks, tmp_path):
+    some = torch.utils.data.Subset(torch.utils.data.Subset(Named(data), range(100)), range(80))
+    loader = torch.utils.data.DataLoader(some, batch_size=8)
+    assert _names(networks, loader) == ("low", "middle", "high")
+    assert _names(networks, torch.utils.data.ConcatDataset([some, some])) == Named.classes
+    assert _names(networks, data) == ("0", "1", "2")
+    turned = Named(data)
+    turned.target_transform = lambda label: 2 - label
+    assert _names(networks, turned) == ("0", "1", "2")
+
+
+def test_classes_are_called_as_the_features_of_datasets_call_them(data, networks):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {
+            "x": datasets.Sequence(datasets.Value("float32")),
+            "label": datasets.ClassLabel(names=list("abc")),
+        }
+    )
+    rows = {"x": data[0].flatten(1).tolist(), "label": data[1].tolist()}
+    one = datasets.Dataset.from_dict(rows, features=features).with_format("torch")
+    flat = [nn.Sequential(nn.Unflatten(1, (1, 8, 8)), network) for network in networks]
+    assert _names(flat, one) == ("a", "b", "c")
+
+
+def _names(networks, data):
+    return classes_of(None, data, as_source(data, "data"), *networks)
+
+
+@pytest.mark.parametrize(("wrap", "known"), [(Named, "the data name 3 classes"), (tuple, "is 2")])
+def test_a_teacher_of_other_classes_than_the_data_is_told_as_the_one_that_does_not_fit(
+    wrap, known, data, networks
+):
+    teacher = mlp(1000, image_size=8, hidden=(4,))
+    with pytest.raises(
+        TutelageError, match=rf"^teacher: it gives 1,000 .* student 3, .*{known}"
+    ) as told:
+        tutelage.distill(teacher, networks[1], wrap(data), epochs=1)
+    assert "head: new" in str(told.value)
+    with pytest.raises(TutelageError, match=r"^student: Sequential returned shape"):
+        tutelage.distill(networks[0], teacher, wrap(data), epochs=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tutelage.data.forms import as_source, loader_note
 from tutelage.data.sources import Source, Splits, is_random, split_off, with_fixed_draws
@@ -16,20 +16,19 @@ from tutelage.data.views import Identity, ViewPolicy
 from tutelage.deploy import export_checked
 from tutelage.engine import OptimizerSettings, TrainSettings
 from tutelage.engine.events import Listener, ignore
-from tutelage.errors import DataError, ModelError, of_role
+from tutelage.errors import DataError, of_role
 from tutelage.job import Job
 from tutelage.losses import KD, CrossEntropy
-from tutelage.models.calling import call_checked
 from tutelage.models.copies import copied
 from tutelage.models.modes import left_as_it_was
 from tutelage.objective import Loss, Objective, objective_of
+from tutelage.pipeline.classes import classes_of
 from tutelage.pipeline.delivery import deliverable
 from tutelage.pipeline.exporting import fed
 from tutelage.pipeline.networks import as_network, check_names, named, plan_of
 from tutelage.pipeline.run import run_job
 from tutelage.records import ParityRow, RunRecord, Summary, Verdict
 from tutelage.report import short_html, short_text, write_report
-from tutelage.types import each
 
 RANDOM_NOTE = (
     "The training data are random: an item differs from call to call, as under random transforms. "
@@ -150,7 +149,8 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
         seeds: One training each; they differ in order of data, views and dropout.
         baseline: Whether to train the same student on labels alone too, for a verdict.
         codec: Of the teacher cache ("float32", "float16", "topk:K"); None teaches live.
-        class_names: One a class; numbers if not given.
+        class_names: One a class; those that the data set names (`classes`), or numbers, if not
+            given.
         teacher_class_names: The teacher's classes in the order of its logits, to be matched to
             `class_names`; those of its own `config` if not given, or the same order.
         out: The run folder; a temporary one if not given. The same call goes on there.
@@ -174,12 +174,12 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
             stack.enter_context(left_as_it_was(one))
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
-        count = _count_classes(teachers[0], splits.train)
+        names = classes_of(class_names, train_data, splits.train, teachers[0], kept)
         first, *others = [plan_of(one, teacher_class_names) for one in teachers]
         job = Job(
             name="distill",
             out=Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tutelage-")),
-            splits=replace(splits, class_names=tuple(class_names or map(str, range(count)))),
+            splits=replace(splits, class_names=names),
             teacher=first,
             co_teachers=tuple(others),
             make_student=lambda: copied(kept),
@@ -238,22 +238,3 @@ def _judged_on(source: Source, name: str, notes: list[str]) -> Source:
         return with_fixed_draws(source)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
-
-
-@torch.no_grad()
-def _count_classes(teacher: nn.Module, source: Source) -> int:
-    """How many logits the teacher gives."""
-    inputs, _ = source.fetch(torch.tensor([0, min(1, len(source) - 1)]))
-    teacher.eval()
-    device = next((p.device for p in teacher.parameters()), torch.device("cpu"))
-    with of_role("teacher"):
-        logits = call_checked(teacher, each(inputs, lambda tensor: _scaled(tensor).to(device)))
-    if logits.ndim != 2:
-        raise ModelError(
-            f"teacher: it must give logits (batch, classes), got {tuple(logits.shape)}."
-        )
-    return logits.shape[1]
-
-
-def _scaled(tensor: Tensor) -> Tensor:
-    return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor

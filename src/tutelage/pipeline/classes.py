@@ -1,0 +1,122 @@
+"""How many classes a Python call is about, and what they are called."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.data.items import LABEL_NAMES
+from tutelage.data.randomness import random_state_kept
+from tutelage.data.sources import Source
+from tutelage.errors import ConfigError, ModelError, of_role
+from tutelage.models.calling import call_checked
+from tutelage.models.modes import left_as_it_was
+from tutelage.types import each
+
+LOOKED_AT = 4096  # labels, spread over data that name no classes
+
+
+def classes_of(
+    given: Sequence[str] | None,
+    data: Any,
+    source: Source,
+    teacher: nn.Module,
+    student: nn.Module,
+) -> tuple[str, ...]:
+    """Names of the classes: those given, those of the data set, or as many numbers as logits.
+
+    Args:
+        given: By the caller.
+        data: The training data as they were given.
+        source: The same as they are read.
+        teacher: Gives one logit a class.
+        student: As the teacher.
+
+    Raises:
+        ConfigError: Teacher and student differ in their logits, and the data side with the student.
+    """
+    if given:
+        return tuple(given)
+    names = _names_of(data)
+    count = _num_logits(teacher, "teacher", source)
+    with random_state_kept():
+        others = _num_logits(student, "student", source)
+    if count != others:
+        _check_teacher(count, others, names, source)
+    return names if len(names) == count else tuple(map(str, range(count)))
+
+
+def _names_of(data: Any) -> tuple[str, ...]:
+    """What a data set calls its classes, also inside of subsets and loaders; or nothing."""
+    for one in _inside(data):
+        if getattr(one, "target_transform", None) is not None:
+            return ()  # its labels need not be the numbers of these names
+        for found in _lists_in(one):
+            names = tuple(map(str, found))
+            if names and len({*names}) == len(names):
+                return names
+    return ()
+
+
+def _lists_in(data: Any) -> Iterator[Sequence[Any]]:
+    """Lists of classes where torchvision and `datasets` keep them."""
+    features = getattr(data, "features", None)
+    columns = [features.get(name) for name in LABEL_NAMES] if isinstance(features, Mapping) else []
+    lists = [getattr(data, "classes", None), *(getattr(one, "names", None) for one in columns)]
+    yield from (found for found in lists if isinstance(found, list | tuple))
+
+
+def _inside(data: Any) -> Iterator[Any]:
+    """A data set and those that it wraps."""
+    while data is not None:
+        yield data
+        parts = getattr(data, "datasets", None)  # of one that joins several, the first names them
+        data = parts[0] if isinstance(parts, list) and parts else getattr(data, "dataset", None)
+
+
+def _check_teacher(count: int, others: int, names: Sequence[str], source: Source) -> None:
+    """Say so where it is the teacher that does not fit the data; else the student is told."""
+    if names:
+        known, fits = f"the data name {len(names)} classes", len(names) == count
+    else:
+        highest = _highest_label(source)
+        known = f"the highest label seen in the data is {highest}"
+        fits = highest is None or (highest < count and not highest < others < count)
+    if not fits:
+        raise ConfigError(
+            f"teacher: it gives {count:,} logits a sample, the student {others:,}, and {known}. "
+            "Both need one logit a class of the data. Give the teacher a last layer of as many "
+            "(num_classes=...) and train it on the data first, as a recipe does with head: new "
+            f"and training; or, if {count:,} classes are meant, give class_names and a student "
+            f"with num_classes={count}."
+        )
+
+
+def _highest_label(source: Source) -> int | None:
+    ids = torch.linspace(0, len(source) - 1, min(LOOKED_AT, len(source))).long()
+    highest = None
+    for some in ids.split(256):
+        _, labels = source.fetch(some)
+        if labels is not None and labels.ndim == 1:
+            highest = max(int(labels.max()), -1 if highest is None else highest)
+    return highest
+
+
+@torch.no_grad()
+def _num_logits(network: nn.Module, role: str, source: Source) -> int:
+    """How many logits a network gives."""
+    inputs, _ = source.fetch(torch.tensor([0, min(1, len(source) - 1)]))
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    with of_role(role), left_as_it_was(network):
+        network.eval()
+        logits = call_checked(network, each(inputs, lambda tensor: _scaled(tensor).to(device)))
+    if logits.ndim != 2:
+        raise ModelError(
+            f"{role}: it must give logits (batch, classes), got {tuple(logits.shape)}."
+        )
+    return logits.shape[1]
+
+
+def _scaled(tensor: Tensor) -> Tensor:
+    return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor
