@@ -193,6 +193,11 @@ class Job:
         return tuple(dict.fromkeys((*first, *self.export.int8)))
 
     @property
+    def most_rows(self) -> int:
+        """Samples of the students' largest batch: as many as any network is asked about at once."""
+        return self.settings.most_rows(len(self.splits.train))
+
+    @property
     def shards_teacher(self) -> bool:
         """Whether several processes hold a piece each of the teacher."""
         return any(plan.shard for plan in self.teachers)

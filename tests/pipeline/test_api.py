@@ -298,3 +298,12 @@ def test_a_teacher_of_other_classes_than_the_data_is_told_as_the_one_that_does_n
     assert "head: new" in str(told.value)
     with pytest.raises(TutelageError, match=r"^student: Sequential returned shape"):
         tutelage.distill(networks[0], teacher, wrap(data), epochs=1)
+
+
+@pytest.mark.parametrize("codec", [None, "float32"])
+def test_a_batch_larger_than_the_data_is_all_of_them(codec, data, networks, tmp_path):
+    call = {"epochs": 2, "baseline": True, "codec": codec}
+    huge = tutelage.distill(*networks, data, batch_size=10**9, out=tmp_path / "huge", **call)
+    whole = tutelage.distill(*networks, data, batch_size=108, out=tmp_path / "whole", **call)
+    assert huge.record.splits["train"] == 108
+    assert huge.metrics == whole.metrics

@@ -95,6 +95,11 @@ class Arm:
         return num_batches(len(self.train), self.settings.batch_size)
 
     @property
+    def most_rows(self) -> int:
+        """Samples of the largest batch."""
+        return self.settings.most_rows(len(self.train))
+
+    @property
     def total_micro_steps(self) -> int:
         """Micro-steps of the whole training."""
         return self.settings.epochs * self.micro_steps
@@ -161,7 +166,7 @@ def _fit_in_memory(
     trained = nn.ModuleList([student, arm.objective])
     first = copy.deepcopy(trained.state_dict())
     parts, place = 1, f"{arm.name}, seed {arm.seed}"
-    most = most_parts(arm.settings.batch_size, trained)
+    most = most_parts(arm.most_rows, trained)
     while True:
         loop = None
         try:
@@ -475,7 +480,7 @@ class _Loop:
     def _check_alive(self, judged: nn.Module) -> None:
         """Stop where a network has given one output for everything at the ends of two epochs."""
         reader = self.arm.valid or self.arm.train
-        rows = -(-self.arm.settings.batch_size // self.progress.parts)
+        rows = -(-self.arm.most_rows // self.progress.parts)
         is_dead = is_constant(judged, self.arm.task, reader, self.device, most=rows)
         self.dead_epochs = self.dead_epochs + 1 if is_dead else 0
         if self.dead_epochs >= min(2, self.arm.settings.epochs):
@@ -496,7 +501,7 @@ class _Loop:
             self.arm.task,
             judged,
             self.arm.valid,
-            batch_size=-(-self.arm.settings.batch_size // self.progress.parts),
+            batch_size=-(-self.arm.most_rows // self.progress.parts),
             workers=self.arm.settings.workers,
             device=self.device,
         )

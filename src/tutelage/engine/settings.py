@@ -209,3 +209,11 @@ class TrainSettings:
             )
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"train.ema must lie between 0 and 1, got {self.ema}. Usual: 0.999.")
+
+    def most_rows(self, count: int) -> int:
+        """Samples of the largest batch: all that there are, where these are fewer than a batch.
+
+        Args:
+            count: Samples of the training data.
+        """
+        return min(self.batch_size, count)

@@ -52,7 +52,7 @@ def predict_test(
         task or job.task,
         model.to(device),
         job.test_reader,
-        batch_size=job.settings.batch_size,
+        batch_size=job.most_rows,
         device=device,
         workers=job.settings.workers,
     )

@@ -71,9 +71,7 @@ def measure_quality(job: Job, model: nn.Module, name: str) -> Quality | None:
     device = torch.device("cpu") if is_cut else Accelerator().device
 
     def ask() -> list[float]:
-        said = predict_data(
-            task, model.to(device), reader, batch_size=job.settings.batch_size, device=device
-        )
+        said = predict_data(task, model.to(device), reader, batch_size=job.most_rows, device=device)
         check_logits(task, model, said.outputs)
         shares = float(are_shares(said.outputs))
         return [task.validate(said)[0], task.chance(said.labels), shares]

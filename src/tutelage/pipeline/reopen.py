@@ -109,7 +109,7 @@ def _wrapped(job: Job, student: nn.Module, teacher: nn.Module) -> nn.Module:
         live = ModuleTeacher(
             teacher,
             job.task,
-            chunk=job.settings.batch_size,
+            chunk=job.most_rows,
             device=torch.device("cpu"),
             layers=job.objective.teacher_layers,
         )

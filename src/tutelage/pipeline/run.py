@@ -250,7 +250,7 @@ def live_teacher(job: Job, trained: Trained) -> ModuleTeacher:
     """A trained network as a live teacher; one that is yet to be cut stays where it is."""
     is_cut = job.shards_teacher and here().are_several
     device = None if is_cut else Accelerator().device
-    chunk = job.settings.batch_size
+    chunk = job.most_rows
     row = torch.zeros(1, dtype=torch.int64)
     layers = job.objective.teacher_layers
     if not is_cut and goes_by_length(job.train_reader[row, row], job.teacher_task, layers):
@@ -319,7 +319,7 @@ def _memory_note(job: Job, trained: Trained) -> Iterator[str]:
     """A training whose batches did not fit into memory is said so."""
     if trained.progress.parts > 1:
         plan = job.teacher.train if trained.arm == "teacher" else None
-        size = (plan or job.settings).batch_size
+        size = (plan or job.settings).most_rows(len(job.splits.train))
         label = f"{trained.arm}, seed {trained.seed}"
         yield in_parts_note(label, size, trained.progress.parts, trained.last)
 
