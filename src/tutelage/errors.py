@@ -102,7 +102,7 @@ def of_role(role: str) -> Iterator[None]:
     try:
         yield
     except TutelageError as error:
-        if str(error).startswith(f"{role}:"):
+        if str(error).startswith((f"{role}:", f"{role}.")):
             raise
         raise type(error)(f"{role}: {error}") from error
 

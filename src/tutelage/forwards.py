@@ -40,6 +40,8 @@ def try_teachers(job: Job, *batches: Batch) -> None:
     Raises:
         TutelageError: One of them cannot be made, or called, or gives no logits.
     """
+    for plan in job.teachers:
+        job.own_norm(plan)
     if len(job.teachers) > 1:
         for number, plan in enumerate(job.teachers):
             name = f"teacher {number + 1}" if number else "teacher"

@@ -15,13 +15,14 @@ from tutelage.deploy.budgets import Budget
 from tutelage.engine import TrainSettings
 from tutelage.engine.inversion import InversionSettings
 from tutelage.engine.writing import WritingSettings
-from tutelage.errors import of_role
+from tutelage.errors import ConfigError, of_role
 from tutelage.models.origin import origin_of
 from tutelage.objective import Objective, Term
 from tutelage.tasks import Classification, Task
 from tutelage.teachers.classes import class_order, is_numbered
 from tutelage.teachers.ensemble import Ensemble
 from tutelage.teachers.module import ClassOrder, InputAdapter
+from tutelage.types import Inputs, describe_inputs
 
 Norm = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -302,6 +303,58 @@ class Job:
         return InputAdapter(
             model,
             data_norm=None if mean is None or std is None else (mean, std),
-            own_norm=plan.norm,
+            own_norm=self.own_norm(plan),
             image_size=plan.image_size,
         )
+
+    def own_norm(self, plan: TeacherPlan) -> Norm | None:
+        """The normalisation that a teacher expects, one value a channel of the data's inputs.
+
+        Raises:
+            ConfigError: It does not fit the inputs; the message names the key.
+        """
+        number = next(n for n, other in enumerate(self.teachers) if other is plan)
+        place = f"co_teachers[{number - 1}]" if number else "teacher"
+        inputs, _ = self.splits.train.fetch(torch.tensor([0]))
+        if plan.image_size is not None and not is_picture(inputs):
+            raise ConfigError(
+                f"{place}.image_size: the data are no images ({describe_inputs(inputs)}). Leave it "
+                "out."
+            )
+        if plan.norm is None:
+            return None
+        mean, std = plan.norm
+        return (
+            one_a_channel(mean, inputs, f"{place}.mean"),
+            one_a_channel(std, inputs, f"{place}.std"),
+        )
+
+
+def is_picture(inputs: Inputs) -> bool:
+    """Whether inputs have channels, height and width."""
+    return isinstance(inputs, torch.Tensor) and inputs.ndim == 4
+
+
+def one_a_channel(values: Sequence[float], inputs: Inputs, place: str) -> tuple[float, ...]:
+    """Values of a normalisation, one for each channel; a single one counts for all.
+
+    Args:
+        values: Mean or std.
+        inputs: Samples of the data.
+        place: The key, for messages.
+
+    Raises:
+        ConfigError: There are not as many as channels, or the inputs have none.
+    """
+    if not isinstance(inputs, torch.Tensor) or inputs.ndim < 2:
+        raise ConfigError(
+            f"{place}: the inputs have no channels ({describe_inputs(inputs)}). Leave mean and std "
+            "out."
+        )
+    channels = inputs.shape[1]
+    if len(values) not in (1, channels):
+        raise ConfigError(
+            f"{place}: {len(values)} values, but the inputs have {channels} channels "
+            f"({describe_inputs(inputs)}). Give one for each channel."
+        )
+    return tuple(values) * (channels if len(values) == 1 else 1)

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from tutelage.config import build_job, read_recipe
+from tutelage.data.sources import TensorSource
 from tutelage.engine.events import StageDone
 from tutelage.errors import ConfigError
 from tutelage.models.nets import mlp
 from tutelage.pipeline import run_job
 from tutelage.teachers.ensemble import Ensemble
+from tutelage.teachers.module import InputAdapter, state_fingerprint
 
 
 class Says(torch.nn.Module):
@@ -106,3 +108,38 @@ def test_a_co_teacher_that_would_teach_noise_is_refused_with_its_place(tmp_path)
 def test_weights_that_no_float_can_compare_are_refused():
     with pytest.raises(ConfigError, match=r"too far apart, or too large"):
         Ensemble([nn.Linear(2, 2), nn.Linear(2, 2)], [1e308, 1e308])
+
+
+def test_a_normalisation_of_other_channels_is_refused_by_its_key(make_job, tmp_path):
+    job = make_job(tmp_path)
+    for mean, std, key in [((0.5, 0.5), (1.0,), "mean"), ((0.5,), (1.0, 1.0, 1.0), "std")]:
+        wrong = replace(job.teacher, norm=(mean, std))
+        with pytest.raises(ConfigError, match=rf"^teacher\.{key}: \d values, .* 1 channels"):
+            run_job(replace(job, teacher=wrong))
+        with pytest.raises(ConfigError, match=rf"^co_teachers\[0\]\.{key}: \d values"):
+            run_job(replace(job, co_teachers=(wrong,)))
+
+
+def test_one_value_normalises_every_channel(make_job, tmp_path):
+    job = make_job(tmp_path)
+    plan = replace(job.teacher, norm=((0.5,), (2.0,)))
+    colour = replace(job.splits, train=TensorSource(torch.rand(2, 3, 4, 4)))
+    expected = ((0.5, 0.5, 0.5), (2.0, 2.0, 2.0))
+    assert replace(job, teacher=plan, splits=colour).own_norm(plan) == expected
+
+
+def test_what_is_done_to_a_teachers_inputs_and_answers_is_in_its_fingerprint():
+    network = nn.Linear(2, 2)
+
+    def adapted(mean):
+        return InputAdapter(network, data_norm=None, own_norm=((mean,), (0.2,)))
+
+    assert state_fingerprint(adapted(0.5)) == state_fingerprint(adapted(0.5))
+    assert state_fingerprint(adapted(0.5)) != state_fingerprint(adapted(0.4))
+    one, other = (Ensemble([network, network], [1.0, weight]) for weight in (1.0, 2.0))
+    assert state_fingerprint(one) != state_fingerprint(other)
+
+
+def test_vectors_are_normalised_by_their_features():
+    adapter = InputAdapter(nn.Identity(), data_norm=None, own_norm=((1.0, 2.0), (1.0, 2.0)))
+    torch.testing.assert_close(adapter(torch.tensor([[1.0, 4.0]])), torch.tensor([[0.0, 1.0]]))

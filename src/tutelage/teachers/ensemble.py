@@ -45,6 +45,10 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
         self.log_weights = [math.log(weight / sum(chosen)) for weight in chosen]
 
+    def extra_repr(self) -> str:
+        """The weights, so that a fingerprint tells them."""
+        return f"log_weights={self.log_weights}"
+
     def forward(self, *inputs: Tensor, **named: Tensor) -> Float[Tensor, "batch classes"]:
         """Logarithm of the mean probability of each class."""
         weighted = [

@@ -344,9 +344,15 @@ class InputAdapter(Adapted):
         self.register_buffer("scale", data_std / own_std, persistent=False)
         self.register_buffer("shift", (data_mean - own_mean) / own_std, persistent=False)
 
-    def forward(self, inputs: Float[Tensor, "batch c h w"]) -> Tensor:
+    def extra_repr(self) -> str:
+        """What is done to inputs, so that a fingerprint tells it."""
+        scale, shift = self.scale.flatten().tolist(), self.shift.flatten().tolist()
+        return f"scale={scale}, shift={shift}, image_size={self.image_size}"
+
+    def forward(self, inputs: Float[Tensor, "batch channels ..."]) -> Tensor:
         """Logits of the network."""
-        own: Tensor = inputs * self.scale + self.shift
+        shape = (-1, *(1,) * (inputs.ndim - 2))
+        own: Tensor = inputs * self.scale.view(shape) + self.shift.view(shape)
         if self.image_size is not None and own.shape[-1] != self.image_size:
             size = (self.image_size, self.image_size)
             own = F.interpolate(own, size=size, mode="bilinear", antialias=True)
