@@ -165,7 +165,7 @@ def _try_objective(job: Job, batch: Batch) -> None:
     giver = "a live teacher" if job.codec is None else "a cached teacher"
     if batch.labels is not None:
         gives |= {Signal.LABELS}
-    job.objective.check(gives, f"{giver} with this data")
+    job.objective.check(gives, f"{giver} with this data", job.task.gives)
     if has_unlabelled(job.splits.train):
         job.objective.check_gaps("the training data")
     trainee, teacher = _try_out(job, batch)

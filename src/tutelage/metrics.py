@@ -1,13 +1,34 @@
 """Numbers that say how good a network is, from logits and labels."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from tutelage.losses.divergences import cross_entropy, kl_per_item, soften
-from tutelage.records import CalibrationBin, Evaluation
+from tutelage.measures import CountMeasure, MeanMeasure, Measure
+from tutelage.records import ACCURACY, CalibrationBin, Evaluation, Metric
 
 NUM_BINS = 15
+BALANCED_ACCURACY = Metric(
+    name="balanced_accuracy",
+    title="balanced accuracy",
+    is_share=True,
+    is_higher_better=True,
+    unit="points of balanced accuracy",
+    meaning="Mean over classes of the share of a class's samples that are recognised.",
+    reach=1.0,
+)
+MACRO_F1 = Metric(
+    name="macro_f1",
+    title="macro F1",
+    is_share=True,
+    is_higher_better=True,
+    unit="points of macro F1",
+    meaning="Mean over classes of F1, the harmonic mean of precision and recall.",
+    reach=1.0,
+)
 
 
 def calibration_bins(
@@ -98,3 +119,43 @@ def share_of_most_frequent(labels: Shaped[Tensor, "items ..."]) -> float:
         labels: Class numbers.
     """
     return float(labels.bincount().max()) / len(labels)
+
+
+def f1(right: Tensor, labelled: Tensor, predicted: Tensor) -> Float[Tensor, "*many classes"]:
+    """F1 of counts; NaN where a class is neither labelled nor predicted.
+
+    Args:
+        right: Items of which both are true.
+        labelled: Items with the label.
+        predicted: Items for which it is predicted.
+    """
+    return 2 * right / (labelled + predicted)
+
+
+def _picked(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Tensor:
+    """Whether each item's label is picked."""
+    return torch.eq(logits.argmax(dim=-1), labels)
+
+
+def _class_counts(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Tensor:
+    """For each class whether an item is recognised as it, has it as label, is taken for it."""
+    num_classes = logits.shape[-1]
+    labelled = torch.nn.functional.one_hot(labels, num_classes)
+    predicted = torch.nn.functional.one_hot(logits.argmax(dim=-1), num_classes)
+    return torch.cat([labelled * predicted, labelled, predicted], dim=-1)
+
+
+def _mean_recall(sums: Float[Tensor, "*many terms"]) -> Float[Tensor, "*many"]:
+    right, labelled, _ = sums.chunk(3, dim=-1)
+    return (right / labelled).nanmean(dim=-1)
+
+
+def _mean_f1(sums: Float[Tensor, "*many terms"]) -> Float[Tensor, "*many"]:
+    return f1(*sums.chunk(3, dim=-1)).nanmean(dim=-1)
+
+
+CLASS_MEASURES: Mapping[str, Measure] = {
+    "accuracy": MeanMeasure(ACCURACY, _picked),
+    "balanced_accuracy": CountMeasure(BALANCED_ACCURACY, _class_counts, _mean_recall),
+    "macro_f1": CountMeasure(MACRO_F1, _class_counts, _mean_f1),
+}

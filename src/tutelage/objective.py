@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from tutelage.chunks import sum_of_chunks
 from tutelage.errors import ConfigError, ShapeError, SignalError
-from tutelage.types import Batch, HiddenStates, Outputs, Signal
+from tutelage.types import SCORES, Batch, HiddenStates, Outputs, Signal
 
-TEACHERS = frozenset({Signal.LOGITS, Signal.FEATURES, Signal.EMBEDDINGS})
+TEACHERS = SCORES | {Signal.FEATURES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,16 @@ class Loss(nn.Module, ABC):
     whole_batch: bool = False
     skips_unlabelled: bool = False
     form: int = 1
+
+    @property
+    def takes(self) -> frozenset[Signal]:
+        """Kinds of the student's scores that it is for: those that it needs of the teacher.
+
+        A loss on features alone is for any, one on labels alone for logits unless it says another.
+        """
+        own = self.needs & SCORES
+        is_of_features = self.needs == {Signal.FEATURES}
+        return own or (SCORES if is_of_features else frozenset({Signal.LOGITS}))
 
     @property
     def is_by_item(self) -> bool:
@@ -261,14 +271,12 @@ class Objective(nn.Module):
     @property
     def student_layers(self) -> tuple[str, ...]:
         """Parts of the student that the terms look at, each once."""
-        layers = (layer for term in self.counted for layer in term.loss.student_layers)
-        return tuple(dict.fromkeys(layers))
+        return tuple(dict.fromkeys(name for t in self.counted for name in t.loss.student_layers))
 
     @property
     def teacher_layers(self) -> tuple[str, ...]:
         """Parts of the teacher that the terms look at, each once."""
-        layers = (layer for term in self.counted for layer in term.loss.teacher_layers)
-        return tuple(dict.fromkeys(layers))
+        return tuple(dict.fromkeys(name for t in self.counted for name in t.loss.teacher_layers))
 
     @property
     def needs_teacher(self) -> bool:
@@ -365,24 +373,28 @@ class Objective(nn.Module):
             return []
         return [term for term in self.counted if term.loss.is_by_item]
 
-    def check(self, gives: frozenset[Signal], giver: str) -> None:
-        """Refuse an objective that needs more than there is.
+    def check(self, gives: frozenset[Signal], giver: str, scores: Signal = Signal.LOGITS) -> None:
+        """Refuse an objective that needs more than there is, or that does not fit the scores.
 
         Args:
             gives: What the teacher and the data give.
             giver: Who gives it, for the message.
+            scores: What the student gives, as its task says.
 
         Raises:
             SignalError: A term needs something else.
         """
         for term in self.counted:
+            if scores not in term.loss.takes:
+                raise SignalError(
+                    f"Loss {term.name!r} is for {_listed(term.loss.takes)}, but the networks give "
+                    f"{scores.value}. Choose one that 'tutelage methods' lists for them."
+                )
             missing = term.loss.needs - gives
             if missing:
-                wanted = ", ".join(sorted(signal.value for signal in missing))
-                given = ", ".join(sorted(signal.value for signal in gives)) or "nothing"
                 raise SignalError(
-                    f"Loss {term.name!r} needs {wanted}, but {giver} gives only {given}. "
-                    f"{_remedy(missing)}"
+                    f"Loss {term.name!r} needs {_listed(missing)}, but {giver} gives only "
+                    f"{_listed(gives) or 'nothing'}. {_remedy(missing)}"
                 )
 
     def check_gaps(self, giver: str) -> None:
@@ -566,6 +578,10 @@ def _check_weight(term: Term) -> None:
             f"objective: the weight of {term.name!r} must be 0 or more and finite, "
             f"got {term.weight}."
         )
+
+
+def _listed(signals: frozenset[Signal]) -> str:
+    return ", ".join(sorted(signal.value for signal in signals))
 
 
 def _remedy(missing: frozenset[Signal]) -> str:

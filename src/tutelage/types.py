@@ -29,12 +29,32 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 class Signal(enum.Enum):
-    """Something that a loss may need and that a teacher or a data set may give."""
+    """Something that a loss may need and that a teacher or a data set may give.
+
+    `LOGITS` stand before a softmax over classes, `BINARY_LOGITS` before a sigmoid each. `VALUES`
+    are real numbers in units of the labels' standard deviation, `GAUSSIANS` such values with the
+    logarithms of their variances behind them.
+    """
 
     LABELS = "labels"
     LOGITS = "logits"
+    BINARY_LOGITS = "binary logits"
+    VALUES = "values"
+    GAUSSIANS = "gaussians"
     FEATURES = "features"
     EMBEDDINGS = "embeddings"
+
+
+SCORES = frozenset(
+    {
+        Signal.LOGITS,
+        Signal.BINARY_LOGITS,
+        Signal.VALUES,
+        Signal.GAUSSIANS,
+        Signal.EMBEDDINGS,
+    }
+)
+"""What the last layer of a network may give; a task says which (`Task.gives`)."""
 
 
 Inputs = Tensor | Mapping[str, Tensor]

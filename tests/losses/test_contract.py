@@ -16,7 +16,7 @@ from torch import Tensor
 from tutelage.errors import ConfigError, DataError, SignalError, UnknownNameError, find
 from tutelage.losses import DIST, DKD, KD, LOSSES
 from tutelage.objective import DryRun, Loss, describe_loss
-from tutelage.types import Batch, Outputs, Signal
+from tutelage.types import SCORES, Batch, Outputs, Signal
 
 ROWS, CLASSES = 8, 6
 
@@ -68,6 +68,14 @@ def value_and_gradients(
 
 def sure_of_labels(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     return 60.0 * F.one_hot(labels, student.shape[-1]).to(student.dtype)
+
+
+def surely_as_labelled(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return 120.0 * F.one_hot(labels, student.shape[-1]).to(student.dtype) - 60
+
+
+def values_of_labels(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return 2.0 * F.one_hot(labels, student.shape[-1]).to(student.dtype)
 
 
 def softened_teacher(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
@@ -142,6 +150,13 @@ SPECIAL: Mapping[str, Special] = {
     "ofa_logit": Special(settings=({}, {"enhancement": 1.5, "temperature": 2}), match=None),
     "teacher_free": Special(settings=({}, {"temperature": 1}), match=mostly_labels),
     "ttm": Special(match=softened_teacher),
+    "binary_cross_entropy": Special(match=surely_as_labelled),
+    "binary_kd": Special(settings=({}, {"temperature": 4})),
+    "squared_error": Special(match=values_of_labels),
+    "value_mse": Special(bf16=0.02),
+    "bounded_regression": Special(settings=({"margin": 200},), match=values_of_labels, bf16=0.02),
+    "gaussian_nll": Special(match=None, claims_sign=False, bf16=0.02, step=1e-3),
+    "gaussian_kl": Special(bf16=0.2, step=1e-4),
     "wsld": Special(match=None, holds=True),
     "wttm": Special(match=softened_teacher),
     "reverse_kl": Special(settings=({}, {"temperature": 2}), bf16=0.05),
@@ -272,12 +287,22 @@ def outputs(logits: Tensor, layers: tuple[str, ...]) -> Outputs:
     return Outputs(logits, {layer: features(logits, shape) for layer, shape in shapes.items()})
 
 
+def labels_of(loss: Loss, labels: Tensor, dtype: torch.dtype) -> Tensor:
+    """Classes as the labels that a loss takes: classes, yes or no for each, or real values."""
+    if Signal.LOGITS in loss.takes or labels.ndim > 1 or labels.is_floating_point():
+        return labels
+    flags = F.one_hot(labels.long().clamp(0, CLASSES - 1), CLASSES).to(dtype)
+    if Signal.BINARY_LOGITS in loss.takes:
+        return flags
+    values = torch.where(labels[:, None] < 0, torch.nan, 2 * flags)
+    return values[:, : CLASSES // 2] if Signal.GAUSSIANS in loss.takes else values
+
+
 def situation(
     loss: Loss, student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor | None = None
 ) -> Situation:
     """What the loss says it needs and nothing more, so that a need left unsaid shows."""
-    unknown = loss.needs - {Signal.LABELS, Signal.LOGITS, Signal.FEATURES, Signal.EMBEDDINGS}
-    assert not unknown, f"teach this test to make {unknown}"
+    assert loss.takes <= SCORES
     ids = torch.arange(len(student))
     needs_teacher = loss.needs - {Signal.LABELS}
     return Situation(
@@ -285,7 +310,7 @@ def situation(
         outputs(teacher, loss.teacher_layers) if needs_teacher else None,
         Batch(
             torch.zeros(len(student), 1),
-            labels if Signal.LABELS in loss.needs else None,
+            labels_of(loss, labels, student.dtype) if Signal.LABELS in loss.needs else None,
             ids,
             ids,
             mask,
@@ -549,8 +574,10 @@ def test_no_rounding_brings_a_loss_below_zero(trial):
 
 @every_loss
 def test_a_label_that_is_no_class_is_refused(trial):
-    if Signal.LABELS not in LOSSES[trial.name].needs or trial.name == "crd_memory":
-        pytest.skip("looks at no labels, or only at whether two are alike")
+    loss = trial.make()
+    is_of_classes = Signal.LABELS in loss.needs and Signal.LOGITS in loss.takes
+    if not is_of_classes or trial.name == "crd_memory":
+        pytest.skip("looks at no classes, or only at whether two are alike")
     student, teacher, labels = numbers()
     for label in (-1, -100, CLASSES, 10**6):
         labels[3] = label
@@ -581,8 +608,8 @@ def test_a_loss_whose_own_weights_are_imprecise_is_refused():
 @every_loss
 @pytest.mark.parametrize("whose", ["both", "teacher"])
 def test_impossible_classes_give_no_nan(trial, whose):
-    if Signal.EMBEDDINGS in LOSSES[trial.name].needs:
-        pytest.skip("embeddings have no classes")
+    if not trial.make().takes & {Signal.LOGITS, Signal.BINARY_LOGITS}:
+        pytest.skip("embeddings and values have no classes")
     student, teacher, labels = numbers()
     labels = labels.clamp(min=1)
     teacher[:, 0] = -torch.inf
@@ -632,15 +659,14 @@ def test_a_loss_saves_and_loads(trial):
 def test_a_need_that_is_not_met_is_refused_by_name(trial):
     loss = trial.make()
     given = situation(loss, *numbers())
-    without = {
-        Signal.LOGITS: replace(given, teacher=None),
-        Signal.FEATURES: replace(given, teacher=None),
-        Signal.EMBEDDINGS: replace(given, teacher=None),
-        Signal.LABELS: replace(given, batch=replace(given.batch, labels=None)),
-    }
+    no_labels = replace(given, batch=replace(given.batch, labels=None))
+    words = {Signal.BINARY_LOGITS: "logits", Signal.GAUSSIANS: "values"}
     for need in loss.needs:
-        with pytest.raises(SignalError, match=f"{loss.title}' needs .*{need.value}"):
-            without[need].loss(loss)
+        without = no_labels if need is Signal.LABELS else replace(given, teacher=None)
+        with pytest.raises(
+            SignalError, match=f"{loss.title}' needs .*{words.get(need, need.value)}"
+        ):
+            without.loss(loss)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -563,6 +563,6 @@ def _check_signals(arm: Arm) -> None:
     if arm.teacher is not None:
         gives |= arm.teacher.gives
         giver += f" with {type(arm.teacher).__name__}"
-    arm.objective.check(gives, giver)
+    arm.objective.check(gives, giver, arm.task.gives)
     if has_unlabelled(arm.train.source):
         arm.objective.check_gaps(giver)

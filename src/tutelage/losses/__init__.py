@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from tutelage.losses.attention import CWD, FSP, NST, AttentionTransfer
+from tutelage.losses.binary import BinaryCrossEntropy, BinaryKD
 from tutelage.losses.contrastive import CRD, CRDMemory
 from tutelage.losses.correlation import DIST, MLKD
 from tutelage.losses.decoupled import DKD, NKD, OFALogit
@@ -41,6 +42,13 @@ from tutelage.losses.stages import OFA, AuxiliaryHeads
 from tutelage.losses.transformed import CTKD, TTM, WTTM, LogitStandardisation
 from tutelage.losses.transformer import DistilBERTCosine, TinyBERTEmbedding, TinyBERTHidden
 from tutelage.losses.unaided import MutualLearning, PastSelf
+from tutelage.losses.values import (
+    BoundedRegression,
+    GaussianKL,
+    GaussianNLL,
+    SquaredError,
+    ValueMSE,
+)
 from tutelage.objective import Loss
 
 FAMILIES: Mapping[str, Mapping[str, type[Loss]]] = {
@@ -115,6 +123,17 @@ FAMILIES: Mapping[str, Mapping[str, type[Loss]]] = {
         "universal_logit_distance": UniversalLogitDistance,
         "span_likelihood": SpanLikelihood,
     },
+    "binary": {
+        "binary_cross_entropy": BinaryCrossEntropy,
+        "binary_kd": BinaryKD,
+    },
+    "values": {
+        "squared_error": SquaredError,
+        "value_mse": ValueMSE,
+        "bounded_regression": BoundedRegression,
+        "gaussian_nll": GaussianNLL,
+        "gaussian_kl": GaussianKL,
+    },
     "unaided": {
         "auxiliary_heads": AuxiliaryHeads,
         "mutual_learning": MutualLearning,
@@ -124,68 +143,3 @@ FAMILIES: Mapping[str, Mapping[str, type[Loss]]] = {
 LOSSES: Mapping[str, type[Loss]] = {
     name: loss for family in FAMILIES.values() for name, loss in family.items()
 }
-
-__all__ = [
-    "CRD",
-    "CTKD",
-    "CWD",
-    "DIST",
-    "DKD",
-    "ERKD",
-    "FAMILIES",
-    "FSP",
-    "KD",
-    "LOSSES",
-    "MLKD",
-    "NKD",
-    "NST",
-    "OFA",
-    "PKT",
-    "SRD",
-    "TAID",
-    "TTM",
-    "VID",
-    "WSLD",
-    "WTTM",
-    "ActivationBoundaries",
-    "AdaptiveKL",
-    "AlphaBeta",
-    "AttentionTransfer",
-    "AuxiliaryHeads",
-    "CRDMemory",
-    "CorrelationCongruence",
-    "CrossEntropy",
-    "DistilBERTCosine",
-    "EmbeddingCosine",
-    "EmbeddingMSE",
-    "FactorTransfer",
-    "FitNets",
-    "JensenShannon",
-    "LabelSmoothing",
-    "LogitMSE",
-    "LogitStandardisation",
-    "MarginMSE",
-    "MiniLMv2",
-    "MutualLearning",
-    "OFALogit",
-    "PastSelf",
-    "RKDAngle",
-    "RKDDistance",
-    "ReverseKL",
-    "ReviewKD",
-    "SampledReverseKL",
-    "SimCSE",
-    "SimKD",
-    "SimilarityKL",
-    "SimilarityPreserving",
-    "SkewKL",
-    "SkewReverseKL",
-    "SpanLikelihood",
-    "TeacherFree",
-    "TinyBERTAttention",
-    "TinyBERTEmbedding",
-    "TinyBERTHidden",
-    "TotalVariation",
-    "UniversalLogitDistance",
-    "VkD",
-]

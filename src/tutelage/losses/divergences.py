@@ -276,6 +276,55 @@ def split_at_label(
     )
 
 
+def log_yes(
+    logits: Float[Tensor, "*batch labels"], temperature: Temperature = 1.0
+) -> Float[Tensor, "*batch labels"]:
+    """Logarithm of the softened probability of yes, log sigmoid(logits / temperature).
+
+    Of minus the logits it is that of no.
+
+    Args:
+        logits: Before a sigmoid each.
+        temperature: Above 0; higher is nearer to a half.
+
+    Returns:
+        In nats, in float32 or better.
+    """
+    precise = logits if logits.dtype == torch.float64 else logits.float()
+    return torch.nn.functional.logsigmoid(precise / temperature)
+
+
+def binary_kl_per_item(
+    student_logits: Float[Tensor, "*batch labels"],
+    teacher_logits: Float[Tensor, "*batch labels"],
+    temperature: Temperature = 1.0,
+) -> Float[Tensor, "*batch"]:
+    """KL(teacher || student) of each label's yes or no, summed over labels, without T squared.
+
+    What the teacher holds impossible adds nothing, whatever the student says of it.
+    """
+    ours, theirs = (
+        torch.stack([log_yes(logits, temperature), log_yes(-logits, temperature)], dim=-1)
+        for logits in (student_logits, teacher_logits.detach())
+    )
+    dtype = torch.promote_types(ours.dtype, theirs.dtype)
+    return kl_of_logs(ours.to(dtype), theirs.to(dtype)).sum(dim=-1)
+
+
+def binary_cross_entropy_per_item(
+    logits: Float[Tensor, "*batch labels"], labels: Float[Tensor, "*batch labels"]
+) -> Float[Tensor, "*batch"]:
+    """Negative log-probability of each label's yes or no, summed over labels, in nats.
+
+    Args:
+        logits: Before a sigmoid each.
+        labels: 0 or 1, or the probability of yes.
+    """
+    yes = torch.where(labels > 0, -labels * log_yes(logits), 0.0)
+    no = torch.where(labels < 1, (labels - 1) * log_yes(-logits), 0.0)
+    return (yes + no).sum(dim=-1)
+
+
 def squared_logit_distance(
     student_logits: Float[Tensor, "*batch classes"],
     teacher_logits: Float[Tensor, "*batch classes"],

@@ -58,6 +58,7 @@ class SimCSE(Loss):
     """
 
     needs: frozenset[Signal] = frozenset()
+    takes: frozenset[Signal] = frozenset({Signal.EMBEDDINGS})
     title = "simcse"
     whole_batch = True
 
