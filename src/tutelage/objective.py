@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tutelage.chunks import sum_of_chunks
 from tutelage.errors import ConfigError, ShapeError, SignalError
 from tutelage.types import SCORES, Batch, HiddenStates, Outputs, Signal
+from tutelage.untouched import Untouched
 
 TEACHERS = SCORES | {Signal.FEATURES}
 
@@ -348,7 +349,7 @@ class Objective(nn.Module):
             parts = {name: _times(share, value) for name, value in parts.items()}
             weighted.append(_times(share, total))
             of_task = [t.weight_now * parts[t.name] for t in chunked if not t.needs_teacher]
-        untouched = _Untouched(student, teacher, batch)
+        untouched = Untouched(student, teacher, batch)
         for term in self.counted:
             if term in chunked:
                 continue
@@ -356,7 +357,7 @@ class Objective(nn.Module):
                 value = term.loss(whole.student, whole.teacher, whole.batch)
             else:
                 value = _times(share, term.loss(student, teacher, batch))
-            untouched.check(term)
+            untouched.check(term.name)
             parts[term.name] = value.detach()
             weighted.append(term.weight_now * value)
             if not term.needs_teacher:
@@ -430,30 +431,6 @@ class Objective(nn.Module):
         loss = self.losses[name]
         assert isinstance(loss, Loss)
         return loss
-
-
-class _Untouched:
-    """What all terms read of one batch, to be found as it was by each of them."""
-
-    def __init__(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
-        said = [student] if teacher is None else [student, teacher]
-        tensors = [
-            tensor for outputs in said for tensor in (outputs.scores, *outputs.features.values())
-        ]
-        told = [*tensors, batch.labels, batch.mask]
-        self.tensors = [tensor for tensor in told if isinstance(tensor, Tensor)]
-        self.versions = self._now()
-
-    def _now(self) -> list[int]:
-        return [0 if tensor.is_inference() else tensor._version for tensor in self.tensors]
-
-    def check(self, term: Term) -> None:
-        """Refuse a loss that wrote into any of it: the other terms would read something else."""
-        if self._now() != self.versions:
-            raise ConfigError(
-                f"Loss {term.name!r} writes in place into logits, features, labels or a mask, "
-                "which other losses read too. Let it work on a copy (x = x.clone())."
-            )
 
 
 def objective_of(given: object) -> Objective:

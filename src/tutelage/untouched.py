@@ -1,0 +1,38 @@
+"""What all losses of an objective read of one batch must stay as it is."""
+
+from torch import Tensor
+
+from tutelage.errors import ConfigError
+from tutelage.types import Batch, Outputs
+
+
+class Untouched:
+    """What all terms read of one batch, to be found as it was by each of them."""
+
+    def __init__(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
+        """Take down how often each tensor was written into."""
+        said = [student] if teacher is None else [student, teacher]
+        tensors = [
+            tensor for outputs in said for tensor in (outputs.scores, *outputs.features.values())
+        ]
+        told = [*tensors, batch.labels, batch.mask]
+        self.tensors = [tensor for tensor in told if isinstance(tensor, Tensor)]
+        self.versions = self._now()
+
+    def _now(self) -> list[int]:
+        return [0 if tensor.is_inference() else tensor._version for tensor in self.tensors]
+
+    def check(self, name: str) -> None:
+        """Refuse a loss that wrote into any of it: the other terms would read something else.
+
+        Args:
+            name: Of the loss's term, for the message.
+
+        Raises:
+            ConfigError: It did.
+        """
+        if self._now() != self.versions:
+            raise ConfigError(
+                f"Loss {name!r} writes in place into logits, features, labels or a mask, "
+                "which other losses read too. Let it work on a copy (x = x.clone())."
+            )
