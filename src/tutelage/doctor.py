@@ -43,6 +43,7 @@ from tutelage.objective import Objective, Ramp, value_at
 from tutelage.records import ACCURACY
 from tutelage.report.remarks import FEW_SAMPLES, few_samples_advice
 from tutelage.tasks import Task
+from tutelage.tasks.tokens import network_inputs
 from tutelage.teachers.codecs import make_codec
 from tutelage.teachers.module import ModuleTeacher, new_head, state_fingerprint
 from tutelage.teachers.steady import said_twice
@@ -101,8 +102,9 @@ def _check_export(job: Job, batch: Batch) -> None:
             "measure: networks of texts can be exported and timed where texts or their words are "
             f"classified, not by {type(job.task).__name__}. Set measure: null."
         )
+    inputs = batch.inputs if isinstance(batch.inputs, torch.Tensor) else network_inputs(batch)
     for target in job.export.all_targets:
-        TARGETS[target].check_inputs(batch.inputs)
+        TARGETS[target].check_inputs(inputs)
 
 
 def _check_text_targets(job: Job) -> None:

@@ -155,8 +155,13 @@ def test_a_fixed_batch_size_is_refused(tmp_path):
         (GivesClasses(), EXAMPLE, r"GivesClasses: forward gives torch.int64 of shape \(2, 1\)"),
         (GivesOneRow(), EXAMPLE, r"GivesOneRow: .* of shape \(1, 3\) for 2 samples"),
         (Net(), EXAMPLE[:0], r"example: holds no sample \(shape \(0, 4\)\)"),
+        (
+            Net(),
+            {"image": torch.zeros(2, 4), "age": torch.zeros(2, 1)},
+            r"^Net: of networks with named inputs those of .* image \(2, 4\), age \(2, 1\)\. Let",
+        ),
     ],
-    ids=["forward", "tuple", "classes", "one row", "empty"],
+    ids=["forward", "tuple", "classes", "one row", "empty", "two inputs"],
 )
 def test_a_network_without_logits_is_refused(model, example, message, tmp_path):
     with pytest.raises(ExportError, match=message):

@@ -8,7 +8,7 @@ from torch import nn
 import tutelage
 from tutelage.data.forms import as_source
 from tutelage.engine.events import StageDone
-from tutelage.errors import DataError, ModelError, TutelageError
+from tutelage.errors import DataError, ExportError, ModelError, TutelageError
 from tutelage.models.nets import mlp
 from tutelage.pipeline.classes import classes_of
 from tutelage.records import RunRecord, load_record
@@ -307,3 +307,33 @@ def test_a_batch_larger_than_the_data_is_all_of_them(codec, data, networks, tmp_
     whole = tutelage.distill(*networks, data, batch_size=108, out=tmp_path / "whole", **call)
     assert huge.record.splits["train"] == 108
     assert huge.metrics == whole.metrics
+
+
+class Pair(nn.Module):
+    """Takes two inputs by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 3), nn.Linear(2, 3)
+
+    def forward(self, picture, age):
+        return self.one(picture) + self.other(age)
+
+
+class PairSource:
+    """Two inputs a sample."""
+
+    fingerprint, is_fast = "pairs", True
+
+    def __len__(self):
+        return 40
+
+    def fetch(self, ids):
+        rows = torch.arange(160.0).view(40, 4).remainder(7)[ids]
+        return {"picture": rows, "age": rows[:, :2]}, ids % 3
+
+
+def test_a_student_of_two_inputs_is_trained_and_its_export_refused_by_name(tmp_path):
+    result = tutelage.distill(Pair(), Pair(), PairSource(), epochs=1, out=tmp_path / "run")
+    with pytest.raises(ExportError, match=r"those of texts can .* picture \(1, 4\), age \(1, 2\)"):
+        result.export(tmp_path / "student.onnx")

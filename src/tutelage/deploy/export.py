@@ -1,5 +1,6 @@
 """A network as one ONNX file."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from tutelage.files import write_bytes
 from tutelage.models.calling import called
 from tutelage.models.cost import frozen_copy
 from tutelage.types import Inputs, describe_inputs, each, first_tensor
+
+TEXT_INPUTS = ("input_ids", "attention_mask")
 
 
 def export_onnx(model: nn.Module, example: Inputs, path: Path) -> None:
@@ -37,6 +40,7 @@ def export_onnx(model: nn.Module, example: Inputs, path: Path) -> None:
 
 
 def _onnx_bytes(network: nn.Module, example: Inputs) -> bytes:
+    check_named(type(network).__name__, example)
     if not len(first_tensor(example)):
         raise ExportError(
             f"example: holds no sample ({describe_inputs(example)}); the export needs one."
@@ -54,6 +58,34 @@ def _onnx_bytes(network: nn.Module, example: Inputs) -> bytes:
         _check_length_is_dynamic(type(network).__name__, proto.graph)
     _check_batch_is_dynamic(type(network).__name__, proto.graph)
     return serialised(network, proto)
+
+
+def check_named(who: str, inputs: Inputs, names: Collection[str] = ()) -> None:
+    """Refuse named inputs that are no texts: sizes of others are not known to change together.
+
+    Args:
+        who: For the message.
+        inputs: A batch.
+        names: That they must have; none given allows all.
+
+    Raises:
+        ExportError: They are neither one tensor nor rows of tokens, all of one shape.
+    """
+    if isinstance(inputs, Tensor):
+        return
+    if not isinstance(inputs, Mapping):
+        raise ExportError(
+            f"{who}: got a {type(inputs).__name__} of inputs. Give one tensor, or tensors by name."
+        )
+    shapes = {tuple(value.shape) for value in inputs.values()}
+    is_whole = not any(value.is_floating_point() for value in inputs.values())
+    is_text = is_whole and len(shapes) == 1 and len(shapes.pop()) == 2
+    if not is_text or (names and {*names} != {*inputs}):
+        raise ExportError(
+            f"{who}: of networks with named inputs those of texts can be exported ("
+            f"{', '.join(TEXT_INPUTS)}), these are {describe_inputs(inputs)}. Let the network take "
+            "one tensor that holds them all, and cut it in its forward (torch.split)."
+        )
 
 
 def _pair(tensor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from tutelage.deploy import TARGETS, measure_latency, target_of
+from tutelage.deploy.export import TEXT_INPUTS, check_named
 from tutelage.engine.events import Listener, StageDone, StageStarted
 from tutelage.errors import ExportError
 from tutelage.files import fingerprint
@@ -109,6 +110,7 @@ def deliverable(job: Job, model: nn.Module) -> nn.Module:
     """The network as it is exported: with its normalisation, on the CPU, in eval mode."""
     mean, std = job.splits.mean, job.splits.std
     inputs = typical(job)
+    check_named("export", inputs, TEXT_INPUTS)
     if not isinstance(inputs, Tensor):
         return TextNetwork(model).cpu().eval()
     if mean is not None and std is not None:

@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tutelage.deploy.export import TEXT_INPUTS, check_named
 from tutelage.deploy.quiet import quiet
 from tutelage.deploy.runtime import Arrays, describe_arrays
 from tutelage.deploy.simulate import WEIGHT_STEPS
@@ -157,16 +158,17 @@ class Target(ABC):
         find(f"way to eight bits of {self.name}", way, self.ways)
 
     def check_inputs(self, inputs: Inputs) -> None:
-        """Refuse networks with named inputs where files take one tensor.
+        """Refuse networks with named inputs where files take one tensor, and those of no texts.
 
         Raises:
-            ExportError: They have several.
+            ExportError: They are others.
         """
         if not (self.takes_named or isinstance(inputs, Tensor)):
             raise ExportError(
                 f"{self.name}: networks that take one tensor can be exported, these take "
                 f"{', '.join(inputs)}. Leave it out of export.targets; onnx takes them."
             )
+        check_named(self.name, inputs, TEXT_INPUTS)
 
     def files(self, path: Path) -> list[Path]:
         """All that belongs to a file, the named one last."""
