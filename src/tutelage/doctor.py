@@ -176,6 +176,11 @@ def _try_objective(job: Job, batch: Batch) -> None:
     with told_as(f"distilled, a first step of batch size {len(batch)}"):
         check_trainable(trainee(batch, said), trainee.objective)
     try_training("distilled", trainee, teacher, job.train_reader, job.settings)
+    for number in range(len(job.assistants)):
+        with of_role(f"assistants[{number}]"):
+            network = copied(job.new_assistant(number))
+        trainee, _ = _try_out(job, batch, network)
+        try_training(f"assistant {number + 1}", trainee, teacher, job.train_reader, job.settings)
 
 
 def _try_labels(job: Job) -> None:
@@ -217,12 +222,19 @@ def _try_splits(job: Job) -> None:
                 job.teacher_task.run(teacher, batch)
 
 
-def _try_out(job: Job, batch: Batch) -> tuple[Trainee, ModuleTeacher]:
-    """What is trained, with its adapters, and an untrained teacher that gives what is needed."""
+def _try_out(
+    job: Job, batch: Batch, network: nn.Module | None = None
+) -> tuple[Trainee, ModuleTeacher]:
+    """What is trained, with its adapters, and an untrained teacher that gives what is needed.
+
+    Args:
+        job: The run.
+        batch: A few samples.
+        network: What learns; a student if not given.
+    """
     layers = job.objective.teacher_layers
-    network = still(job.new_teacher())
     teacher = ModuleTeacher(
-        network,
+        still(job.new_teacher()),
         job.teacher_task,
         chunk=len(batch),
         precision=job.teacher.precision,
@@ -230,7 +242,7 @@ def _try_out(job: Job, batch: Batch) -> tuple[Trainee, ModuleTeacher]:
     )
     objective = copy.deepcopy(job.objective)
     student = prepare_from(
-        job.new_student(0),
+        job.new_student(0) if network is None else network,
         objective,
         job.task,
         job.train_reader,

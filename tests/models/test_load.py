@@ -298,3 +298,45 @@ def test_names_of_classes_are_read_in_any_usual_form(names, key):
 def test_names_of_classes_without_an_order_are_refused(names):
     with pytest.raises(ModelError, match=r"does not number its \d classes"):
         class_names_in({"id2label": names})
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        ("mlp", {"hidden": [8, 0]}),
+        ("cnn", {"width": 0}),
+        ("cnn", {"stages": 0}),
+        ("cnn", {"channels": []}),
+        ("cnn", {"channels": [4, -1]}),
+        ("resnet", {"width": 0}),
+        ("resnet", {"blocks": 0}),
+        ("resnet", {"stem": 0}),
+        ("vit", {"width": 0}),
+        ("vit", {"depth": 0}),
+        ("vit", {"heads": 0}),
+        ("vit", {"patch": 0}),
+        ("wide_resnet", {"widen": 0}),
+        ("bag_of_words", {"width": 0}),
+        ("bag_of_words", {"buckets": -1}),
+        ("bag_of_words", {"hidden": -1}),
+        ("bag_of_words", {"max_tokens": 0}),
+        ("text_cnn", {"width": 0}),
+        ("text_cnn", {"filters": 0}),
+        ("text_cnn", {"sizes": [2, 0]}),
+        ("text_cnn", {"sizes": []}),
+    ],
+)
+def test_no_built_in_network_is_made_without_units(model, sizes):
+    (name,) = sizes
+    with pytest.raises(ConfigError, match=rf"{model}: {name} must be .*whole number"):
+        make_model(model, sizes, **FACTS, vocab_size=20)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn", "bag_of_words", "text_cnn"])
+def test_no_built_in_network_drops_everything(model):
+    with pytest.raises(ConfigError, match=rf"{model}: dropout must be .* below 1, got 1\.0"):
+        make_model(model, {"dropout": 1.0}, **FACTS, vocab_size=20)
+
+
+def test_a_network_without_hidden_layers_is_a_linear_one():
+    assert len(make_model("mlp", {"hidden": []}, **FACTS)) == 2

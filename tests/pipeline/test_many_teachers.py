@@ -8,8 +8,9 @@ from torch import nn
 
 from tutelage.config import build_job, read_recipe
 from tutelage.data.sources import TensorSource
+from tutelage.doctor import check
 from tutelage.engine.events import StageDone
-from tutelage.errors import ConfigError
+from tutelage.errors import ConfigError, TutelageError
 from tutelage.models.nets import mlp
 from tutelage.pipeline import run_job
 from tutelage.teachers.ensemble import Ensemble
@@ -143,3 +144,22 @@ def test_what_is_done_to_a_teachers_inputs_and_answers_is_in_its_fingerprint():
 def test_vectors_are_normalised_by_their_features():
     adapter = InputAdapter(nn.Identity(), data_norm=None, own_norm=((1.0, 2.0), (1.0, 2.0)))
     torch.testing.assert_close(adapter(torch.tensor([[1.0, 4.0]])), torch.tensor([[0.0, 1.0]]))
+
+
+class NotTrainable(nn.Module):
+    """Runs, and gives no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(36, 3)
+
+    def forward(self, inputs):
+        return self.head(inputs.flatten(1)).detach()
+
+
+def test_an_assistant_that_cannot_be_trained_is_refused_before_the_teacher_is(make_job, tmp_path):
+    chain = replace(make_job(tmp_path), assistants=(NotTrainable,))
+    with pytest.raises(TutelageError, match=r"^assistant 1, a first step"):
+        run_job(chain)
+    assert not (tmp_path / "teacher").exists()
+    assert any("assistant 1" in finding.text for finding in check(chain))

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError
+from tutelage.models.sizes import check_sizes
 
 VGG_CONVOLUTIONS = {8: 1, 13: 2}
 VGG_WIDTHS = (64, 128, 256, 512, 512)
@@ -50,11 +51,12 @@ def wide_resnet(
         widen: Channels of the three stages are 16, 32 and 64 times it.
 
     Raises:
-        ConfigError: The depth is none of these.
+        ConfigError: The depth is none of these, or a size below 1.
 
     Source:
         Zagoruyko & Komodakis 2016, "Wide Residual Networks", arXiv:1605.07146, table 1.
     """
+    check_sizes("wide_resnet", num_classes=num_classes, in_channels=in_channels, widen=widen)
     if depth < 10 or (depth - 4) % 6:
         raise ConfigError(f"wide_resnet: depth must be 6 times the blocks, plus 4, got {depth}.")
     layers: dict[str, nn.Module] = {"stem": nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)}
@@ -88,6 +90,7 @@ def vgg(num_classes: int, in_channels: int = 3, depth: int = 8) -> nn.Module:
         Recognition", arXiv:1409.1556, as used by Tian, Krishnan & Isola 2019, "Contrastive
         Representation Distillation", arXiv:1910.10699: pooled after the first three stages.
     """
+    check_sizes("vgg", num_classes=num_classes, in_channels=in_channels)
     if depth not in VGG_CONVOLUTIONS:
         raise ConfigError(f"vgg: depth must be one of {list(VGG_CONVOLUTIONS)}, got {depth}.")
     layers: dict[str, nn.Module] = {}

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError
+from tutelage.models.sizes import check_shares, check_sizes
 
 
 def mlp(
@@ -33,7 +34,13 @@ def mlp(
         hidden: Width of each hidden layer; Hinton's MNIST nets are (1200, 1200) and (800, 800).
         dropout: Share of hidden units dropped while training.
         input_dropout: Share of pixels dropped while training.
+
+    Raises:
+        ConfigError: A layer without units, or a share that leaves nothing.
     """
+    facts = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels}
+    check_sizes("mlp", **facts, hidden=hidden or None)
+    check_shares("mlp", dropout=dropout, input_dropout=input_dropout)
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     if input_dropout:
         layers["input_dropout"] = nn.Dropout(input_dropout)
@@ -64,7 +71,13 @@ def cnn(
         stages: Each halves height and width.
         dropout: Share of pooled features dropped while training.
         channels: Of each stage, in the place of `width` and `stages`.
+
+    Raises:
+        ConfigError: There is no stage, or one without channels.
     """
+    facts = {"num_classes": num_classes, "in_channels": in_channels}
+    check_sizes("cnn", **facts, width=width, stages=stages, channels=channels)
+    check_shares("cnn", dropout=dropout)
     layers: dict[str, nn.Module] = {}
     before = in_channels
     for stage, after in enumerate(channels or [width * 2**stage for stage in range(stages)]):
@@ -124,10 +137,15 @@ def resnet(
         blocks: Blocks a stage; depth is 6 blocks + 2.
         stem: Channels before the first stage; None takes `width`.
 
+    Raises:
+        ConfigError: A stage without blocks or channels.
+
     Source:
         He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385,
         section 4.2, with projection shortcuts.
     """
+    facts = {"num_classes": num_classes, "in_channels": in_channels}
+    check_sizes("resnet", **facts, width=width, blocks=blocks, stem=stem)
     channels = stem or width
     layers: dict[str, nn.Module] = {
         "stem": nn.Sequential(
@@ -188,15 +206,18 @@ def vit(
         patch: Height and width of a patch; None takes a quarter of the image's.
 
     Raises:
-        ConfigError: The patches do not cover the image, or the heads do not share the width.
+        ConfigError: A size below 1; the patches do not cover the image, or the heads do not share
+            the width.
 
     Source:
         Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words", arXiv:2010.11929, with the mean
         of the tokens in place of a class token.
     """
+    facts = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels}
+    check_sizes("vit", **facts, width=width, depth=depth, heads=heads, patch=patch)
     patch = patch or max(1, image_size // 4)
     for name, whole, part in (("patch", image_size, patch), ("heads", width, heads)):
-        if part < 1 or whole % part:
+        if whole % part:
             raise ConfigError(f"vit: {name} must divide {whole}, got {part}.")
     layers: dict[str, nn.Module] = {
         "patches": _Patches(in_channels, width, patch, (image_size // patch) ** 2)

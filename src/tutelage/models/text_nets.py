@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import ConfigError
 from tutelage.models.hf import input_embeddings
+from tutelage.models.sizes import check_shares, check_sizes
 
 _HASH = 1_000_003
 
@@ -57,6 +58,10 @@ class BagOfWords(nn.Module):
     ) -> None:
         """Draw the vectors, or take the teacher's."""
         super().__init__()
+        facts = {"num_classes": num_classes, "vocab_size": vocab_size}
+        check_sizes("bag_of_words", **facts, width=width, max_tokens=max_tokens)
+        check_sizes("bag_of_words", least=0, buckets=buckets, hidden=hidden)
+        check_shares("bag_of_words", dropout=dropout)
         self.rows = min(vocab_size, max_tokens or vocab_size)
         self.buckets = buckets
         if embeddings is not None and self.rows < vocab_size:
@@ -118,6 +123,9 @@ class TextCNN(nn.Module):
     ) -> None:
         """Draw the weights; the token vectors may be the teacher's."""
         super().__init__()
+        facts = {"num_classes": num_classes, "vocab_size": vocab_size}
+        check_sizes("text_cnn", **facts, width=width, filters=filters, sizes=sizes)
+        check_shares("text_cnn", dropout=dropout)
         self.words = token_vectors(vocab_size, width, embeddings)
         self.sizes = tuple(sizes)
         self.filters = nn.ModuleList(
