@@ -18,7 +18,7 @@ from tutelage.evidence import (
     retention,
     summarise,
 )
-from tutelage.metrics import evaluate
+from tutelage.metrics import evaluate_classes
 from tutelage.records import Evaluation, Metric, TrainingRecord
 from tutelage.tasks.embedding import RANK_CORRELATION
 
@@ -303,7 +303,7 @@ def evaluations():
     for wrong in (2, 4, 3):
         answers = labels.clone()
         answers[:wrong] = 1 - answers[:wrong]
-        made.append(evaluate(4 * torch.eye(2)[answers], labels, teacher_logits))
+        made.append(evaluate_classes(4 * torch.eye(2)[answers], labels, teacher_logits))
     teacher, *students = made
     return replace(teacher, agreement=None, kl_to_teacher=None), students
 

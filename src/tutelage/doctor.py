@@ -133,7 +133,7 @@ def _check_cache(job: Job, codec: str) -> None:
             f"{type(job.task).__name__} differ in their tokens. Teach live (cache: null), or pack "
             "the text into blocks."
         )
-    _item_bytes(codec, job.task.num_classes)
+    _item_bytes(codec, job.task.width)
     _check_repeatable(job)
 
 
@@ -306,7 +306,7 @@ def _look_at_data(job: Job) -> Iterator[Finding]:
     if splits.valid is None:
         yield Finding(WARNING, "data", "There is no valid data: the last epoch is delivered.")
     for name, source in parts_of(splits).items():
-        found = scan(source, name, job.task.num_classes, workers=job.settings.workers)
+        found = scan(source, name, job.task.width, workers=job.settings.workers)
         yield from _look_at_part(job, name, found)
 
 
@@ -518,7 +518,7 @@ def _look_at_cost(job: Job) -> Iterator[Finding]:
     if job.codec:
         rows = job.task.items_per_sample or 1
         items = len(job.splits.train) * job.views.num_views * rows
-        size = _item_bytes(job.codec, job.task.num_classes) * items
+        size = _item_bytes(job.codec, job.task.width) * items
         unit = "views" if rows == 1 else "tokens"
         cache = f"; the cache takes {size / 1e6:.1f} MB on disk ({items:,} {unit})"
     yield Finding(FINE, "memory", f"{text}{cache}.")

@@ -243,7 +243,7 @@ class Job:
             views,
             mean=self.splits.mean,
             std=self.splits.std,
-            num_classes=self.task.num_classes,
+            num_classes=self.task.width,
         )
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tutelage.losses.divergences import cross_entropy, kl_per_item, soften
@@ -81,7 +81,7 @@ def confusions(
     return [(*divmod(pair, num_classes), count) for pair, count in found]
 
 
-def evaluate(
+def evaluate_classes(
     logits: Float[Tensor, "n classes"],
     labels: Int[Tensor, " n"],
     teacher_logits: Float[Tensor, "n classes"] | None = None,
@@ -109,16 +109,19 @@ def evaluate(
         per_class_accuracy=accuracy_by_class(correct, labels, logits.shape[-1]),
         calibration=bins,
         count=len(labels),
+        others={
+            name: measure.value(logits, labels)
+            for name, measure in CLASS_MEASURES.items()
+            if name != ACCURACY.name
+        },
     )
 
 
-def share_of_most_frequent(labels: Shaped[Tensor, "items ..."]) -> float:
-    """Accuracy of always naming the most frequent class.
-
-    Args:
-        labels: Class numbers.
-    """
-    return float(labels.bincount().max()) / len(labels)
+def always_most_frequent(labels: Int[Tensor, " n"], num_classes: int) -> Float[Tensor, "n classes"]:
+    """Logits of whoever names the most frequent class whatever the inputs are."""
+    logits = torch.zeros(1, num_classes)
+    logits[0, labels.bincount().argmax()] = 1
+    return logits.expand(len(labels), -1)
 
 
 def f1(right: Tensor, labelled: Tensor, predicted: Tensor) -> Float[Tensor, "*many classes"]:
@@ -154,8 +157,9 @@ def _mean_f1(sums: Float[Tensor, "*many terms"]) -> Float[Tensor, "*many"]:
     return f1(*sums.chunk(3, dim=-1)).nanmean(dim=-1)
 
 
+PICKED = MeanMeasure(ACCURACY, _picked)
 CLASS_MEASURES: Mapping[str, Measure] = {
-    "accuracy": MeanMeasure(ACCURACY, _picked),
+    "accuracy": PICKED,
     "balanced_accuracy": CountMeasure(BALANCED_ACCURACY, _class_counts, _mean_recall),
     "macro_f1": CountMeasure(MACRO_F1, _class_counts, _mean_f1),
 }

@@ -9,7 +9,7 @@ from tutelage.data.sources import TensorSource
 from tutelage.data.tokens import TokenSource
 from tutelage.errors import ModelError
 from tutelage.tasks import Classification, Embedding, TokenClassification
-from tutelage.tasks.predicting import predict_data, predict_items
+from tutelage.tasks.predicting import predict_data
 from tutelage.teachers.reference import ReferenceSource
 from tutelage.types import Batch
 
@@ -81,4 +81,4 @@ def test_an_embedding_with_an_infinite_part_is_refused_whatever_its_sign():
     vectors = torch.tensor([[1.0, 2.0], [3.0, -torch.inf]])
     batch = Batch(vectors, torch.zeros(2, 2), ids, torch.zeros_like(ids))
     with pytest.raises(ModelError, match="for sample 1 of the validation or test data"):
-        predict_items(Embedding(2), nn.Identity(), [batch], CPU)
+        Embedding(2).predict(nn.Identity(), [batch], CPU)

@@ -27,7 +27,7 @@ from tutelage.evidence import correct, paired_interval
 from tutelage.files import write_text
 from tutelage.locks import locked
 from tutelage.losses import CrossEntropy
-from tutelage.metrics import evaluate
+from tutelage.metrics import evaluate_classes
 from tutelage.objective import Objective
 from tutelage.pipeline.environment import environment
 from tutelage.pipeline.training import PROGRESS, Trained
@@ -242,7 +242,7 @@ class _Study:
         return found.mean, found.low, found.high
 
     def score(self, logits: Tensor) -> Score:
-        found = evaluate(logits, self.labels, self.teacher_logits)
+        found = evaluate_classes(logits, self.labels, self.teacher_logits)
         values = found.values
         return Score(values["accuracy"], values["agreement"], values["ece"], values["nll"])
 

@@ -17,6 +17,7 @@ from torch.utils.data import (
 )
 
 from tutelage.data.items import as_tensor, split_item
+from tutelage.data.labels import CLASS_LABELS, LabelKind
 from tutelage.data.sources import DatasetSource, Source, TensorSource
 from tutelage.errors import DataError
 
@@ -26,7 +27,7 @@ _FORMS = (
 )
 
 
-def as_source(data: Any, name: str) -> Source:
+def as_source(data: Any, name: str, kind: LabelKind = CLASS_LABELS) -> Source:
     """Data in any of the usual forms as a source.
 
     Args:
@@ -34,6 +35,7 @@ def as_source(data: Any, name: str) -> Source:
             mapping of both, as NumPy's files and columns come; a map-style data set; or a
             DataLoader, of which its data set is taken.
         name: The argument, for messages.
+        kind: What labels are.
 
     Raises:
         DataError: It is none of these, or a sample or a label cannot be used.
@@ -49,23 +51,23 @@ def as_source(data: Any, name: str) -> Source:
         case None:
             raise DataError(f"{name}: got None. Give {_FORMS}.")
     try:
-        return _as_source(data)
+        return _as_source(data, kind)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
 
 
-def _as_source(data: Any) -> Source:
+def _as_source(data: Any, kind: LabelKind) -> Source:
     match data:
         case DataLoader():
-            return DatasetSource(_dataset_of(data))
+            return DatasetSource(_dataset_of(data), kind=kind)
         case Mapping():
-            return _of_columns(data)
+            return _of_columns(data, kind)
         case tuple() if len(data) != 2 and any(map(_is_array, data)):
             raise DataError(f"got a tuple of {len(data)}. Give (inputs, labels).")
         case tuple((inputs, labels)) if _is_columns(inputs):
-            return TensorSource(as_tensor(inputs, "inputs"), labels)
+            return TensorSource(as_tensor(inputs, "inputs"), labels, kind)
         case list([inputs, labels]) if _is_columns(inputs) and _is_as_long(inputs, labels):
-            return TensorSource(as_tensor(inputs, "inputs"), labels)
+            return TensorSource(as_tensor(inputs, "inputs"), labels, kind)
     if _is_array(data) and hasattr(data, "columns"):
         raise DataError(
             f"got a {type(data).__name__}, whose columns may be inputs or labels. Give both by "
@@ -73,17 +75,17 @@ def _as_source(data: Any) -> Source:
         )
     if _is_array(data):
         return TensorSource(as_tensor(data, "inputs"))
-    return DatasetSource(data)
+    return DatasetSource(data, kind=kind)
 
 
-def _of_columns(data: Mapping[Any, Any]) -> Source:
+def _of_columns(data: Mapping[Any, Any], kind: LabelKind) -> Source:
     inputs, labels = split_item(data, "its columns")
     if not _is_columns(inputs):
         raise DataError(
             f"got a mapping whose input is a {type(inputs).__name__}. Give one part of the data, "
             f"such as data['train'], in one of these forms: {_FORMS}."
         )
-    return TensorSource(as_tensor(inputs, "inputs"), labels)
+    return TensorSource(as_tensor(inputs, "inputs"), labels, kind)
 
 
 def _is_array(value: Any) -> bool:

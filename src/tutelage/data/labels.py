@@ -4,11 +4,11 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from tutelage.errors import DataError
@@ -23,6 +23,58 @@ _SAVED_LIST = re.compile(
 )
 _MANY = 20
 MOST_NAMED = 8
+
+
+@runtime_checkable
+class LabelKind(Protocol):
+    """How labels of a kind are read, whatever holds them."""
+
+    def column(self, labels: Any, origin: str) -> Shaped[Tensor, "n ..."]:
+        """The labels of all samples, checked.
+
+        Args:
+            labels: A tensor, an array or a list, one entry or row a sample.
+            origin: Where they come from, for messages.
+
+        Raises:
+            DataError: One cannot be a label; the message names it.
+        """
+        ...
+
+    def one(self, label: Any, place: str) -> Any:
+        """The label of one sample, as `stack` takes it.
+
+        Args:
+            label: As the data set gives it.
+            place: Where it stands, for messages.
+
+        Raises:
+            DataError: It cannot be a label.
+        """
+        ...
+
+    def stack(self, labels: list[Any]) -> Shaped[Tensor, "batch ..."]:
+        """What `one` gave for several samples, as a batch."""
+        ...
+
+
+class ClassLabels:
+    """How class numbers are read: one whole number a sample."""
+
+    def column(self, labels: Any, origin: str) -> Int[Tensor, " n"]:
+        """The class numbers of all samples."""
+        return class_numbers(labels, origin)
+
+    def one(self, label: Any, place: str) -> int:
+        """The class number of one sample."""
+        return class_number(label, place)
+
+    def stack(self, labels: list[Any]) -> Int[Tensor, " batch"]:
+        """Class numbers of several samples, as a batch."""
+        return torch.tensor(labels, dtype=torch.long)
+
+
+CLASS_LABELS = ClassLabels()
 
 
 def class_numbers(labels: Any, origin: str) -> Int[Tensor, " n"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from tutelage.data.items import as_tensor, split_item
-from tutelage.data.labels import check_count, class_number, class_numbers
+from tutelage.data.labels import CLASS_LABELS, LabelKind, check_count
 from tutelage.data.randomness import FixedDraws, random_state_kept, seed_random
 from tutelage.errors import DataError
 from tutelage.types import Inputs, tensor_bytes
@@ -21,7 +21,7 @@ from tutelage.types import Inputs, tensor_bytes
 FINGERPRINTED = 64  # items of a data set
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 Samples = tuple[Inputs, Shaped[Tensor, "batch ..."] | None]
-Item = tuple[Tensor, int | None]
+Item = tuple[Tensor, Any]
 
 
 @runtime_checkable
@@ -55,19 +55,22 @@ class TensorSource:
 
     Args:
         inputs: One row a sample.
-        labels: One class number a row, of any numeric type, or None.
+        labels: One a row, as `kind` reads them, or None.
+        kind: What labels are; class numbers of any numeric type if not given.
 
     Raises:
         DataError: There are no samples, labels differ from inputs in number, or one of them is no
-            class number.
+            label of this kind.
     """
 
     is_fast = True
 
-    def __init__(self, inputs: Shaped[Tensor, "n ..."], labels: Any = None) -> None:
+    def __init__(
+        self, inputs: Shaped[Tensor, "n ..."], labels: Any = None, kind: LabelKind = CLASS_LABELS
+    ) -> None:
         """Hold the tensors, without a copy, and fingerprint them."""
         self.inputs = inputs.contiguous()
-        self.labels = None if labels is None else class_numbers(labels, "labels")
+        self.labels = None if labels is None else kind.column(labels, "labels")
         count = len(self.inputs)
         check_count(count, count if self.labels is None else len(self.labels), "data")
         digest = hashlib.sha256(repr((tuple(inputs.shape), str(inputs.dtype))).encode())
@@ -97,6 +100,7 @@ class DatasetSource:
     Args:
         dataset: Anything with `__len__` and `__getitem__`.
         version: More text for the fingerprint, for what the sampled items cannot show.
+        kind: What labels are; class numbers if not given.
 
     Attributes:
         is_random: Whether items differ from call to call. Up to 128 of them are asked for twice,
@@ -105,10 +109,10 @@ class DatasetSource:
 
     is_fast = False
 
-    def __init__(self, dataset: Any, version: str = "") -> None:
+    def __init__(self, dataset: Any, version: str = "", kind: LabelKind = CLASS_LABELS) -> None:
         """Wrap the data set and look at a few of its items."""
         _check_map_style(dataset)
-        self.dataset = dataset
+        self.dataset, self.kind = dataset, kind
         self.version = version
         self.has_labels: bool | None = None
         with random_state_kept():
@@ -158,7 +162,7 @@ class DatasetSource:
         """
         if not self.is_random:
             return self
-        fixed = DatasetSource(FixedDraws(self.dataset), self.version)
+        fixed = DatasetSource(FixedDraws(self.dataset), self.version, self.kind)
         if not fixed.is_random:
             return fixed
         raise DataError(
@@ -194,7 +198,7 @@ class DatasetSource:
             )
         inputs = torch.stack([inputs for inputs, _ in items])
         labels = [label for _, label in items if label is not None]
-        return inputs, torch.tensor(labels, dtype=torch.long) if labels else None
+        return inputs, self.kind.stack(labels) if labels else None
 
     def _item(self, number: int) -> Item:
         try:
@@ -215,7 +219,7 @@ class DatasetSource:
                 f"{place}: it has {'a' if label is not None else 'no'} label, unlike the samples "
                 "before it. Give every sample one, or none."
             )
-        found = None if label is None else class_number(label, place)
+        found = None if label is None else self.kind.one(label, place)
         return as_tensor(inputs, place), found
 
 

@@ -50,7 +50,7 @@ from tutelage.objective import LossReport, Objective
 from tutelage.records import MetricPoint
 from tutelage.sharding import cut, piece, put_together, whole
 from tutelage.tasks import Task
-from tutelage.tasks.predicting import check_numbers
+from tutelage.tasks.numbers import check_numbers
 from tutelage.tasks.tokens import tokens_a_sample
 from tutelage.teachers import CanCheck, ModuleTeacher, Teacher
 from tutelage.types import Batch, Signal
@@ -333,7 +333,7 @@ class _Loop:
                 batch.to(self.device),
                 writer,
                 settings,
-                num_words=self.arm.task.num_classes,
+                num_words=self.arm.task.width,
                 seed=self.arm.seed * 1_000_003 + self._done,
                 rank=self.ranks.number,
             )

@@ -278,7 +278,7 @@ def _data_stage(job: Job, listener: Listener) -> None:
     if takes_time and is_done(place, key):
         return
     for name, source in parts.items():
-        scan(source, name, job.task.num_classes, workers=job.settings.workers)
+        scan(source, name, job.task.width, workers=job.settings.workers)
     if takes_time:
         stamp(place, key, [])
 

@@ -1,15 +1,24 @@
 """What every task is: how networks are called, what they learn from labels, how they are judged."""
 
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from tutelage.data.labels import CLASS_LABELS, LabelKind
+from tutelage.errors import DataError, ShapeError
+from tutelage.losses import KD
+from tutelage.measures import Measure
+from tutelage.models.calling import call_checked
+from tutelage.models.modes import left_as_it_was
+from tutelage.models.taps import tapped
 from tutelage.objective import Loss
 from tutelage.records import Evaluation, Metric
+from tutelage.tasks.numbers import check_numbers, held_impossible
 from tutelage.types import Batch, Outputs, Signal
 
 
@@ -29,73 +38,156 @@ class Predictions:
 
     @property
     def logits(self) -> Float[Tensor, "items classes"]:
-        """Logits over all classes."""
+        """Scores of all items, made dense on demand."""
         return self.outputs.logits
 
 
-@runtime_checkable
-class Task(Protocol):
+class Task(ABC):
     """A kind of label. All that engine, pipeline and report know of it is this.
 
+    The defaults are those of a task whose items are samples and whose networks give one row of
+    scores each; a task of one's own says what it measures, its task loss and what its scores are.
+
     Attributes:
-        metric: What networks are compared by.
-        num_classes: Width of the scores.
-        items_per_sample: 1 where an item is a sample; None where samples differ in it.
+        label_kind: How labels are read.
         gives: What kind of scores its networks give.
+        items_per_sample: 1 where an item is a sample; None where samples differ in it.
+        measures: What networks are judged by, by name, in the order in which it is shown.
+        leading: The measure that networks are compared by: selection, retention and verdict.
+        row_is: What one row of scores is, for messages.
     """
 
-    @property
-    def metric(self) -> Metric:
-        """What networks are compared by."""
-        ...
+    __slots__ = ()
+    row_is: ClassVar[str] = "one logit a class"
+    label_kind: ClassVar[LabelKind] = CLASS_LABELS
+    gives: ClassVar[Signal] = Signal.LOGITS
+    measures: ClassVar[Mapping[str, Measure]] = {}
 
     @property
-    def num_classes(self) -> int:
-        """Width of the scores."""
-        ...
+    @abstractmethod
+    def width(self) -> int:
+        """Scores of an item."""
 
     @property
     def items_per_sample(self) -> int | None:
         """1 where an item is a sample; None where samples differ in it."""
-        ...
+        return 1
 
     @property
-    def gives(self) -> Signal:
-        """What kind of scores its networks give."""
-        ...
+    def leading(self) -> str:
+        """The measure that networks are compared by; the first one unless the task says another."""
+        return next(iter(self.measures))
+
+    @property
+    def metric(self) -> Metric:
+        """What networks are compared by."""
+        return self.measures[self.leading].metric
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """All that is measured, what networks are compared by first."""
+        others = [each.metric for name, each in self.measures.items() if name != self.leading]
+        return [self.metric, *others]
 
     def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:
-        """Call a network: scores with one row an item, and features with one row a sample."""
-        ...
+        """Call a network: scores with one row an item, and features with one row a sample.
+
+        Args:
+            model: The network.
+            batch: Its inputs.
+            layers: Parts whose features are wanted too.
+
+        Raises:
+            ModelError: Its forward failed, or a layer cannot be read.
+            ShapeError: It did not give one row of scores a sample.
+        """
+        with tapped(model, layers) as features:
+            given = call_checked(model, batch.inputs)
+        return Outputs(self.checked(model, given, len(batch)), features)
+
+    def checked(self, model: nn.Module, scores: Tensor, rows: int) -> Float[Tensor, "rows width"]:
+        """The scores that a network gave, once there is one row a sample of the right width.
+
+        Raises:
+            ShapeError: There is not.
+        """
+        if tuple(scores.shape) != (rows, self.width):
+            raise ShapeError(
+                f"{type(model).__name__} returned shape {tuple(scores.shape)} for {rows} samples; "
+                f"{(rows, self.width)} is needed, {self.row_is}. Mend its num_classes or its last "
+                "layer."
+            )
+        return scores
 
     def items(self, batch: Batch) -> Batch:
         """The batch as losses see it: labels, mask and numbers with one row an item.
 
         Items come in the order of `run`. Where an item is a sample it is the batch itself.
         """
-        ...
+        return batch
 
+    @abstractmethod
     def task_loss(self) -> Loss:
         """The loss on labels."""
-        ...
 
+    def distillation_loss(self, temperature: float) -> Loss:
+        """What distilling means for these scores, unless something else is asked for.
+
+        Args:
+            temperature: Above 0, where the loss has one.
+        """
+        return KD(temperature=temperature)
+
+    def ready(self, network: nn.Module, probe: Callable[[], Batch]) -> nn.Module:  # noqa: ARG002
+        """A network that is to be trained on these labels; almost always itself.
+
+        Args:
+            network: With its initial weights.
+            probe: Reads a few training samples.
+        """
+        return network
+
+    @torch.inference_mode()
     def predict(
         self, model: nn.Module, batches: Iterable[Batch], device: torch.device
     ) -> Predictions:
-        """What a network says of a whole data set; the network in eval mode meanwhile."""
-        ...
+        """Scores and labels of all items, on the CPU; the network in eval mode meanwhile.
 
+        Raises:
+            DataError: There are no samples, or no labels.
+            ModelError: A score is not a number; the message names the sample.
+        """
+        rows, labels, ids = [], [], []
+        with left_as_it_was(model):
+            model.eval()
+            for batch in batches:
+                items = self.items(batch)
+                if items.labels is None:
+                    raise DataError(
+                        "Evaluation needs labels, but the validation or test data has none."
+                    )
+                scores = self.run(model, batch.to(device)).logits.float().cpu()
+                may_be_impossible = self.gives is Signal.LOGITS  # of no other may a part be -inf
+                checked = scores if may_be_impossible else scores.abs()
+                check_numbers(model, checked, items.sample_ids)
+                rows.append(held_impossible(scores))
+                labels.append(items.labels)
+                ids.append(items.sample_ids)
+        if not rows:
+            raise DataError("Evaluation needs samples, but the data set is empty.")
+        return Predictions(Outputs(torch.cat(rows)), torch.cat(labels), torch.cat(ids))
+
+    @abstractmethod
     def validate(self, said: Predictions) -> tuple[float, float]:
-        """The metric and the task loss: all that a training asks of its validation data."""
-        ...
+        """The leading metric and the task loss: all that a training asks of its validation data."""
 
+    @abstractmethod
     def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:
         """The metric of whoever has not seen the inputs: what a network must beat.
 
         Args:
             labels: Of the data that networks are judged on.
         """
-        ...
 
     def scores(self, said: Predictions) -> Shaped[Tensor, " samples"]:
         """How well each sample is done, higher being better: what evidence compares in pairs.
@@ -103,8 +195,10 @@ class Task(Protocol):
         Its mean over samples is the metric, or, for a metric that is no mean, what the metric is
         made from (minus the negative log-likelihood, for perplexity).
         """
-        ...
+        measure = self.measures[self.leading]
+        return measure.per_sample(said.logits, said.labels, said.sample_ids)
 
+    @abstractmethod
     def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
         """Everything that one network's predictions say.
 
@@ -112,4 +206,9 @@ class Task(Protocol):
             said: Of the network.
             teacher: Of the teacher, on the same data; None for the teacher itself.
         """
-        ...
+
+    def agreement(
+        self, expected: Float[Tensor, "items width"], given: Float[Tensor, "items width"]
+    ) -> float:
+        """Share of items on which two networks' scores come to the same: of classes, one pick."""
+        return float((given.argmax(dim=-1) == expected.argmax(dim=-1)).double().mean())

@@ -1,16 +1,15 @@
 """Embeddings: one vector a sample, judged by how the teacher's vectors lie to one another."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from tutelage.errors import ShapeError
-from tutelage.losses import SimCSE
+from tutelage.losses import EmbeddingCosine, SimCSE
 from tutelage.models.calling import call_checked
 from tutelage.models.taps import tapped
 from tutelage.neighbours import (
@@ -20,11 +19,11 @@ from tutelage.neighbours import (
     shared_neighbours,
 )
 from tutelage.records import Evaluation, Metric
-from tutelage.tasks.base import Predictions
-from tutelage.tasks.predicting import predict_items
+from tutelage.tasks.base import Predictions, Task
 from tutelage.types import Batch, Outputs, Signal
 
 DROPOUT = 0.1
+SAME_WAY = 0.99
 RANK_CORRELATION = Metric(
     name="rank_correlation",
     title="rank correlation",
@@ -39,7 +38,7 @@ RANK_CORRELATION = Metric(
 
 
 @dataclass(frozen=True, slots=True)
-class Embedding:
+class Embedding(Task):
     """How a network that gives one vector a sample is run and judged.
 
     The ground truth is the teacher's own word: its vectors are the labels of validation and test
@@ -50,9 +49,22 @@ class Embedding:
     """
 
     num_classes: int
-    metric: ClassVar[Metric] = RANK_CORRELATION
-    items_per_sample: ClassVar[int] = 1
     gives: ClassVar[Signal] = Signal.EMBEDDINGS
+
+    @property
+    def width(self) -> int:
+        """Width of the teacher's vectors."""
+        return self.num_classes
+
+    @property
+    def metric(self) -> Metric:
+        """The rank correlation of cosines."""
+        return RANK_CORRELATION
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """The rank correlation of cosines."""
+        return [RANK_CORRELATION]
 
     def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:
         """Call a network on a batch.
@@ -75,19 +87,13 @@ class Embedding:
             )
         return Outputs(given, features)
 
-    def items(self, batch: Batch) -> Batch:
-        """The batch itself: an item is a sample."""
-        return batch
-
     def task_loss(self) -> SimCSE:
         """What can be learned without a teacher; the network's dropout is the paper's meanwhile."""
         return SimCSE(dropout=DROPOUT)
 
-    def predict(
-        self, model: nn.Module, batches: Iterable[Batch], device: torch.device
-    ) -> Predictions:
-        """Vectors of a whole data set and the teacher's beside them, on the CPU."""
-        return predict_items(self, model, batches, device)
+    def distillation_loss(self, temperature: float) -> EmbeddingCosine:  # noqa: ARG002 - as for any
+        """The cosine distance from the teacher's vector."""
+        return EmbeddingCosine()
 
     def validate(self, said: Predictions) -> tuple[float, float]:
         """The rank correlation, and the mean squared difference of cosines."""
@@ -126,6 +132,12 @@ class Embedding:
             count=len(ours),
             others=others,
         )
+
+    def agreement(
+        self, expected: Float[Tensor, "items width"], given: Float[Tensor, "items width"]
+    ) -> float:
+        """Share of samples whose two vectors point almost the same way (cosine of 0.99)."""
+        return float((F.cosine_similarity(given, expected, dim=1) > SAME_WAY).double().mean())
 
 
 def _sides(said: Predictions) -> tuple[Tensor, Tensor]:

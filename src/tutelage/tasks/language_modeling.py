@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -19,11 +18,11 @@ from tutelage.models.readout import parts_of, without_cache
 from tutelage.models.served import ServedModel
 from tutelage.models.taps import tapped
 from tutelage.records import Evaluation, Metric
-from tutelage.tasks.base import Predictions
-from tutelage.tasks.predicting import held_impossible
+from tutelage.tasks.base import Predictions, Task
+from tutelage.tasks.numbers import held_impossible
 from tutelage.tasks.tokens import counted_tokens, score_by_sample, token_items
 from tutelage.tasks.tokens import network_inputs as all_inputs
-from tutelage.types import Batch, HiddenStates, Outputs, Signal, SparseLogits, describe_inputs
+from tutelage.types import Batch, HiddenStates, Outputs, SparseLogits, describe_inputs
 
 NLL = "nll"
 
@@ -39,7 +38,7 @@ PERPLEXITY = Metric(
 
 
 @dataclass(frozen=True, slots=True)
-class LanguageModeling:
+class LanguageModeling(Task):
     """How a language model is run and judged.
 
     An item is a token that counts, judged by what the network says before it. Of a Hugging Face
@@ -54,8 +53,21 @@ class LanguageModeling:
 
     num_classes: int
     block: int | None = None
-    metric: ClassVar[Metric] = PERPLEXITY
-    gives: ClassVar[Signal] = Signal.LOGITS
+
+    @property
+    def width(self) -> int:
+        """Logits of a token: one a word of the tokenizer."""
+        return self.num_classes
+
+    @property
+    def metric(self) -> Metric:
+        """Perplexity."""
+        return PERPLEXITY
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """Perplexity."""
+        return [PERPLEXITY]
 
     @property
     def items_per_sample(self) -> int | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -14,14 +13,14 @@ from tutelage.losses import CrossEntropy
 from tutelage.models.calling import call_checked
 from tutelage.models.readout import parts_of, without_cache
 from tutelage.records import Evaluation, Metric
-from tutelage.tasks.base import Predictions
+from tutelage.tasks.base import Predictions, Task
 from tutelage.tasks.language_modeling import PERPLEXITY, LanguageModeling, log_likelihoods
 from tutelage.tasks.tokens import counted_tokens, token_items
-from tutelage.types import COUNTED, UNLABELLED, Batch, Outputs, Signal
+from tutelage.types import COUNTED, UNLABELLED, Batch, Outputs
 
 
 @dataclass(frozen=True, slots=True)
-class OtherTokenizer:
+class OtherTokenizer(Task):
     """How the teacher is run and judged: on its own tokens, told at the student's.
 
     Items are the student's tokens. Where no token of the teacher ends with one of the student's,
@@ -35,9 +34,26 @@ class OtherTokenizer:
 
     num_classes: int
     tells_likelihood: bool = False
-    metric: ClassVar[Metric] = PERPLEXITY
-    gives: ClassVar[Signal] = Signal.LOGITS
-    items_per_sample: ClassVar[None] = None
+
+    @property
+    def width(self) -> int:
+        """Logits of a token: one a word of the teacher's tokenizer."""
+        return self.num_classes
+
+    @property
+    def items_per_sample(self) -> None:
+        """None: texts differ in their tokens."""
+        return
+
+    @property
+    def metric(self) -> Metric:
+        """Perplexity."""
+        return PERPLEXITY
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """Perplexity."""
+        return [PERPLEXITY]
 
     @property
     def own(self) -> LanguageModeling:

@@ -1,17 +1,16 @@
 """What a network says of a whole data set."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.data.loading import Reader, in_order, iterate
-from tutelage.errors import DataError, ModelError
-from tutelage.models.modes import left_as_it_was
+from tutelage.errors import ModelError
 from tutelage.tasks.base import Predictions, Task
-from tutelage.types import Batch, HiddenStates, Outputs, Signal
+from tutelage.types import HiddenStates, Outputs, Signal
 
 SUMS_TO_1 = 0.01  # as exactly as bfloat16 adds up
 IMPOSSIBLE = -1e4  # a logit; exp of it is 0 at every temperature in use
@@ -67,61 +66,6 @@ def _by_item(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
     return Outputs(change(outputs.logits), features)
 
 
-@torch.inference_mode()
-def predict_items(
-    task: Task, model: nn.Module, batches: Iterable[Batch], device: torch.device
-) -> Predictions:
-    """Logits and labels of all items, on the CPU; the network in eval mode meanwhile.
-
-    Raises:
-        DataError: There are no samples, or no labels.
-        ModelError: A logit is not a number; the message names the sample.
-    """
-    rows, labels, ids = [], [], []
-    with left_as_it_was(model):
-        model.eval()
-        for batch in batches:
-            items = task.items(batch)
-            if items.labels is None:
-                raise DataError(
-                    "Evaluation needs labels, but the validation or test data has none."
-                )
-            logits = task.run(model, batch.to(device)).logits.float().cpu()
-            may_be_impossible = task.gives is Signal.LOGITS  # of an embedding no part may be -inf
-            checked = logits if may_be_impossible else logits.abs()
-            check_numbers(model, checked, items.sample_ids)
-            rows.append(held_impossible(logits))
-            labels.append(items.labels)
-            ids.append(items.sample_ids)
-    if not rows:
-        raise DataError("Evaluation needs samples, but the data set is empty.")
-    return Predictions(Outputs(torch.cat(rows)), torch.cat(labels), torch.cat(ids))
-
-
-def check_numbers(
-    model: object, logits: Tensor, sample_ids: Tensor, what: str = "validation or test data"
-) -> None:
-    """Refuse logits of which no probabilities can be made.
-
-    Args:
-        model: The network or teacher that gave them.
-        logits: One row an item; `-inf` is allowed where a row has other logits.
-        sample_ids: The sample of each item.
-        what: The data that the samples belong to.
-
-    Raises:
-        ModelError: A logit is not a number, or infinite; the message names the sample.
-    """
-    highest = logits.amax(dim=-1)  # of a row with NaN it is NaN
-    wrong = (~highest.isfinite()).nonzero().squeeze(1)
-    if len(wrong):
-        found = "NaN" if highest[wrong[0]].isnan() else f"{float(highest[wrong[0]])} at best"
-        raise ModelError(
-            f"{type(model).__name__} gives {found} for sample {int(sample_ids[wrong[0]])} of the "
-            f"{what}. Look for NaN in that sample, and in the network's weights."
-        )
-
-
 def check_logits(task: Task, model: nn.Module, outputs: Outputs) -> None:
     """Refuse probabilities where logits are expected: their softmax would be nearly even.
 
@@ -171,12 +115,3 @@ def _last_step(scores: Tensor) -> str:
             return name
         step = step.next_functions[0][0]
     return ""
-
-
-def held_impossible(logits: Tensor) -> Tensor:
-    """Logits with a finite number for `-inf`, so low that its probability is 0 all the same.
-
-    What is made of them (likelihoods of samples whose class a network holds impossible, soft
-    targets in a report) can then be written down.
-    """
-    return logits.masked_fill(logits.isneginf(), IMPOSSIBLE)

@@ -1,44 +1,67 @@
 """Token classification: one class for each token that counts, as parts of speech or names."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from tutelage.errors import ShapeError
+from tutelage.errors import ShapeError, find
 from tutelage.losses import CrossEntropy
 from tutelage.losses.divergences import cross_entropy
-from tutelage.metrics import evaluate, share_of_most_frequent
+from tutelage.measures import Measure
+from tutelage.metrics import CLASS_MEASURES, PICKED, always_most_frequent, evaluate_classes
 from tutelage.models.calling import call_checked
 from tutelage.models.taps import tapped
-from tutelage.records import ACCURACY, Evaluation, Metric
-from tutelage.tasks.base import Predictions
-from tutelage.tasks.predicting import predict_items
-from tutelage.tasks.tokens import counted_tokens, network_inputs, score_by_sample, token_items
-from tutelage.types import Batch, Outputs, Signal
+from tutelage.records import ACCURACY, Evaluation
+from tutelage.tasks.base import Predictions, Task
+from tutelage.tasks.tokens import counted_tokens, network_inputs, token_items
+from tutelage.types import Batch, Outputs
+
+OF_TOKENS = replace(
+    ACCURACY,
+    meaning="Share of tokens whose label is picked. Intervals take whole texts, since tokens "
+    "of one text are no independent proofs.",
+)
 
 
 @dataclass(frozen=True, slots=True)
-class TokenClassification:
+class TokenClassification(Task):
     """How a network that labels tokens is run and judged.
 
     An item is a token that counts; padding, and the length of the longest text, change nothing.
 
     Attributes:
         num_classes: Width of its logits.
+        compared_by: The metric that leads: accuracy, balanced_accuracy or macro_f1, over tokens.
     """
 
     num_classes: int
-    metric: ClassVar[Metric] = replace(
-        ACCURACY,
-        meaning="Share of tokens whose label is picked. Intervals take whole texts, since tokens "
-        "of one text are no independent proofs.",
-    )
-    items_per_sample: ClassVar[None] = None
-    gives: ClassVar[Signal] = Signal.LOGITS
+    compared_by: str = "accuracy"
+    measures: ClassVar[Mapping[str, Measure]] = {
+        **CLASS_MEASURES,
+        "accuracy": replace(PICKED, metric=OF_TOKENS),
+    }
+
+    def __post_init__(self) -> None:
+        """Refuse a metric that is not known."""
+        find("metric", self.compared_by, self.measures)
+
+    @property
+    def width(self) -> int:
+        """Logits of a token: one a class."""
+        return self.num_classes
+
+    @property
+    def items_per_sample(self) -> None:
+        """None: texts differ in their tokens."""
+        return
+
+    @property
+    def leading(self) -> str:
+        """The metric that leads."""
+        return self.compared_by
 
     def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:
         """Call a network on a batch.
@@ -72,25 +95,18 @@ class TokenClassification:
         """The loss on labels, a mean over tokens."""
         return CrossEntropy()
 
-    def predict(
-        self, model: nn.Module, batches: Iterable[Batch], device: torch.device
-    ) -> Predictions:
-        """Logits and labels of all tokens of a data set, on the CPU."""
-        return predict_items(self, model, batches, device)
-
     def validate(self, said: Predictions) -> tuple[float, float]:
-        """Accuracy and cross-entropy over tokens."""
-        correct = said.logits.argmax(dim=-1) == said.labels
-        return float(correct.double().mean()), float(cross_entropy(said.logits, said.labels))
+        """The leading metric and the cross-entropy, over tokens."""
+        value = self.measures[self.leading].value(said.logits, said.labels)
+        return value, float(cross_entropy(said.logits, said.labels))
 
     def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:
-        """Accuracy of always naming the most frequent class."""
-        return share_of_most_frequent(labels)
-
-    def scores(self, said: Predictions) -> Float[Tensor, " samples"]:
-        """Each text's share of tokens whose label is picked, weighed by its length."""
-        return score_by_sample(said, said.logits.argmax(dim=-1) == said.labels)
+        """The metric of always naming the most frequent class."""
+        scores = always_most_frequent(labels, self.num_classes)
+        return self.measures[self.leading].value(scores, labels)
 
     def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
         """Accuracy, calibration, and likeness to the teacher, over tokens."""
-        return evaluate(said.logits, said.labels, None if teacher is None else teacher.logits)
+        return evaluate_classes(
+            said.logits, said.labels, None if teacher is None else teacher.logits
+        )

@@ -11,7 +11,7 @@ import torch
 from tutelage.data.loading import Reader, all_views, iterate
 from tutelage.files import file_sha256
 from tutelage.ranks import first, here, wait_for_all
-from tutelage.tasks.predicting import check_numbers
+from tutelage.tasks.numbers import check_numbers
 from tutelage.teachers.codecs import Codec
 from tutelage.teachers.fidelity import WhatIsLost, spans
 from tutelage.teachers.module import ModuleTeacher
@@ -41,7 +41,7 @@ def cache_key(teacher: ModuleTeacher, reader: Reader, codec: Codec) -> CacheKey:
         codec=codec.name,
         num_samples=len(reader),
         num_views=reader.views.num_views,
-        num_classes=teacher.task.num_classes,
+        num_classes=teacher.task.width,
         items_per_sample=teacher.task.items_per_sample or 1,
     )
 
