@@ -1,14 +1,18 @@
 """Every exception that Tutelage raises on purpose, and the one look-up of names."""
 
 import difflib
+import functools
 import importlib
+import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 Entry = TypeVar("Entry")
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 MOST_NAMES = 80  # of a longer table, such as a transformer's layers, a message gives some
 SOME_NAMES = 10
@@ -141,6 +145,22 @@ def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
         known = f"The nearest of {len(names)}"
         names = difflib.get_close_matches(name, names, n=SOME_NAMES, cutoff=0)
     raise UnknownNameError(f"Unknown {kind} {name!r}.{hint} {known}: {', '.join(names)}.")
+
+
+def with_known_names(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Tell a mistyped argument of a public function with the nearest that it has.
+
+    The function raises `UnknownNameError` for an argument that it does not have.
+    """
+    parameters = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def checked(*args: Given.args, **named: Given.kwargs) -> Result:
+        for name in named:
+            find(f"argument of {function.__name__}", name, parameters)
+        return function(*args, **named)
+
+    return checked
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

@@ -1,4 +1,5 @@
 import copy
+import inspect
 import re
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 import tutelage
 from tutelage.data.forms import as_source
 from tutelage.engine.events import StageDone
-from tutelage.errors import DataError, ExportError, ModelError, TutelageError
+from tutelage.errors import ConfigError, DataError, ExportError, ModelError, TutelageError
 from tutelage.models.nets import mlp
 from tutelage.pipeline.classes import classes_of
 from tutelage.records import RunRecord, load_record
@@ -337,3 +338,13 @@ def test_a_student_of_two_inputs_is_trained_and_its_export_refused_by_name(tmp_p
     result = tutelage.distill(Pair(), Pair(), PairSource(), epochs=1, out=tmp_path / "run")
     with pytest.raises(ExportError, match=r"those of texts can .* picture \(1, 4\), age \(1, 2\)"):
         result.export(tmp_path / "student.onnx")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [("epoch", "Did you mean 'epochs'"), ("temprature", "'temperature'"), ("alpha", "task_weight")],
+)
+def test_a_mistyped_argument_is_told_with_the_nearest_one(wrong, hint, data, networks):
+    with pytest.raises(ConfigError, match=rf"Unknown argument of distill '{wrong}'.*{hint}"):
+        tutelage.distill(*networks, data, **{wrong: 1})
+    assert "epochs: int = 20" in str(inspect.signature(tutelage.distill))

@@ -37,7 +37,7 @@ def check_shares(network: str, **shares: object) -> None:
         ConfigError: One is no such share; the message names it.
     """
     for name, share in shares.items():
-        if not (isinstance(share, Real) and 0 <= share < 1):
+        if not (isinstance(share, Real) and 0 <= float(share) < 1):
             raise ConfigError(f"{network}: {name} must be 0 or more and below 1, got {share!r}.")
 
 

@@ -16,7 +16,7 @@ from tutelage.data.views import Identity, ViewPolicy
 from tutelage.deploy import export_checked
 from tutelage.engine import OptimizerSettings, TrainSettings
 from tutelage.engine.events import Listener, ignore
-from tutelage.errors import DataError, of_role
+from tutelage.errors import DataError, of_role, with_known_names
 from tutelage.job import Job
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.copies import copied
@@ -97,6 +97,7 @@ class Distilled:
         return Path(path)
 
 
+@with_known_names
 def distill(  # noqa: PLR0913 - one call that needs no other object
     teacher: nn.Module | Sequence[nn.Module],
     student: nn.Module,
