@@ -65,3 +65,11 @@ def test_other_samples_under_one_fingerprint_are_test_samples():
     valid, test = TensorSource(torch.randn(4, 5)), TensorSource(torch.randn(4, 5))
     test.fingerprint = valid.fingerprint
     assert judged_on(Splits(TensorSource(torch.randn(4, 5)), valid, test, ())) == "test"
+
+
+def test_samples_that_are_for_validation_too_are_called_so():
+    pictures = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8)
+    train, test = TensorSource(pictures[:4]), TensorSource(pictures[2:])
+    same, note = overlap_note(replace(splits_of(train, test), valid=test))
+    assert same == SAME_NOTE
+    assert note.startswith("2 of 4 validation samples stand in the training data as well")

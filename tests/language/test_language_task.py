@@ -12,6 +12,8 @@ from tutelage.data.loading import Reader, in_order
 from tutelage.errors import DataError, ModelError, ShapeError
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.causal import make_causal
+from tutelage.records import Evaluation, load_record, save_record
+from tutelage.report.formatting import number
 from tutelage.tasks import LanguageModeling
 from tutelage.teachers import ModuleTeacher
 from tutelage.types import Batch, HiddenStates, Outputs
@@ -152,3 +154,22 @@ def test_no_text_is_refused():
 
 def test_the_words_of_the_tests_are_as_many_as_the_task_says():
     assert len(make_tokenizer(WORDS)) == 20
+
+
+def test_a_perplexity_that_no_number_holds_is_the_highest_that_can_be_averaged(tmp_path):
+    class Sure(torch.nn.Module):
+        """Always sure of the word that does not come."""
+
+        def forward(self, input_ids):
+            following = torch.roll(input_ids, -1, dims=1)
+            return torch.nn.functional.one_hot((following + 1) % 20, 24) * 5000.0
+
+    said = TASK.predict(Sure(), [block_batch()], torch.device("cpu"))
+    evaluation = TASK.evaluate(said)
+    found = evaluation.others["perplexity"]
+    assert evaluation.nll > 4000
+    assert found == pytest.approx(math.exp(300))
+    assert math.isfinite(found**2)
+    save_record(tmp_path / "evaluation.json", evaluation)
+    assert load_record(tmp_path / "evaluation.json", Evaluation) == evaluation
+    assert number(found) == "1.94e+130"

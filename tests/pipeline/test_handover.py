@@ -125,9 +125,25 @@ def test_the_example_says_what_is_wrong_with_a_picture(tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_text("no picture")
     how = {"mode": "L", "height": 4, "width": 4, "background": "white"}
-    for file in (broken, tmp_path / "nowhere.png"):
-        with pytest.raises(SystemExit, match=rf"{file.name}: cannot be read as a picture \("):
-            example.read_picture(str(file), how)
+    with pytest.raises(SystemExit, match=r"broken\.png: cannot be read as a picture \("):
+        example.read_picture(str(broken), how)
+    with pytest.raises(SystemExit, match=r"nowhere\.png: no such file, looked for in "):
+        example.read_picture(str(tmp_path / "nowhere.png"), how)
+    with pytest.raises(SystemExit, match=r"nowhere\.npy: no such file"):
+        example.read_array(str(tmp_path / "nowhere.npy"), {})
+
+
+def test_the_example_takes_no_missing_file_for_a_text(tmp_path):
+    (tmp_path / "letter.txt").write_text("a letter", encoding="utf-8")
+    assert example._text_of(str(tmp_path / "letter.txt")) == "a letter"
+    for text in ("good and/or bad", "one.word", "10/10 would buy.", "wow"):
+        assert example._text_of(text) == text
+    for name in ("my leter.txt", "letters/one", str(tmp_path / "two"), "rows.CSV"):
+        with pytest.raises(SystemExit, match="no such file"):
+            example._text_of(name)
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(SystemExit, match=r"latin\.txt: cannot be read as a text in UTF-8"):
+        example._text_of(str(tmp_path / "latin.txt"))
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from tutelage.records import ParityRow, QuantisedRow
 def export_student(folder: Path, *, target: str | None, way: str | None, allow_code: bool) -> None:
     """Export, and print all files of the student that the run has now."""
     console = PlainConsole()
-    with console.status("Exporting and running the files on test samples"):
+    with console.status("Exporting and running the files on samples"):
         record = export_run(folder, target=target, way=way, allow_code=allow_code)
     if record.text_files:
         for file in record.text_files:
-            console.print(text_file_line(file), soft_wrap=True)
+            console.print(text_file_line(file, record.judged_on), soft_wrap=True)
         console.print(f"Student: {folder / 'student'}", soft_wrap=True)
         return
     sizes = {row.name: row.size_bytes for row in record.sizes}

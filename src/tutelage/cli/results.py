@@ -17,7 +17,7 @@ from tutelage.records import (
     Summary,
     TextFileRow,
 )
-from tutelage.report.formatting import is_noise, speed_ratio
+from tutelage.report.formatting import is_noise, number, speed_ratio
 from tutelage.report.remarks import remarks
 
 COLOURS = {"helped": "green", "no evidence": "yellow", "hurt": "red"}
@@ -42,7 +42,7 @@ def print_results(console: PlainConsole, record: RunRecord, out: Path) -> None:
             f"{_points(row.high)}), agrees on {row.agreement:.2%}.{_over_plain(row)}"
         )
     for file in record.text_files:
-        console.print(text_file_line(file), soft_wrap=True)
+        console.print(text_file_line(file, record.judged_on), soft_wrap=True)
     for note in remarks(record):
         console.print(Text.assemble(("Note:", "yellow"), f" {note}"))
     verdict = record.verdict
@@ -65,12 +65,12 @@ def _other_verdict(record: RunRecord) -> str:
     )
 
 
-def text_file_line(row: TextFileRow) -> str:
+def text_file_line(row: TextFileRow, judged_on: str) -> str:
     """A language model's file in one line."""
     line = (
-        f"{row.file}: {row.size_bytes / 1e6:.1f} MB, perplexity {row.perplexity:.2f} on "
-        f"{row.count:,} test tokens (PyTorch's {row.expected_perplexity:.2f}), agrees on "
-        f"{row.agreement:.2%}"
+        f"{row.file}: {row.size_bytes / 1e6:.1f} MB, perplexity {number(row.perplexity, 2)} on "
+        f"{row.count:,} {judged_on} tokens (PyTorch's "
+        f"{number(row.expected_perplexity, 2)}), agrees on {row.agreement:.2%}"
     )
     if row.tokens_per_s is None or row.expected_tokens_per_s is None:
         return f"{line}."

@@ -55,16 +55,16 @@ def _fetched(source: Source, number: Tensor) -> list[bytes]:
 
 def overlap_note(splits: Splits) -> list[str]:
     """What a reader of the numbers must know where a test sample was trained or chosen on."""
-    count = num_shared(splits)
+    count, kind = num_shared(splits), judged_on(splits)
     return [
-        *([SAME_NOTE] if judged_on(splits) == "validation" else []),
-        *([_shared_note(splits, count)] if count else []),
+        *([SAME_NOTE] if kind == "validation" else []),
+        *([_shared_note(splits, count, kind)] if count else []),
     ]
 
 
-def _shared_note(splits: Splits, count: int) -> str:
+def _shared_note(splits: Splits, count: int, kind: str) -> str:
     return (
-        f"{count} of {len(splits.test)} test samples stand in the training data as well (or the "
+        f"{count} of {len(splits.test)} {kind} samples stand in the training data as well (or the "
         "transfer data): what is measured on them may be remembered. Take them out of one of the "
         "two."
     )

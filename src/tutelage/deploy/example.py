@@ -6,7 +6,7 @@ Needs Python 3.8 or newer, numpy and onnxruntime; of pictures pillow, of texts t
     python example.py photo.jpg another.png        pictures
     python example.py "a text" letter.txt          texts, or files that hold one
     python example.py rows.npy                     samples as config.json says
-    python example.py                              the test samples in this folder
+    python example.py                              the samples in this folder
     python example.py --file student.int8.onnx photo.jpg
 
 Each line has what was given and the class that the student puts it into.
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 DEEPEST_GREY = 65535
+TEXT_FILES = (".txt", ".text", ".md", ".csv", ".tsv", ".json", ".jsonl", ".html")
 
 
 def read_picture(place: str, how: Mapping[str, Any]) -> Any:
@@ -36,6 +37,7 @@ def read_picture(place: str, how: Mapping[str, Any]) -> Any:
     """
     from PIL import Image, ImageOps
 
+    _check_is_there(place)
     height, width = how["height"], how["width"]
     try:
         with Image.open(place) as opened:
@@ -80,6 +82,30 @@ def _from_deep_greys(image: Any) -> Any:
     return Image.merge("LA", [scaled, Image.fromarray(alpha)])
 
 
+def _check_is_there(place: str) -> None:
+    """Stop where a file's name was mistyped."""
+    if not os.path.isfile(place):
+        sys.exit(f"{place}: no such file, looked for in {os.getcwd()}.")
+
+
+def _text_of(given: str) -> str:
+    """What a file holds, or a text that is given itself; a file that is missing is no text."""
+    looks_like_a_file = given.lower().endswith(TEXT_FILES) or (
+        len(given.split()) == 1 and ("/" in given or "\\" in given)
+    )
+    if not os.path.isfile(given):
+        if looks_like_a_file:
+            sys.exit(
+                f"{given}: no such file, looked for in {os.getcwd()}. A text that looks like a "
+                "file's name can be given inside of a file."
+            )
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        sys.exit(f"{given}: cannot be read as a text in UTF-8 ({error}).")
+
+
 def read_array(place: str, wanted: Any) -> Any:
     """Samples of an array file, once they are what the student takes.
 
@@ -89,6 +115,7 @@ def read_array(place: str, wanted: Any) -> Any:
     """
     if isinstance(wanted, list):
         sys.exit(f"{place}: the student takes texts, no arrays.")
+    _check_is_there(place)
     try:
         rows = np.load(place, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -109,7 +136,7 @@ def read_text(place: str, how: Mapping[str, Any], folder: Path) -> tuple[Any, An
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(how["max_length"])
-    text = Path(place).read_text(encoding="utf-8") if os.path.isfile(place) else place
+    text = _text_of(place)
     has_words = how["kind"] == "words"
     found = tokenizer.encode(text.split() if has_words else text, is_pretokenized=has_words)
     ids = np.array([found.ids], dtype=np.int64)
@@ -144,7 +171,7 @@ def answers(
 
 
 def of_the_samples(session: Any, config: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """Classes of the test samples that lie in the folder: a line each, of words one a token."""
+    """Classes of the samples that lie in the folder: a line each, of words one a token."""
     labels = config["labels"]
     if (folder / "samples.npy").is_file():
         for row in _run(session, np.load(folder / "samples.npy", allow_pickle=False)):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.loading import Reader, in_order
+from tutelage.data.overlap import judged_on
 from tutelage.deploy import TARGETS, Target, export_checked, open_file, target_of
 from tutelage.deploy.runtime import as_arrays
 from tutelage.errors import ExportError
@@ -219,9 +220,9 @@ def _judged(job: Job, source: Path, path: Path, name: str, way: str) -> Quantise
     agreement = float(_picks(expected).eq(_picks(given)).double().mean())
     if agreement < LEAST_AGREEMENT:
         raise ExportError(
-            f"{path.name}: agrees with the float file on {agreement:.1%} of the test samples, "
-            f"{LEAST_AGREEMENT:.0%} is the least. Try measure.int8: percentile, or null for none; "
-            "or export.finetune."
+            f"{path.name}: agrees with the float file on {agreement:.1%} of the "
+            f"{judged_on(job.splits)} samples, {LEAST_AGREEMENT:.0%} is the least. Try "
+            "measure.int8: percentile, or null for none; or export.finetune."
         )
     right, float_right = job.task.scores(given), job.task.scores(expected)
     found = paired_interval(right[None], float_right[None])
@@ -317,4 +318,7 @@ def cost_notes(job: Job) -> list[str]:
     if inputs is None or isinstance(inputs, Tensor):
         return []
     length = first_tensor(inputs).shape[1]
-    return [f"MACs and latencies are of texts of {length} tokens, the median of the test texts."]
+    return [
+        f"MACs and latencies are of texts of {length} tokens, the median of the "
+        f"{judged_on(job.splits)} texts."
+    ]

@@ -21,6 +21,7 @@ from tutelage.models.causal import merged
 from tutelage.pipeline.stamps import is_done, stamp
 from tutelage.pipeline.training import Trained
 from tutelage.records import RefusedFile, TextFileRow, load_record, save_record
+from tutelage.tasks.language_modeling import perplexity
 
 Reading = Callable[[Tensor], Tensor]
 ROWS = "files.json"
@@ -139,7 +140,7 @@ def compare(model: nn.Module, reader: TextReader, sample: Sample) -> TextFileRow
     pairs = zip(sample.tokens[:, None], sample.labels, strict=True)
     found = torch.stack([_of_text(model, ways, tokens, labels) for tokens, labels in pairs])
     agreement, kl, nll = found[..., 1].mean(dim=0), found[..., 2].mean(dim=0), found[:, 0, 3:]
-    given, expected = nll.mean(dim=0).exp().tolist()
+    given, expected = (perplexity(mean) for mean in nll.mean(dim=0))
     row = TextFileRow(
         file="",
         target="",

@@ -26,7 +26,7 @@ def write_card(record: RunRecord, licences: Mapping[str, str], seed: int) -> str
         _summary(record),
         "## Use it",
         "`python example.py YOUR_FILE` says which class the student puts an image (`.png`, "
-        "`.jpg`), a text or an array (`.npy`) of yours into; without a file it takes the test "
+        "`.jpg`), a text or an array (`.npy`) of yours into; without a file it takes the "
         "samples here. "
         "It needs numpy and onnxruntime, and pillow for images or tokenizers for texts. "
         "`config.json` has the preprocessing, and inputs and outputs of each file as the file "

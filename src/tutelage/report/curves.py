@@ -120,7 +120,7 @@ def _teacher_point(teacher: TrainingRecord) -> MetricPoint | None:
 def _teacher_level(record: RunRecord) -> tuple[float, str]:
     point = _teacher_point(record.teacher)
     if point is None or point.valid_metric is None:
-        return record.teacher.selected.values[record.metric.name], "on the test data"
+        return record.teacher.selected.values[record.metric.name], f"on the {record.judged_on} data"
     return point.valid_metric, "on the same data"
 
 

@@ -10,11 +10,15 @@ Number = float | int
 AS_FAST = "as fast"
 NOISE = 1.1  # two times that differ by less are equal, as far as busy machines tell
 
+HUGE = 1e9
+
 
 def number(value: Number | None, digits: int = 3) -> str:
-    """A number with a fixed count of digits after the point."""
+    """A number with a fixed count of digits after the point; three of a number beyond 1e9."""
     if value is None or not math.isfinite(value):
         return DASH
+    if abs(value) >= HUGE:
+        return f"{value:.3g}".replace("-", MINUS)
     return f"{value:.{digits}f}".replace("-", MINUS)
 
 

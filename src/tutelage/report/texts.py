@@ -6,7 +6,7 @@ from tutelage.report.tables import Cell, Row, Table
 
 
 def text_files_table(record: RunRecord) -> Table:
-    """The student as files, each against PyTorch on the same test tokens."""
+    """The student as files, each against PyTorch on the same tokens."""
     columns = [
         "runtime",
         "size",
@@ -20,7 +20,7 @@ def text_files_table(record: RunRecord) -> Table:
     ]
     rows = [Row(row.file, [Cell(text) for text in _cells(row)]) for row in record.text_files]
     tokens = count(max((row.count for row in record.text_files), default=0))
-    title = f"The student as files, against PyTorch on {tokens} test tokens"
+    title = f"The student as files, against PyTorch on {tokens} {record.judged_on} tokens"
     return Table(title=title, columns=columns, rows=rows)
 
 

@@ -26,6 +26,8 @@ from tutelage.types import Batch, HiddenStates, Outputs, SparseLogits, describe_
 
 NLL = "nll"
 
+HIGHEST_NLL = 300.0  # of which the square of the perplexity is still a number
+
 PERPLEXITY = Metric(
     name="perplexity",
     title="perplexity",
@@ -151,7 +153,7 @@ class LanguageModeling(Task):
     def validate(self, said: Predictions) -> tuple[float, float]:
         """Perplexity, and the negative log-likelihood of a token."""
         mean = _nll(said).double().mean()
-        return float(mean.exp()), float(mean)
+        return perplexity(mean), float(mean)
 
     def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:  # noqa: ARG002 - as for any
         """Perplexity of holding all words alike."""
@@ -188,6 +190,16 @@ class LanguageModeling(Task):
             count=count,
             others={"perplexity": perplexity},
         )
+
+
+def perplexity(nll: Float[Tensor, ""]) -> float:
+    """Words among which a network is as undecided as among so many alike ones.
+
+    Args:
+        nll: Mean negative log-likelihood of a token, in nats. Above 300 it counts as 300: what is
+            larger says no more, and could not be averaged or written down.
+    """
+    return float(nll.double().clamp(max=HIGHEST_NLL).exp())
 
 
 def network_inputs(batch: Batch) -> dict[str, Tensor]:
