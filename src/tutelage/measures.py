@@ -113,20 +113,24 @@ class CountMeasure:
 
 
 @dataclass(frozen=True, slots=True)
-class RankMeasure:
-    """A metric of the order of scores, such as AUROC; an item is a sample.
+class WholeMeasure:
+    """A metric that is computed of all samples at once, such as a correlation.
+
+    An item is a sample.
 
     Attributes:
         metric: Name, unit and meaning.
-        compute: The metric, and the metric without each sample.
+        of_all: The metric.
+        without_each: The metric of all samples but each.
     """
 
     metric: Metric
-    compute: Callable[[Tensor, Tensor], tuple[float, Float[Tensor, " samples"]]]
+    of_all: Callable[[Tensor, Tensor], float]
+    without_each: Callable[[Tensor, Tensor], Float[Tensor, " samples"]]
 
     def value(self, scores: Tensor, labels: Tensor) -> float:
         """The metric of all items."""
-        return self.compute(scores, labels)[0]
+        return self.of_all(scores, labels)
 
     def per_sample(
         self,
@@ -135,8 +139,8 @@ class RankMeasure:
         sample_ids: Int[Tensor, " items"],  # noqa: ARG002 - an item is a sample
     ) -> Float[Tensor, " samples"]:
         """Pseudo-values of leaving each sample out."""
-        whole, without = self.compute(scores, labels)
-        return pseudo_values(self.metric, torch.tensor(whole, dtype=torch.float64), without)
+        whole = torch.tensor(self.of_all(scores, labels), dtype=torch.float64)
+        return pseudo_values(self.metric, whole, self.without_each(scores, labels).double())
 
 
 def _of_samples(

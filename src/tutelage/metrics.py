@@ -124,7 +124,7 @@ def always_most_frequent(labels: Int[Tensor, " n"], num_classes: int) -> Float[T
     return logits.expand(len(labels), -1)
 
 
-def f1(right: Tensor, labelled: Tensor, predicted: Tensor) -> Float[Tensor, "*many classes"]:
+def f1(right: Tensor, labelled: Tensor, predicted: Tensor) -> Float[Tensor, "*many"]:
     """F1 of counts; NaN where a class is neither labelled nor predicted.
 
     Args:

@@ -134,6 +134,10 @@ class Batch:
         """Where the inputs lie."""
         return first_tensor(self.inputs).device
 
+    def with_labels(self, labels: Shaped[Tensor, "items ..."] | None) -> "Batch":
+        """The same samples with other labels."""
+        return replace(self, labels=labels)
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device; itself when it is there already."""
         if self.device == device:

@@ -52,7 +52,10 @@ every_task_of_labels = pytest.mark.parametrize("name", LABELLED)  # others: a fi
 def test_a_task_is_one(name):
     task = TASKS[name](CLASSES)
     assert isinstance(task, Task)
-    assert task.num_classes == CLASSES
+    assert task.width == CLASSES * (2 if task.gives is Signal.GAUSSIANS else 1)
+    assert task.metrics[0] == task.metric
+    assert task.distillation_loss(4.0).takes >= {task.gives}
+    assert task.task_loss().takes >= {task.gives}
 
 
 @every_task_of_labels

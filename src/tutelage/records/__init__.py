@@ -207,6 +207,11 @@ class Evaluation:
     count: int
     others: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, count: int, others: Mapping[str, float]) -> "Evaluation":
+        """Of a task without classes: its metrics by name, over so many items."""
+        return cls(None, None, None, None, None, [], [], count, others)
+
     @property
     def values(self) -> dict[str, float]:
         """All its numbers by name, without those that mean nothing."""

@@ -103,7 +103,15 @@ class Task(ABC):
         """
         with tapped(model, layers) as features:
             given = call_checked(model, batch.inputs)
-        return Outputs(self.checked(model, given, len(batch)), features)
+        return Outputs(self.for_losses(self.checked(model, given, len(batch))), features)
+
+    def for_losses(self, scores: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
+        """A network's scores in the units in which losses compare them; as they are for most."""
+        return scores
+
+    def for_people(self, scores: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
+        """The same back in the units in which networks give them."""
+        return scores
 
     def checked(self, model: nn.Module, scores: Tensor, rows: int) -> Float[Tensor, "rows width"]:
         """The scores that a network gave, once there is one row a sample of the right width.
@@ -125,6 +133,10 @@ class Task(ABC):
         Items come in the order of `run`. Where an item is a sample it is the batch itself.
         """
         return batch
+
+    def truth(self, batch: Batch) -> Shaped[Tensor, "items ..."] | None:
+        """The labels of a batch's items as networks are judged by them; None without labels."""
+        return self.items(batch).labels
 
     @abstractmethod
     def task_loss(self) -> Loss:
@@ -161,18 +173,18 @@ class Task(ABC):
         with left_as_it_was(model):
             model.eval()
             for batch in batches:
-                items = self.items(batch)
-                if items.labels is None:
+                truth, numbers = self.truth(batch), self.items(batch).sample_ids
+                if truth is None:
                     raise DataError(
                         "Evaluation needs labels, but the validation or test data has none."
                     )
                 scores = self.run(model, batch.to(device)).logits.float().cpu()
                 may_be_impossible = self.gives is Signal.LOGITS  # of no other may a part be -inf
                 checked = scores if may_be_impossible else scores.abs()
-                check_numbers(model, checked, items.sample_ids)
-                rows.append(held_impossible(scores))
-                labels.append(items.labels)
-                ids.append(items.sample_ids)
+                check_numbers(model, checked, numbers)
+                rows.append(self.for_people(held_impossible(scores)))
+                labels.append(truth)
+                ids.append(numbers)
         if not rows:
             raise DataError("Evaluation needs samples, but the data set is empty.")
         return Predictions(Outputs(torch.cat(rows)), torch.cat(labels), torch.cat(ids))

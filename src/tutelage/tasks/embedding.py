@@ -121,17 +121,7 @@ class Embedding(Task):
         }
         if ours.shape == theirs.shape:
             others["cosine"] = float(F.cosine_similarity(ours, theirs, dim=1).mean())
-        return Evaluation(
-            accuracy=None,
-            nll=None,
-            ece=None,
-            agreement=None,
-            kl_to_teacher=None,
-            per_class_accuracy=[],
-            calibration=[],
-            count=len(ours),
-            others=others,
-        )
+        return Evaluation.of(len(ours), others)
 
     def agreement(
         self, expected: Float[Tensor, "items width"], given: Float[Tensor, "items width"]

@@ -1,0 +1,34 @@
+"""A network whose outputs stand in other units than it computes them in."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tutelage.models.calling import call
+
+
+class Rescaled(nn.Module):
+    """A network with each of its outputs multiplied by a number, and another added.
+
+    A new network gives numbers around 0; prices in thousands would take it the whole training to
+    reach. Exported files give the labels' units.
+
+    Args:
+        model: The network.
+        centre: Added to each output.
+        scale: Multiplies each output.
+    """
+
+    def __init__(
+        self, model: nn.Module, centre: Float[Tensor, " outputs"], scale: Float[Tensor, " outputs"]
+    ) -> None:
+        """Hold both as buffers."""
+        super().__init__()
+        self.centre: Tensor
+        self.scale: Tensor
+        self.model = model
+        self.register_buffer("centre", centre.clone())
+        self.register_buffer("scale", scale.clone())
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+        """Outputs in the other units."""
+        return call(self.model, named or inputs[0]) * self.scale + self.centre

@@ -1,0 +1,93 @@
+"""Multi-label classification, and yes or no: a sigmoid for each label."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from tutelage.data.flags import FlagLabels
+from tutelage.errors import find
+from tutelage.flag_measures import FLAG_MEASURES
+from tutelage.losses import BinaryCrossEntropy, BinaryKD
+from tutelage.losses.divergences import binary_cross_entropy_per_item, binary_kl_per_item, log_yes
+from tutelage.measures import Measure
+from tutelage.objective import Loss
+from tutelage.records import Evaluation
+from tutelage.tasks.base import Predictions, Task
+from tutelage.types import Signal
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MultiLabel(Task):
+    """How a network is run and judged that answers yes or no for each label.
+
+    One label is a yes-or-no question to a network of one logit.
+
+    Attributes:
+        num_labels: Width of its logits.
+        compared_by: The metric that leads: average_precision, auroc, macro_f1, micro_f1 or
+            accuracy.
+    """
+
+    num_labels: int
+    compared_by: str = "average_precision"
+    label_kind: ClassVar[FlagLabels] = FlagLabels()
+    gives: ClassVar[Signal] = Signal.BINARY_LOGITS
+    measures: ClassVar[Mapping[str, Measure]] = FLAG_MEASURES
+    row_is: ClassVar[str] = "one logit a label"
+
+    def __post_init__(self) -> None:
+        """Refuse a metric that is not known."""
+        find("metric", self.compared_by, self.measures)
+
+    @property
+    def width(self) -> int:
+        """Logits of a sample: one a label."""
+        return self.num_labels
+
+    @property
+    def leading(self) -> str:
+        """The metric that leads."""
+        return self.compared_by
+
+    def task_loss(self) -> Loss:
+        """The binary cross-entropy of each label."""
+        return BinaryCrossEntropy()
+
+    def distillation_loss(self, temperature: float) -> Loss:
+        """Knowledge distillation through sigmoids."""
+        return BinaryKD(temperature=temperature)
+
+    def validate(self, said: Predictions) -> tuple[float, float]:
+        """The leading metric and the binary cross-entropy."""
+        loss = binary_cross_entropy_per_item(said.logits, said.labels).mean()
+        return self.measures[self.leading].value(said.logits, said.labels), float(loss)
+
+    def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:
+        """The metric of saying of each label how frequent it is, whatever the inputs are."""
+        logits = labels.double().mean(dim=0).clamp(1e-6, 1 - 1e-6).logit().float()
+        return self.measures[self.leading].value(logits.expand(len(labels), -1), labels)
+
+    def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
+        """F1, average precision, and likeness to the teacher."""
+        others = {
+            name: measure.value(said.logits, said.labels) for name, measure in self.measures.items()
+        }
+        others["nll"] = float(binary_cross_entropy_per_item(said.logits, said.labels).mean())
+        if teacher is not None:
+            others["agreement"] = self.agreement(teacher.logits, said.logits)
+            others["kl_to_teacher"] = float(binary_kl_per_item(said.logits, teacher.logits).mean())
+        return Evaluation.of(len(said.labels), others)
+
+    def agreement(
+        self, expected: Float[Tensor, "items width"], given: Float[Tensor, "items width"]
+    ) -> float:
+        """Share of decisions, at a probability of 50 %, that are the same."""
+        return float(((given > 0) == (expected > 0)).double().mean())
+
+    def probabilities(self, logits: Float[Tensor, "items width"]) -> Float[Tensor, "items width"]:
+        """Probability of yes for each label."""
+        return log_yes(logits).exp()
