@@ -1,9 +1,11 @@
 import os
 import pickle
 import shutil
+import struct
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
+from tutelage.data.decoding import as_bytes, describe_images
 from tutelage.data.images import ImageFolder, decode, load_image_folder
 from tutelage.data.sources import Source, SubsetSource
+from tutelage.deploy import example
 from tutelage.errors import ConfigError, DataError
 
 
@@ -536,3 +540,67 @@ def test_a_picture_that_is_a_program_is_not_run(tmp_path: Path):
     Image.new("RGB", (8, 8)).save(file, "EPS")
     with pytest.raises(ValueError, match="a file of EPS is a program, which is not run"):
         decode(file, 8, 3)
+
+
+def png(depth: int, colour: int, row: bytes, clear: bytes) -> bytes:
+    """A PNG of one row whose colour `clear` is transparent, as PIL cannot write every one."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"tRNS", clear), (b"IDAT", compress(b"\0" + row)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in parts)
+
+
+TRANSPARENT = {
+    "grey of 1 bit": (png(1, 0, b"\x40", b"\0\0"), 255),
+    "grey of 2 bits": (png(2, 0, b"\x60", b"\0\1"), 170),
+    "grey of 4 bits": (png(4, 0, b"\x3a", b"\0\3"), 170),
+    "grey of 8 bits": (png(8, 0, b"\3\xaa", b"\0\3"), 170),
+    "grey of 16 bits": (png(16, 0, b"\1\x2c\xaa\xaa", b"\1\x2c"), 170),
+    "colour of 8 bits": (png(8, 2, b"\1\2\3\xaa\xaa\xaa", b"\0\1\0\2\0\3"), 170),
+    "colour of 16 bits": (
+        png(16, 2, b"\1\x2c\x13\x88\xea\x60\xaa\0\xaa\0\xaa\0", b"\1\x2c\x13\x88\xea\x60"),
+        170,
+    ),
+    "dark colour of 16 bits": (png(16, 2, b"\0\1\0\2\0\3\xaa\0\xaa\0\xaa\0", b"\0\1\0\2\0\3"), 170),
+}
+
+
+@pytest.mark.parametrize("kind", TRANSPARENT)
+def test_the_transparent_colour_of_a_file_is_on_the_scale_of_its_pixels(tmp_path: Path, kind: str):
+    content, other = TRANSPARENT[kind]
+    file = tmp_path / "x.png"
+    file.write_bytes(content)
+    with Image.open(file) as image:
+        seen = as_bytes(image)[:, 0]
+        again = as_bytes(image)[:, 0]
+    assert seen.tolist() == again.tolist() == [[255, other]] * len(seen)
+    blue = decode(file, 1, 3, "#0000ff")  # the square in the middle: half of each pixel
+    assert blue[2, 0, 0] > blue[0, 0, 0]
+    assert "1 of 1 images have transparent pixels" in describe_images([file], 1, 3)[0]
+    assert any("16 bits" in text for text in describe_images([file], 1, 3)) == ("16" in kind)
+    how = {"mode": "RGB", "height": 1, "width": 1, "background": "#0000ff"}
+    expected = blue.numpy()[None] / np.float32(255)
+    np.testing.assert_array_equal(example.read_picture(str(file), how), expected)
+
+
+def test_whole_numbers_of_32_bits_that_may_be_of_8_or_of_16_are_refused(tmp_path: Path):
+    pixels = np.arange(0, 256, dtype=np.int32).reshape(16, 16)
+    Image.fromarray(pixels).save(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match="at most 255, and nothing says whether white is 255 or"):
+        decode(tmp_path / "x.tif", 4, 1)
+    with pytest.raises(ValueError, match="mode I are at most 255"):
+        as_bytes(Image.fromarray(pixels))
+    how = {"mode": "L", "height": 4, "width": 4, "background": "white"}
+    with pytest.raises(SystemExit, match=r"x\.tif: cannot .*mode I are at most 255"):
+        example.read_picture(str(tmp_path / "x.tif"), how)
+    Image.fromarray(pixels * 257).save(tmp_path / "deep.tif")
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "x.png")
+    wide, plain = decode(tmp_path / "deep.tif", 16, 1), decode(tmp_path / "x.png", 16, 1)
+    assert torch.equal(wide, plain)
+    (tmp_path / "dark.pgm").write_bytes(b"P5 2 1 65535\n\0\1\0\2")
+    assert decode(tmp_path / "dark.pgm", 1, 1).max() == 0
+    Image.fromarray(0 * pixels).save(tmp_path / "black.tif")
+    assert decode(tmp_path / "black.tif", 4, 1).max() == 0

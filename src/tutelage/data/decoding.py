@@ -19,6 +19,8 @@ WHITE = "white"
 _DEEP_GREYS = 65535
 _TWELVE_BITS = 4095
 _OPAQUE = 255
+_WHITE_IS_KNOWN = frozenset({"PNG", "PPM"})  # PIL brings their greys to 16 bits
+_FEW_BITS = MappingProxyType({"L;2": 85, "L;4": 17})
 _PROGRAMS = frozenset({"EPS", "WMF"})  # PIL hands them to Ghostscript, or to the system
 _LOST_AT = 2  # times as long as wide: half of the image is outside of the centred square
 
@@ -66,7 +68,7 @@ def decode(
             if opened.format in _PROGRAMS:
                 raise ValueError(f"a file of {opened.format} is a program, which is not run")
             opened.draft(None, (2 * image_size, 2 * image_size))  # a large JPEG decodes smaller
-            upright = ImageOps.exif_transpose(opened)
+            upright = ImageOps.exif_transpose(_as_stored(opened))
             square = _resize(_convert(upright, MODES[channels], background), image_size)
     pixels = np.array(square, dtype=np.uint8).reshape(image_size, image_size, channels)
     return torch.from_numpy(pixels).permute(2, 0, 1)
@@ -74,6 +76,7 @@ def decode(
 
 def as_bytes(image: Image.Image) -> UInt8[np.ndarray, "channels height width"]:
     """An image of PIL at its own size, on white: one channel if it is grey, three otherwise."""
+    image = _as_stored(image)
     is_grey = image.mode in ("1", "L", "LA", "La") or _is_deep(image)
     pixels = np.array(_convert(image, MODES[1 if is_grey else 3], WHITE), dtype=np.uint8)
     planes = pixels.reshape(*pixels.shape[:2], -1)
@@ -96,6 +99,42 @@ def parse_colour(background: str) -> tuple[int, ...]:
             f"data.background: {background!r} is no colour. Give a name such as white or black, or "
             "#rrggbb."
         ) from error
+
+
+def _as_stored(image: Image.Image) -> Image.Image:
+    """An image with what only its file tells: where white lies, and which colour is transparent.
+
+    Raises:
+        ValueError: Whole numbers of 32 bits may be values of 8 bits as well as of 16.
+    """
+    clear = _clear_colour(image)  # first of all: once pixels are read, PIL forgets how they lay
+    if image.mode == "I" and image.format not in _WHITE_IS_KNOWN:
+        highest = int(np.asarray(image).max())
+        if 0 < highest <= _OPAQUE:
+            raise ValueError(
+                f"pixels of mode I are at most {highest}, and nothing says whether white is 255 or "
+                "65535: save them with 8 bits, or with 16"
+            )
+    if clear != image.info.get("transparency"):
+        image.load()
+        image.info["transparency"] = clear  # in place: the same image may be asked for again
+    return image
+
+
+def _clear_colour(image: Image.Image) -> object:
+    """The colour that a file calls transparent, on the scale of 8 bits that PIL brings pixels to.
+
+    PIL scales greys of 2 and 4 bits, and keeps the upper half of 16-bit colours, but leaves this
+    one as it is stored.
+    """
+    clear = image.info.get("transparency")
+    tiles = getattr(image, "tile", ())
+    stored = str(tiles[0][3]) if tiles else ""
+    if isinstance(clear, int):
+        return clear * _FEW_BITS.get(stored, 1)
+    if isinstance(clear, tuple) and (stored == "RGB;16B" or max(clear) > _OPAQUE):
+        return tuple(part >> 8 for part in clear)
+    return clear
 
 
 def _convert(image: Image.Image, mode: str, background: str) -> Image.Image:
@@ -170,6 +209,8 @@ def describe_images(files: Iterable[Path], image_size: int, channels: int) -> li
 
 def _traits(image: Image.Image, image_size: int, channels: int) -> Iterator[str]:
     short, long = sorted(image.size)
+    is_deep = _is_deep(image) or any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+    stored = _as_stored(image)
     has = {
         "frames": getattr(image, "is_animated", False),
         "turned": image.getexif().get(ExifTags.Base.Orientation, 1) != 1,
@@ -180,12 +221,12 @@ def _traits(image: Image.Image, image_size: int, channels: int) -> Iterator[str]
         and image.mode not in ("1", "L", "LA", "La"),
         "small": short < image_size,
         "narrow": long > _LOST_AT * short,
-        "deep": _is_deep(image) or any(";16" in str(tile) for tile in getattr(image, "tile", ())),
+        "deep": is_deep,
     }
     yield from (name for name, value in has.items() if value)
     if _is_deep(image) and np.asarray(image).max() <= _TWELVE_BITS:
         yield "dark"
-    if image.has_transparency_data and not _is_opaque(image):
+    if stored.has_transparency_data and not _is_opaque(stored):
         yield "transparent"
 
 

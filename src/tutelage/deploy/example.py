@@ -42,7 +42,9 @@ def read_picture(place: str, how: Mapping[str, Any]) -> Any:
     try:
         with Image.open(place) as opened:
             opened.draft(None, (2 * width, 2 * height))  # a large JPEG decodes smaller
-            image = _plain(ImageOps.exif_transpose(opened), how["mode"], how["background"])
+            image = _plain(
+                ImageOps.exif_transpose(_as_stored(opened)), how["mode"], how["background"]
+            )
     except (OSError, ValueError) as error:
         sys.exit(f"{place}: cannot be read as a picture ({error}). Give 8-bit RGB or grey.")
     scale = min(image.width / width, image.height / height)
@@ -51,6 +53,25 @@ def read_picture(place: str, how: Mapping[str, Any]) -> Any:
     image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
     pixels = np.asarray(image, dtype=np.float32).reshape(height, width, -1) / np.float32(255)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+
+
+def _as_stored(image: Any) -> Any:
+    """A picture with its transparent colour on the scale of its pixels; 32 bits may be of any."""
+    clear, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    stored = str(tiles[0][3]) if tiles else ""
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):
+        highest = int(np.asarray(image).max())
+        if 0 < highest <= 255:
+            raise ValueError(f"pixels of mode I are at most {highest}: is white 255 or 65535?")
+    if isinstance(clear, int):
+        scaled: Any = clear * {"L;2": 85, "L;4": 17}.get(stored, 1)
+    elif isinstance(clear, tuple) and (stored == "RGB;16B" or max(clear) > 255):
+        scaled = tuple(part >> 8 for part in clear)
+    else:
+        return image
+    image.load()
+    image.info["transparency"] = scaled
+    return image
 
 
 def _plain(image: Any, mode: str, background: str) -> Any:
