@@ -2,31 +2,33 @@
 
 Networks are trained for a moment on the handwritten digits, so that agreement means something:
 pictures of 32 x 32 for the image classifiers, their 64 grey values as tokens for the text encoder.
-All files of one network are timed by turns, one sample a call and one thread, against the float
-ONNX file. Results are kept by network and target, and the same command goes on where it stopped.
+The files of one network and target are timed as `tutelage measure` does, one sample a call and one
+thread: against the float ONNX file, each runtime in a process of its own, in an order drawn anew
+for each round. Results are kept by network and target, and the same command goes on where it
+stopped.
 """
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from timing import machine
 from torch import Tensor, nn
 
 from tutelage.data.builtin import load_digits
-from tutelage.deploy import TARGETS, export_checked, open_file
+from tutelage.deploy import TARGETS, export_checked, open_file, target_of
+from tutelage.deploy.measuring import KitNetwork, measure_folder, write_kit
 from tutelage.errors import ConfigError, ExportError, MissingExtraError
 from tutelage.losses.divergences import cross_entropy
 from tutelage.models.load import make_model
 from tutelage.pipeline.exporting import LEAST_AGREEMENT
 
-EPOCHS, BATCH, ROUNDS, WARM_UP = 12, 64, 60, 5
-FLOAT = "float"
+EPOCHS, BATCH, SECONDS = 12, 64, 5.0
+FLOAT, REFERENCE = "float", "reference.onnx"
 
 
 @dataclass(frozen=True)
@@ -160,16 +162,16 @@ def files(
         yield "int8", None, kind.why_no_int8
 
 
-def judge(name: str, target: str, folder: Path, epochs: int) -> list[Row]:
+def judge(name: str, target: str, folder: Path, epochs: int, seconds: float) -> list[Row]:
     """All rows of one network and target."""
     network = trained(name, folder, epochs)
     *_, test, labels = digits(name)
     with torch.no_grad():
         expected = network(test)
     made = list(files(name, network, target, folder))
-    reference = folder / f"{name.replace(' ', '-')}.reference.onnx"
+    reference = folder / f"{name.replace(' ', '-')}.{REFERENCE}"
     export_checked(network, test[:64].split(64), reference, name=name)
-    ratios = by_turns(reference, [path for _, path, _ in made if path], test[:1].numpy())
+    ratios = faster(reference, [path for _, path, _ in made if path], test[:1], seconds)
     rows = []
     for kind, path, reason in made:
         if path is None:
@@ -195,18 +197,31 @@ def judge(name: str, target: str, folder: Path, epochs: int) -> list[Row]:
     return rows
 
 
-def by_turns(reference: Path, paths: list[Path], sample: np.ndarray) -> dict[Path, float]:
-    """Median time of the reference over that of each file, one call of each in turn."""
-    runs = {path: open_file(path, threads=1) for path in (reference, *paths)}
-    times: dict[Path, list[float]] = {path: [] for path in runs}
-    for number in range(WARM_UP + ROUNDS):
-        for path, run in runs.items():
-            begun = time.perf_counter()
-            run(sample)
-            if number >= WARM_UP:
-                times[path].append(time.perf_counter() - begun)
-    median = {path: float(np.median(each)) for path, each in times.items()}
-    return {path: median[reference] / median[path] for path in paths}
+def faster(reference: Path, paths: list[Path], sample: Tensor, seconds: float) -> dict[Path, float]:
+    """Median time of the reference over that of each file."""
+    if not paths:
+        return {}
+    write_kit(reference.parent, [in_kit(path, sample) for path in (reference, *paths)])
+    found = measure_folder(reference.parent, batch_sizes=(1,), threads=(1,), seconds=seconds)
+    problems = [f"{file.file}: {file.problem}" for file in found.files if file.problem]
+    if problems:
+        raise ExportError(f"Not measured: {problems}")
+    median = {row.name: row.p50_ms for row in found.rows}
+    return {path: median[reference.name] / median[path.name] for path in paths}
+
+
+def in_kit(path: Path, sample: Tensor) -> KitNetwork:
+    """A file as the measuring script takes it."""
+    target = target_of(path)
+    return KitNetwork(
+        path.name,
+        path.name,
+        target.name,
+        tuple(sample.shape[1:]),
+        dtype=str(sample.dtype).removeprefix("torch."),
+        batch=target.batch_size,
+        parts=tuple(part.name for part in target.files(path) if part != path),
+    )
 
 
 def table(rows: list[Row]) -> str:
@@ -241,17 +256,19 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of training")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="to time each target for")
     parser.add_argument("--print", action="store_true", help="only print what was measured")
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
+    print(machine(1))
     for name in [] if chosen.print else chosen.networks.split(","):
         for target in chosen.targets.split(","):
             kept = chosen.out / f"{name.replace(' ', '-')}.{target}.json"
             if name not in NETWORKS or target not in TARGETS:
                 raise ConfigError(f"--networks {name} --targets {target}: unknown. See --help.")
             if not kept.is_file():
-                rows = judge(name, target, chosen.out, chosen.epochs)
+                rows = judge(name, target, chosen.out, chosen.epochs, chosen.seconds)
                 kept.write_text(json.dumps([asdict(row) for row in rows], indent=1))
                 print(table(rows), flush=True)
     found = [

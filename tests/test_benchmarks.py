@@ -57,6 +57,7 @@ TINY: dict[str, list[str]] = {
     "step.py": ["--repeats", "1", "--turns", "2", "--calls", "1", "--batch-size", "2"],
     "targets.py": [
         *("--networks", "cnn 32,bert 2x128", "--targets", "onnx,executorch", "--epochs", "1"),
+        *("--seconds", "0.2"),
     ],
     "text_files.py": ["RUN smollm2", "--texts", "1", "--turns", "2", "--written", "4"],
     "texts.py": ["--turns", "2", "--shapes", "2x8"],
