@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tutelage.data.loading import Reader
+from tutelage.data.loading import Reader, spread
 from tutelage.data.sources import Source, Splits
 from tutelage.data.views import Identity, ViewPolicy
 from tutelage.deploy.budgets import Budget
@@ -22,8 +22,9 @@ from tutelage.tasks import Classification, Task
 from tutelage.teachers.classes import class_order, is_numbered
 from tutelage.teachers.ensemble import Ensemble
 from tutelage.teachers.module import ClassOrder, InputAdapter
-from tutelage.types import Inputs, describe_inputs
+from tutelage.types import Batch, Inputs, describe_inputs
 
+PROBED = 64  # samples
 Norm = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -255,12 +256,16 @@ class Job:
     def new_student(self, seed: int) -> nn.Module:
         """A student with the initial weights of a seed: the same for every arm."""
         torch.manual_seed(seed)
-        return self.make_student()
+        return self.task.ready(self.make_student(), self.probe)
 
     def new_assistant(self, number: int) -> nn.Module:
         """An assistant, counted from 0, with its initial weights."""
         torch.manual_seed(self.teacher.seed)
-        return self.assistants[number]()
+        return self.task.ready(self.assistants[number](), self.probe)
+
+    def probe(self) -> Batch:
+        """A few training samples, to try a network on."""
+        return self.train_reader[spread(len(self.splits.train), PROBED)]
 
     @property
     def teachers(self) -> tuple[TeacherPlan, ...]:
@@ -275,12 +280,15 @@ class Job:
         """One network as it is, several as an ensemble."""
         if len(members) == 1:
             return members[0]
-        return Ensemble(members, [plan.weight for plan in self.teachers])
+        weights = [plan.weight for plan in self.teachers]
+        return Ensemble(members, weights, self.teacher_task.mean_of)
 
     def new_member(self, plan: TeacherPlan) -> nn.Module:
         """One teacher before any training here, adapted to the data's inputs and classes."""
         torch.manual_seed(plan.seed)
         model = plan.make()
+        if plan.train is not None:
+            model = self.task.ready(model, self.probe)
         return self._in_order(plan, self._normed(plan, model), model)
 
     def _in_order(self, plan: TeacherPlan, adapted: nn.Module, model: nn.Module) -> nn.Module:

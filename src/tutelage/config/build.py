@@ -46,7 +46,8 @@ from tutelage.models.load import BUILTIN as BUILTIN_NETWORKS
 from tutelage.models.load import ENCODERS, import_own, make_model
 from tutelage.models.origin import origin_of
 from tutelage.objective import Loss, Objective, Ramp, Term
-from tutelage.tasks import TASKS
+from tutelage.tasks import TASKS, Task
+from tutelage.tasks.making import plan_task
 
 Made = TypeVar("Made")
 TRAINED = (causal.PREFIX, served.PREFIX, sentence.SENTENCE, sentence.STATIC)
@@ -63,6 +64,7 @@ def build_job(
         command: What repeats the run.
         splits: The recipe's data, where they are loaded already.
     """
+    plan = plan_task(recipe.task, TASKS, recipe.metric)
     is_written = is_language(recipe)
     ground = lay_ground(recipe) if is_written else None
     if recipe.task == EMBEDDING:
@@ -72,6 +74,8 @@ def build_job(
     if recipe.task == EMBEDDING:
         ground = lay_reference(recipe, splits, _maker(recipe.teacher, folder, facts))
         splits = ground.splits
+    count = len(splits.class_names)
+    task = ground.make_task(count) if ground else plan.make(count, splits.train)
     return Job(
         name=Path(os.path.abspath(recipe.output)).name,
         out=recipe.output,
@@ -80,7 +84,7 @@ def build_job(
         co_teachers=_co_teachers(recipe, folder, facts),
         assistants=tuple(_maker(network, folder, facts) for network in recipe.assistants),
         make_student=_maker(recipe.student, folder, facts),
-        objective=_objective(recipe),
+        objective=_objective(recipe, task),
         transfer=None if recipe.transfer is None else _transfer(recipe.transfer),
         settings=train_settings(recipe.train, recipe.optimizer, recipe.schedule),
         views=_views(recipe.views, facts),
@@ -93,7 +97,7 @@ def build_job(
         export=ExportSettings() if is_written else _export(recipe),
         recipe=_resolved(recipe, folder),
         command=command,
-        make_task=ground.make_task if ground else TASKS[recipe.task],
+        make_task=lambda _: task,
         writing=ground.writing if ground else None,
         make_teacher_task=ground.make_teacher_task if ground else None,
         tokenizer=ground.tokenizer if ground else None,
@@ -317,8 +321,8 @@ def _views(views: Views, facts: Mapping[str, Any]) -> ViewPolicy:
     return policy
 
 
-def _objective(recipe: Recipe) -> Objective:
-    task = TASKS[recipe.task](1).task_loss()
+def _objective(recipe: Recipe, made: Task) -> Objective:
+    task = made.task_loss()
     terms = [Term(task, recipe.objective.task_weight, task.title)]
     terms += [_term(term, number) for number, term in enumerate(recipe.objective.terms)]
     return Objective(terms)

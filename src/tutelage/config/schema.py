@@ -452,7 +452,9 @@ class Recipe(Strict):
     """A whole run.
 
     Attributes:
-        task: classification, token_classification, embedding, or language_modeling.
+        task: classification, token_classification, multi_label, regression, gaussian_regression,
+            embedding, language_modeling, or module:Class of your own.
+        metric: What networks are compared by, of the metrics that the task has; its first if null.
         data: What is learned.
         views: Augmentation that teacher and student share.
         teacher: The large network.
@@ -477,9 +479,8 @@ class Recipe(Strict):
         output: The run folder.
     """
 
-    task: Literal["classification", "token_classification", "embedding", "language_modeling"] = (
-        "classification"
-    )
+    task: str = "classification"
+    metric: str | None = None
     data: Data
     views: Views = Views()
     teacher: Teacher

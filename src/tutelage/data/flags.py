@@ -60,3 +60,7 @@ class FlagLabels:
     def stack(self, labels: list[Any]) -> Float[Tensor, "batch labels"]:
         """What `one` gave for several samples, as a batch."""
         return ValueLabels().stack(labels)
+
+    def count(self, labels: Float[Tensor, "batch labels"]) -> int:
+        """Labels of a sample."""
+        return labels.shape[1]

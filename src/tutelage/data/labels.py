@@ -57,6 +57,10 @@ class LabelKind(Protocol):
         """What `one` gave for several samples, as a batch."""
         ...
 
+    def count(self, labels: Shaped[Tensor, "batch ..."]) -> int | None:
+        """How many outputs such labels are of; None where they do not tell, as classes do not."""
+        ...
+
 
 class ClassLabels:
     """How class numbers are read: one whole number a sample."""
@@ -72,6 +76,9 @@ class ClassLabels:
     def stack(self, labels: list[Any]) -> Int[Tensor, " batch"]:
         """Class numbers of several samples, as a batch."""
         return torch.tensor(labels, dtype=torch.long)
+
+    def count(self, labels: Shaped[Tensor, "batch ..."]) -> None:
+        """None: a batch need not show every class."""
 
 
 CLASS_LABELS = ClassLabels()

@@ -71,6 +71,10 @@ class ValueLabels:
             raise DataError(f"Labels of {sorted(counts)} values stand in one data set. {_ONE}")
         return torch.tensor(labels, dtype=torch.float32)
 
+    def count(self, labels: Float[Tensor, "batch values"]) -> int:
+        """Values of a sample."""
+        return labels.shape[1]
+
 
 def _numbers(labels: Any, origin: str) -> Tensor:
     """Labels as float32, whatever held them."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from tutelage.deploy.export import checked_logits
@@ -16,7 +16,10 @@ from tutelage.errors import ExportError, find
 from tutelage.files import staged
 from tutelage.models.cost import frozen_copy
 from tutelage.records import ParityRow
-from tutelage.types import Inputs, first_tensor, on_cpu
+from tutelage.tasks import Classification, Predictions, Task
+from tutelage.types import Inputs, Outputs, first_tensor, on_cpu
+
+ANY_CLASSES = Classification(0)  # whose picks are compared, however many there are
 
 
 def export_checked(
@@ -26,7 +29,8 @@ def export_checked(
     *,
     name: str,
     target: str = "onnx",
-    labels: Int[Tensor, " n"] | None = None,
+    labels: Shaped[Tensor, "n ..."] | None = None,
+    task: Task = ANY_CLASSES,
     tolerance: float = 1e-3,
 ) -> ParityRow:
     """Export a network and compare it with PyTorch; the file appears only when both agree.
@@ -37,7 +41,8 @@ def export_checked(
         path: Where the file shall lie.
         name: The network's name in the run's records.
         target: What kind of file: a name of `TARGETS`.
-        labels: Of the samples, for the accuracy of both; None leaves it out.
+        labels: Of the samples, for the metric of both; None leaves it out.
+        task: What the scores are, which says whether two of them agree.
         tolerance: As in `check_parity`.
 
     Raises:
@@ -55,7 +60,8 @@ def export_checked(
     with staged(path, kind.files) as staging:
         kind.write(network, first, staging)
         samples = itertools.chain([first], rest)
-        return _compare(network, staging, samples, name, labels=labels, tolerance=tolerance)
+        judged = _Judge(task, labels, tolerance)
+        return _compare(network, staging, samples, name, judged)
 
 
 def check_parity(
@@ -64,7 +70,8 @@ def check_parity(
     batches: Iterable[Inputs],
     *,
     name: str,
-    labels: Int[Tensor, " n"] | None = None,
+    labels: Shaped[Tensor, "n ..."] | None = None,
+    task: Task = ANY_CLASSES,
     tolerance: float = 1e-3,
 ) -> ParityRow:
     """Run an exported file in its own runtime and the network in PyTorch on the same samples.
@@ -74,7 +81,8 @@ def check_parity(
         path: The file; its suffix says of which target it is.
         batches: Real samples, as the network takes them.
         name: The network's name in the run's records.
-        labels: Of the samples, for the accuracy of both; None leaves it out.
+        labels: Of the samples, for the metric of both; None leaves it out.
+        task: What the scores are, which says whether two of them agree.
         tolerance: Largest difference of two logits, relative to 1 + the largest logit.
 
     Returns:
@@ -83,7 +91,8 @@ def check_parity(
     Raises:
         ExportError: The two differ by more than the tolerance, or some logit is not finite.
     """
-    return _compare(frozen_copy(model), path, batches, name, labels=labels, tolerance=tolerance)
+    judged = _Judge(task, labels, tolerance)
+    return _compare(frozen_copy(model), path, batches, name, judged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +104,28 @@ class _Pair:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """What both sides are held against."""
+
+    task: Task
+    labels: Tensor | None
+    tolerance: float
+
+    def metric(self, scores: Tensor) -> float | None:
+        """The task's metric of scores on the samples; None without labels."""
+        if self.labels is None:
+            return None
+        ids = torch.arange(len(self.labels))
+        return self.task.validate(Predictions(Outputs(scores), self.labels, ids))[0]
+
+
 def _compare(
     network: nn.Module,
     path: Path,
     batches: Iterable[Inputs],
     name: str,
-    *,
-    labels: Tensor | None,
-    tolerance: float,
+    judged: _Judge,
 ) -> ParityRow:
     target = target_of(path)
     run = target.open(path, threads=torch.get_num_threads())
@@ -117,14 +140,14 @@ def _compare(
         name=name,
         file=path.name,
         max_abs_difference=float((given - expected).abs().max()),
-        agreement=float((given.argmax(dim=-1) == expected.argmax(dim=-1)).double().mean()),
+        agreement=judged.task.agreement(expected, given),
         count=sum(pair.count for pair in pairs),
         target=target.name,
         runtime=run.runtime,
-        accuracy=_accuracy(given, labels),
-        expected_accuracy=_accuracy(expected, labels),
+        accuracy=judged.metric(given),
+        expected_accuracy=judged.metric(expected),
     )
-    _gate(row, tolerance * (1 + float(expected.abs().max())))
+    _gate(row, judged.tolerance * (1 + float(expected.abs().max())))
     return row
 
 
@@ -136,10 +159,6 @@ def _gate(row: ParityRow, allowed: float) -> None:
             f"{row.agreement:.1%} of the predictions are equal. Random or data-dependent steps in "
             "forward are the usual reason."
         )
-
-
-def _accuracy(logits: Tensor, labels: Tensor | None) -> float | None:
-    return None if labels is None else float((logits.argmax(dim=-1) == labels).double().mean())
 
 
 def _both(network: nn.Module, run: Runner, inputs: Inputs, file: str) -> _Pair:

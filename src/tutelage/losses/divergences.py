@@ -276,6 +276,34 @@ def split_at_label(
     )
 
 
+def log_mean_probabilities(
+    logits: Float[Tensor, "members *batch classes"], log_weights: Float[Tensor, " members"]
+) -> Float[Tensor, "*batch classes"]:
+    """Logarithm of the weighed mean of several distributions: logits of the mean.
+
+    Args:
+        logits: Of each member, before softmax.
+        log_weights: Logarithms of weights that sum to 1.
+    """
+    parts = [log_soften(rows) + weight for rows, weight in zip(logits, log_weights, strict=True)]
+    return torch.logsumexp(torch.stack(parts), dim=0)
+
+
+def logit_of_mean_yes(
+    logits: Float[Tensor, "members *batch labels"], log_weights: Float[Tensor, " members"]
+) -> Float[Tensor, "*batch labels"]:
+    """Logit of the weighed mean of several probabilities of yes, label by label.
+
+    Args:
+        logits: Of each member, before a sigmoid each.
+        log_weights: Logarithms of weights that sum to 1.
+    """
+    weights = log_weights.view(-1, *(1,) * (logits.ndim - 1))
+    return (log_yes(logits) + weights).logsumexp(dim=0) - (log_yes(-logits) + weights).logsumexp(
+        dim=0
+    )
+
+
 def log_yes(
     logits: Float[Tensor, "*batch labels"], temperature: Temperature = 1.0
 ) -> Float[Tensor, "*batch labels"]:

@@ -29,6 +29,7 @@ class Rescaled(nn.Module):
         self.register_buffer("centre", centre.clone())
         self.register_buffer("scale", scale.clone())
 
-    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor | None = None, **named: Tensor) -> Tensor:
         """Outputs in the other units."""
-        return call(self.model, named or inputs[0]) * self.scale + self.centre
+        given = call(self.model, named if inputs is None else inputs)
+        return given * self.scale + self.centre

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tutelage.data.forms import as_source, loader_note
+from tutelage.data.labels import LabelKind
 from tutelage.data.sources import Source, Splits, is_random, split_off, with_fixed_draws
 from tutelage.data.views import Identity, ViewPolicy
 from tutelage.deploy import export_checked
@@ -18,7 +19,6 @@ from tutelage.engine import OptimizerSettings, TrainSettings
 from tutelage.engine.events import Listener, ignore
 from tutelage.errors import DataError, of_role, with_known_names
 from tutelage.job import Job
-from tutelage.losses import KD, CrossEntropy
 from tutelage.models.copies import copied
 from tutelage.models.modes import left_as_it_was
 from tutelage.objective import Loss, Objective, objective_of
@@ -29,6 +29,8 @@ from tutelage.pipeline.networks import as_network, check_names, named, plan_of
 from tutelage.pipeline.run import run_job
 from tutelage.records import ParityRow, RunRecord, Summary, Verdict
 from tutelage.report import short_html, short_text, write_report
+from tutelage.tasks import TASKS, Task
+from tutelage.tasks.making import plan_task
 
 RANDOM_NOTE = (
     "The training data are random: an item differs from call to call, as under random transforms. "
@@ -117,6 +119,8 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
     seeds: Sequence[int] = (0,),
     baseline: bool = False,
     codec: str | None = None,
+    task: str | type[Task] | Task = "classification",
+    metric: str | None = None,
     class_names: Sequence[str] | None = None,
     teacher_class_names: Sequence[str] | None = None,
     out: str | Path | None = None,
@@ -150,6 +154,9 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
         seeds: One training each; they differ in order of data, views and dropout.
         baseline: Whether to train the same student on labels alone too, for a verdict.
         codec: Of the teacher cache ("float32", "float16", "topk:K"); None teaches live.
+        task: What kind of label is learned: a name of `tutelage.tasks.TASKS`, such as
+            "regression" or "multi_label"; "module:Class"; or a `tutelage.Task` of one's own.
+        metric: What networks are compared by, of those that the task has; its first if not given.
         class_names: One a class; those that the data set names (`classes`), or numbers, if not
             given.
         teacher_class_names: The teacher's classes in the order of its logits, to be matched to
@@ -166,7 +173,8 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
     notes: list[str] = []
     check_names("class_names", class_names)
     check_names("teacher_class_names", teacher_class_names)
-    splits = _splits(train_data, valid_data, test_data, notes)
+    planned = plan_task(task, TASKS, metric)
+    splits = _splits(train_data, valid_data, test_data, notes, planned.label_kind)
     teachers = [as_network(one, name, notes) for name, one in named(teacher)]
     with of_role("student"):  # before the teacher is frozen, whose parts it may share
         kept = copied(as_network(student, "student", notes))
@@ -175,7 +183,10 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
             stack.enter_context(left_as_it_was(one))
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
-        names = classes_of(class_names, train_data, splits.train, teachers[0], kept)
+        names = classes_of(
+            class_names, train_data, splits.train, teachers[0], kept, planned.label_kind
+        )
+        made = planned.make(len(names), splits.train)
         first, *others = [plan_of(one, teacher_class_names) for one in teachers]
         job = Job(
             name="distill",
@@ -184,7 +195,7 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
             teacher=first,
             co_teachers=tuple(others),
             make_student=lambda: copied(kept),
-            objective=task_weight * CrossEntropy() + weight * KD(temperature=temperature)
+            objective=task_weight * made.task_loss() + weight * made.distillation_loss(temperature)
             if objective is None
             else objective_of(objective),
             settings=settings
@@ -199,20 +210,21 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
             has_report=False,
             command="tutelage.distill(teacher, student, train_data, ...)",
             notes=tuple(notes),
+            make_task=lambda _: made,
         )
         finished = run_job(job, listener)
     return Distilled(finished.student.selected.cpu(), finished.record, job.out, job)
 
 
-def _splits(train: Any, valid: Any, test: Any, notes: list[str]) -> Splits:
-    train_source = as_source(train, "train_data")
+def _splits(train: Any, valid: Any, test: Any, notes: list[str], kind: LabelKind) -> Splits:
+    train_source = as_source(train, "train_data", kind)
     valid_source: Source
     if valid is None:
         train_source, valid_source = split_off(train_source, 0.1, seed=0)
         notes.append("No validation data was given: a tenth of the training data was held out.")
     else:
-        valid_source = as_source(valid, "valid_data")
-    test_source = valid_source if test is None else as_source(test, "test_data")
+        valid_source = as_source(valid, "valid_data", kind)
+    test_source = valid_source if test is None else as_source(test, "test_data", kind)
     for name, data in (("train_data", train), ("valid_data", valid), ("test_data", test)):
         notes += loader_note(data, name)
     if is_random(train_source):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.items import LABEL_NAMES
+from tutelage.data.labels import CLASS_LABELS, LabelKind
 from tutelage.data.randomness import random_state_kept
 from tutelage.data.sources import Source
 from tutelage.errors import ConfigError, ModelError, of_role
@@ -23,8 +24,11 @@ def classes_of(
     source: Source,
     teacher: nn.Module,
     student: nn.Module,
+    kind: LabelKind = CLASS_LABELS,
 ) -> tuple[str, ...]:
     """Names of the classes: those given, those of the data set, or as many numbers as logits.
+
+    Of labels that tell themselves how many outputs they are of, as values do, numbers name these.
 
     Args:
         given: By the caller.
@@ -32,12 +36,17 @@ def classes_of(
         source: The same as they are read.
         teacher: Gives one logit a class.
         student: As the teacher.
+        kind: What labels are.
 
     Raises:
         ConfigError: Teacher and student differ in their logits, and the data side with the student.
     """
     if given:
         return tuple(given)
+    _, labels = source.fetch(torch.tensor([0]))
+    told = None if labels is None else kind.count(labels)
+    if told is not None:
+        return tuple(map(str, range(told)))
     names = _names_of(data)
     count = _num_logits(teacher, "teacher", source)
     with random_state_kept():

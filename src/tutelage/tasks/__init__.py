@@ -1,6 +1,6 @@
 """Tasks: one for each kind of label."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from tutelage.tasks.base import Predictions, Task
 from tutelage.tasks.classification import Classification
@@ -10,7 +10,7 @@ from tutelage.tasks.multi_label import MultiLabel
 from tutelage.tasks.regression import GaussianRegression, Regression
 from tutelage.tasks.token_classification import TokenClassification
 
-TASKS: Mapping[str, Callable[[int], Task]] = {
+TASKS: Mapping[str, type[Task]] = {
     "classification": Classification,
     "token_classification": TokenClassification,
     "multi_label": MultiLabel,

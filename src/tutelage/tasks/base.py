@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tutelage.data.labels import CLASS_LABELS, LabelKind
 from tutelage.errors import DataError, ShapeError
 from tutelage.losses import KD
+from tutelage.losses.divergences import log_mean_probabilities
 from tutelage.measures import Measure
 from tutelage.models.calling import call_checked
 from tutelage.models.modes import left_as_it_was
@@ -218,6 +219,17 @@ class Task(ABC):
             said: Of the network.
             teacher: Of the teacher, on the same data; None for the teacher itself.
         """
+
+    def mean_of(
+        self, scores: Float[Tensor, "members rows width"], log_weights: Float[Tensor, " members"]
+    ) -> Float[Tensor, "rows width"]:
+        """What several networks give together: of classes the mean of their probabilities.
+
+        Args:
+            scores: Of each network, as it gives them.
+            log_weights: Logarithms of weights that sum to 1.
+        """
+        return log_mean_probabilities(scores, log_weights)
 
     def agreement(
         self, expected: Float[Tensor, "items width"], given: Float[Tensor, "items width"]

@@ -11,7 +11,11 @@ from tutelage.data.flags import FlagLabels
 from tutelage.errors import find
 from tutelage.flag_measures import FLAG_MEASURES
 from tutelage.losses import BinaryCrossEntropy, BinaryKD
-from tutelage.losses.divergences import binary_cross_entropy_per_item, binary_kl_per_item, log_yes
+from tutelage.losses.divergences import (
+    binary_cross_entropy_per_item,
+    binary_kl_per_item,
+    logit_of_mean_yes,
+)
 from tutelage.measures import Measure
 from tutelage.objective import Loss
 from tutelage.records import Evaluation
@@ -88,6 +92,8 @@ class MultiLabel(Task):
         """Share of decisions, at a probability of 50 %, that are the same."""
         return float(((given > 0) == (expected > 0)).double().mean())
 
-    def probabilities(self, logits: Float[Tensor, "items width"]) -> Float[Tensor, "items width"]:
-        """Probability of yes for each label."""
-        return log_yes(logits).exp()
+    def mean_of(
+        self, scores: Float[Tensor, "members rows width"], log_weights: Float[Tensor, " members"]
+    ) -> Float[Tensor, "rows width"]:
+        """Logits of the mean probability of yes, label by label."""
+        return logit_of_mean_yes(scores, log_weights)

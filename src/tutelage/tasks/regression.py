@@ -159,6 +159,12 @@ class Regression(ValueTask):
         """The values themselves."""
         return values
 
+    def mean_of(
+        self, scores: Float[Tensor, "members rows width"], log_weights: Float[Tensor, " members"]
+    ) -> Float[Tensor, "rows width"]:
+        """The mean of the values."""
+        return (scores * log_weights.exp()[:, None, None]).sum(dim=0)
+
     def task_loss(self) -> Loss:
         """The mean squared error."""
         return SquaredError()
@@ -210,6 +216,16 @@ class GaussianRegression(ValueTask):
     def as_sure(self, values: Float[Tensor, "items values"]) -> Float[Tensor, "items width"]:
         """The values with the labels' own variance."""
         return torch.cat([values, (2 * self.scale.log()).expand_as(values)], dim=-1)
+
+    def mean_of(
+        self, scores: Float[Tensor, "members rows width"], log_weights: Float[Tensor, " members"]
+    ) -> Float[Tensor, "rows width"]:
+        """The Gaussian with the mean and the variance of the members' mixture."""
+        weights = log_weights.exp()[:, None, None]
+        means, logs = scores.chunk(2, dim=-1)
+        mean = (weights * means).sum(dim=0)
+        variance = (weights * (logs.exp() + (means - mean).square())).sum(dim=0)
+        return torch.cat([mean, variance.log()], dim=-1)
 
     def task_loss(self) -> Loss:
         """The negative log-likelihood."""

@@ -1,23 +1,25 @@
 """Several networks as one: the mean of what they hold likely."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError
-from tutelage.losses.divergences import log_soften
+from tutelage.losses.divergences import log_mean_probabilities
 from tutelage.models.calling import call, own_copies
 
 
 class Ensemble(nn.Module):
-    """Networks whose probabilities are averaged; the logarithms of the means are its logits.
+    """Networks that answer together: of classes by the mean of their probabilities.
 
     Args:
-        members: Networks that give logits of the same classes.
+        members: Networks that give scores of one kind.
         weights: One a member, above 0; they are made to sum to 1. None weighs all alike.
+        mean_of: Makes one network's scores of all of theirs, given the logarithms of the weights
+            (`Task.mean_of`); of logits those of the mean probabilities if not given.
 
     Raises:
         ConfigError: There is no member, or the weights do not fit.
@@ -28,7 +30,10 @@ class Ensemble(nn.Module):
     """
 
     def __init__(
-        self, members: Sequence[nn.Module], weights: Sequence[float | int] | None = None
+        self,
+        members: Sequence[nn.Module],
+        weights: Sequence[float | int] | None = None,
+        mean_of: Callable[[Tensor, Tensor], Tensor] = log_mean_probabilities,
     ) -> None:
         """Hold the members and the logarithms of their weights."""
         super().__init__()
@@ -44,15 +49,18 @@ class Ensemble(nn.Module):
             )
         self.members = nn.ModuleList(members)
         self.log_weights = [math.log(weight / sum(chosen)) for weight in chosen]
+        self.mean_of = mean_of
 
     def extra_repr(self) -> str:
         """The weights, so that a fingerprint tells them."""
         return f"log_weights={self.log_weights}"
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Float[Tensor, "batch classes"]:
-        """Logarithm of the mean probability of each class."""
-        weighted = [
-            log_soften(call(member, own_copies(inputs[0] if inputs else named))) + log_weight
-            for member, log_weight in zip(self.members, self.log_weights, strict=True)
-        ]
-        return torch.logsumexp(torch.stack(weighted), dim=0)
+        """Scores of all members together."""
+        given = inputs[0] if inputs else named
+        scores = torch.stack([_precise(call(member, own_copies(given))) for member in self.members])
+        return self.mean_of(scores, torch.tensor(self.log_weights, device=scores.device))
+
+
+def _precise(scores: Tensor) -> Tensor:
+    return scores if scores.dtype == torch.float64 else scores.float()
