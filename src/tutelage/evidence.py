@@ -202,7 +202,7 @@ def judge(
     reach = math.inf if metric.reach is None else metric.reach
     found = paired_interval(distilled, baseline, level, reach)
     word = "helped" if found.low > 0 else "hurt" if found.high < 0 else "no evidence"
-    points = f"{metric.difference(found.mean)} {metric.unit}"
+    change = metric.over_baseline(found.mean)
     ends = f"{metric.difference(found.low)} to {metric.difference(found.high)}"
     interval = f"{level:.0%} interval {ends}"
     pairs = f"{num_seeds} pair{'s' if num_seeds > 1 else ''} of trainings"
@@ -221,8 +221,7 @@ def judge(
         level=level,
         num_seeds=num_seeds,
         num_samples=num_samples,
-        sentence=f"{lead}: {points} over the baseline ({interval}; {pairs}, "
-        f"{samples}, one teacher).{caveat}",
+        sentence=f"{lead}: {change} ({interval}; {pairs}, {samples}, one teacher).{caveat}",
         method=METHOD,
     )
 

@@ -18,7 +18,7 @@ def _metric(name: str, title: str, meaning: str, **others: object) -> Metric:
     settings = {
         "is_share": False,
         "is_higher_better": False,
-        "unit": f"of {title}",
+        "unit": "",
         "task_loss": STANDARDISED,
         **others,
     }
@@ -53,6 +53,7 @@ COVERAGE = _metric(
     "coverage_90",
     "coverage of 90 % intervals",
     "Share of labels within the 90 % interval of their Gaussian; 90 % is right.",
+    unit="points of coverage",
     is_share=True,
     is_higher_better=True,
     reach=1.0,

@@ -7,7 +7,7 @@ from rich.table import Table
 from tutelage.cli.console import PlainConsole
 from tutelage.cli.results import text_file_line
 from tutelage.pipeline.export_run import export_run
-from tutelage.records import ParityRow, QuantisedRow
+from tutelage.records import Metric, ParityRow, QuantisedRow
 
 
 def export_student(folder: Path, *, target: str | None, way: str | None, allow_code: bool) -> None:
@@ -22,17 +22,18 @@ def export_student(folder: Path, *, target: str | None, way: str | None, allow_c
         return
     sizes = {row.name: row.size_bytes for row in record.sizes}
     table = Table(box=None, pad_edge=False)
-    for heading in ("file", "bytes", "agreement", "largest difference", "accuracy", "float"):
+    name = record.metric.title
+    for heading in ("file", "bytes", "agreement", "largest difference", name, "float"):
         table.add_column(heading, justify="left" if heading == "file" else "right")
     rows: list[ParityRow | QuantisedRow] = [*record.parity, *record.quantised]
     for row in rows:
         if row.name != "teacher":
-            table.add_row(row.file, f"{sizes[row.name]:,}", *_cells(row))
+            table.add_row(row.file, f"{sizes[row.name]:,}", *_cells(record.metric, row))
     console.print(table)
     console.print(f"Student: {folder / 'export' / 'student'}", soft_wrap=True)
 
 
-def _cells(row: ParityRow | QuantisedRow) -> list[str]:
+def _cells(metric: Metric, row: ParityRow | QuantisedRow) -> list[str]:
     before = row.expected_accuracy if isinstance(row, ParityRow) else row.float_accuracy
-    shares = ["" if share is None else f"{share:.2%}" for share in (row.accuracy, before)]
-    return [f"{row.agreement:.2%}", f"{row.max_abs_difference:.2g}", *shares]
+    texts = ["" if value is None else metric.text(value) for value in (row.accuracy, before)]
+    return [f"{row.agreement:.2%}", f"{row.max_abs_difference:.2g}", *texts]

@@ -1,5 +1,6 @@
 """A run's results as a table and a verdict in the terminal."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.panel import Panel
@@ -35,11 +36,13 @@ def print_results(console: PlainConsole, record: RunRecord, out: Path) -> None:
     if record.sizes:
         console.print()
         console.print(_costs(record))
+    write = record.metric.difference
+    against = "points of" if record.metric.unit else "than"
     for row in record.quantised:
         console.print(
-            f"{row.file} ({row.way}): {row.accuracy:.2%} on the {record.judged_on} data, "
-            f"{_points(row.accuracy - row.float_accuracy)} points of float ({_points(row.low)} to "
-            f"{_points(row.high)}), agrees on {row.agreement:.2%}.{_over_plain(row)}"
+            f"{row.file} ({row.way}): {record.metric.text(row.accuracy)} on the "
+            f"{record.judged_on} data, {write(row.difference)} {against} float ({write(row.low)} "
+            f"to {write(row.high)}), agrees on {row.agreement:.2%}.{_over_plain(write, row)}"
         )
     for file in record.text_files:
         console.print(text_file_line(file, record.judged_on), soft_wrap=True)
@@ -79,13 +82,13 @@ def text_file_line(row: TextFileRow, judged_on: str) -> str:
     return f"{line}; writes {own:.0f} tokens/s, {compared} PyTorch's."
 
 
-def _over_plain(row: QuantisedRow) -> str:
+def _over_plain(write: Callable[[float], str], row: QuantisedRow) -> str:
     """What fine-tuning changed, for the rows that say."""
     if row.over_plain is None or row.over_plain_low is None or row.over_plain_high is None:
         return ""
     return (
-        f" Against eight bits without fine-tuning: {_points(row.over_plain)} "
-        f"({_points(row.over_plain_low)} to {_points(row.over_plain_high)})."
+        f" Against eight bits without fine-tuning: {write(row.over_plain)} "
+        f"({write(row.over_plain_low)} to {write(row.over_plain_high)})."
     )
 
 

@@ -7,6 +7,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from tutelage.deploy.budgets import parse_budget
 from tutelage.engine.settings import OptimizerSettings, ScheduleSettings, TrainSettings
+from tutelage.errors import find
+from tutelage.tasks import TASKS
 
 
 def _folder(path: object) -> object:
@@ -26,6 +28,12 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
 def _budget(text: str) -> str:
     parse_budget(text)
     return text
+
+
+def _task(name: str) -> str:
+    if ":" not in name:
+        find("task", name, TASKS)
+    return name
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -479,7 +487,7 @@ class Recipe(Strict):
         output: The run folder.
     """
 
-    task: str = "classification"
+    task: Annotated[str, AfterValidator(_task)] = "classification"
     metric: str | None = None
     data: Data
     views: Views = Views()

@@ -1,5 +1,6 @@
 """A trained network as files: float and eight bits, of each target, judged on real samples."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from tutelage.data.overlap import judged_on
 from tutelage.deploy import TARGETS, Target, export_checked, open_file, target_of
 from tutelage.deploy.runtime import as_arrays
 from tutelage.errors import ExportError
-from tutelage.evidence import paired_interval
+from tutelage.evidence import Interval, paired_interval
 from tutelage.files import staged
 from tutelage.job import Job
 from tutelage.models.cost import size_row
@@ -105,10 +106,13 @@ def export_float(job: Job, network: nn.Module, target: str, path: Path, costs: C
     """
     inputs, labels = _parity_samples(job)
     name = float_name(target, path.stem)
-    parity = export_checked(network, inputs, path, name=name, target=target, labels=labels)
+    parity = export_checked(
+        network, inputs, path, name=name, target=target, labels=labels, task=job.task
+    )
     if path.stem != TEACHER:
-        right = job.task.scores(run_file(job, path))
-        parity = replace(parity, test_accuracy=float(right.double().mean()), test_count=len(right))
+        given = run_file(job, path)
+        value, _ = job.task.validate(given)
+        parity = replace(parity, test_accuracy=value, test_count=len(given.sample_ids.unique()))
     size = size_row(name, network, typical(job), path)
     return costs.with_float(parity, replace(size, size_bytes=TARGETS[target].size_bytes(path)))
 
@@ -217,38 +221,40 @@ def _size(costs: Costs, like: str, kind: Target, name: str, path: Path) -> SizeR
 def _judged(job: Job, source: Path, path: Path, name: str, way: str) -> QuantisedRow:
     """What running both files on the test data says of the second."""
     expected, given = run_file(job, source), run_file(job, path)
-    agreement = float(_picks(expected).eq(_picks(given)).double().mean())
+    agreement = job.task.agreement(expected.logits, given.logits)
     if agreement < LEAST_AGREEMENT:
         raise ExportError(
             f"{path.name}: agrees with the float file on {agreement:.1%} of the "
             f"{judged_on(job.splits)} samples, {LEAST_AGREEMENT:.0%} is the least. Try "
             "measure.int8: percentile, or null for none; or export.finetune."
         )
-    right, float_right = job.task.scores(given), job.task.scores(expected)
-    found = paired_interval(right[None], float_right[None])
+    found = _interval(job, given, expected)
     return QuantisedRow(
         name=name,
         file=path.name,
         way=way,
         calibration=0 if way.startswith("dynamic") else len(calibration_ids(job)),
-        accuracy=float(right.double().mean()),
-        float_accuracy=float(float_right.double().mean()),
+        accuracy=job.task.validate(given)[0],
+        float_accuracy=job.task.validate(expected)[0],
         low=found.low,
         high=found.high,
         agreement=agreement,
         max_abs_difference=float((expected.logits - given.logits).abs().max()),
-        count=len(right),
+        count=len(given.sample_ids.unique()),
+        gain=found.mean,
         target=target_of(path).name,
     )
 
 
-def _picks(said: Predictions) -> Tensor:
-    return said.logits.argmax(dim=-1)
+def _interval(job: Job, given: Predictions, expected: Predictions) -> Interval:
+    """How much better a file does than another, over other test samples."""
+    reach = job.task.metric.reach
+    ours, theirs = (job.task.scores(said)[None] for said in (given, expected))
+    return paired_interval(ours, theirs, reach=math.inf if reach is None else reach)
 
 
 def _against_plain(job: Job, row: QuantisedRow, path: Path, plain: Path) -> QuantisedRow:
-    right, plain_right = (job.task.scores(run_file(job, file)) for file in (path, plain))
-    found = paired_interval(right[None], plain_right[None])
+    found = _interval(job, run_file(job, path), run_file(job, plain))
     return replace(row, over_plain=found.mean, over_plain_low=found.low, over_plain_high=found.high)
 
 
@@ -292,7 +298,7 @@ def _parity_samples(job: Job) -> tuple[list[Inputs], Tensor | None]:
     batches = [reader[request] for request in requests]
     inputs = [fed(reader, batch) for batch in batches]
     labels = [batch.labels for batch in batches if batch.labels is not None]
-    has_labels = len(labels) == len(batches) and labels[0].ndim == 1
+    has_labels = len(labels) == len(batches) and job.task.items_per_sample == 1
     return inputs, torch.cat(labels) if has_labels else None
 
 

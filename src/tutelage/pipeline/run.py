@@ -397,6 +397,7 @@ def _record(
         notes=[*job.notes, *overlap_note(splits), *notes],
         seconds=seconds,
         metric=job.task.metric,
+        metrics=job.task.metrics,
         machine=say_machine(environment()),
         text_files=files.rows,
         refused=[*files.refused, *costs.refused],

@@ -91,7 +91,8 @@ class Metric:
         is_share: Whether it runs from 0 to 1 and is printed in percent.
         is_higher_better: Whether more of it is better.
         unit: Of a difference of two arms' scores, as "points of accuracy"; such a difference is
-            multiplied by 100 where the metric is a share.
+            multiplied by 100 where the metric is a share. Empty where the difference is one of the
+            metric itself, which is then said to be higher or lower.
         meaning: What it is, in one sentence for the report.
         task_loss: What the task loss on validation data is, for the report.
         reach: Largest difference that two networks' scores can have: 1 for shares of samples, 2
@@ -116,8 +117,17 @@ class Metric:
         return f"{value:.2%}" if self.is_share else f"{value:.4g}"
 
     def difference(self, value: float) -> str:
-        """A difference of scores with its sign, without the unit."""
-        return f"{100 * value:+.2f}" if self.is_share else f"{value:+.4f}"
+        """A difference of scores, higher being better, with its sign or a word for it."""
+        if self.unit:
+            return f"{100 * value:+.2f}" if self.is_share else f"{value:+.4f}"
+        word = "higher" if (value > 0) == self.is_higher_better else "lower"
+        return f"{abs(value):.4g} {word}"
+
+    def over_baseline(self, value: float) -> str:
+        """A difference of two arms' scores in words."""
+        if self.unit:
+            return f"{self.difference(value)} {self.unit} over the baseline"
+        return f"{self.title} {self.difference(value)} than the baseline's"
 
 
 ACCURACY = Metric(
@@ -461,6 +471,7 @@ class RunRecord:
     notes: list[str] = field(default_factory=list)
     seconds: Mapping[str, float] = field(default_factory=dict)
     metric: Metric = ACCURACY
+    metrics: list[Metric] = field(default_factory=list)
     text_files: list[TextFileRow] = field(default_factory=list)
     written: list[WrittenText] = field(default_factory=list)
     machine: str = ""

@@ -46,13 +46,14 @@ class ParityRow:
         name: Of the network.
         file: Its name.
         max_abs_difference: Of two logits.
-        agreement: Share of samples that both put into the same class.
+        agreement: Share of samples on which both agree: of classes that both put into one.
         count: Samples compared.
         target: What kind of file it is.
         runtime: What ran it, with its version.
-        accuracy: Share of these samples that the file puts right; None without labels.
+        accuracy: The task's metric of the file on these samples: of classes the share that it puts
+            right; None without labels.
         expected_accuracy: The same of the PyTorch network.
-        test_accuracy: Share of all test samples that the file puts right; None of the teacher's.
+        test_accuracy: The metric of the file on all test samples; None of the teacher's.
         test_count: How many these are.
     """
 
@@ -83,7 +84,7 @@ class QuantisedRow:
         file: Its name.
         way: How its activations are scaled.
         calibration: Training samples that they were scaled on.
-        accuracy: Share of test samples that it puts right.
+        accuracy: The task's metric on the test data: of classes the share that it puts right.
         float_accuracy: The float file's.
         low, high: 95% interval of the difference, over other test samples.
         agreement: Share of samples that both put into the same class.
@@ -93,6 +94,7 @@ class QuantisedRow:
         over_plain: Of a fine-tuned file: its accuracy less that of the file of eight bits made
             from the student before; None of others.
         over_plain_low, over_plain_high: 95% interval of that difference.
+        gain: The metric less the float file's, higher being better; None where it is plainly that.
     """
 
     name: str
@@ -110,6 +112,12 @@ class QuantisedRow:
     over_plain: float | None = None
     over_plain_low: float | None = None
     over_plain_high: float | None = None
+    gain: float | None = None
+
+    @property
+    def difference(self) -> float:
+        """The file's metric less the float file's, higher being better."""
+        return self.accuracy - self.float_accuracy if self.gain is None else self.gain
 
     @property
     def on_test(self) -> tuple[float | None, int]:

@@ -7,6 +7,7 @@ from typing import Any
 from tutelage.deploy.targets import TARGETS
 from tutelage.records import LatencyRow, ParityRow, QuantisedRow, RunRecord
 from tutelage.report.formatting import DASH, percent, significant, size, tiny
+from tutelage.report.networks import metric_cell, metric_interval, metric_label
 from tutelage.report.remarks import remarks
 
 ARMS = ("teacher", "baseline", "distilled")
@@ -77,9 +78,13 @@ def _quality(record: RunRecord) -> str:
     for arm in ARMS:
         found = record.summary(arm, "selected")
         if found is not None:
-            cells = [percent(found.mean.get(key)) for key in ("accuracy", "agreement", "ece")]
+            cells = [
+                metric_cell(record, found.mean.get(record.metric.name)),
+                *(percent(found.mean.get(key)) for key in ("agreement", "ece")),
+            ]
             rows.append((arm, *cells, percent(found.retention)))
-    table = _table(("network", "accuracy, %", "agreement, %", "ECE, %", "retention, %"), rows)
+    heads = ("network", metric_label(record), "agreement, %", "ECE, %", "retention, %")
+    table = _table(heads, rows)
     samples = f"{record.teacher.selected.count:,} {record.judged_on} samples"
     return f"On {samples}, means over seeds:\n\n{table}"
 
@@ -102,30 +107,30 @@ def _calibration(record: RunRecord, seed: int) -> str:
 def _files(record: RunRecord) -> str:
     sizes = {row.name: row.size_bytes for row in record.sizes}
     students = [row for row in record.parity if row.name != "teacher"]
-    rows = [_float_row(row, sizes[row.name]) for row in students]
+    rows = [_float_row(record, row, sizes[row.name]) for row in students]
     heads = (
         "file",
         "runtime",
         "size",
-        f"accuracy on the {record.judged_on} data, %",
+        f"{metric_label(record)}, on the {record.judged_on} data",
         "largest difference",
         "equal predictions, %",
         "samples compared",
     )
     return (
-        "Each file, run in its own runtime: its accuracy on all "
+        f"Each file, run in its own runtime: its {record.metric.title} on all "
         f"{max((row.test_count for row in students), default=0):,} {record.judged_on} samples, and "
         "its logits "
         f"against PyTorch's on some of them.\n\n{_table(heads, rows)}"
     )
 
 
-def _float_row(row: ParityRow, size_bytes: int) -> Sequence[str]:
+def _float_row(record: RunRecord, row: ParityRow, size_bytes: int) -> Sequence[str]:
     return (
         f"`{row.file}`",
         row.runtime or DASH,
         size(size_bytes),
-        percent(row.test_accuracy),
+        metric_cell(record, row.test_accuracy),
         tiny(row.max_abs_difference),
         percent(row.agreement),
         f"{row.count:,}",
@@ -140,9 +145,8 @@ def _eight_bits(record: RunRecord) -> list[str]:
         (
             f"`{row.file}`",
             row.way,
-            percent(row.accuracy),
-            f"{100 * (row.accuracy - row.float_accuracy):+.2f} "
-            f"({100 * row.low:+.2f} to {100 * row.high:+.2f})",
+            metric_cell(record, row.accuracy),
+            metric_interval(record, (row.difference, row.low, row.high)),
             percent(row.agreement),
             str(row.calibration),
         )
@@ -151,8 +155,8 @@ def _eight_bits(record: RunRecord) -> list[str]:
     heads = (
         "file",
         "way",
-        "accuracy, %",
-        "minus float, points (95 %)",
+        metric_label(record),
+        "minus float (95 %)",
         "equal predictions, %",
         "calibration samples",
     )

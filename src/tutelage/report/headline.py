@@ -85,7 +85,7 @@ def _place(record: RunRecord, verdict: Verdict) -> Interval | None:
         width=round(max(scale * (verdict.high - verdict.low), 0.5), 2),
         dot=round(50 + scale * verdict.difference, 2),
         text=(
-            f"{_signed(record, verdict.difference)} {record.metric.unit.split()[0]}, "
+            f"{_signed(record, verdict.difference)} {record.metric.unit.partition(' ')[0]}, "
             f"{formatting.percent(verdict.level, digits=0)} % interval "
             f"{_signed(record, verdict.low)} to {_signed(record, verdict.high)}, "
             f"{verdict.num_seeds} {'seed' if verdict.num_seeds == 1 else 'seeds'}, "

@@ -90,15 +90,14 @@ def file_scores(record: RunRecord) -> dict[str, float]:
     """
     name = record.metric.name
     delivered = _delivered(record)
-    scores = {"teacher": getattr(record.teacher.selected, name)}
+    scores = {"teacher": record.teacher.selected.values.get(name)}
     if delivered is not None:
-        of_student = getattr(delivered.selected, name)
+        of_student = delivered.selected.values.get(name)
         files = [row.name for row in record.parity if row.name != "teacher"]
         scores |= dict.fromkeys(("distilled", *files), of_student)
         same = [t for t in record.arms if (t.arm, t.seed) == ("baseline", delivered.seed)]
-        scores |= {training.arm: getattr(training.selected, name) for training in same}
-    if name == "accuracy":
-        scores |= {row.name: row.accuracy for row in record.quantised}
+        scores |= {training.arm: training.selected.values.get(name) for training in same}
+    scores |= {row.name: row.accuracy for row in record.quantised}
     return {key: value for key, value in scores.items() if value is not None}
 
 

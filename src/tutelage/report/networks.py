@@ -58,6 +58,21 @@ def metric_label(record: RunRecord) -> str:
     return f"{record.metric.title}, %" if record.metric.is_share else record.metric.title
 
 
+def metric_cell(record: RunRecord, value: float | None) -> str:
+    """A value of the metric as it stands under its label: of shares the percent alone."""
+    write = formatting.percent if record.metric.is_share else formatting.significant
+    return write(value)
+
+
+def metric_interval(record: RunRecord, row_ends: tuple[float | None, ...]) -> str:
+    """A difference of scores, higher being better, with its interval behind it."""
+    known = [end for end in row_ends if end is not None]
+    if len(known) < len(row_ends):
+        return formatting.DASH
+    middle, low, high = (record.metric.difference(end) for end in known)
+    return f"{middle} [{low}, {high}]"
+
+
 def metric_title(record: RunRecord) -> str:
     """The metric as a title begins."""
     return capital(record.metric.title)

@@ -28,9 +28,22 @@ def metrics_of(record: RunRecord) -> list[tuple[str, str, str]]:
         (metric.name, label, PERCENT if metric.is_share else NATS),
         *(entry for entry in METRICS if entry[0] != metric.name),
     ]
+    shares = {each.name: each for each in record.metrics if each.is_share}
     names = {name for name, _, _ in known}
     others = dict.fromkeys(name for s in record.summaries for name in s.mean if name not in names)
-    return [*known, *((name, networks.capital(name.replace("_", " ")), NATS) for name in others)]
+    titled = {each.name: each.title for each in record.metrics}
+    return [
+        *known,
+        *(
+            (
+                name,
+                networks.capital(titled.get(name, name.replace("_", " ")))
+                + (", %" if name in shares else ""),
+                PERCENT if name in shares else NATS,
+            )
+            for name in others
+        ),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +278,8 @@ def parity_table(record: RunRecord) -> Table:
         "runtime",
         "largest difference",
         "equal predictions, %",
-        "accuracy, %",
-        "PyTorch's, %",
+        networks.metric_label(record),
+        "PyTorch's",
         "samples",
     ]
     rows = [
@@ -277,8 +290,8 @@ def parity_table(record: RunRecord) -> Table:
                 Cell(row.runtime or formatting.DASH),
                 Cell(formatting.tiny(row.max_abs_difference)),
                 Cell(percent(row.agreement)),
-                Cell(percent(row.accuracy)),
-                Cell(percent(row.expected_accuracy)),
+                Cell(networks.metric_cell(record, row.accuracy)),
+                Cell(networks.metric_cell(record, row.expected_accuracy)),
                 Cell(count(row.count)),
             ],
         )
@@ -292,10 +305,10 @@ def quantised_table(record: RunRecord) -> Table:
     is_finetuned = any(row.over_plain is not None for row in record.quantised)
     columns = [
         "how",
-        "accuracy, %",
-        "float, %",
-        "difference, points (95 % interval)",
-        *["over eight bits without fine-tuning, points"] * is_finetuned,
+        networks.metric_label(record),
+        "float",
+        "difference (95 % interval)",
+        *["over eight bits without fine-tuning"] * is_finetuned,
         "equal predictions, %",
         "largest difference of logits",
         "calibration samples",
@@ -306,10 +319,16 @@ def quantised_table(record: RunRecord) -> Table:
             row.file,
             [
                 Cell(row.way),
-                Cell(percent(row.accuracy)),
-                Cell(percent(row.float_accuracy)),
-                Cell(_points(row.accuracy - row.float_accuracy, row.low, row.high)),
-                *[Cell(_points(row.over_plain, row.over_plain_low, row.over_plain_high))]
+                Cell(networks.metric_cell(record, row.accuracy)),
+                Cell(networks.metric_cell(record, row.float_accuracy)),
+                Cell(networks.metric_interval(record, (row.difference, row.low, row.high))),
+                *[
+                    Cell(
+                        networks.metric_interval(
+                            record, (row.over_plain, row.over_plain_low, row.over_plain_high)
+                        )
+                    )
+                ]
                 * is_finetuned,
                 Cell(percent(row.agreement)),
                 Cell(formatting.significant(row.max_abs_difference)),
@@ -320,12 +339,6 @@ def quantised_table(record: RunRecord) -> Table:
         for row in record.quantised
     ]
     return Table(title="Eight bits against float", columns=columns, rows=rows)
-
-
-def _points(difference: float | None, low: float | None, high: float | None) -> str:
-    if difference is None or low is None or high is None:
-        return formatting.DASH
-    return f"{100 * difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
 def cache_facts(record: RunRecord) -> list[tuple[str, str]]:
