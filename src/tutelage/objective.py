@@ -326,6 +326,7 @@ class Objective(nn.Module):
         *,
         whole: Seen | None = None,
         share: float = 1.0,
+        label_share: float | None = None,
     ) -> LossReport:
         """The weighted sum and its parts; terms that never count are not computed.
 
@@ -340,6 +341,8 @@ class Objective(nn.Module):
                 its samples; without inputs.
             share: This process's counted rows, as a multiple of the processes' mean. The mean
                 over the processes is then the objective of the whole batch, gradient and all.
+            label_share: The same of its labelled rows, for terms that leave out the others; None
+                where every row has a label.
         """
         parts: dict[str, Tensor] = {}
         weighted, of_task = [], []
@@ -356,7 +359,10 @@ class Objective(nn.Module):
             if whole is not None and term.loss.whole_batch:
                 value = term.loss(whole.student, whole.teacher, whole.batch)
             else:
-                value = _times(share, term.loss(student, teacher, batch))
+                own = (
+                    share if label_share is None or not term.loss.skips_unlabelled else label_share
+                )
+                value = _times(own, term.loss(student, teacher, batch))
             untouched.check(term.name)
             parts[term.name] = value.detach()
             weighted.append(term.weight_now * value)

@@ -130,6 +130,12 @@ class Batch:
         return self.mask & self.is_labelled
 
     @property
+    def num_labelled(self) -> int:
+        """Items that count in means over labels."""
+        mask = self.label_mask
+        return len(self.sample_ids) if mask is None else int(mask.sum())
+
+    @property
     def device(self) -> torch.device:
         """Where the inputs lie."""
         return first_tensor(self.inputs).device

@@ -7,15 +7,19 @@ from torch import nn
 
 from tutelage.data.corpus import PaddedSource
 from tutelage.data.loading import Reader
+from tutelage.engine import Arm, OptimizerSettings, TrainSettings, fit
 from tutelage.engine.distiller import Distiller
 from tutelage.engine.dot import DOT
 from tutelage.engine.trainee import Trainee
 from tutelage.losses import KD, CrossEntropy
+from tutelage.objective import Objective, Term
 from tutelage.tasks import Classification, LanguageModeling
+from tutelage.tasks.predicting import predict_data
 from tutelage.teachers import ModuleTeacher
-from tutelage.types import Batch
+from tutelage.types import UNLABELLED, Batch
 
 WORDS = 12
+CPU = torch.device("cpu")
 
 
 class Words(nn.Module):
@@ -114,3 +118,51 @@ def test_batches_of_equal_counts_are_learned_as_if_nobody_had_counted(monkeypatc
     monkeypatch.setattr(Distiller, "_rescale", lambda _: None)
     plain = of_texts([2, 2], [6, 6, 6, 6])
     assert all(torch.equal(counted[name], value) for name, value in plain.items())
+
+
+def of_partly_labelled(cuts: list[int], **settings) -> dict:
+    """Weights after an update on eight samples, of which three have a label."""
+    torch.manual_seed(0)
+    inputs, has = torch.randn(8, 3), torch.tensor([1, 0, 0, 1, 1, 0, 0, 0]).bool()
+    labels = torch.randint(4, (8,)).where(has, UNLABELLED)
+    ids = torch.arange(8).split(cuts)
+    taught = [Batch(inputs[n], labels[n], n, 0 * n, is_labelled=has[n]) for n in ids]
+    task, objective = Classification(4), 0.7 * CrossEntropy() + 0.3 * KD(temperature=2)
+    teacher, student = ModuleTeacher(nn.Linear(3, 4), task), nn.Linear(3, 4)
+    return learned(task, objective, student, teacher, taught, **settings)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_parts_weigh_by_their_labels_where_some_have_none(parts):
+    assert_equal(of_partly_labelled([8], parts=parts), of_partly_labelled([8]))
+
+
+@pytest.mark.parametrize("cuts", [[4, 4], [2, 6], [3, 2, 3], [1, 4, 3]])
+def test_micro_steps_weigh_by_their_labels_where_some_have_none(cuts):
+    whole = of_partly_labelled([8])
+    assert_equal(of_partly_labelled(cuts, labelled_share=3 / 8), whole)
+    assert_equal(of_partly_labelled(cuts, labelled_share=3 / 8, parts=2), whole)
+    by_samples = of_partly_labelled(cuts)
+    assert not torch.allclose(by_samples["weight"], whole["weight"], atol=1e-3)
+
+
+def test_the_loss_of_an_epoch_is_a_mean_over_its_tokens(tmp_path):
+    torch.manual_seed(0)
+    task, reader, model = LanguageModeling(WORDS), documents([1, 2, 30, 9, 3, 4]), Words()
+    expected = task.validate(predict_data(task, model, reader, batch_size=6, device=CPU))[1]
+    settings = TrainSettings(epochs=1, batch_size=2, optimizer=OptimizerSettings("sgd", lr=1e-9))
+    arm = Arm(
+        name="baseline",
+        seed=0,
+        objective=Objective([Term(CrossEntropy(), 1.0, "cross_entropy")]),
+        task=task,
+        settings=settings,
+        train=reader,
+        valid=None,
+        teacher=None,
+        folder=tmp_path,
+        key="k",
+    )
+    (point,) = fit(model, arm).progress.curve
+    assert point.train_loss == pytest.approx(expected, rel=1e-5)
+    assert point.train_parts["cross_entropy"] == pytest.approx(expected, rel=1e-5)

@@ -307,6 +307,11 @@ def _order_seed(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch * 7_919 + 17) % 2**63
 
 
+def labelled_share(source: Source) -> float:
+    """Share of the samples that have a label, of data of which some have; else 1."""
+    return float(getattr(source, "labelled_share", 1.0))
+
+
 def has_unlabelled(source: Source) -> bool:
     """Whether some samples of a source have a label and others have none."""
     return bool(getattr(source, "is_partly_labelled", False))

@@ -52,11 +52,10 @@ class TokenSource:
         self.pads_left = pads_left
         self.texts = texts
         self.facts = dict(facts or {})
-        self.is_partly_labelled = (
-            not self.of_tokens
-            and self.labels is not None
-            and bool((self.labels == UNLABELLED).any())
-        )
+        self.labelled_share = 1.0
+        if not self.of_tokens and self.labels is not None:
+            self.labelled_share = float((self.labels != UNLABELLED).double().mean())
+        self.is_partly_labelled = self.labelled_share < 1
         self.fingerprint = self._fingerprint()
 
     def _fingerprint(self) -> str:

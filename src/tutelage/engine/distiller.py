@@ -37,6 +37,9 @@ class Distiller:
         clip_norm: Largest gradient norm; None clips nothing.
         parts: Into how many a batch is cut where the whole takes too much memory; the gradients
             are those of the whole, but for losses and layers that compare samples.
+        labelled_share: Share of the training samples that have a label, where some have none:
+            micro-steps of an update then weigh by their labels in terms that need one. None weighs
+            them by their samples.
 
     Attributes:
         due: Micro-steps of the update under way: the accelerator's accumulation steps, or fewer
@@ -51,6 +54,7 @@ class Distiller:
         accelerator: Accelerator | None = None,
         clip_norm: float | None = None,
         parts: int = 1,
+        labelled_share: float | None = None,
     ) -> None:
         """Let Accelerate prepare what is trained."""
         self.accelerator = accelerator or Accelerator()
@@ -63,6 +67,7 @@ class Distiller:
         self.watch = GradientWatch()
         self.batch: Batch | None = None  # the last one, to look at where something went wrong
         self.due = self.accelerator.gradient_accumulation_steps
+        self.labelled_share = labelled_share
         self._done = 0  # micro-steps of the update under way
         self._counts: list[int] = []  # items of each, in all processes
 
@@ -78,11 +83,11 @@ class Distiller:
         self.accelerator.sync_gradients = is_last
         add_up(self.trainee, now=is_last)
         with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.trainee):
-            weight = self._weigh(batch)
+            weight, labels = self._weigh(batch), self._weigh_labels(batch)
             if self.parts == 1:
-                report = self._learn(batch, weight)
+                report = self._learn(batch, weight, label_share=labels)
             else:
-                report = self._learn_in_parts(batch, weight)
+                report = self._learn_in_parts(batch, weight, labels)
         if is_last:
             self._update()
         return report
@@ -95,10 +100,29 @@ class Distiller:
         """
         if self.due == 1:
             return 1.0
-        own = self._count(batch)
-        self._counts.append(sum(ranks.sizes(own, own)[1]) if ranks.here().are_several else own)
+        self._counts.append(self.num_items(batch))
         first = next((count for count in self._counts if count), 1)
         return self._counts[-1] / first
+
+    def num_items(self, batch: Batch) -> int:
+        """Items of a batch that count in the means, in all processes."""
+        own = self._count(batch)
+        return sum(ranks.sizes(own, own)[1]) if ranks.here().are_several else own
+
+    def _weigh_labels(self, batch: Batch) -> float:
+        """The batch's share of labelled items as a multiple of that of the training data.
+
+        What the whole update has is not known before its end, when the terms are one sum. So a
+        labelled item weighs the same in every update of as many items.
+        """
+        items = self.task.items(batch)
+        if self.due == 1 or items.is_labelled is None or not self.labelled_share:
+            return 1.0
+        own = self._count(batch), items.num_labelled
+        count, labelled = own
+        if ranks.here().are_several:
+            count, labelled = map(sum, ranks.sizes(*own))
+        return labelled / max(1, count) / self.labelled_share
 
     def _rescale(self) -> None:
         """Make the gradient that of the mean over all items of the update."""
@@ -113,10 +137,12 @@ class Distiller:
         if isinstance(self.optimizer, DOT):
             self.optimizer.scale_taken(factor)
 
-    def _learn(self, batch: Batch, weight: float, share: float = 1.0) -> LossReport:
+    def _learn(
+        self, batch: Batch, weight: float, share: float = 1.0, label_share: float = 1.0
+    ) -> LossReport:
         """Add the gradients of a batch of some weight, or of a part that is this share of it."""
         teacher = None if self.teacher is None else self.teacher(batch)
-        report: LossReport = self.trainee(batch, teacher)
+        report: LossReport = self.trainee(batch, teacher, label_share)
         report = report if share == 1 else report.share(share)
         usual = self.accelerator.gradient_accumulation_steps  # by which Accelerate divides
         factor = weight if self.due == usual else weight * usual / self.due
@@ -126,14 +152,20 @@ class Distiller:
         self.accelerator.backward(learned.total)
         return report
 
-    def _learn_in_parts(self, batch: Batch, weight: float) -> LossReport:
+    def _learn_in_parts(self, batch: Batch, weight: float, label_share: float) -> LossReport:
         """The gradients of a whole batch from parts of it, which take less memory."""
         parts = batch.parts(self.parts)
         counts = [self._count(part) for part in parts]
-        whole = max(1, sum(counts))
+        labelled = [self.task.items(part).num_labelled for part in parts]
+        whole, all_labelled = max(1, sum(counts)), max(1, sum(labelled))
         reports = [
-            self._learn(part, weight, count / whole)
-            for part, count in zip(parts, counts, strict=True)
+            self._learn(
+                part,
+                weight,
+                share=count / whole,
+                label_share=label_share * whole * labels / (all_labelled * max(1, count)),
+            )
+            for part, count, labels in zip(parts, counts, labelled, strict=True)
         ]
         return functools.reduce(LossReport.plus, reports)
 

@@ -20,6 +20,7 @@ from tutelage.data.loading import (
     Request,
     has_unlabelled,
     iterate,
+    labelled_share,
     num_batches,
     training_requests,
 )
@@ -215,7 +216,12 @@ class _Loop:
         with warnings.catch_warnings():  # of a setting's new name that Accelerate does not know
             warnings.filterwarnings("ignore", "`broadcast_buffers`", category=FutureWarning)
             self.distiller = Distiller(
-                trainee, arm.teacher, self.optimizer, self.accelerator, settings.clip_norm
+                trainee,
+                arm.teacher,
+                self.optimizer,
+                self.accelerator,
+                settings.clip_norm,
+                labelled_share=labelled_share(arm.train.source),
             )
         self.trainee = trainee
         self.device = self.accelerator.device
@@ -260,8 +266,8 @@ class _Loop:
                 fastest_attention(self.trainee, self.device, settings.precision, longest)
             )
             while self.progress.epoch < self.arm.settings.epochs:
-                for report, rows in self._steps():
-                    self._count(report, rows)
+                for report, items in self._steps():
+                    self._count(report, items)
                     self._save_if_due(interrupt)
                 point = self._end_epoch()
                 if log is not None:
@@ -294,7 +300,7 @@ class _Loop:
         return stack.enter_context(TensorBoardLog(folder, self.progress.step, metric))
 
     def _steps(self) -> Iterator[tuple[LossReport, int]]:
-        """Micro-steps that are left of the epoch under way."""
+        """Micro-steps that are left of the epoch under way, and the items of each."""
         self.trainee.train()
         for batch, rows in self._batches():
             self.seen += rows * tokens_a_sample(batch)
@@ -307,7 +313,14 @@ class _Loop:
                 report = self.distiller.step(self._written(batch))
             except GradientError as error:
                 self._stop(str(error), "", type(error))
-            yield report, rows
+            yield report, self._num_items(rows)
+
+    def _num_items(self, rows: int) -> int:
+        """Items of the last batch that its loss is a mean over: samples, or tokens that count."""
+        batch = self.distiller.batch
+        if batch is None or self.arm.task.items_per_sample is not None:
+            return rows  # as many items of every sample
+        return self.distiller.num_items(batch)
 
     @property
     def _done(self) -> int:
@@ -370,7 +383,7 @@ class _Loop:
             group["lr"] = settings.optimizer.lr * factor
         self.trainee.objective.progress = step / self.arm.total_steps
 
-    def _count(self, report: LossReport, rows: int) -> None:
+    def _count(self, report: LossReport, items: int) -> None:
         """Add one micro-step to the sums, and stop if the numbers go wrong."""
         progress = self.progress
         progress.micro_step += 1
@@ -382,7 +395,7 @@ class _Loop:
         values = torch.stack([self.one, report.total.detach(), *report.parts.values()])
         if len(self.sums) == 0:
             self.sums = torch.zeros(len(values), dtype=torch.float64, device=self.device)
-        self.sums.add_(values, alpha=rows)
+        self.sums.add_(values, alpha=items)
         if not self.ranks.are_several and (
             self.device.type == "cpu" or progress.micro_step % CHECK_EVERY == 0
         ):
@@ -454,7 +467,8 @@ class _Loop:
         valid_metric, valid_loss = self._validate(judged)
         progress = self.progress
         self._tick()
-        count, total, *parts = self.sums.tolist()
+        counted, total, *parts = self.sums.tolist()
+        count = counted or 1.0  # of no token at all the sums are 0 as well
         names = [term.name for term in self.arm.objective.counted]
         point = MetricPoint(
             epoch=progress.epoch + 1,

@@ -8,7 +8,7 @@ from torch import nn
 
 from tutelage.engine.processes import seen_by_all
 from tutelage.objective import Loss, LossReport, Objective, Seen, objective_of
-from tutelage.ranks import here
+from tutelage.ranks import here, sizes
 from tutelage.sharding import cut, is_cut
 from tutelage.tasks import Task
 from tutelage.types import Batch, Outputs, autocast
@@ -48,18 +48,30 @@ class Trainee(nn.Module):
         """The precision of the student's forward."""
         return autocast(device, self.precision)
 
-    def forward(self, batch: Batch, teacher: Outputs | None) -> LossReport:
+    def forward(
+        self, batch: Batch, teacher: Outputs | None, label_share: float = 1.0
+    ) -> LossReport:
         """The objective of one batch, given what the teacher says of it.
 
         Where several processes share a batch, the mean of theirs is that of the whole batch.
+
+        Args:
+            batch: Samples.
+            teacher: What the teacher says of them.
+            label_share: Multiplier of terms that leave out samples without a label, where some
+                have none: what the labelled ones weigh among those of a larger whole.
         """
         with self.autocast(batch.device):
             student = self.task.run(self.student, batch, self.layers)
         items = self.task.items(batch)
         if not here().are_several:
-            return self.objective(student, teacher, items)  # type: ignore[no-any-return]
+            labels = None if items.is_labelled is None else label_share
+            return self.objective(student, teacher, items, label_share=labels)  # type: ignore[no-any-return]
         with seen_by_all(Seen(student, teacher, items), self.objective) as (whole, share):
-            report: LossReport = self.objective(student, teacher, items, whole=whole, share=share)
+            labels = None if items.is_labelled is None else label_share * _of_all(items)
+            report: LossReport = self.objective(
+                student, teacher, items, whole=whole, share=share, label_share=labels
+            )
         return self._touching(report) if is_cut(self) and share == 0 else report
 
     def _touching(self, report: LossReport) -> LossReport:
@@ -71,6 +83,12 @@ class Trainee(nn.Module):
         losses = [term.loss for term in self.objective.counted if not term.loss.whole_batch]
         firsts = [weight.flatten()[:1].sum() for loss in losses for weight in loss.parameters()]
         return replace(report, total=report.total + 0 * sum(firsts))
+
+
+def _of_all(items: Batch) -> float:
+    """This process's labelled rows as a multiple of the processes' mean."""
+    _, counts = sizes(len(items.sample_ids), items.num_labelled)
+    return items.num_labelled * len(counts) / max(1, sum(counts))
 
 
 @functools.cache
