@@ -105,6 +105,8 @@ class Loss(nn.Module, ABC):
             where several processes share a batch, it is then computed of all rows in each of
             them. Otherwise each computes it of its own rows, and the mean is the same.
         skips_unlabelled: Whether it leaves out samples without a label where others have one.
+        changes_student: Whether the network that `wrap` gives, which is trained and delivered, has
+            other parts than the student: its result is then not the loss's alone.
         form: Which form of its formula it is, counted from 1: one more wherever the same settings
             come to mean something else. It stands in descriptions from 2 on, so that nothing that
             was trained with an earlier form is taken for this one's.
@@ -117,6 +119,7 @@ class Loss(nn.Module, ABC):
     progress: float = 0.0
     whole_batch: bool = False
     skips_unlabelled: bool = False
+    changes_student: bool = False
     form: int = 1
 
     @property

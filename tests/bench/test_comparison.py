@@ -237,6 +237,21 @@ def test_a_method_with_another_student_is_marked_in_its_row():
     assert "Not the same student: `simkd`." in page
 
 
+@pytest.mark.parametrize("parameters", [None, 6274])
+def test_a_method_with_other_parts_of_equal_size_is_marked_too(parameters):
+    board = load_record(SHIPPED / "vit_to_cnn.json", Leaderboard)
+    assert board.student_parameters == 6274
+    standings = [replace(standing, parameters=parameters) for standing in board.standings]
+    page = as_page(replace(board, standings=standings))
+    assert "| `simkd` (another student, another start) |" in page
+    assert "Not the same student: `simkd`." in page
+    assert page.count("another student, another start") == 1
+
+
+def test_losses_that_leave_the_student_as_it_is_say_so():
+    assert {name for name, loss in LOSSES.items() if loss.changes_student} == {"simkd"}
+
+
 def test_a_dearer_loss_costs_more_time_and_memory_than_plain_kd():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(64, 1, 8, 8, generator=generator)

@@ -7,7 +7,7 @@ from tutelage.bench.candidates import candidates
 from tutelage.bench.cost import Cost
 from tutelage.bench.records import Measured, table
 from tutelage.bench.suites import SUITES
-from tutelage.losses import FAMILIES
+from tutelage.losses import FAMILIES, LOSSES
 from tutelage.pipeline.environment import say_machine
 
 BASELINE, KD = "cross_entropy", "kd"
@@ -236,28 +236,30 @@ def _limits(board: Leaderboard) -> list[str]:
     if there and missing:
         names = ", ".join(f"`{name}`" for name in missing)
         lines += ["", f"Not compared here, for want of maps or channels that fit: {names}."]
-    changed = [s for s in board.standings if _growth(s, board)]
+    changed = [s for s in board.standings if _change(s, board)]
     if changed:
         names = ", ".join(f"`{standing.method}`" for standing in changed)
         lines += [
             "",
-            f"Not the same student: {names}. What it delivers has other parts, another size and "
-            "another start than all others here, so its difference is not the loss's alone.",
+            f"Not the same student: {names}. What it delivers has other parts and another start "
+            "than all others here, and mostly another size, so its difference is not the loss's "
+            "alone.",
         ]
     return lines + [line for note in board.notes for line in ("", note)]
 
 
-def _growth(standing: Standing, board: Leaderboard) -> str:
-    """How much larger or smaller the delivered student is than the others; empty if it is not."""
-    if standing.parameters in (None, board.student_parameters):
-        return ""
-    change = standing.parameters / board.student_parameters - 1
-    return f"{abs(change):.0%} {'larger' if change > 0 else 'smaller'}"
+def _change(standing: Standing, board: Leaderboard) -> str:
+    """How the delivered student differs from the others; empty if it does not."""
+    if standing.parameters not in (None, board.student_parameters):
+        change = standing.parameters / board.student_parameters - 1
+        return f"a student {abs(change):.0%} {'larger' if change > 0 else 'smaller'}, another start"
+    loss = LOSSES.get(standing.method)
+    return "" if loss is None or not loss.changes_student else "another student, another start"
 
 
 def _name(standing: Standing, board: Leaderboard) -> str:
-    growth = _growth(standing, board)
-    return f"`{standing.method}`" + (f" (a student {growth}, another start)" if growth else "")
+    change = _change(standing, board)
+    return f"`{standing.method}`" + (f" ({change})" if change else "")
 
 
 def _cells(standing: Standing, board: Leaderboard) -> Sequence[str]:

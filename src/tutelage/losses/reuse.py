@@ -88,6 +88,7 @@ class SimKD(Loss):
 
     needs = frozenset({Signal.FEATURES})
     title = "simkd"
+    changes_student = True
 
     def __init__(
         self,
