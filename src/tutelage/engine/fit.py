@@ -34,6 +34,7 @@ from tutelage.engine.interrupt import DeferredInterrupt, Interrupted
 from tutelage.engine.memory import free, most_parts, told_where
 from tutelage.engine.processes import Meetings, make_accelerator, predict_together
 from tutelage.engine.settings import TrainSettings
+from tutelage.engine.snapshot import Snapshot
 from tutelage.engine.trainee import Trainee
 from tutelage.engine.watch import is_constant
 from tutelage.engine.writing import WritingSettings, maybe_written
@@ -49,7 +50,7 @@ from tutelage.models.attention import fastest_attention
 from tutelage.models.copies import copied
 from tutelage.objective import LossReport, Objective
 from tutelage.records import MetricPoint
-from tutelage.sharding import cut, piece, put_together, whole
+from tutelage.sharding import cut, piece, put_together
 from tutelage.tasks import Task
 from tutelage.tasks.numbers import check_numbers
 from tutelage.tasks.tokens import tokens_a_sample
@@ -128,7 +129,8 @@ class Fitted:
         last: The network after the last epoch, on the CPU.
         selected: The network of the best epoch on the validation data; the last one without.
         progress: Curve, best epoch, steps and time.
-        adapters: What the objective's own losses have learned by the end, on the CPU.
+        adapters: What the objective's own losses had learned when the selected network stood where
+            it does, on the CPU.
     """
 
     last: nn.Module
@@ -201,13 +203,13 @@ class _Loop:
     seen = 0.0  # tokens, for the rate
 
     def __init__(self, student: nn.Module, arm: Arm, listener: Listener, parts: int = 1) -> None:
-        self.arm = arm
-        self.listener = listener
+        self.arm, self.listener = arm, listener
         settings = arm.settings
         torch.manual_seed(arm.seed)
         self.ranks = ranks.here()
         trainee = Trainee(student, arm.objective, arm.task, settings.precision)
         self.selected = copied(student)
+        self.learned = Snapshot(arm.objective)  # of the losses, of the selected network's epoch
         self.average = None if settings.ema is None else Average(student, settings.ema)
         self.whole = self._cut(trainee) if settings.shard and self.ranks.are_several else None
         self.optimizer = settings.optimizer.build(trainee.parameters())
@@ -225,7 +227,7 @@ class _Loop:
             )
         self.trainee = trainee
         self.device = self.accelerator.device
-        self.modules = {"trainee": trainee, "selected": self.selected}
+        self.modules = {"trainee": trainee, "selected": self.selected, "learned": self.learned}
         if self.average is not None:
             self.modules["average"] = self.average.to(self.device)
         self.path = arm.folder / CHECKPOINT
@@ -279,9 +281,9 @@ class _Loop:
             raise self._interrupted()
         last = copied(self._judged()).cpu().eval()
         selected = self.selected.cpu().eval() if self.progress.best_epoch else last
-        learned = self.trainee.objective.state_dict()
-        adapters = {name: whole(value).detach().cpu().clone() for name, value in learned.items()}
-        return Fitted(last, selected, self.progress, adapters)
+        if not self.progress.best_epoch:
+            self.learned.take(self.trainee.objective)
+        return Fitted(last, selected, self.progress, self.learned.tensors())
 
     def _check_together(self) -> None:
         """All processes must go on from one point, which a folder of each its own would break."""
@@ -507,6 +509,7 @@ class _Loop:
             return
         self.progress.best_metric, self.progress.best_epoch = valid_metric, epoch
         self.selected.load_state_dict(judged.state_dict())
+        self.learned.take(self.trainee.objective)
 
     def _validate(self, judged: nn.Module) -> tuple[float | None, float | None]:
         if self.arm.valid is None:

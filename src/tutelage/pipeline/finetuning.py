@@ -44,9 +44,9 @@ def finetune_stage(
 ) -> Finetuned:
     """Train the delivered student on, its layers rounded as in eight bits.
 
-    Objective, teacher and data are those of the distilled arm, and the losses' adapters those that
-    it ended with; length and learning rate are `export.finetune`'s. Targets whose files have the
-    same steps share one training.
+    Objective, teacher and data are those of the distilled arm, and the losses' adapters those of
+    the epoch that the delivered student is of; length and learning rate are `export.finetune`'s.
+    Targets whose files have the same steps share one training.
 
     Returns:
         Plain networks again, with weights that eight bits hold; none where nothing was asked. A

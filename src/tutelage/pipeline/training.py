@@ -336,7 +336,7 @@ def _load(arm: Arm, model: nn.Module) -> Trained:
 
 
 def load_adapters(objective: Objective, folder: Path) -> None:
-    """Give an objective the adapters that a finished training ended with.
+    """Give an objective the adapters that belong to a finished training's selected network.
 
     Args:
         objective: Prepared as for that training.
