@@ -44,7 +44,7 @@ from tutelage.records import ACCURACY
 from tutelage.report.remarks import FEW_SAMPLES, few_samples_advice
 from tutelage.tasks import Task
 from tutelage.tasks.tokens import network_inputs
-from tutelage.teachers.codecs import make_codec
+from tutelage.teachers.codecs import check_scores, make_codec
 from tutelage.teachers.module import ModuleTeacher, new_head, state_fingerprint
 from tutelage.teachers.steady import said_twice
 from tutelage.types import Batch, Outputs, Signal, first_tensor, tensor_bytes, tensors_of
@@ -133,6 +133,7 @@ def _check_cache(job: Job, codec: str) -> None:
             f"{type(job.task).__name__} differ in their tokens. Teach live (cache: null), or pack "
             "the text into blocks."
         )
+    check_scores(make_codec(codec), job.teacher_task.gives)
     _item_bytes(codec, job.task.width)
     _check_repeatable(job)
 

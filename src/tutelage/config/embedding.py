@@ -16,7 +16,6 @@ from tutelage.tasks import Embedding
 from tutelage.teachers.reference import ReferenceSource
 
 TASK = "embedding"
-CODECS = ("float32", "float16")
 
 
 def check_embedding(recipe: Recipe) -> None:
@@ -45,11 +44,6 @@ def check_embedding(recipe: Recipe) -> None:
         raise ConfigError(
             "measure: a student of embeddings is written as a folder of sentence-transformers, not "
             "as one file that is timed. Set measure: null."
-        )
-    if recipe.cache is not None and recipe.cache.codec not in CODECS:
-        raise ConfigError(
-            f"cache.codec: {recipe.cache.codec} keeps some classes of many, and an embedding has "
-            f"none. Allowed: {', '.join(CODECS)}."
         )
 
 

@@ -11,6 +11,7 @@ from tutelage.report.formatting import Number, count, duration, number, percent,
 PERCENT = "percent"
 NATS = "nats"
 LARGE = 100.0  # from here on, as of a perplexity, thousandths are noise
+_LOST = ("KL from live to cached, nats", "Distance from live to cached")
 METRICS = (
     ("accuracy", "Accuracy, %", PERCENT),
     ("agreement", "Agreement, %", PERCENT),
@@ -352,6 +353,6 @@ def cache_facts(record: RunRecord) -> list[tuple[str, str]]:
         ("Views of each", count(cache.num_views)),
         ("Size", size(cache.size_bytes)),
         ("Bytes per item", formatting.significant(cache.bytes_per_item)),
-        ("KL from live to cached, nats", formatting.tiny(cache.kl_to_live)),
+        (_LOST[record.teacher.selected.accuracy is None], formatting.tiny(cache.kl_to_live)),
         ("Time to build", duration(cache.build_seconds)),
     ]

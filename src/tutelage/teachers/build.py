@@ -175,7 +175,7 @@ def _write(
     at_once = teacher.best_size(builder.reader[first_row, torch.zeros_like(first_row)])
     requests = all_views(samples.start, samples.stop, num_views, batch_size=at_once)
     rows, done = [], 0
-    loss = WhatIsLost()
+    loss = WhatIsLost(teacher.task)
     for batch in iterate(builder.reader, requests, builder.workers):
         given, items = teacher(batch.to(builder.device)), teacher.task.items(batch)
         for part in spans(given, builder.key.num_classes):

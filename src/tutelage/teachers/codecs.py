@@ -12,12 +12,13 @@ from torch import Tensor
 
 from tutelage.errors import CacheError, ConfigError
 from tutelage.losses.divergences import log_soften, soften
-from tutelage.types import Outputs, SparseLogits, tensor_bytes
+from tutelage.types import SCORES, Outputs, Signal, SparseLogits, tensor_bytes
 
 Arrays = dict[str, Tensor]
 HALF_MAX = 65504.0
 # With more classes than this the rest is kept as one class, not spread evenly.
 EVEN = 1024
+OF_CLASSES = frozenset({Signal.LOGITS})
 
 
 @runtime_checkable
@@ -26,9 +27,11 @@ class Codec(Protocol):
 
     Attributes:
         name: As recipes and manifests have it, settings included.
+        takes: Kinds of scores that it keeps.
     """
 
     name: str
+    takes: frozenset[Signal]
 
     def encode(self, logits: Float[Tensor, "items classes"]) -> Arrays:
         """Arrays with one row an item."""
@@ -44,6 +47,7 @@ class Float32:
     """Every logit as it is: training from the cache equals training with the live teacher."""
 
     name = "float32"
+    takes = SCORES
 
     def encode(self, logits: Float[Tensor, "items classes"]) -> Arrays:
         """The logits themselves."""
@@ -59,6 +63,7 @@ class Float16:
     """Every logit in half the bytes; the relative error is below 0.0005."""
 
     name = "float16"
+    takes = SCORES
 
     def encode(self, logits: Float[Tensor, "items classes"]) -> Arrays:
         """Logits in float16.
@@ -85,6 +90,8 @@ class TopK:
     Args:
         k: Logits kept for each item, at least 1 and below the number of classes.
     """
+
+    takes = OF_CLASSES
 
     def __init__(self, k: int) -> None:
         """Hold k."""
@@ -144,6 +151,8 @@ class Sampled:
         Anshumann, Zaidi, Kedia, Ahn, Kwon, Lee, Lee & Lee 2025, "Sparse Logit Sampling:
         Accelerating Knowledge Distillation in LLMs", arXiv:2503.16870 (independent draws there).
     """
+
+    takes = OF_CLASSES
 
     def __init__(self, num_draws: int) -> None:
         """Hold the number."""
@@ -230,3 +239,17 @@ def _half(values: Tensor) -> Tensor:
             f"(largest {HALF_MAX:.0f}). Use codec: float32."
         )
     return values.half()
+
+
+def check_scores(codec: Codec, gives: Signal) -> None:
+    """Refuse a codec that would lose scores of this kind.
+
+    Raises:
+        ConfigError: It keeps others alone.
+    """
+    if gives not in codec.takes:
+        whole = ", ".join(kind.name for kind in (Float32(), Float16()) if gives in kind.takes)
+        raise ConfigError(
+            f"cache.codec: {codec.name} keeps some classes of many, and {gives.value} have none. "
+            f"Allowed: {whole}."
+        )

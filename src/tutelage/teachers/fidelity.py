@@ -9,19 +9,24 @@ from torch import Tensor
 from tutelage.chunks import rows_at_once
 from tutelage.losses import KD
 from tutelage.losses.divergences import kl_per_item
-from tutelage.types import Batch, Outputs, SparseLogits
+from tutelage.tasks import Task
+from tutelage.types import Batch, Outputs, Signal, SparseLogits
 
 # The student that gradients are measured on hesitates more than the teacher: its logits by this.
 BLUNTER = 2.0
 
 
 class WhatIsLost:
-    """Sums over the items of a shard."""
+    """Sums over the items of a shard.
 
-    def __init__(self) -> None:
+    Args:
+        task: Says what the distance of two scores is: of classes the KL divergence.
+    """
+
+    def __init__(self, task: Task) -> None:
         """Nothing yet."""
+        self.distance = None if task.gives is Signal.LOGITS else task.distillation_loss(1.0)
         self.kl = 0.0
-        self.count = 0
         self.live: Tensor | None = None
         self.kept: Tensor | None = None
 
@@ -36,6 +41,9 @@ class WhatIsLost:
 
     def add(self, logits: Float[Tensor, "items classes"], decoded: Outputs) -> None:
         """Compare what was written of some items with what was said."""
+        if self.distance is not None:
+            self.kl += len(logits) * float(self.distance(decoded, Outputs(logits), _batch(logits)))
+            return
         read = decoded.logits
         scores = decoded.scores
         is_pooled = isinstance(scores, SparseLogits) and scores.is_pooled
@@ -51,12 +59,15 @@ class WhatIsLost:
 def _gradient(logits: Tensor, teacher: Outputs) -> Float[Tensor, " classes"]:
     """Forward KL's gradient on a student that hesitates more, summed over items."""
     student = (logits / BLUNTER).requires_grad_()
-    ids = torch.arange(len(logits))
-    batch = Batch(torch.zeros(len(logits), 1), None, ids, ids)
     with torch.enable_grad():
-        value = KD(temperature=1)(Outputs(student), teacher, batch)
+        value = KD(temperature=1)(Outputs(student), teacher, _batch(logits))
     (gradient,) = torch.autograd.grad(value, student)
     return gradient.double().sum(dim=0) * len(logits)
+
+
+def _batch(logits: Tensor) -> Batch:
+    ids = torch.arange(len(logits))
+    return Batch(torch.zeros(len(logits), 1), None, ids, ids)
 
 
 def spans(outputs: Outputs, num_classes: int) -> Iterator[slice]:
