@@ -1,11 +1,17 @@
 """Where data and networks lie that are looked for by name, and a limit for silent downloads."""
 
+import functools
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+CONNECT_TIMEOUT_S = 5.0
 DOWNLOAD_TIMEOUT_S = 30.0
 # Given to every call that loads from a folder or hub: without it transformers asks at the terminal
 # whether Python files that lie there may run.
@@ -42,6 +48,57 @@ def find_place(name: str | Path) -> Path | None:
 def place_or_name(name: str | Path) -> str:
     """Where a file or folder lies that is named so; the name itself, for a hub, if nowhere."""
     return str(find_place(name) or name)
+
+
+@contextmanager
+def hub_asked_once(name: str | Path) -> Iterator[None]:
+    """Load something by its name on the Hugging Face hub, or from what was brought from there.
+
+    Where the hub cannot be reached, libraries look at once into their caches; left to themselves,
+    they ask it again for a minute first, with a line of their own each time.
+
+    Args:
+        name: As in a recipe; a place on this machine asks no hub.
+    """
+    constants = None if find_place(name) else _hub_constants()
+    if (
+        constants is None
+        or constants.HF_HUB_OFFLINE
+        or _is_reachable(constants.ENDPOINT, _minute())
+    ):
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+def _hub_constants() -> Any:
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        return None
+    return constants
+
+
+def _minute() -> int:
+    return int(time.monotonic() // 60)
+
+
+@functools.cache
+def _is_reachable(address: str, minute: int) -> bool:  # noqa: ARG001 - asked once in each
+    """Whether a server answers at an address; where a proxy stands between, nobody can tell."""
+    parts = urlsplit(address)
+    if parts.hostname is None or parts.scheme in getproxies():
+        return True
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

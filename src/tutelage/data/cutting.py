@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from tutelage.data.plain import PlainText
 from tutelage.data.tokens import TokenSource
 from tutelage.errors import DataError, ModelError, require
-from tutelage.places import NO_CODE, find_place
+from tutelage.places import NO_CODE, find_place, hub_asked_once
 
 T = TypeVar("T")
 AT_ONCE = 10_000  # texts: beside its tokens a tokenizer says kilobytes of each
@@ -136,7 +136,8 @@ def load_tokenizer(name: str) -> Any:
     try:
         if place is not None and place.is_file():
             return transformers.PreTrainedTokenizerFast(tokenizer_file=str(place))
-        return transformers.AutoTokenizer.from_pretrained(str(place or name), **NO_CODE)
+        with hub_asked_once(name):
+            return transformers.AutoTokenizer.from_pretrained(str(place or name), **NO_CODE)
     except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ModelError(

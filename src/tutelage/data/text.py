@@ -19,7 +19,7 @@ from tutelage.data.tables import (
     read_table,
 )
 from tutelage.errors import DataError, require
-from tutelage.places import find_place
+from tutelage.places import find_place, hub_asked_once
 from tutelage.types import UNLABELLED
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -187,7 +187,8 @@ def _saved(place: Path) -> dict[str, Table]:
 def _from_hub(name: str) -> dict[str, Table]:
     datasets = require("datasets", "text", PURPOSE)
     try:
-        return _tables_of(datasets.load_dataset(name), name)
+        with hub_asked_once(name):
+            return _tables_of(datasets.load_dataset(name), name)
     except DataError:
         raise
     except Exception as error:  # no network, no such name, a data set that needs code, ...

@@ -1,5 +1,6 @@
 """Networks by name, and weights from files that cannot run code."""
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -34,6 +35,7 @@ from tutelage.models.sentence import sentence, static
 from tutelage.models.served import make_served
 from tutelage.models.slices import initialise, slice_network
 from tutelage.models.strangers import check_code
+from tutelage.places import hub_asked_once
 from tutelage.sealed import LARGEST_JSON, is_sealed, read_facts
 
 Factory = Callable[..., Any]
@@ -83,6 +85,7 @@ BUILTIN: Mapping[str, Factory] = {
 ENCODERS: Mapping[str, Factory] = {"sentence": sentence, "static": static}
 OF_A_NAME: Mapping[str, Factory] = {**ENCODERS, "causal": make_causal, "served": make_served}
 
+ON_HUB = ("hf", "timm", "sentence", "static", "causal")
 KEEPS_BODY = ("hf:", "timm:", "torchvision:")  # which load weights of their own
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 WRAPPED = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -147,8 +150,11 @@ def make_model(
 
 
 def _made(factory: Factory, arguments: Mapping[str, Any], name: str) -> nn.Module:
+    library, _, place = name.partition(":")
+    asked = hub_asked_once(place) if library in ON_HUB else contextlib.nullcontext()
     try:
-        model = factory(**arguments)
+        with asked:
+            model = factory(**arguments)
     except TutelageError:
         raise
     except Exception as error:
