@@ -14,7 +14,7 @@ from tutelage.cli.console import PlainConsole
 from tutelage.cli.results import print_results
 from tutelage.config import build_job, read_recipe
 from tutelage.config.schema import BuiltinData
-from tutelage.doctor import FINE, check
+from tutelage.doctor import FINE, check, preflight
 from tutelage.errors import ConfigError, SignalError
 from tutelage.pipeline import run_job
 from tutelage.pipeline.reopen import reopen
@@ -177,10 +177,6 @@ REFUSED = {
         r"teacher: for embedding it is one network that is trained already",
     ),
     "measure": ({"measure": {"threads": 1}}, "measure: a student of embeddings is written as"),
-    "codec": (
-        {"cache": {"codec": "topk:4"}},
-        r"cache.codec: topk:4 keeps some classes .* Allowed: float32, float16",
-    ),
     "no teacher": (
         {"teacher": {"model": "bag_of_words"}},
         r"data.tokenizer: none is given, and the teacher brings none",
@@ -198,6 +194,12 @@ def test_what_does_not_go_with_embeddings_is_said_first(place, tmp_path, case):
     changes, message = REFUSED[case]
     with pytest.raises(ConfigError, match=message):
         build_job(recipe_of(place, tmp_path / "run", **changes))
+
+
+def test_a_codec_that_keeps_some_classes_of_many_is_refused_before_training(place, tmp_path):
+    job = build_job(recipe_of(place, tmp_path / "run", cache={"codec": "topk:4"}))
+    with pytest.raises(ConfigError, match=r"codec: topk:4 keeps .* Allowed: float32, float16"):
+        preflight(job)
 
 
 def test_pictures_are_no_texts(place, tmp_path):
