@@ -363,6 +363,9 @@ def _look_at_teacher(job: Job) -> Iterator[Finding]:
     if job.teacher.train is not None:
         yield Finding(FINE, "teacher", "It is trained here before it teaches.")
         return
+    for plan in job.teachers:
+        for note in job.order_notes(plan, job.new_member(plan)):
+            yield Finding(WARNING, "teacher", note)
     if given_training:
         text = "It was given in train mode; it teaches in eval mode."
         yield Finding(WARNING, "teacher", text)

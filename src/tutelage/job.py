@@ -21,7 +21,7 @@ from tutelage.objective import Objective, Term
 from tutelage.tasks import Classification, Task
 from tutelage.teachers.classes import class_order, is_numbered
 from tutelage.teachers.ensemble import Ensemble
-from tutelage.teachers.module import ClassOrder, InputAdapter
+from tutelage.teachers.module import ClassOrder, InputAdapter, inside_of
 from tutelage.types import Batch, Inputs, describe_inputs
 
 PROBED = 64  # samples
@@ -295,13 +295,34 @@ class Job:
         """A network that was trained elsewhere, with its logits in the data's order."""
         brought = None if plan.train else origin_of(model).class_names
         names, wanted = plan.class_names or brought, self.splits.class_names
-        if names is None:
+        if names is None or self._by_number(plan, names):
             return adapted
-        if plan.class_names is None and is_numbered(wanted) and not {*names} & {*wanted}:
-            return adapted  # labels that are numbers are the numbers of its classes
         with of_role("teacher"):
             order = class_order(names, wanted)
         return adapted if order == tuple(range(len(order))) else ClassOrder(adapted, order)
+
+    def _by_number(self, plan: TeacherPlan, names: Sequence[str]) -> bool:
+        """Whether labels that are numbers are taken for the numbers of a teacher's classes."""
+        wanted = self.splits.class_names
+        return plan.class_names is None and is_numbered(wanted) and not {*names} & {*wanted}
+
+    def order_notes(self, plan: TeacherPlan, member: nn.Module) -> tuple[str, ...]:
+        """What must be known of how a teacher's classes were matched to the data's.
+
+        Args:
+            plan: The teacher's.
+            member: As `new_member` makes it.
+        """
+        names = None if plan.train else origin_of(inside_of(member)[0]).class_names
+        if names is None or not self._by_number(plan, names):
+            return ()
+        shown = ", ".join(f"{number} for {name!r}" for number, name in enumerate(names[:3]))
+        more = ", ..." if len(names) > 3 else ""
+        return (
+            "The data number their classes and the teacher names its own, so labels are taken for "
+            f"the numbers of its logits: {shown}{more}. Name the data's classes in that order, or "
+            "the teacher's (class_names), if they are not.",
+        )
 
     def _normed(self, plan: TeacherPlan, model: nn.Module) -> nn.Module:
         """A network with its own normalisation and size of inputs."""

@@ -1,11 +1,14 @@
 """A teacher that was trained elsewhere: its classes, its head, and what it is loaded from."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 import tutelage
 from tutelage.config import build_job, read_recipe
+from tutelage.doctor import check
 from tutelage.engine.events import StageDone
 from tutelage.errors import ConfigError, ModelError, UnknownNameError
 from tutelage.models.load import class_names_of, make_model, read_state
@@ -95,6 +98,20 @@ def test_a_python_teacher_is_put_in_the_order_of_the_data(turned, data):
     assert accuracy(class_names=DATA) == 0
     with pytest.raises(ConfigError, match="teacher: class_names: the teacher was trained on 2"):
         accuracy(class_names=DATA, teacher_class_names=own[:2])
+
+
+def test_labels_that_are_taken_for_the_numbers_of_named_classes_are_noted(turned, data):
+    turned.config = SimpleNamespace(id2label={0: "cat", 1: "dog", 2: "emu"})
+
+    def result(**names):
+        return tutelage.distill(turned, nn.Linear(3, 3), data, valid_data=data, epochs=1, **names)
+
+    said = "numbers of its logits: 0 for 'cat', 1 for 'dog', 2 for 'emu'"
+    numbered = result()
+    assert any(said in note for note in numbered.record.notes)
+    assert any(said in finding.text for finding in check(numbered._job))
+    named = result(class_names=("emu", "cat", "dog"))
+    assert not any("numbers of its logits" in note for note in named.record.notes)
 
 
 def test_a_part_of_a_reordered_teacher_is_not_handed_out(turned):

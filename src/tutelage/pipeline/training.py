@@ -82,7 +82,7 @@ def _teacher(job: Job, number: int, listener: Listener) -> Trained:
             metric = job.teacher_task.metric
             found = f"validation {metric.title} {metric.text(measured.progress.best_metric)}"
             listener(StageDone(f"{name} check", was_there=False, note=found))
-        return measured
+        return replace(measured, notes=(*job.order_notes(plan, model), *measured.notes))
     arm = Arm(
         name=name,
         seed=plan.seed,
