@@ -26,6 +26,8 @@ PAGE = ROOT / "docs" / "recipes.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 WITH_YAML = [page for page in PAGES if "\n```yaml\n" in page.read_text(encoding="utf-8")]
 WITH_PYTHON = [page for page in PAGES if "\n```python\n" in page.read_text(encoding="utf-8")]
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+CITED = re.compile(r"\bdecisions?[ /](\d+)", re.IGNORECASE)
 PART_OF = {"language-models.md": "smollm2", "text.md": "movie_snippets"}  # else of digits
 
 
@@ -138,6 +140,38 @@ def test_a_link_to_no_file_and_to_no_heading_are_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# A `b` (c)\n[x](#a-b-c) [y](#a) [z](other.md) [w](page.md#a-b-c)\n")
     assert broken_links(page) == ["#a", "other.md"]
+
+
+def heading_of(decision: Path) -> str:
+    return decision.read_text(encoding="utf-8").partition("\n")[0]
+
+
+@pytest.mark.parametrize("decision", DECISIONS, ids=name_of)
+def test_a_decision_begins_with_its_number_and_its_title(decision):
+    number = int(decision.name[:4])
+    assert re.fullmatch(rf"# {number}\. \S.*[^.]", heading_of(decision))
+
+
+def unknown_decisions(text: str) -> list[str]:
+    """Numbers of decisions that a text cites and that no file has, in four digits, as files do."""
+    known = {decision.name[:4] for decision in DECISIONS}
+    return [number for number in CITED.findall(text) if number not in known]
+
+
+def test_decisions_that_are_cited_exist():
+    unknown = {}
+    for folder in ("src", "docs", "examples", "benchmarks", "scripts"):
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.suffix in (".py", ".md", "") and file.is_file():
+                unknown[name_of(file)] = unknown_decisions(file.read_text(encoding="utf-8"))
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "pyproject.toml"):
+        unknown[name] = unknown_decisions((ROOT / name).read_text(encoding="utf-8"))
+    assert {name: numbers for name, numbers in unknown.items() if numbers} == {}
+
+
+def test_a_decision_that_does_not_exist_is_found():
+    text = "[why](../decisions/9999-x.md), decision 9, docs/decisions/0009 and decisions 0077"
+    assert unknown_decisions(text) == ["9999", "9", "0077"]
 
 
 def types_below(annotation: Any) -> list[Any]:

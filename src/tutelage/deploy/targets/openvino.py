@@ -99,7 +99,7 @@ def _port(one: Any) -> Port:
 
 
 def _settings(way: str) -> Any:
-    """How ranges are estimated; one bit of the weights stays free (decision 9)."""
+    """How ranges are estimated; one bit of the weights stays free (docs/decisions/0009)."""
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
     from nncf.quantization.range_estimator import (
         AggregatorType,
