@@ -142,6 +142,7 @@ class Job:
         export: What the student is delivered as.
         has_report: Whether report.html is written at the end.
         recipe: As resolved, for the record.
+        own_files: Python files that networks come from, of which the run folder keeps copies.
         command: What repeats the run.
         notes: What a reader of the report must know of the set-up.
         make_task: Makes the task for a number of classes.
@@ -174,6 +175,7 @@ class Job:
     export: ExportSettings = field(default_factory=ExportSettings)
     has_report: bool = True
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    own_files: tuple[Path, ...] = ()
     command: str = ""
     notes: tuple[str, ...] = ()
     make_task: Callable[[int], Task] = Classification

@@ -96,6 +96,7 @@ def build_job(
         budget=None if recipe.budget is None else parse_budget(recipe.budget),
         export=ExportSettings() if is_written else _export(recipe),
         recipe=_resolved(recipe, folder),
+        own_files=_own_files(recipe, folder),
         command=command,
         make_task=lambda _: task,
         writing=ground.writing if ground else None,
@@ -241,6 +242,14 @@ def _resolved(recipe: Recipe, folder: Path) -> dict[str, Any]:
             file = os.path.relpath(os.path.realpath(folder / library), out)
             network["model"] = f"{file}:{name}"
     return content
+
+
+def _own_files(recipe: Recipe, folder: Path) -> tuple[Path, ...]:
+    """Files of the user's own that networks come from, each once."""
+    networks = (recipe.teacher, recipe.student, *recipe.co_teachers, *recipe.assistants)
+    libraries = [network.model.rpartition(":")[0] for network in networks]
+    files = [folder / library for library in libraries if library.endswith(".py")]
+    return tuple(dict.fromkeys(Path(os.path.realpath(file)) for file in files))
 
 
 def load_data(recipe: Recipe) -> Splits:

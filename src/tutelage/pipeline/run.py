@@ -68,6 +68,8 @@ from tutelage.teachers.module import TEXT_CHUNK, goes_by_length
 from tutelage.teachers.parts import Part
 from tutelage.teachers.store import Manifest
 
+OWN_CODE = "code"  # for whoever reads the run; nothing runs from there
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -439,5 +441,9 @@ def check_extras(job: Job) -> None:
 def _open_folder(job: Job) -> None:
     """Write what is known at the start; a folder that cannot be written fails here."""
     write_text(job.out / "recipe.yaml", yaml.safe_dump(dict(job.recipe), sort_keys=False))
+    for number, file in enumerate(job.own_files):
+        is_first = file.name not in {other.name for other in job.own_files[:number]}
+        name = file.name if is_first else f"{number}-{file.name}"
+        write_text(job.out / OWN_CODE / name, file.read_text(encoding="utf-8"))
     seeds = {"teachers": [plan.seed for plan in job.teachers], "students": list(job.seeds)}
     write_json(job.out / "environment.json", {**environment(), "seeds": seeds})
