@@ -10,10 +10,9 @@ from torch import nn
 
 from tutelage.data.images import check_pictures, picture_folders
 from tutelage.data.labels import some_names
-from tutelage.data.loading import Reader, has_unlabelled, in_order, num_batches, spread
+from tutelage.data.loading import Reader, in_order, num_batches, spread
 from tutelage.data.randomness import random_state_kept
 from tutelage.data.scan import Scan, parts_of, scan
-from tutelage.data.sources import is_random
 from tutelage.deploy import TARGETS
 from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine import TrainSettings
@@ -140,7 +139,7 @@ def _check_cache(job: Job, codec: str) -> None:
 
 def _check_repeatable(job: Job) -> None:
     """What a cache holds must be what students see later: the same sample twice is the same."""
-    if is_random(job.splits.train):
+    if job.splits.train.is_random:
         raise DataError(
             "cache: the training data are random, an item differs from call to call (random "
             "transforms?), so a cache would hold what the teacher said of other draws. Take the "
@@ -169,7 +168,7 @@ def _try_objective(job: Job, batch: Batch) -> None:
     if batch.labels is not None:
         gives |= {Signal.LABELS}
     job.objective.check(gives, f"{giver} with this data", job.task.gives)
-    if has_unlabelled(job.splits.train):
+    if job.splits.train.is_partly_labelled:
         job.objective.check_gaps("the training data")
     trainee, teacher = _try_out(job, batch)
     with of_role("teacher"):

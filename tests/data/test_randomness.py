@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tutelage.data.randomness import FixedDraws, random_state_kept
-from tutelage.data.sources import DatasetSource, SubsetSource, with_fixed_draws
+from tutelage.data.sources import DatasetSource, SubsetSource
 from tutelage.data.views import SeededViews
 from tutelage.errors import DataError
 
@@ -86,7 +86,7 @@ def test_the_fingerprint_of_random_data_is_not_of_their_pixels():
 
 @pytest.mark.parametrize("name", ["torch", "numpy", "python", "labels", "seldom"])
 def test_the_draws_of_global_random_numbers_can_be_fixed(name):
-    source = with_fixed_draws(SubsetSource(DatasetSource(Samples(RANDOM[name])), torch.arange(9)))
+    source = SubsetSource(DatasetSource(Samples(RANDOM[name])), torch.arange(9)).with_fixed_draws()
     ids = torch.arange(9)
     first, second = source.fetch(ids), source.fetch(ids.flip(0))
     assert torch.equal(first[0], second[0].flip(0))
@@ -97,7 +97,7 @@ def test_the_draws_of_global_random_numbers_can_be_fixed(name):
 
 def test_draws_of_an_own_generator_cannot_be_fixed():
     with pytest.raises(DataError, match="differ from call to call, by random numbers of its own"):
-        with_fixed_draws(DatasetSource(Samples(RANDOM["own generator"])))
+        DatasetSource(Samples(RANDOM["own generator"])).with_fixed_draws()
 
 
 def test_seeded_views_replay_draws_of_numpy_too():

@@ -8,7 +8,7 @@ from texts import WORDS, save_transformer
 from torch import nn
 
 from tutelage.data.loading import Reader
-from tutelage.data.sources import TensorSource
+from tutelage.data.sources import Source, TensorSource
 from tutelage.data.tokens import TokenSource
 from tutelage.engine import Arm, OptimizerSettings, TrainSettings, fit
 from tutelage.losses import CrossEntropy
@@ -104,7 +104,7 @@ def test_tokens_of_the_longest_sample_are_told():
 
 
 def test_blocks_of_tokens_are_as_long_as_the_first():
-    class Blocks:
+    class Blocks(Source):
         fingerprint, is_fast = "blocks", True
 
         def __len__(self):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from tutelage.data.loading import Reader
+from tutelage.data.sources import Source
 from tutelage.engine.trainee import Trainee
 from tutelage.errors import ConfigError, DataError, ShapeError
 from tutelage.losses import KD, CrossEntropy
@@ -90,7 +91,7 @@ def test_what_does_not_fit_is_said():
         TASK.run(Tagger(), bare)
 
 
-class Texts:
+class Texts(Source):
     fingerprint, is_fast = "texts", True
 
     def __init__(self, batch):

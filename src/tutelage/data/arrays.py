@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tutelage.data.labels import check_count, class_numbers
-from tutelage.data.sources import Samples, Splits
+from tutelage.data.sources import Samples, Source, Splits
 from tutelage.errors import ConfigError, DataError
 
 INPUTS, LABELS = "inputs.npy", "labels.npy"
@@ -19,7 +19,7 @@ LABELS_AT_ONCE = 2**20
 _KINDS = ("float32", "float16", "float64", "uint8")
 
 
-class ArraySource:
+class ArraySource(Source):
     """Samples that lie in `inputs.npy` and their labels in `labels.npy`, one row a sample.
 
     Rows are read when they are asked for; the operating system keeps in memory what there is room

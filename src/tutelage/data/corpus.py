@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tutelage.data.cutting import load_tokenizer
 from tutelage.data.plain import PlainText
-from tutelage.data.sources import Samples, Splits
+from tutelage.data.sources import Samples, Source, Splits
 from tutelage.data.tables import Table, read_table
 from tutelage.data.text import read_parts
 from tutelage.errors import ConfigError, DataError
@@ -26,7 +26,7 @@ SUFFIXES = (".txt", *LINES, *TABLES)
 SAVED = ("dataset_info.json", "dataset_dict.json")
 
 
-class BlockSource:
+class BlockSource(Source):
     """Text as blocks of one length; every token of a block is judged by the tokens before it.
 
     Blocks follow one another in the stream of tokens, so that each token is a label once. What is
@@ -89,7 +89,7 @@ class BlockSource:
         return {"input_ids": tokens, "counted": torch.ones_like(tokens, dtype=torch.bool)}, after
 
 
-class PaddedSource:
+class PaddedSource(Source):
     """Documents one by one, cut to a length and filled up to the longest of the batch.
 
     They are filled up on the right, whatever side a tokenizer prefers: what stands there is seen by

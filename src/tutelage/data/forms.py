@@ -18,7 +18,7 @@ from torch.utils.data import (
 
 from tutelage.data.items import as_tensor, split_item
 from tutelage.data.labels import CLASS_LABELS, LabelKind
-from tutelage.data.sources import DatasetSource, Source, TensorSource
+from tutelage.data.sources import BareSource, DatasetSource, OwnSource, Source, TensorSource
 from tutelage.errors import DataError
 
 _FORMS = (
@@ -43,6 +43,8 @@ def as_source(data: Any, name: str, kind: LabelKind = CLASS_LABELS) -> Source:
     match data:
         case Source():
             return data
+        case BareSource():
+            return OwnSource(data)
         case str() | bytes() | Path():
             raise DataError(
                 f"{name}: got the path {data!r}. Load it first, for example with "

@@ -46,7 +46,7 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif",
 MOST_NAMED = 5
 
 
-class ImageFolder:
+class ImageFolder(Source):
     """Pictures in one folder with a subfolder for each class.
 
     Every file counts as a picture, in subfolders of a class too, except hidden ones and what

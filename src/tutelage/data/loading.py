@@ -57,10 +57,7 @@ class Reader(Dataset[Batch]):
 
         Where data cannot say that of a part, it is the fingerprint of the whole.
         """
-        of_part = getattr(self.source, "part_fingerprint", None)
-        if of_part is None:
-            return self.fingerprint
-        return f"{of_part(samples)} {self._normalisation}"
+        return f"{self.source.part_fingerprint(samples)} {self._normalisation}"
 
     @property
     def _normalisation(self) -> str:
@@ -71,8 +68,7 @@ class Reader(Dataset[Batch]):
     @property
     def lengths(self) -> Int[Tensor, " n"] | None:
         """Tokens of each sample; None for data whose samples are all of one shape."""
-        found: Tensor | None = getattr(self.source, "lengths", None)
-        return found
+        return self.source.lengths
 
     @property
     def longest(self) -> int | None:
@@ -95,7 +91,7 @@ class Reader(Dataset[Batch]):
         """
         sample_ids, view_ids = request
         inputs, labels = self.source.fetch(sample_ids)
-        has_gaps = has_unlabelled(self.source)
+        has_gaps = self.source.is_partly_labelled
         if labels is not None and self.num_classes is not None:
             check_range(labels, sample_ids, self.num_classes, may_lack=has_gaps)
         viewed = self._normalise(self._view(inputs, sample_ids, view_ids))
@@ -305,13 +301,3 @@ def _raising(results: Iterable[Batch | TutelageError]) -> Iterator[Batch]:
 
 def _order_seed(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch * 7_919 + 17) % 2**63
-
-
-def labelled_share(source: Source) -> float:
-    """Share of the samples that have a label, of data of which some have; else 1."""
-    return float(getattr(source, "labelled_share", 1.0))
-
-
-def has_unlabelled(source: Source) -> bool:
-    """Whether some samples of a source have a label and others have none."""
-    return bool(getattr(source, "is_partly_labelled", False))

@@ -83,7 +83,7 @@ def _digests(source: Source) -> Iterator[bytes]:
 def _unfilled(source: Source) -> Iterator[Tensor]:
     """Samples that can be fetched together without one being filled up: those of one length."""
     first, _ = source.fetch(torch.zeros(1, dtype=torch.long))
-    lengths: Tensor | None = getattr(source, "lengths", None)
+    lengths = source.lengths
     if lengths is None:
         yield from torch.arange(len(source)).split(CHUNK if isinstance(first, Tensor) else 1)
         return

@@ -18,7 +18,7 @@ from tutelage.data.corpus import (
 )
 from tutelage.data.cutting import load_tokenizer
 from tutelage.data.plain import PlainText
-from tutelage.data.sources import Samples, Splits
+from tutelage.data.sources import Samples, Source, Splits
 from tutelage.errors import ConfigError, DataError
 from tutelage.types import UNLABELLED
 
@@ -70,7 +70,7 @@ def _with_ends(text: str, plain: PlainText, length: int) -> tuple[list[int], lis
     return [token for token, _ in found], [end for _, end in found]
 
 
-class PairedSource:
+class PairedSource(Source):
     """Documents in two tokenizers, filled up to the longest of the batch.
 
     Beside the student's inputs there are the teacher's, under names that begin with `OTHER`.

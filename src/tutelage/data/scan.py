@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tutelage.data.labels import check_range
-from tutelage.data.loading import Reader, has_unlabelled, iterate
+from tutelage.data.loading import Reader, iterate
 from tutelage.data.sources import Source, Splits
 from tutelage.errors import DataError
 from tutelage.types import Inputs, tensors_of
@@ -68,7 +68,7 @@ def scan(source: Source, part: str, num_classes: int, *, workers: int = 0) -> Sc
             continue
         has_labels = True
         try:
-            check_range(labels, some, num_classes, may_lack=has_unlabelled(source))
+            check_range(labels, some, num_classes, may_lack=source.is_partly_labelled)
         except DataError as error:
             raise DataError(f"{part} data: {error}") from error
         if labels.ndim == 1 and not labels.is_floating_point():
@@ -80,9 +80,9 @@ def scan(source: Source, part: str, num_classes: int, *, workers: int = 0) -> Sc
 def longest_sample(splits: Splits) -> tuple[str, int, int] | None:
     """Part, number and length of the text with the most tokens; None for data of one shape."""
     found = [
-        (int(lengths.max()), name, int(lengths.argmax()))
+        (int(source.lengths.max()), name, int(source.lengths.argmax()))
         for name, source in parts_of(splits).items()
-        if (lengths := getattr(source, "lengths", None)) is not None
+        if source.lengths is not None
     ]
     if not found:
         return None

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,14 +25,66 @@ Samples = tuple[Inputs, Shaped[Tensor, "batch ..."] | None]
 Item = tuple[Tensor, Any]
 
 
-@runtime_checkable
-class Source(Protocol):
+class Source(ABC):
     """Samples that can be asked for by number.
 
     Attributes:
         fingerprint: Changes when the samples change.
         is_fast: True where a fetch is a mere look-up in memory, so that workers gain nothing.
+        lengths: Places of each sample, such as tokens, where samples differ in that; else None.
+        is_random: Whether samples differ from call to call.
+        labelled_share: Share of the samples that have a label, where some have none; else 1.
     """
+
+    fingerprint: str
+    is_fast: bool
+    lengths: Int[Tensor, " n"] | None = None
+    is_random: bool = False
+    labelled_share: float = 1.0
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    @abstractmethod
+    def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
+        """Inputs and labels (None if unlabelled) of the samples with these numbers.
+
+        Images are uint8 of shape (batch, channels, height, width); anything else is what the
+        networks take: a tensor, or tensors by the argument that they are passed as. Samples of
+        different lengths are filled up here to the longest of the batch.
+        """
+
+    @property
+    def is_partly_labelled(self) -> bool:
+        """Whether some samples have a label and others have none."""
+        return self.labelled_share < 1
+
+    @property
+    def whole(self) -> "Source":
+        """The source that this one takes its samples from; itself where it holds them."""
+        return self
+
+    def part_fingerprint(self, samples: range) -> str:  # noqa: ARG002 - it cannot say of a part
+        """Changes when the inputs of these samples would change, or at most those of the whole."""
+        return self.fingerprint
+
+    def with_fixed_draws(self) -> "Source":
+        """The same samples, each the same at every call.
+
+        Raises:
+            DataError: Their random numbers cannot be fixed from here.
+        """
+        return self
+
+    def text(self, number: int) -> str | None:  # noqa: ARG002 - only texts have one
+        """A sample as text, where it is one."""
+        return None
+
+
+@runtime_checkable
+class BareSource(Protocol):
+    """What somebody else's source has at least; `Source` has defaults for the rest."""
 
     fingerprint: str
     is_fast: bool
@@ -41,16 +94,33 @@ class Source(Protocol):
         ...
 
     def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
-        """Inputs and labels (None if unlabelled) of the samples with these numbers.
-
-        Images are uint8 of shape (batch, channels, height, width); anything else is what the
-        networks take: a tensor, or tensors by the argument that they are passed as. Samples of
-        different lengths are filled up here to the longest of the batch.
-        """
+        """Inputs and labels of the samples with these numbers."""
         ...
 
 
-class TensorSource:
+class OwnSource(Source):
+    """Somebody's own source, which need not know what `Source` has defaults for.
+
+    Args:
+        source: The samples.
+    """
+
+    def __init__(self, source: BareSource) -> None:
+        """Hold it."""
+        self.source = source
+        self.is_fast = source.is_fast
+        self.fingerprint = source.fingerprint
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.source)
+
+    def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
+        """Samples with these numbers."""
+        return self.source.fetch(ids)
+
+
+class TensorSource(Source):
     """Samples that lie in memory as one tensor.
 
     Args:
@@ -90,7 +160,7 @@ class TensorSource:
         return self.inputs.index_select(dim=0, index=rows), labels  # copies rows, not elements
 
 
-class DatasetSource:
+class DatasetSource(Source):
     """Any map-style data set whose items are (input, label) pairs, dicts of both, or inputs alone.
 
     Its fingerprint covers the length and up to 64 items spread evenly, labels included: enough to
@@ -250,26 +320,7 @@ def _transforms(dataset: Any) -> Iterator[str]:
         yield from _transforms(inner)
 
 
-def is_random(source: Source) -> bool:
-    """Whether the samples of a source differ from call to call."""
-    return bool(getattr(source, "is_random", False))
-
-
-def with_fixed_draws(source: Source) -> Source:
-    """The same samples, each the same at every call.
-
-    Raises:
-        DataError: Their random numbers cannot be fixed from here.
-    """
-    match source:
-        case DatasetSource():
-            return source.with_fixed_draws()
-        case SubsetSource():
-            return SubsetSource(with_fixed_draws(source.source), source.ids)
-    return source
-
-
-class SubsetSource:
+class SubsetSource(Source):
     """Some samples of another source, numbered anew from 0.
 
     Args:
@@ -282,9 +333,8 @@ class SubsetSource:
         self.source = source
         self.ids = ids.long()
         self.is_fast = source.is_fast
-        self.is_random = is_random(source)
-        lengths: Tensor | None = getattr(source, "lengths", None)
-        self.lengths = None if lengths is None else lengths[self.ids]
+        self.is_random = source.is_random
+        self.lengths = None if source.lengths is None else source.lengths[self.ids]
         chosen = hashlib.sha256(tensor_bytes(self.ids)).hexdigest()[:16]
         self.fingerprint = f"{source.fingerprint}[{chosen}]"
 
@@ -295,6 +345,15 @@ class SubsetSource:
     def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
         """Samples with these numbers of the choice."""
         return self.source.fetch(self.ids[ids])
+
+    @property
+    def whole(self) -> Source:
+        """Where the samples come from in the end."""
+        return self.source.whole
+
+    def with_fixed_draws(self) -> "SubsetSource":
+        """The same choice of samples that are the same at every call."""
+        return SubsetSource(self.source.with_fixed_draws(), self.ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tutelage.data.sources import Samples
+from tutelage.data.sources import Samples, Source
 from tutelage.types import COUNTED, UNLABELLED, tensor_bytes
 
 
-class TokenSource:
+class TokenSource(Source):
     """Texts that were cut into tokens once.
 
     Args:
@@ -28,6 +28,7 @@ class TokenSource:
     """
 
     is_fast = True
+    lengths: Int[Tensor, " n"]
 
     def __init__(
         self,
@@ -52,10 +53,8 @@ class TokenSource:
         self.pads_left = pads_left
         self.texts = texts
         self.facts = dict(facts or {})
-        self.labelled_share = 1.0
         if not self.of_tokens and self.labels is not None:
             self.labelled_share = float((self.labels != UNLABELLED).double().mean())
-        self.is_partly_labelled = self.labelled_share < 1
         self.fingerprint = self._fingerprint()
 
     def _fingerprint(self) -> str:
@@ -74,6 +73,11 @@ class TokenSource:
         first, last = int(self.ends[own][0] - self.lengths[own][0]), int(self.ends[own][-1])
         counted = None if self.counted is None else self.counted[first:last]
         return self._hash(self.tokens[first:last], self.lengths[own], counted)
+
+    def text(self, number: int) -> str | None:
+        """The text that the tokens were made of, where it is known."""
+        found = self.texts[number] if len(self.texts) else None
+        return found if isinstance(found, str) else None
 
     def __len__(self) -> int:
         """Number of texts."""

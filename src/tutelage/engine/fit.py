@@ -18,9 +18,7 @@ from tutelage import ranks
 from tutelage.data.loading import (
     Reader,
     Request,
-    has_unlabelled,
     iterate,
-    labelled_share,
     num_batches,
     training_requests,
 )
@@ -223,7 +221,7 @@ class _Loop:
                 self.optimizer,
                 self.accelerator,
                 settings.clip_norm,
-                labelled_share=labelled_share(arm.train.source),
+                labelled_share=arm.train.source.labelled_share,
             )
         self.trainee = trainee
         self.device = self.accelerator.device
@@ -581,5 +579,5 @@ def _check_signals(arm: Arm) -> None:
         gives |= arm.teacher.gives
         giver += f" with {type(arm.teacher).__name__}"
     arm.objective.check(gives, giver, arm.task.gives)
-    if has_unlabelled(arm.train.source):
+    if arm.train.source.is_partly_labelled:
         arm.objective.check_gaps(giver)

@@ -12,7 +12,7 @@ from torch import nn
 
 from tutelage.data.forms import as_source, loader_note
 from tutelage.data.labels import LabelKind
-from tutelage.data.sources import Source, Splits, is_random, split_off, with_fixed_draws
+from tutelage.data.sources import Source, Splits, split_off
 from tutelage.data.views import Identity, ViewPolicy
 from tutelage.deploy import export_checked
 from tutelage.engine import OptimizerSettings, TrainSettings
@@ -227,7 +227,7 @@ def _splits(train: Any, valid: Any, test: Any, notes: list[str], kind: LabelKind
     test_source = valid_source if test is None else as_source(test, "test_data", kind)
     for name, data in (("train_data", train), ("valid_data", valid), ("test_data", test)):
         notes += loader_note(data, name)
-    if is_random(train_source):
+    if train_source.is_random:
         notes.append(RANDOM_NOTE)
     valid_name = "train_data" if valid is None else "valid_data"
     valid_source = _judged_on(valid_source, valid_name, notes)
@@ -240,7 +240,7 @@ def _splits(train: Any, valid: Any, test: Any, notes: list[str], kind: LabelKind
 
 def _judged_on(source: Source, name: str, notes: list[str]) -> Source:
     """Samples for validation or test, which must be the same for every network."""
-    if not is_random(source):
+    if not source.is_random:
         return source
     notes.append(
         f"What was held out of or given as {name} draws random numbers for each item, as under "
@@ -248,6 +248,6 @@ def _judged_on(source: Source, name: str, notes: list[str]) -> Source:
         "same. Give validation and test data without random transforms."
     )
     try:
-        return with_fixed_draws(source)
+        return source.with_fixed_draws()
     except DataError as error:
         raise DataError(f"{name}: {error}") from error

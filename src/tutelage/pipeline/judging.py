@@ -197,9 +197,8 @@ def _word(task: Task, said: Predictions, number: int) -> tuple[int, int] | None:
 
 def _text(source: Source, sample_id: int, word: tuple[int, int] | None) -> str | None:
     """The beginning of a text, or what is about the word that is meant; None for other samples."""
-    texts = getattr(source, "texts", ())
-    text = texts[sample_id] if len(texts) else None
-    if not isinstance(text, str):
+    text = source.text(sample_id)
+    if text is None:
         return None
     begin = 0
     if word is not None and len(words := text.split(" ")) == word[1]:

@@ -10,7 +10,7 @@ from tutelage.teachers.module import ModuleTeacher
 from tutelage.types import Batch
 
 
-class ReferenceSource:
+class ReferenceSource(Source):
     """Samples labelled by what a teacher gives for them, each asked about once.
 
     Args:
@@ -25,7 +25,7 @@ class ReferenceSource:
         self.source = source
         self.teacher = ModuleTeacher(model, task, chunk=chunk)
         self.is_fast = source.is_fast
-        self.lengths: Tensor | None = getattr(source, "lengths", None)
+        self.lengths = source.lengths
         self.fingerprint = f"{source.fingerprint} by {self.teacher.fingerprint}"
         self._known: dict[int, Tensor] = {}
 
