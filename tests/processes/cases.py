@@ -37,6 +37,7 @@ from tutelage.tasks import Classification
 from tutelage.teachers import CachedTeacher, ModuleTeacher
 from tutelage.teachers.build import cache_key
 from tutelage.teachers.codecs import make_codec
+from tutelage.types import UNLABELLED
 
 TASK = Classification(num_classes=4)
 ROWS = 49  # batches of 16: the last one has a single row
@@ -92,6 +93,7 @@ def objectives():
     layer, task = "hidden1", 0.1 * CrossEntropy()
     return {
         "kd": task + 0.9 * KD(4.0),
+        "labels": 0.7 * CrossEntropy() + 0.3 * KD(4.0),
         "dist": task + 1.0 * DIST() + 0.5 * LogitStandardisation(DIST()),
         "fitnets": task + 1.0 * FitNets(layer),
         "relational": task + 25 * RKDDistance(layer) + 50 * RKDAngle(layer) + 100 * PKT(layer),
@@ -108,6 +110,16 @@ def reader(views=True):
     labels = torch.arange(ROWS) % 4
     policy = Shift(1) if views else None
     return Reader(TensorSource(images, labels), policy, mean=[0.5], std=[0.3], num_classes=4)
+
+
+def with_gaps():
+    """The same, of which only a few samples have a label."""
+    data = reader()
+    unknown = torch.arange(ROWS) % 5 > 1
+    data.source.labels = data.source.labels.masked_fill(unknown, UNLABELLED)
+    data.source.is_partly_labelled = True
+    data.source.labelled_share = float((~unknown).double().mean())
+    return data
 
 
 def live_teacher(objective):
@@ -128,7 +140,7 @@ def student(kind):
 def arm_of(folder, name, kind="plain", cache=None, **changes):
     """An arm and the network to train."""
     torch.manual_seed(5)
-    objective, data = objectives()[name], reader()
+    objective, data = objectives()[name], with_gaps() if kind == "gaps" else reader()
     teacher = live_teacher(objective)
     if cache is not None:
         codec = make_codec("float32")

@@ -33,6 +33,8 @@ CASES = [
     ("kd", {"kind": "idle"}),
     ("kd", {"kind": "leaves_out"}),
     ("kd", {"kind": "experts"}),
+    ("labels", {"kind": "gaps"}),
+    ("labels", {"kind": "gaps", "accumulate": 3}),
 ]
 
 

@@ -115,10 +115,9 @@ class Distiller:
         What the whole update has is not known before its end, when the terms are one sum. So a
         labelled item weighs the same in every update of as many items.
         """
-        items = self.task.items(batch)
-        if self.due == 1 or items.is_labelled is None or not self.labelled_share:
+        if self.due == 1 or batch.is_labelled is None or not self.labelled_share:
             return 1.0
-        own = self._count(batch), items.num_labelled
+        own = self._count(batch), self.task.items(batch).num_labelled
         count, labelled = own
         if ranks.here().are_several:
             count, labelled = map(sum, ranks.sizes(*own))
