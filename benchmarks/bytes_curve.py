@@ -5,6 +5,8 @@ an MLP of 2x1200 units MLPs of one hidden layer (`--family mlp`), or a CNN of 64
 narrower and shorter ones (`--family cnn`). Each size is a run of its own, the smallest first, so
 that the same command goes on where it was stopped; baseline and distilled students of every seed
 become eight-bit ONNX files, and each file is run on the official test data in ONNX Runtime.
+`--untrained --again 3` times files of untrained networks instead: a time does not hang on the
+weights, and no data are needed.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 import yaml
 from picture import Curve, Point, draw_curves
+from timing import machine
 from torch import Tensor
 
 from tutelage.config import build_job, read_recipe
@@ -26,13 +29,14 @@ from tutelage.deploy import export_onnx, measure_latency, open_session, quantise
 from tutelage.evidence import correct, judge, paired_interval
 from tutelage.files import write_text
 from tutelage.job import Job
+from tutelage.models.load import make_model
 from tutelage.pipeline import run_job
-from tutelage.pipeline.delivery import deliverable
+from tutelage.pipeline.delivery import PixelNetwork, deliverable
 from tutelage.pipeline.run import Finished
 from tutelage.pipeline.training import Trained
 
 ARMS = ("baseline", "distilled")
-NUM_CALIBRATION = 512
+NUM_CALIBRATION, SHAPE = 512, (1, 28, 28)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +148,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bytes"))
     parser.add_argument("--svg", type=Path, help="where the picture shall lie")
     parser.add_argument("--again", type=int, default=0, help="rounds of latency, taken by turns")
+    parser.add_argument("--untrained", action="store_true", help="only time; needs no data")
     parser.add_argument("--seconds", type=float, default=5.0, help="to measure latencies for")
     chosen = parser.parse_args()
     chosen.folder = chosen.out / f"{chosen.data}-{chosen.family}"
     chosen.sizes = chosen.sizes or FAMILIES[chosen.family].sizes
     torch.set_num_threads(1)
+    print(machine(1))
+    if chosen.untrained:
+        chosen.folder = chosen.out / f"{chosen.data}-{chosen.family}-untrained"
+        leave_untrained(chosen)
+        print(time_again(chosen))
+        return
     rows = [one_size(chosen, size) for size in reversed(chosen.sizes)][::-1]
     print(table(FAMILIES[chosen.family].unit, rows))
     if chosen.svg:
@@ -169,6 +180,11 @@ def one_size(chosen: argparse.Namespace, size: str) -> Row:
 
 def make_job(chosen: argparse.Namespace, size: str, folder: Path) -> Job:
     """The shipped MNIST recipe with other networks; the smallest trains the teacher."""
+    return build_job(read_recipe("mnist", changes(chosen, size, folder)))
+
+
+def changes(chosen: argparse.Namespace, size: str, folder: Path) -> list[str]:
+    """What a size changes in the shipped MNIST recipe."""
     family = FAMILIES[chosen.family]
     first = chosen.folder / chosen.sizes[-1]
     overrides = [
@@ -190,7 +206,28 @@ def make_job(chosen: argparse.Namespace, size: str, folder: Path) -> Job:
     else:
         weights = first / "teacher" / "selected.safetensors"
         overrides += ["teacher.training=null", f"teacher.weights={weights}"]
-    return build_job(read_recipe("mnist", overrides))
+    return overrides
+
+
+def leave_untrained(chosen: argparse.Namespace) -> None:
+    """Write what a run of each size would deliver, of networks that have learned nothing."""
+    pixels = torch.rand(256, *SHAPE, generator=torch.Generator().manual_seed(0))
+    for size in chosen.sizes:
+        folder = chosen.folder / size
+        recipe = read_recipe("mnist", changes(chosen, size, folder))
+        export = folder / "export"
+        export.mkdir(parents=True, exist_ok=True)
+        names = ["student", "teacher"] if size == chosen.sizes[-1] else ["student"]
+        for name in names:
+            part = getattr(recipe, name)
+            torch.manual_seed(0)
+            network = make_model(
+                part.model, part.settings, num_classes=10, in_channels=1, image_size=SHAPE[-1]
+            )
+            network = PixelNetwork(network, (0.13,), (0.31,)).eval()
+            export_onnx(network, pixels, export / f"{name}.onnx")
+        files = (export / "student.onnx", export / "student.int8.onnx")
+        quantise_onnx(*files, list(pixels.split(64)), "minmax")
 
 
 def inline(part: dict[str, Any]) -> str:
@@ -201,8 +238,8 @@ def inline(part: dict[str, Any]) -> str:
 def time_again(chosen: argparse.Namespace) -> str:
     """Times faster than the teacher: least and most of some rounds.
 
-    By turns, what else the machine does falls on all alike, but a large teacher empties the caches
-    before each call of a student; alone, each has them for itself, as on a device.
+    By turns, what else the machine does falls on all alike. No network's time counts what the one
+    before it left in the caches (`standalone.take_turns`), so that both ways should agree.
     """
     files = {size: chosen.folder / size / "export" / "student.int8.onnx" for size in chosen.sizes}
     teacher = chosen.folder / chosen.sizes[-1] / "export" / "teacher.onnx"
@@ -229,7 +266,7 @@ def time_again(chosen: argparse.Namespace) -> str:
 
 def timed(files: Mapping[str, Path], batch_size: int, seconds: float) -> dict[str, float]:
     """Median milliseconds of a call of each, by turns, one thread."""
-    sample = torch.rand(32, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    sample = torch.rand(32, *SHAPE, generator=torch.Generator().manual_seed(0))
     rows = measure_latency(files, sample, batch_sizes=(batch_size,), calls=5000, seconds=seconds)
     return {row.name: row.p50_ms for row in rows}
 

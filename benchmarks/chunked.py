@@ -4,11 +4,11 @@ Each case runs in processes of its own. Hidden states of student and teacher (wi
 heads are made, memory is read, and forward and backward are done. "Extra" memory is the peak of the
 first step above what lay there before. Time is that of the processor on one thread, which sharing a
 machine changes little; the sides take turns on some tokens, of which the dense losses do as many
-at once as fit into memory, and each turn gives a ratio. What was measured is kept in a file, so
-that the command goes on where it stopped.
+at once as fit into memory, and each turn gives a ratio. With `--keep FILE` what was measured is
+kept there, so that the command goes on where it stopped.
 
     python benchmarks/chunked.py
-    python benchmarks/chunked.py --dense-tokens 512 --turns 3 --keep /tmp/chunked.json
+    python benchmarks/chunked.py --dense-tokens 512 --turns 3 --keep chunked.json
 """
 
 import argparse
@@ -17,6 +17,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -207,12 +208,14 @@ def main() -> None:
     parser.add_argument("--vocabularies", type=int, nargs="+", default=VOCABULARIES)
     parser.add_argument("--objectives", nargs="+", choices=list(OBJECTIVES), default=OBJECTIVES)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--keep", type=Path, default=Path("/tmp/tutelage-chunked.json"))
+    parser.add_argument("--keep", type=Path, help="a file to go on from")
     parser.add_argument("--one", nargs="+")
     chosen = parser.parse_args()
     if chosen.one:
         print(json.dumps(one(*chosen.one)))
-    else:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        chosen.keep = chosen.keep or Path(folder) / "kept.json"
         table(chosen)
 
 

@@ -2,7 +2,8 @@
 
 Tokens are compared up to the first end sign, where llama.cpp is told to go on with the next best.
 Each runtime reads the same beginnings of test text and goes on with the likeliest token, one text
-at a time on one thread, by turns. llama.cpp comes with the package xllamacpp.
+at a time on one thread, by turns in an order drawn anew for each text. llama.cpp comes with the
+package xllamacpp.
 
     tutelage run smollm2
     python benchmarks/text_files.py runs/smollm2
@@ -10,6 +11,7 @@ at a time on one thread, by turns. llama.cpp comes with the package xllamacpp.
 
 import argparse
 import json
+import random
 import statistics
 import time
 import urllib.request
@@ -96,14 +98,14 @@ def main() -> None:
         sides[name], cut = llama_cpp(folder / TEXT_TARGETS[name].file, count)
         print(f"llama.cpp cuts the text of {name} as the student: {cut(text) == wanted}")
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    alike, compared = dict.fromkeys(sides, 0), 0
+    alike, compared, draw = dict.fromkeys(sides, 0), 0, random.Random(0)
     for turn in range(chosen.turns):
         for prompt in prompts[:, None]:
             first = before_end(sides["PyTorch"](prompt), run.job.tokenizer.eos_token_id)
             compared += len(first) if turn == 0 else 0
-            for name, write in sides.items():
+            for name in draw.sample(list(sides), len(sides)):
                 begun = time.perf_counter()
-                said = write(prompt)
+                said = sides[name](prompt)
                 seconds[name].append(time.perf_counter() - begun)
                 if turn == 0:
                     alike[name] += same_beginning(said, first)

@@ -160,5 +160,17 @@ def test_a_benchmark_works_on_tiny_input(place, home, capsys, name):
 def test_every_benchmark_with_a_main_program_is_tried():
     with_main = {p.name for p in BENCHMARKS.glob("*.py") if "\ndef main(" in p.read_text("utf-8")}
     assert with_main == set(TINY) == set(SHOWS)
+    listed = (BENCHMARKS / "README.md").read_text("utf-8")
+    assert [name for name in with_main if f"python benchmarks/{name}" not in listed] == []
     helpers = {path.name for path in BENCHMARKS.glob("*.py")} - with_main
     assert helpers == {"arms.py", "picture.py", "timing.py"}
+
+
+def test_speeds_of_untrained_students_need_no_data(place, capsys):
+    words = ["mnist", "--untrained", "--again", "1", "--seconds", "0.1", "--sizes", "8", "4"]
+    threads = torch.get_num_threads()
+    try:
+        assert run_script(BENCHMARKS / "bytes_curve.py", words) == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert "| 4 |" in capsys.readouterr().out
