@@ -1,5 +1,6 @@
 """The reproduction goes through whole, small, and keeps what it has trained."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from tutelage.pipeline.training import Trained
 from tutelage.records import load_record
 from tutelage.teachers import ModuleTeacher
 from tutelage.types import Batch
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -64,6 +67,12 @@ def test_every_row_is_measured_and_a_second_call_trains_nothing(small, tmp_path)
     found = measure([])[-1]
     papers = {row.paper for row in found.rows}
     assert {"67", "146", "74", "206", "133 on threes", "109", "47.3", "13.2"} <= papers
+    chosen = [row.name for row in found.rows if "chosen" in row.note]
+    for start in ("teacher 2×1200", "the same, biases of 7", "the same, bias of 3 raised, best"):
+        assert any(name.startswith(start) for name in chosen), start
+    assert {row.name for row in found.rows if "recipe chosen by test errors" in row.note} == {
+        row.name for row in found.rows if "the CNN" in row.name or row.name.startswith("CNN")
+    }
     assert load_record(tmp_path / "results.json", Reproduction) == found
     assert "| student 2×800, labels only | 146 |" in (tmp_path / "table.md").read_text()
     events = []
@@ -182,3 +191,40 @@ def test_kept_views_are_the_policy_s_and_made_once(monkeypatch):
         assert torch.equal(kept.apply(images[samples], samples, numbers), expected)
     assert made == [3, 1]
     assert kept.fingerprint == policy.fingerprint
+
+
+def test_the_record_of_the_page_holds_the_figures_of_the_page():
+    page = (ROOT / "docs/hinton-mnist.md").read_text("utf-8")
+    record = json.loads((ROOT / "docs/hinton-mnist.json").read_text("utf-8"))
+    main, *others = tables(page)
+    assert [shown(row, record["columns"]) for row in record["rows"]] == main[1:]
+    assert [table["cells"] for table in record["other_tables"]] == others
+    best = record["errors_by_seed"]["student 2×800, soft targets of the CNN at T=4, 100 epochs"]
+    assert str(Measured([float(errors) for errors in best])) == "51.6 ± 3.4"
+
+
+def tables(page):
+    """Cells of the tables of a page, without the line below the headings, marks and bold type."""
+    found, inside = [], False
+    for line in page.splitlines():
+        is_row = line.startswith("|")
+        if is_row and not inside:
+            found.append([])
+        if is_row and set(line) - set("|- "):
+            plain = line.replace("**", "").strip().strip("|")
+            found[-1].append([cell.strip() for cell in plain.split("|")])
+        inside = is_row
+    return found
+
+
+def shown(row, columns):
+    """A row of the record as the page shows it."""
+    cells = [row["row"], row["paper"] or "–"]
+    for column in columns:
+        found = row[column]
+        if found is None:
+            cells.append("–")
+        else:
+            reach = found["half_interval"]
+            cells.append(f"{found['mean']:.1f}" + ("" if reach is None else f" ± {reach:.1f}"))
+    return [*cells, row["unit"], row["note"]]
