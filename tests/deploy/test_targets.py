@@ -273,6 +273,13 @@ def test_a_missing_extra_is_named(name, tmp_path, monkeypatch):
         TARGETS[name].write(nn.Linear(4, 3), torch.zeros(1, 4), tmp_path / "net")
 
 
+def test_litert_says_how_it_is_installed_beside_others(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.14.0")
+    monkeypatch.setitem(sys.modules, "litert_torch", None)
+    with pytest.raises(MissingExtraError, match=r"typing-extensions below 4\.13.* one pip install"):
+        TARGETS["litert"].check()
+
+
 def test_litert_says_which_pytorch_it_needs(monkeypatch):
     monkeypatch.setattr(litert.torch, "__version__", "2.15.0+cpu")
     with pytest.raises(ExportError, match=r"needs torch below 2\.15, here is 2\.15\.0\+cpu"):

@@ -17,7 +17,7 @@ from tutelage.deploy.export import TEXT_INPUTS, check_named
 from tutelage.deploy.quiet import quiet
 from tutelage.deploy.runtime import Arrays, describe_arrays
 from tutelage.deploy.simulate import WEIGHT_STEPS
-from tutelage.errors import ExportError, TutelageError, find, one_line, require
+from tutelage.errors import ExportError, MissingExtraError, TutelageError, find, one_line, require
 from tutelage.models.cost import frozen_copy
 from tutelage.types import Inputs, on_cpu
 
@@ -112,6 +112,7 @@ class Target(ABC):
         suffix: Of the file.
         extra: Of Tutelage, which installs what is needed.
         modules: What is imported from that extra.
+        beside_others: Where the extra does not go into every environment: what to do.
         batch_size: Samples that a file takes at once; None takes any number.
         takes_named: Whether it can be made of networks with named inputs, of texts.
         ways: How it makes eight bits of a network, name to explanation; empty if it does not.
@@ -127,6 +128,7 @@ class Target(ABC):
     suffix: ClassVar[str]
     extra: ClassVar[str]
     modules: ClassVar[tuple[str, ...]]
+    beside_others: ClassVar[str] = ""
     batch_size: ClassVar[int | None] = None
     takes_named: ClassVar[bool] = False
     ways: ClassVar[Mapping[str, str]] = {}
@@ -142,9 +144,12 @@ class Target(ABC):
             MissingExtraError: The extra is not installed.
             ExportError: What is installed does not work together.
         """
-        with quiet():
-            for module in self.modules:
-                require(module, self.extra, f"The target {self.name!r}")
+        try:
+            with quiet():
+                for module in self.modules:
+                    require(module, self.extra, f"The target {self.name!r}")
+        except MissingExtraError as error:
+            raise MissingExtraError(f"{error} {self.beside_others}".strip()) from error
 
     def check_way(self, way: str) -> None:
         """Refuse a way of making eight bits that this target does not have.

@@ -30,6 +30,11 @@ class LiteRt(Target):
     suffix = ".tflite"
     extra = "litert"
     modules = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
+    beside_others = (
+        "Its converter holds typing-extensions below 4.13, so name it in one pip install with the "
+        "other extras that you want, in a new environment, or give it one of its own and run "
+        "tutelage export RUN --target litert there."
+    )
     batch_size = 1
     weight_steps = 127
     opening = """\
