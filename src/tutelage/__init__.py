@@ -108,7 +108,7 @@ _LOSSES = "tutelage.losses"  # holds all other public names
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name from its room."""
+    """Load a public name from its module."""
     if name == "__all__":
         return _public_names()
     may_be_loss = name[0].isupper()  # to look imports torch, which a submodule need not wait for

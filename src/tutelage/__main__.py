@@ -1,4 +1,4 @@
-"""`python -m tutelage`: what launchers of several processes start."""
+"""`python -m tutelage`: the entry point for launchers of several processes."""
 
 from tutelage.cli.app import main
 

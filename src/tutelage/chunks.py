@@ -20,12 +20,12 @@ ValueOf = Callable[[Float[Tensor, "rows classes"], int, int], Values]
 
 
 def rows_at_once(num_classes: int) -> int:
-    """Rows of a chunk."""
+    """Rows per chunk."""
     return max(LEAST_ROWS, CHUNK_NUMBERS // num_classes)
 
 
 def sum_of_chunks(hidden: HiddenStates, value_of: ValueOf) -> Values:
-    """Sum of what chunks of rows contribute, with gradients for hidden states and head.
+    """Sum of the chunks' contributions, with gradients for hidden states and head.
 
     The gradients are made in the forward pass, chunk by chunk, so that no logits outlive their
     chunk: the memory does not grow with rows times classes. A second backward pass is refused.
@@ -43,7 +43,7 @@ def sum_of_chunks(hidden: HiddenStates, value_of: ValueOf) -> Values:
 
 
 class _Chunked(torch.autograd.Function):
-    """The sum as one node of the graph."""
+    """The sum as one node of the autograd graph."""
 
     @staticmethod
     def forward(
@@ -94,7 +94,7 @@ def _slope(total: Tensor, product: Tensor) -> Tensor:
 def _add_gradients(
     gradients: list[Tensor | None], hidden: HiddenStates, start: int, stop: int, slope: Tensor
 ) -> None:
-    """The gradients of a matrix product, given those of its result."""
+    """Add the gradients of a matrix product, given those of its result."""
     of_values, of_weight, of_bias = gradients
     if of_values is not None:
         torch.mm(slope, hidden.weight, out=of_values[start:stop])

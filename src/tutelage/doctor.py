@@ -1,4 +1,4 @@
-"""Checks before the first step: what would go wrong, and what the run will cost."""
+"""Checks before training: what would go wrong, and what the run will cost."""
 
 import copy
 import time
@@ -58,7 +58,7 @@ HIGH = 2.0  # temperatures above it flatten what the teacher says of most sample
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
         level: "problem" (the run would fail or mean nothing), "warning" or "fine".
@@ -72,7 +72,7 @@ class Finding:
 
 
 def preflight(job: Job) -> None:
-    """Fail on what needs no training to see: networks, data, losses, codec, output.
+    """Fail on whatever shows without training: networks, data, losses, codec, output.
 
     Raises:
         TutelageError: The first thing that would fail later.
@@ -112,7 +112,7 @@ def _check_text_targets(job: Job) -> None:
 
 
 def _check_shards(job: Job) -> None:
-    """What does not go with networks in pieces."""
+    """Refuse what sharded networks do not support."""
     if job.shards_teacher and job.codec is not None:
         raise ConfigError(
             "teacher.shard: each process builds its own part of a cache, which a teacher in pieces "
@@ -138,7 +138,7 @@ def _check_cache(job: Job, codec: str) -> None:
 
 
 def _check_repeatable(job: Job) -> None:
-    """What a cache holds must be what students see later: the same sample twice is the same."""
+    """Check that a cached sample is the same every time it is read."""
     if job.splits.train.is_random:
         raise DataError(
             "cache: the training data are random, an item differs from call to call (random "
@@ -161,7 +161,7 @@ def _check_repeatable(job: Job) -> None:
 
 
 def _try_objective(job: Job, batch: Batch) -> None:
-    """One step's loss with a teacher that is not trained yet: what does not fit shows here."""
+    """Compute one step's loss with an untrained teacher, to find mismatches."""
     says = job.teacher_task.gives
     gives = frozenset({says} if job.codec else {says, Signal.FEATURES})
     giver = "a live teacher" if job.codec is None else "a cached teacher"
@@ -184,7 +184,7 @@ def _try_objective(job: Job, batch: Batch) -> None:
 
 
 def _try_labels(job: Job) -> None:
-    """One step of what is trained on labels alone: baseline and teachers."""
+    """Make one step of each training on labels alone: baseline and teachers."""
     if job.has_baseline:
         _try_on_labels(job, "baseline", job.new_student(0), job.settings, job.labelled_reader)
     for plan in job.teachers:
@@ -206,7 +206,7 @@ def _try_on_labels(
 
 @torch.no_grad()
 def _try_splits(job: Job) -> None:
-    """Both networks on samples of every part of the data."""
+    """Run both networks on samples of every part of the data."""
     student, teacher = still(job.new_student(0)), still(job.new_teacher())
     splits = job.splits
     for name, source in (("train", splits.train), ("valid", splits.valid), ("test", splits.test)):
@@ -225,7 +225,7 @@ def _try_splits(job: Job) -> None:
 def _try_out(
     job: Job, batch: Batch, network: nn.Module | None = None
 ) -> tuple[Trainee, ModuleTeacher]:
-    """What is trained, with its adapters, and an untrained teacher that gives what is needed.
+    """The training module with its adapters, and an untrained teacher with the outputs it needs.
 
     Args:
         job: The run.
@@ -253,7 +253,7 @@ def _try_out(
 
 
 def check(job: Job) -> list[Finding]:
-    """Look at everything, go on after a problem, and estimate memory and time.
+    """Check everything, continue after a problem, and estimate memory and time.
 
     Args:
         job: A run that has not begun; nothing of it is changed or written, save for a test file
@@ -345,7 +345,7 @@ def _compare_sizes(job: Job, count: int) -> Finding:
 
 
 def _count_delivered(job: Job, student: nn.Module) -> int:
-    """Parameters of what is delivered: the student with what a loss leaves on it, as SimKD does."""
+    """Parameters of the delivered student, with the parts that a loss such as SimKD adds."""
     try:
         return count_parameters(_try_out(job, first_batch(job, 4))[0].student)
     except TutelageError:  # told where the objective is tried
@@ -372,7 +372,7 @@ def _look_at_teacher(job: Job) -> Iterator[Finding]:
 
 
 def _look_at_steadiness(teacher: nn.Module, task: Task, batch: Batch) -> Iterator[Finding]:
-    """Whether the teacher says the same twice and stays as it is."""
+    """Check that the teacher gives the same outputs twice and does not change."""
     with torch.no_grad():
         before = state_fingerprint(teacher)
         first, second = task.run(teacher, batch).logits, task.run(teacher, batch).logits
@@ -423,7 +423,7 @@ def _look_at_accuracy(job: Job, teacher: nn.Module) -> Iterator[Finding]:
 
 
 def _linear_floor(job: Job) -> float | None:
-    """Accuracy of logistic regression on raw inputs: a baseline that takes a second."""
+    """Accuracy of logistic regression on raw inputs, a baseline that takes a second."""
     inputs = first_batch(job, 1).inputs
     if job.splits.valid is None or not isinstance(inputs, torch.Tensor):
         return None
@@ -442,7 +442,7 @@ def _linear_floor(job: Job) -> float | None:
 
 
 def _look_at_inputs(job: Job) -> Iterator[Finding]:
-    """Whether the teacher expects another size or normalisation than the data have."""
+    """Check whether the teacher expects another size or normalisation than the data have."""
     teacher = job.teacher.make()
     wanted = getattr(teacher, "pretrained_cfg", None) or getattr(teacher, "default_cfg", None)
     if not isinstance(wanted, dict) or job.teacher.train is not None:
@@ -461,7 +461,7 @@ def _look_at_inputs(job: Job) -> Iterator[Finding]:
 
 
 def _look_at_training(job: Job) -> Iterator[Finding]:
-    """One step of every training, and samples of every part of the data."""
+    """Make one step of every training, and run samples of every part of the data."""
     batch = first_batch(job, FEW)
     try_between(job, batch, *longest_batch(job))
     _try_objective(job, batch)
@@ -481,7 +481,7 @@ def _look_at_training(job: Job) -> Iterator[Finding]:
 
 
 def _is_mostly_soft(objective: Objective) -> bool:
-    """Whether outputs softened by a high temperature weigh more than everything else."""
+    """Whether outputs softened by a high temperature outweigh all other terms."""
     soft = rest = 0.0
     for term in objective.counted:
         weight = value_at(term.weight, 0.0)
@@ -528,7 +528,7 @@ def _look_at_cost(job: Job) -> Iterator[Finding]:
 
 
 def _time_steps(job: Job, batch: Batch) -> tuple[float, float]:
-    """Seconds of a training step and of a teacher's forward, the best of a few."""
+    """Best time in seconds of a training step and of a teacher's forward."""
     trainee, teacher = _try_out(job, batch)
     outputs = teacher(batch)
     optimizer = job.settings.optimizer.build(trainee.parameters())

@@ -1,4 +1,4 @@
-"""Every exception that Tutelage raises on purpose, and the one look-up of names."""
+"""All exceptions that Tutelage raises on purpose, and the lookup of names."""
 
 import difflib
 import functools
@@ -20,7 +20,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class TutelageError(Exception):
-    """What a person can mend: the message says where, what, what is allowed, what to do."""
+    """An error that the user can correct: where, which value, what is allowed, what to do."""
 
 
 class ConfigError(TutelageError, ValueError):
@@ -28,15 +28,15 @@ class ConfigError(TutelageError, ValueError):
 
 
 class UnknownNameError(ConfigError):
-    """A name stands in no table."""
+    """A name is not in the table that it belongs to."""
 
 
 class SignalError(TutelageError, ValueError):
-    """A loss needs something that the teacher, the student or the data does not give."""
+    """A loss needs something that the teacher, the student or the data do not provide."""
 
 
 class ShapeError(TutelageError, ValueError):
-    """Tensors of two networks, or of a network and its labels, do not fit together."""
+    """Tensors of two networks, or of a network and its labels, do not match in shape."""
 
 
 class DataError(TutelageError, ValueError):
@@ -44,27 +44,27 @@ class DataError(TutelageError, ValueError):
 
 
 class ModelError(TutelageError, ValueError):
-    """A network cannot be made, loaded or run."""
+    """A network cannot be built, loaded or run."""
 
 
 class CacheError(TutelageError):
-    """A teacher cache is missing, damaged, or was written for something else."""
+    """A teacher cache is missing, damaged, or made from something else."""
 
 
 class TrainingError(TutelageError):
-    """Training went wrong and was stopped; what was good is on disk."""
+    """Training failed and was stopped; the last good state is on disk."""
 
 
 class GradientError(TrainingError):
-    """Gradients are not finite, explode, or have all been 0 for long."""
+    """Gradients are not finite, explode, or have been 0 for long."""
 
 
 class OutOfMemoryError(TrainingError):
-    """Memory ran out, and smaller parts did not help or were not possible."""
+    """Memory ran out, and smaller batches did not help or were not possible."""
 
 
 class TeacherChangedError(TrainingError):
-    """A teacher's outputs changed while it taught; what was learned from it was thrown away."""
+    """A teacher's outputs changed during training; what was learned from it was discarded."""
 
 
 class ExportError(TutelageError):
@@ -72,22 +72,22 @@ class ExportError(TutelageError):
 
 
 class RunFolderError(TutelageError):
-    """A run folder cannot be written, or what lies in it cannot be used."""
+    """A run folder cannot be written, or its contents cannot be used."""
 
 
 class WriteError(RunFolderError):
-    """A file cannot be written: the disk is full, or the place is closed to us."""
+    """A file cannot be written: the disk is full, or permission is missing."""
 
 
 class UnreadableError(TutelageError, OSError):
-    """A path is no regular file, or a file is larger than anything that belongs there.
+    """A path is no regular file, or the file is larger than any valid one.
 
     It is an OSError too, so that a reader's own error, which knows what was being read, may wrap
     it as it wraps those of the system.
     """
 
     def __init__(self, path: object, problem: str) -> None:
-        """Keep the path, and what is wrong with it without the path."""
+        """Store the path, and the problem without the path."""
         super().__init__(f"{path}: {problem}")
         self.strerror = problem.rstrip(".")
 
@@ -102,7 +102,7 @@ class MissingExtraError(TutelageError, ImportError):
 
 @contextmanager
 def of_role(role: str) -> Iterator[None]:
-    """Name whose network it is in messages from within: "teacher", "student"."""
+    """Name the network in messages from within: "teacher", "student"."""
     try:
         yield
     except TutelageError as error:
@@ -112,7 +112,7 @@ def of_role(role: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException | str, *, limit: int = 300) -> str:
-    """The first line of an error's text that says something, without a terminal's colours.
+    """First meaningful line of an error's text, without terminal colours.
 
     Args:
         error: Of another library, or its text.
@@ -125,7 +125,7 @@ def one_line(error: BaseException | str, *, limit: int = 300) -> str:
 
 
 def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
-    """Look a name up in a family's table.
+    """Look up a name in a table, or raise with the nearest one.
 
     Args:
         kind: What the table holds, for the message ("loss", "data kind").
@@ -148,7 +148,7 @@ def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
 
 
 def with_known_names(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """Tell a mistyped argument of a public function with the nearest that it has.
+    """Report a mistyped argument of a public function with the nearest valid one.
 
     The function raises `UnknownNameError` for an argument that it does not have.
     """
@@ -164,7 +164,7 @@ def with_known_names(function: Callable[Given, Result]) -> Callable[Given, Resul
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:
-    """Import an optional package, or say in one line which extra brings it.
+    """Import an optional package, or name the extra that installs it.
 
     Args:
         module: Dotted module name to import.

@@ -1,4 +1,4 @@
-"""What distillation changed: paired intervals over seeds and test samples, and the verdict."""
+"""Effect of distillation: paired intervals over seeds and test samples, and the verdict."""
 
 import math
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """Mean of paired differences and what its variance is made from; one entry a study.
+    """Mean of paired differences and its variance components; one entry per study.
 
     Attributes:
         num_seeds: Pairs of trainings.
@@ -105,7 +105,7 @@ def _check_finite(scores: Shaped[Tensor, "seeds samples"], arm: str) -> None:
 
 
 def components(difference: Float[Tensor, "*studies seeds samples"]) -> Components:
-    """What the variance of a mean difference is made from, for one study or for many at once."""
+    """Variance components of a mean difference, for one study or many at once."""
     num_seeds, num_samples = difference.shape[-2:]
     by_seed, by_sample = difference.mean(dim=-1), difference.mean(dim=-2)
     centre = by_seed.mean(dim=-1)
@@ -160,7 +160,7 @@ def half_width(
 
 
 def _of_seeds(found: Components, level: float) -> Tensor:
-    """The seeds' share, each part times the square of its quantile."""
+    """Share of the seeds, each component times the square of its quantile."""
     plain = _quantile(level, found.num_seeds - 1) ** 2
     wider = plain * SKEWED.get(found.num_seeds, 1 + 4 / found.num_seeds) ** 2
     # With two or three seeds even this much is too small where they are skewed.
@@ -174,7 +174,7 @@ def _quantile(level: float, freedom: int) -> float:
 
 
 def _range(*arms: Tensor) -> float:
-    """Range of all scores, for scores that know no other; never 0."""
+    """Range of all scores, for metrics without a known one; never 0."""
     scores = torch.cat([arm.double().flatten() for arm in arms])
     return float(scores.max() - scores.min()) or float(scores.abs().max()) or 1.0
 
@@ -186,7 +186,7 @@ def judge(
     metric: Metric = ACCURACY,
     judged_on: str = "test",
 ) -> Verdict:
-    """The verdict: whether the interval of the difference lies above, on or below 0.
+    """The verdict: whether the interval of the difference lies above, around or below 0.
 
     Args:
         distilled: Scores of each distilled student on each sample.
@@ -260,7 +260,7 @@ def summarise(
 
 
 def retention(student: float, teacher: float, metric: Metric = ACCURACY) -> float | None:
-    """What the student keeps of the teacher's metric: 1 is all of it; None of a teacher's 0."""
+    """Share of the teacher's metric that the student keeps; None if the teacher's is 0."""
     above, below = (student, teacher) if metric.is_higher_better else (teacher, student)
     return above / below if below else None
 
@@ -268,7 +268,7 @@ def retention(student: float, teacher: float, metric: Metric = ACCURACY) -> floa
 def gap_closed(
     student: float, baseline: float | None, teacher: float, metric: Metric = ACCURACY
 ) -> float | None:
-    """(student - baseline) / (teacher - baseline); None unless the teacher is the better one."""
+    """(student - baseline) / (teacher - baseline); None unless the teacher is better."""
     if baseline is None or metric.rank(teacher) <= metric.rank(baseline):
         return None
     return (student - baseline) / (teacher - baseline)
@@ -284,5 +284,5 @@ def _per_class(evaluations: Sequence[Evaluation], teacher: Evaluation) -> list[f
 
 
 def correct(logits: Tensor, labels: Tensor) -> Bool[Tensor, " samples"]:
-    """Whether each sample's label is picked."""
+    """Whether each sample's label is predicted."""
     return torch.eq(logits.argmax(dim=-1), labels)

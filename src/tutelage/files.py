@@ -1,4 +1,4 @@
-"""Files written whole or not at all, read with one clear error, and fingerprints."""
+"""Atomic writing of files, reading with one clear error, and fingerprints."""
 
 import contextlib
 import errno
@@ -34,7 +34,7 @@ _TEMPORARY = re.compile(r"\..+\.([\w-]+)\.(\d{1,9})\.tmp")
 
 
 def open_regular(path: Path, *, largest: int | None = None) -> BufferedReader:
-    """Open a file for reading its bytes; a pipe or a device, which has no end, is refused.
+    """Open a regular file for reading bytes; pipes and devices are refused.
 
     Args:
         path: A link is followed to what it names.
@@ -55,7 +55,7 @@ def open_regular(path: Path, *, largest: int | None = None) -> BufferedReader:
 
 
 def check_regular(path: Path, *, largest: int | None = None) -> None:
-    """Refuse what `open_regular` would, for a library that opens the path by itself.
+    """Refuse what `open_regular` refuses, for a library that opens the path itself.
 
     Raises:
         UnreadableError, OSError: As for `open_regular`.
@@ -74,7 +74,7 @@ def read_bytes(path: Path, *, largest: int | None = None) -> bytes:
 
 
 def read_text(path: Path, *, encoding: str = "utf-8", largest: int | None = LARGEST_TEXT) -> str:
-    """The text of a regular file, with its ends of lines as they are.
+    """The text of a regular file, with its line endings unchanged.
 
     Raises:
         UnreadableError, OSError: As for `open_regular`.
@@ -95,7 +95,7 @@ def _check_status(path: Path, status: os.stat_result, largest: int | None) -> No
 
 
 def refuse_links(folder: Path) -> None:
-    """Stop before anything is written through a link that leads out of a folder.
+    """Refuse to write through a link that leads out of a folder.
 
     The folder itself may be a link: whoever runs the command names it.
 
@@ -114,7 +114,7 @@ def refuse_links(folder: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file under a temporary name beside its place, then rename it.
+    """Write a file under a temporary name in the same folder, then rename it.
 
     Args:
         path: Where the file shall lie; its folder is made.
@@ -142,7 +142,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 def staged(
     path: Path, files: Callable[[Path], Sequence[Path]] = lambda path: [path]
 ) -> Iterator[Path]:
-    """A place beside a file's to write it and try it; it moves there only if nothing is raised.
+    """A temporary path beside a file, renamed to it only if nothing is raised.
 
     Args:
         path: Where it shall lie; its folder is made.
@@ -158,7 +158,7 @@ def staged(
 
 @contextlib.contextmanager
 def staged_folder(folder: Path) -> Iterator[Path]:
-    """A place beside a folder to fill; its files move into the folder only if nothing is raised.
+    """A temporary folder whose files move into a folder only if nothing is raised.
 
     What lies in the folder under other names stays.
 
@@ -204,7 +204,7 @@ def _settle_all(moves: Iterable[tuple[Path, Path]], staging: Path, path: Path) -
 
 
 def _settle(made: Path, mode: int, place: Path) -> None:
-    """Bring a file to the disk and to its place, for those to read whom the user lets read.
+    """Sync a file to disk and rename it, with the user's default permissions.
 
     Some libraries give what they write to its owner alone.
     """
@@ -227,12 +227,12 @@ def _cannot_write(path: Path, error: Exception) -> WriteError:
 
 
 def _is_full(error: Exception) -> bool:
-    """Whether an error, of the system or of safetensors, says that a disk has no more room."""
+    """Whether an error, of the system or of safetensors, means that the disk is full."""
     return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _keep_name(folder: Path) -> None:
-    """Bring a folder's names to the disk, where the system has a way to."""
+    """Sync a folder's entries to disk, if the system supports it."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -243,7 +243,7 @@ def _keep_name(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove half-written files that killed processes left below a folder.
+    """Remove half-written files that killed processes left in a folder.
 
     Those of another machine are left alone for an hour: their writer may live.
     """
@@ -259,7 +259,7 @@ def sweep(folder: Path) -> None:
 
 
 def is_running(number: int) -> bool:
-    """Whether a process of this number runs on this machine."""
+    """Whether a process with this number runs on this machine."""
     try:
         os.kill(number, 0)
     except ProcessLookupError:
@@ -270,7 +270,7 @@ def is_running(number: int) -> bool:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     write_whole(path, lambda temporary: _write_bytes(temporary, content))
 
 
@@ -279,7 +279,7 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file whole or not at all."""
+    """Write a UTF-8 text file atomically."""
     write_whole(path, lambda temporary: _write_text(temporary, text))
 
 
@@ -288,7 +288,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write plain data as indented JSON, whole or not at all; NaN is refused by the format."""
+    """Write plain data as indented JSON, atomically; NaN is refused."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 

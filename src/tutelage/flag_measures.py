@@ -1,4 +1,4 @@
-"""Metrics of yes-or-no labels: F1, average precision, area under the ROC curve."""
+"""Metrics of yes/no labels: F1, average precision, area under the ROC curve."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -46,7 +46,7 @@ ACCURACY = _metric("accuracy", "accuracy", "Share of decisions that are right, a
 
 
 def _counts(logits: Tensor, labels: Tensor) -> Float[Tensor, "items terms"]:
-    """For each label whether it is rightly predicted, whether it is there, whether predicted."""
+    """For each label: whether it is rightly predicted, whether it is true, whether predicted."""
     predicted = (logits > 0).double()
     return torch.cat([predicted * labels, labels.double(), predicted], dim=-1)
 
@@ -70,7 +70,7 @@ def _share(sums: Float[Tensor, "*many terms"]) -> Float[Tensor, "*many"]:
 
 
 def _area(logits: Float[Tensor, " n"], labels: Float[Tensor, " n"]) -> tuple[float, Tensor]:
-    """Area under the ROC curve of one label, and without each sample; NaN where it has one value.
+    """Area under a label's ROC curve, also without each sample; NaN if all labels are equal.
 
     Source:
         DeLong, DeLong & Clarke-Pearson 1988, "Comparing the Areas under Two or More Correlated
@@ -91,7 +91,7 @@ def _area(logits: Float[Tensor, " n"], labels: Float[Tensor, " n"]) -> tuple[flo
 
 
 def _precision(logits: Float[Tensor, " n"], labels: Float[Tensor, " n"]) -> tuple[float, Tensor]:
-    """Average precision of one label, and without each sample; NaN where no sample has it."""
+    """Average precision of a label, also without each sample; NaN if no sample has it."""
     is_there = (labels > 0).double()
     count = is_there.sum()
     scores, order = logits.double().sort()

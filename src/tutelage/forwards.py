@@ -1,4 +1,4 @@
-"""Every network of a run called on first samples, so that its errors name its role."""
+"""Trial calls of a run's networks on first samples, so that errors name the role."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +21,7 @@ TRACED = 2  # samples of the call whose steps are looked at
 
 
 def try_between(job: Job, *batches: Batch) -> None:
-    """What comes between teacher and students: pictures drawn out of it, and assistants.
+    """Try what comes between teacher and students: drawn images and assistants.
 
     Raises:
         TutelageError: One of them cannot be made, or called.
@@ -35,7 +35,7 @@ def try_between(job: Job, *batches: Batch) -> None:
 
 
 def try_teachers(job: Job, *batches: Batch) -> None:
-    """What teaches, and each of several by itself, whose probabilities are averaged.
+    """Try every teacher, each by itself if several are averaged.
 
     Raises:
         TutelageError: One of them cannot be made, or called, or gives no logits.
@@ -50,7 +50,7 @@ def try_teachers(job: Job, *batches: Batch) -> None:
 
 
 def check_pictured(batch: Batch) -> tuple[int, ...]:
-    """Channels, height and width of pictures.
+    """Channels, height and width of images.
 
     Raises:
         ConfigError: Transfer pictures cannot be made, for the data are none.
@@ -64,7 +64,7 @@ def check_pictured(batch: Batch) -> tuple[int, ...]:
 
 
 def try_network(role: str, make: Callable[[], nn.Module], task: Task, *batches: Batch) -> None:
-    """Make a network and call it, so that its errors name its role.
+    """Build a network and call it, so that its errors name its role.
 
     Args:
         role: For messages.
@@ -84,7 +84,7 @@ def try_network(role: str, make: Callable[[], nn.Module], task: Task, *batches: 
 
 @torch.enable_grad()
 def _traced(network: nn.Module, task: Task, batch: Batch) -> Outputs:
-    """What a network gives for a few samples, with the steps that led there, whatever it takes."""
+    """A network's outputs for a few samples with their autograd graph, for any inputs."""
     for weight in network.parameters():
         weight.requires_grad_(weight.is_floating_point())
     try:
@@ -104,7 +104,7 @@ def _try_longest(network: nn.Module, task: Task, longest: Batch) -> None:
 
 
 def longest_batch(job: Job) -> list[Batch]:
-    """The longest text of all parts; none for data whose samples are of one shape."""
+    """The longest text of all parts; None for samples of equal shape."""
     found = longest_sample(job.splits)
     if found is None:
         return []
@@ -120,5 +120,5 @@ def first_batch(job: Job, rows: int) -> Batch:
 
 
 def still(model: nn.Module) -> nn.Module:
-    """A network for a trial call; a copy where it may be the user's own."""
+    """A network for a trial call; a copy if it may be the user's own."""
     return frozen(copied(model).eval())

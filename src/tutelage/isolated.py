@@ -1,4 +1,4 @@
-"""Programs of the package, each in a process of its own that imports from nowhere else."""
+"""Programs of the package in isolated child processes."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def run_isolated(script: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
-    """Run a Python file of the package and wait for its end.
+    """Run a Python file of the package in a child process and wait for it.
 
     It finds the packages that this process finds. Neither the folder it is started in nor one that
     it is told to work on is searched for modules: a `numpy.py` that lies there is not imported.
@@ -29,7 +29,7 @@ def run_isolated(script: Path, arguments: Sequence[str]) -> subprocess.Completed
 
 
 def search_path() -> list[str]:
-    """Where this process looks for modules, without the folder that it was started in."""
+    """This process's module search path, without the current folder."""
     start = os.path.realpath(os.getcwd())
     return [
         place for place in sys.path if os.path.isabs(place) and os.path.realpath(place) != start

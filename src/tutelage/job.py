@@ -1,4 +1,4 @@
-"""A run as objects: what the recipe or the Python call asked for, with nothing left to parse."""
+"""A run as objects, fully parsed from the recipe or the Python call."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ Norm = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True, slots=True)
 class TeacherPlan:
-    """Where the teacher comes from.
+    """How to obtain the teacher.
 
     Attributes:
         make: Makes the network; weights, if any are given, are in it.
@@ -79,7 +79,7 @@ class MeasureSettings:
 
 @dataclass(frozen=True, slots=True)
 class TransferPlan:
-    """Pictures that are drawn out of the teacher for the students to learn from.
+    """Images drawn from the teacher for the students to learn from.
 
     Attributes:
         num_images: How many.
@@ -94,7 +94,7 @@ class TransferPlan:
 
 @dataclass(frozen=True, slots=True)
 class ExportSettings:
-    """What the student is delivered as.
+    """Formats in which the student is delivered.
 
     Attributes:
         targets: Names of `tutelage.deploy.TARGETS`; ONNX is always made too.
@@ -187,28 +187,28 @@ class Job:
 
     @property
     def task(self) -> Task:
-        """How networks are called and judged."""
+        """How networks are called and evaluated."""
         return self.make_task(len(self.splits.class_names))
 
     @property
     def int8(self) -> tuple[str, ...]:
-        """Ways to eight bits, each once; that of `measure` is the first."""
+        """Int8 schemes, each once, beginning with that of `measure`."""
         first = (self.measure.int8,) if self.measure and self.measure.int8 else ()
         return tuple(dict.fromkeys((*first, *self.export.int8)))
 
     @property
     def most_rows(self) -> int:
-        """Samples of the students' largest batch: as many as any network is asked about at once."""
+        """Samples of the students' largest batch, the limit for every network."""
         return self.settings.most_rows(len(self.splits.train))
 
     @property
     def shards_teacher(self) -> bool:
-        """Whether several processes hold a piece each of the teacher."""
+        """Whether the teacher is sharded among processes."""
         return any(plan.shard for plan in self.teachers)
 
     @property
     def teacher_task(self) -> Task:
-        """How the teacher is called and judged."""
+        """How the teacher is called and evaluated."""
         return self.task if self.make_teacher_task is None else self.make_teacher_task()
 
     @property
@@ -218,12 +218,12 @@ class Job:
 
     @property
     def labelled_reader(self) -> Reader:
-        """The training data that have labels: what teacher and baseline learn from."""
+        """Labelled training data: what teacher and baseline learn from."""
         return self.reader(self.splits.labelled or self.splits.train, self.views)
 
     @property
     def baseline_settings(self) -> TrainSettings:
-        """The students' settings; over labelled data alone with as many steps as over all."""
+        """The students' settings, with as many steps over labelled data as over all data."""
         if self.splits.labelled is None:
             return self.settings
         share = len(self.splits.train) / len(self.splits.labelled)
@@ -240,7 +240,7 @@ class Job:
         return self.reader(self.splits.test)
 
     def reader(self, source: Source, views: ViewPolicy | None = None) -> Reader:
-        """A source as the networks see it."""
+        """A reader of a source, normalised as the networks expect it."""
         return Reader(
             source,
             views,
@@ -256,37 +256,37 @@ class Job:
         return Objective([Term(loss, 1.0, loss.title)])
 
     def new_student(self, seed: int) -> nn.Module:
-        """A student with the initial weights of a seed: the same for every arm."""
+        """A student with a seed's initial weights, the same in every arm."""
         torch.manual_seed(seed)
         return self.task.ready(self.make_student(), self.probe)
 
     def new_assistant(self, number: int) -> nn.Module:
-        """An assistant, counted from 0, with its initial weights."""
+        """An assistant (counted from 0) with its initial weights."""
         torch.manual_seed(self.teacher.seed)
         return self.task.ready(self.assistants[number](), self.probe)
 
     def probe(self) -> Batch:
-        """A few training samples, to try a network on."""
+        """A few training samples for trial calls."""
         return self.train_reader[spread(len(self.splits.train), PROBED)]
 
     @property
     def teachers(self) -> tuple[TeacherPlan, ...]:
-        """All that teach, the first one first."""
+        """All teachers, in order."""
         return (self.teacher, *self.co_teachers)
 
     def new_teacher(self) -> nn.Module:
-        """The teacher, or all of them as one, before any training here."""
+        """The teacher, or all of them as one, before training."""
         return self.together([self.new_member(plan) for plan in self.teachers])
 
     def together(self, members: Sequence[nn.Module]) -> nn.Module:
-        """One network as it is, several as an ensemble."""
+        """One network unchanged, several as an ensemble."""
         if len(members) == 1:
             return members[0]
         weights = [plan.weight for plan in self.teachers]
         return Ensemble(members, weights, self.teacher_task.mean_of)
 
     def new_member(self, plan: TeacherPlan) -> nn.Module:
-        """One teacher before any training here, adapted to the data's inputs and classes."""
+        """One teacher before training, adapted to the data's inputs and classes."""
         torch.manual_seed(plan.seed)
         model = plan.make()
         if plan.train is not None:
@@ -294,7 +294,7 @@ class Job:
         return self._in_order(plan, self._normed(plan, model), model)
 
     def _in_order(self, plan: TeacherPlan, adapted: nn.Module, model: nn.Module) -> nn.Module:
-        """A network that was trained elsewhere, with its logits in the data's order."""
+        """A pretrained network with its logits in the data's class order."""
         brought = None if plan.train else origin_of(model).class_names
         names, wanted = plan.class_names or brought, self.splits.class_names
         if names is None or self._by_number(plan, names):
@@ -304,12 +304,12 @@ class Job:
         return adapted if order == tuple(range(len(order))) else ClassOrder(adapted, order)
 
     def _by_number(self, plan: TeacherPlan, names: Sequence[str]) -> bool:
-        """Whether labels that are numbers are taken for the numbers of a teacher's classes."""
+        """Whether numeric labels are read as the indices of a teacher's classes."""
         wanted = self.splits.class_names
         return plan.class_names is None and is_numbered(wanted) and not {*names} & {*wanted}
 
     def order_notes(self, plan: TeacherPlan, member: nn.Module) -> tuple[str, ...]:
-        """What must be known of how a teacher's classes were matched to the data's.
+        """Notes on how a teacher's classes were matched to the data's.
 
         Args:
             plan: The teacher's.
@@ -327,7 +327,7 @@ class Job:
         )
 
     def _normed(self, plan: TeacherPlan, model: nn.Module) -> nn.Module:
-        """A network with its own normalisation and size of inputs."""
+        """A network with its own normalisation and input size."""
         if plan.norm is None and plan.image_size is None:
             return model
         mean, std = self.splits.mean, self.splits.std
@@ -339,7 +339,7 @@ class Job:
         )
 
     def own_norm(self, plan: TeacherPlan) -> Norm | None:
-        """The normalisation that a teacher expects, one value a channel of the data's inputs.
+        """A teacher's own normalisation, one value per channel of the data's inputs.
 
         Raises:
             ConfigError: It does not fit the inputs; the message names the key.
@@ -367,7 +367,7 @@ def is_picture(inputs: Inputs) -> bool:
 
 
 def one_a_channel(values: Sequence[float], inputs: Inputs, place: str) -> tuple[float, ...]:
-    """Values of a normalisation, one for each channel; a single one counts for all.
+    """Normalisation values, one per channel; a single one applies to all.
 
     Args:
         values: Mean or std.

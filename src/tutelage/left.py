@@ -1,4 +1,4 @@
-"""What the stages of a run left in its folder, told from files that were put there since."""
+"""Files that the stages of a run wrote, as opposed to files added later."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ STAGES = ("*", "arms/*/*", "assistants/*")
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """A finished stage.
+    """Marker of a finished stage.
 
     Attributes:
         key: Fingerprint of all that the stage depends on.
@@ -25,7 +25,7 @@ class Stamp:
 
 
 def left_files(out: Path) -> dict[str, str]:
-    """All that the stages of a run left: path below its folder to SHA-256."""
+    """All files that the stages of a run wrote: relative path to SHA-256."""
     found: dict[str, str] = {}
     for stage in STAGES:
         for path in sorted(out.glob(f"{stage}/stamp.json")):
@@ -36,7 +36,7 @@ def left_files(out: Path) -> dict[str, str]:
 
 
 def check_left(out: Path, record: RunRecord, files: Iterable[Path]) -> None:
-    """Refuse files that are not those which the run left: swapped, changed, of another run.
+    """Refuse files that the run did not write: swapped, changed, or of another run.
 
     It finds a mistake. Whoever may write the folder may write its results too.
 

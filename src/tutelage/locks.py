@@ -1,4 +1,4 @@
-"""One writer to a folder: a lock that the operating system lets go when its holder dies."""
+"""One writer per folder: a lock that the operating system releases when its holder dies."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ ORPHANS_S = 15.0
 
 @contextlib.contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
-    """Hold a folder, so that no other process writes into it; readers need no lock.
+    """Lock a folder against other writers; readers need no lock.
 
     Of several processes of one launch only the first holds it, for all of them. A holder that is
     killed lets go at once; its data workers, which die a few seconds later, are waited for,
@@ -68,7 +68,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
 
 
 def _holder(folder: Path) -> list[str]:
-    """Process number, machine, time and work, as far as they are known."""
+    """Process number, machine, time and task of the holder, as far as known."""
     try:
         with open_regular(folder / HOLDER) as file:
             return file.read(300).decode("utf-8", "replace").split(maxsplit=3)
@@ -77,7 +77,7 @@ def _holder(folder: Path) -> list[str]:
 
 
 def _is_dead(holder: list[str]) -> bool:
-    """Whether it ran on this machine and runs no more."""
+    """Whether the holder ran on this machine and no longer runs."""
     if (
         len(holder) < 2
         or not re.fullmatch(r"\d{1,9}", holder[0])

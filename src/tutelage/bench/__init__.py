@@ -1,4 +1,4 @@
-"""Comparisons under one protocol: all methods, and published tables, ours beside the paper's."""
+"""Comparisons of all methods under one protocol, and published tables beside our own numbers."""
 
 from tutelage.bench.comparison import compare
 from tutelage.bench.hinton import reproduce_hinton_mnist

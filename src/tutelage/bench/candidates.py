@@ -20,7 +20,7 @@ Grid = tuple[Objective, ...]
 
 
 def candidates(layers: Layers) -> Mapping[str, Grid]:
-    """Objectives to try, by method; the baseline has one, for it has no settings.
+    """Objectives to try, by method. The baseline has one, because it has no settings.
 
     Every loss with a teacher is added to the plain task loss of weight 1. A loss with a
     temperature, or a setting like it, is tried at two of them with two weights and at two gentler
@@ -78,7 +78,7 @@ def _on_logits() -> dict[str, Grid]:
 
 
 def _on_vectors(layers: Layers) -> dict[str, Grid]:
-    """Losses that take one vector a sample, or make one."""
+    """Losses that take one vector per sample, or compute one."""
     ours, theirs = layers.student_vector, layers.teacher_vector
     usual: dict[str, tuple[Make, float]] = {
         "crd": (partial(losses.CRD, ours, theirs), 0.8),
@@ -102,7 +102,7 @@ def _on_vectors(layers: Layers) -> dict[str, Grid]:
 
 
 def _on_maps(layers: Layers) -> dict[str, Grid]:
-    """Losses that compare maps place by place; of one layer the middle one or the last."""
+    """Losses that compare feature maps position by position, on the middle layer or the last."""
     every = (layers.student, layers.teacher)
     middle = len(layers.student) // 2
     hint = (layers.student[middle], layers.teacher[middle])

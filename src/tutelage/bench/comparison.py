@@ -1,4 +1,4 @@
-"""All methods under one protocol: same teacher, initial weights, order of data and budget."""
+"""All methods under one protocol: same teacher, initial weights, data order and budget."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +51,7 @@ def compare(
     data: Path | None = None,
     listener: Listener = ignore,
 ) -> Iterator[Leaderboard]:
-    """Tune and train every method; what was trained before is not trained again.
+    """Tune and train every method; finished trainings are not repeated.
 
     Args:
         name: Of the suite.
@@ -98,7 +98,7 @@ def _first(grids: Mapping[str, Grid], *names: str) -> list[tuple[str, Grid]]:
 
 @dataclass(frozen=True)
 class _Study:
-    """The trainings of one suite, and how they are judged."""
+    """The trainings of one suite, and their evaluation."""
 
     name: str
     suite: Suite
@@ -120,7 +120,7 @@ class _Study:
 
     @cached_property
     def of_teacher(self) -> Lab:
-        """Where the teacher is trained, on all training data."""
+        """Lab with all training data, in which the teacher is trained."""
         splits = self.suite.load(self.data)
         if splits.valid is None:
             raise ConfigError(f"suite {self.name}: its data has no validation part to tune on.")
@@ -128,7 +128,7 @@ class _Study:
 
     @cached_property
     def lab(self) -> Lab:
-        """Where the students are trained."""
+        """Lab in which the students are trained."""
         splits = self.of_teacher.splits
         train: Source = splits.train
         if self.budget.samples is not None and self.budget.samples < len(train):
@@ -150,7 +150,7 @@ class _Study:
 
     @cached_property
     def remembered(self) -> RememberedTeacher:
-        """The teacher with all features that any method looks at; for one view a sample."""
+        """The teacher with every feature that a method needs, for one view per sample."""
         grids = candidates(self.suite.layers).values()
         layers = dict.fromkeys(layer for grid in grids for layer in grid[0].teacher_layers)
         live = self.of_teacher.live(self.teacher, chunk=self.settings.batch_size, layers=[*layers])
@@ -165,7 +165,7 @@ class _Study:
         return self.lab.test_labels
 
     def teacher_for(self, objective: Objective) -> Teacher | None:
-        """Who teaches: nobody, a memory of one view, a cache of many, or the network itself."""
+        """Teacher of a method: none, precomputed for one view, cached for many views, or live."""
         if not objective.needs_teacher:
             return None
         layers = objective.teacher_layers
@@ -188,7 +188,7 @@ class _Study:
         )
 
     def pick(self, method: str, grid: Grid) -> tuple[int, list[Trial]]:
-        """The settings that do best on validation data, after the last epoch of one seed."""
+        """The settings with the best validation accuracy after the last epoch of one seed."""
         if len(grid) == 1:
             return 0, []
         trials = [
@@ -199,7 +199,7 @@ class _Study:
         return reached.index(max(reached)), trials
 
     def tried(self, method: str, number: int, grid: Grid) -> float | None:
-        """Validation accuracy of one setting; None where its numbers went wrong."""
+        """Validation accuracy of one setting; None if its training diverged."""
         try:
             trained = self.train(method, number, grid, TUNING_SEED)
         except TrainingError:
@@ -207,7 +207,7 @@ class _Study:
         return trained.progress.curve[-1].valid_metric
 
     def standing(self, method: str, grid: Grid) -> Standing:
-        """Where a method stands, over all seeds."""
+        """Results of a method over all seeds."""
         number, trials = self.pick(method, grid)
         logits = [self.test_logits(method, number, grid, seed) for seed in self.seeds]
         right = self.right(method, number, grid)
@@ -231,7 +231,7 @@ class _Study:
         return sum(load_record(path, Progress).seconds for path in paths if path.is_file())
 
     def right(self, method: str, number: int, grid: Grid) -> Tensor:
-        """Whether each seed's student of the last epoch is right, by test sample."""
+        """Whether each seed's last student is right, by test sample."""
         logits = [self.test_logits(method, number, grid, seed)[0] for seed in self.seeds]
         return torch.stack([correct(rows, self.labels) for rows in logits])
 
@@ -251,7 +251,7 @@ class _Study:
         return self.of_teacher.test_logits(self.teacher.selected)
 
     def test_logits(self, method: str, number: int, grid: Grid, seed: int) -> tuple[Tensor, Tensor]:
-        """Of the last epoch's student and of the one that validation selects."""
+        """Test logits of the last epoch's student and of the one with the best validation score."""
         trained = self.train(method, number, grid, seed)
         path = self.folder / method / str(number + 1) / f"seed-{seed}" / TEST_LOGITS
         known = _read(path, trained.key)
@@ -262,7 +262,7 @@ class _Study:
         return known["last"], known["selected"]
 
     def costs(self, objectives: Mapping[str, Objective]) -> Mapping[str, Cost]:
-        """What a step of each method costs, beside one of plain KD."""
+        """Cost of a step of each method, relative to one of plain KD."""
         train = self.lab.splits.train
         rows = torch.arange(self.settings.batch_size)
         batch = self.lab.reader(train)[rows, torch.zeros_like(rows)]
@@ -273,7 +273,7 @@ class _Study:
         )
 
     def empty_board(self) -> Leaderboard:
-        """What is the same for all methods."""
+        """A leaderboard with the facts that are the same for all methods."""
         settings = self.settings
         return Leaderboard(
             suite=self.name,
@@ -308,7 +308,7 @@ def _count(network: nn.Module) -> int:
 
 
 def _read(path: Path, key: str) -> dict[str, Tensor] | None:
-    """Logits that were written for this very training, or None where they are not whole."""
+    """Read the logits that this very training wrote; None if there are none, or not all."""
     try:
         if read_facts(path).get("key") != key:
             return None

@@ -49,7 +49,7 @@ def costs_against(
     batch: Batch,
     num_samples: int,
 ) -> dict[str, Cost]:
-    """Time a step of each objective, by turns with one of them.
+    """Time per step of each objective, measured in alternation with a reference.
 
     Args:
         other: Name of the objective that is the measure.
@@ -82,7 +82,7 @@ def costs_against(
 
 
 class _Told:
-    """A teacher that has said it all: the loss is measured, not the teacher."""
+    """A teacher with precomputed outputs, so that only the loss is measured."""
 
     def __init__(self, teacher: ModuleTeacher, batch: Batch) -> None:
         self.said = teacher(batch.to(teacher.device))
@@ -95,7 +95,7 @@ class _Told:
 
 
 def _by_turns(step: Callable[[], object], other: Callable[[], object]) -> tuple[float, float]:
-    """Median seconds of a step, and the median ratio to the other's of the same turn."""
+    """Median seconds of a step, and the median ratio to the reference's step of the same round."""
     seconds, ratios = [], []
     for function in (step, other):
         function()
@@ -112,7 +112,7 @@ def _by_turns(step: Callable[[], object], other: Callable[[], object]) -> tuple[
 
 
 def _now() -> float:
-    """Processor time, which others hardly disturb; with a GPU wall time, when all is done."""
+    """Processor time, which other programs hardly disturb; on a GPU wall time after a sync."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -120,7 +120,7 @@ def _now() -> float:
 
 
 def _peak_bytes(step: Callable[[], object]) -> int:
-    """Most bytes that one call holds at once beyond those before it."""
+    """Peak bytes that one call allocates beyond those held before it."""
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

@@ -52,7 +52,7 @@ def reproduce_hinton_mnist(
     only: Sequence[str] = (),
     listener: Listener = ignore,
 ) -> Iterator[Reproduction]:
-    """Measure the rows one after another; what was measured before is not trained again.
+    """Measure the rows one after another; finished rows are not measured again.
 
     Args:
         out: The folder of all trainings; results.json and table.md lie in it.
@@ -102,7 +102,7 @@ Part = tuple[list[Row], list[Trained]]
 
 @dataclass(frozen=True)
 class _Study:
-    """The trainings of the section, and how its rows are judged."""
+    """The trainings of the section, and the evaluation of its rows."""
 
     lab: Lab
     seeds: tuple[int, ...]
@@ -112,7 +112,7 @@ class _Study:
 
     @property
     def parts(self) -> dict[str, Callable[[], Part]]:
-        """What there is to measure, cheap and certain things first."""
+        """The parts to measure, the cheap and certain ones first."""
         return {
             "teacher": self.teacher_row,
             "labels only": self.labels_only,
@@ -182,7 +182,7 @@ class _Study:
         part: Int[Tensor, " n"] | None = None,
         teacher: Teacher | None = None,
     ) -> list[Trained]:
-        """One student a seed, of the section's teacher if no other is given."""
+        """One student per seed, of the section's teacher unless another is given."""
         return [
             self.lab.train(
                 name,
@@ -252,7 +252,7 @@ class _Study:
         return rows, trained
 
     def threes(self, name: str, paper: str, logits: Sequence[Tensor], note: str = "") -> list[Row]:
-        """All errors, and those on threes."""
+        """All errors, and the errors on threes."""
         is_three = self.labels == THREE
         everything, threes = paper.partition(", of which ")[::2]
         counts = [float(count_errors(rows, self.labels)) for rows in logits]
@@ -323,7 +323,7 @@ class _Study:
         return rows, trainings
 
     def best(self) -> Part:
-        """Past the paper: a CNN teaches, on pictures that are bent too, with patience."""
+        """Beyond the paper: a CNN teacher, trained longer and on deformed images."""
         cached = self.lab.cached(self.cnn, self.elastic, "float16", chunk=BATCH, folder="cnn-cache")
         trained = self.students(
             "best", partial(_both, 4.0), views=self.elastic, epochs=PATIENT_EPOCHS, teacher=cached
@@ -338,7 +338,7 @@ class _Study:
         return rows, [self.cnn, *trained]
 
     def smallest(self) -> Part:
-        """The smallest student that keeps 99 % of the teacher's accuracy, its interval and all."""
+        """The smallest student whose whole interval lies above 99 % of the teacher's accuracy."""
         rows, trainings = [], []
         for width in SMALL_WIDTHS:
             trained = self.students(
@@ -361,7 +361,7 @@ class _Study:
         return rows, trainings
 
     def kept(self, errors: float) -> float:
-        """Share of the teacher's accuracy that a student with so many errors has."""
+        """Share of the teacher's accuracy that a student with this many errors keeps."""
         total = len(self.labels)
         return (total - errors) / (total - self.teacher_errors)
 

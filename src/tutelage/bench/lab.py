@@ -1,4 +1,4 @@
-"""Many trainings on one data set under one teacher, each kept and never repeated."""
+"""Many trainings on one data set under one teacher, each stored and never repeated."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ ROWS_TO_TRY = 64
 
 
 class OneView(ViewPolicy):
-    """Always the same view of another policy, under its number there.
+    """One view of another policy, under its number there.
 
     Args:
         policy: The other policy.
@@ -60,7 +60,7 @@ class OneView(ViewPolicy):
 
 
 class Kept(ViewPolicy):
-    """The views of another policy, each made once and then kept in memory.
+    """The views of another policy, each computed once and kept in memory.
 
     Args:
         policy: Of images of whole numbers.
@@ -68,7 +68,7 @@ class Kept(ViewPolicy):
     """
 
     def __init__(self, policy: ViewPolicy, num_samples: int) -> None:
-        """Keep nothing yet."""
+        """Start with an empty store."""
         self.policy = policy
         self.num_views = policy.num_views
         self.fingerprint = policy.fingerprint
@@ -94,7 +94,7 @@ class Kept(ViewPolicy):
 
 
 class TeacherOfPart:
-    """A teacher of a whole data set, asked about a part that is numbered anew.
+    """A teacher of a whole data set, used for a subset with its own numbering.
 
     Args:
         teacher: Of the whole.
@@ -102,7 +102,7 @@ class TeacherOfPart:
     """
 
     def __init__(self, teacher: Teacher, ids: Int[Tensor, " n"]) -> None:
-        """Hold both."""
+        """Store both."""
         self.teacher = teacher
         self.ids = ids
         self.gives = teacher.gives
@@ -110,13 +110,13 @@ class TeacherOfPart:
         self.device = teacher.device
 
     def __call__(self, batch: Batch) -> Outputs:
-        """What the teacher says of these samples of the part."""
+        """The teacher's outputs for these samples of the subset."""
         return self.teacher(replace(batch, sample_ids=self.ids[batch.sample_ids]))
 
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """A place where many networks are trained on one data set.
+    """A folder in which many networks are trained on one data set.
 
     Attributes:
         out: Each training has a folder below it.
@@ -132,11 +132,11 @@ class Lab:
 
     @property
     def task(self) -> Classification:
-        """How networks are called."""
+        """How networks are called and evaluated."""
         return Classification(num_classes=len(self.splits.class_names))
 
     def reader(self, source: Source, views: ViewPolicy | None = None) -> Reader:
-        """A source as the networks see it."""
+        """A reader of a source, normalised as the networks expect it."""
         splits = self.splits
         return Reader(source, views, mean=splits.mean, std=splits.std)
 
@@ -152,7 +152,7 @@ class Lab:
         teacher: Teacher | None = None,
         part: Int[Tensor, " n"] | None = None,
     ) -> Trained:
-        """Train a network, or load it if this very training was done before.
+        """Train a network, or load it if this very training is done.
 
         Args:
             name: Of the arm, and of its folder.
@@ -189,7 +189,7 @@ class Lab:
         return train_arm(arm, network, self.listener)
 
     def live(self, teacher: Trained, *, chunk: int, layers: Sequence[str] = ()) -> ModuleTeacher:
-        """A trained teacher that is asked about every batch."""
+        """A trained teacher that is run on every batch."""
         return ModuleTeacher(
             teacher.selected, self.task, chunk=chunk, device=self.device, layers=layers
         )
@@ -203,7 +203,7 @@ class Lab:
         chunk: int,
         folder: str = "cache",
     ) -> Teacher:
-        """A trained teacher with its outputs for every view on disk, in a folder of its own."""
+        """A trained teacher with its outputs for every view cached in its own folder."""
         live = self.live(teacher, chunk=chunk)
         reader = self.reader(self.splits.train, views)
         return open_or_build(self.out / folder, live, reader, codec, self.listener)
@@ -233,10 +233,10 @@ def labels_of(source: Source) -> Int[Tensor, " n"]:
 
 
 def count_errors(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> int:
-    """How many samples are put into the wrong class."""
+    """Number of misclassified samples."""
     return int((logits.argmax(dim=-1) != labels).sum())
 
 
 def seconds_of(trainings: Sequence[Trained]) -> float:
-    """Training time together, as first measured."""
+    """Total training time, as first measured."""
     return sum((trained.progress.seconds for trained in trainings), 0.0)

@@ -1,4 +1,4 @@
-"""What a comparison leaves on disk: where each method stands, with intervals, as data and page."""
+"""Result of a comparison on disk: each method with its interval, as data and as a page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ Interval = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One network on the test data.
+    """Metrics of one network on the test data.
 
     Attributes:
         accuracy: Share of samples put into the right class.
@@ -48,7 +48,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One method with the settings that did best.
+    """One method with its best settings.
 
     Attributes:
         method: Its name in a recipe.
@@ -131,7 +131,7 @@ class Leaderboard:
 
 
 def verdict(interval: Interval | None) -> str:
-    """In a word, from an interval of a difference of accuracies."""
+    """The verdict in a word, from the interval of a difference of accuracies."""
     if interval is None:
         return ""
     _, low, high = interval
@@ -139,7 +139,7 @@ def verdict(interval: Interval | None) -> str:
 
 
 def ranked(standings: Sequence[Standing]) -> list[Standing]:
-    """The most accurate first, by the students of the last epoch."""
+    """All methods, the most accurate first, by the students of the last epoch."""
     return sorted(standings, key=lambda standing: -standing.mean("accuracy").mean)
 
 
@@ -221,7 +221,7 @@ def _protocol(board: Leaderboard) -> list[str]:
 
 
 def _limits(board: Leaderboard) -> list[str]:
-    """What the comparison is not."""
+    """Limits of the comparison, as text."""
     lines = []
     if board.length == "short":
         lines += [
@@ -288,7 +288,7 @@ def _points(interval: Interval | None) -> str:
 
 
 def _sentences(standings: Sequence[Standing]) -> list[str]:
-    """What the intervals say, method by method, and no more."""
+    """What the intervals show, method by method."""
     others = [standing for standing in standings if standing.over_baseline is not None]
     rivals = [standing for standing in standings if standing.over_kd is not None]
 

@@ -1,4 +1,4 @@
-"""What a reproduction leaves on disk: rows of ours beside the paper's."""
+"""Result of a reproduction on disk: our numbers beside the paper's."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Measured:
 
     @property
     def reach(self) -> float | None:
-        """Half the 95% interval of the mean over seeds; None for one seed."""
+        """Half the width of the 95% interval of the mean over seeds; None for one seed."""
         count = len(self.values)
         if count < 2:
             return None
@@ -33,7 +33,7 @@ class Measured:
         return quantile * stdev(self.values) / math.sqrt(count)
 
     def __str__(self) -> str:
-        """As `74.2 ± 3.1`."""
+        """Text such as `74.2 ± 3.1`."""
         shown = f"{self.mean:.1f}"
         return shown if self.reach is None else f"{shown} ± {self.reach:.1f}"
 
@@ -59,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """A published table, repeated.
+    """A reproduced table.
 
     Attributes:
         title: Of the table.

@@ -1,4 +1,4 @@
-"""What is compared where: data, teacher, student, and how long each training lasts."""
+"""The comparisons: data, teacher, student, and how long each training lasts."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """Where the two networks are looked at.
+    """The layers at which both networks are compared.
 
     Attributes:
         student: The student's layers, from the first to the last; losses on one layer take the
@@ -43,7 +43,7 @@ class Layers:
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How much every student gets.
+    """Training length of every student.
 
     Attributes:
         epochs: Passes over its training samples.

@@ -1,4 +1,4 @@
-"""The `tutelage` command: what each subcommand is called with, and how errors come out."""
+"""The `tutelage` command: the arguments of each subcommand, and how errors are printed."""
 
 import logging
 import os
@@ -68,7 +68,7 @@ class _State:
 def demo(
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
 ) -> None:
-    """The whole job on real handwritten digits: about a minute on two cores, no download."""
+    """Distil on real handwritten digits: about a minute on two cores, no download."""
     from tutelage.cli.commands import run_recipe
 
     run_recipe(
@@ -78,7 +78,7 @@ def demo(
 
 @app.command()
 def run(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Run a recipe from data to report; goes on where an interrupted run stopped."""
+    """Run a recipe from data to report; an interrupted run resumes."""
     from tutelage.cli.commands import run_recipe
 
     run_recipe(recipe, overrides or [], command=shlex.join(["tutelage", *sys.argv[1:]]))
@@ -86,7 +86,7 @@ def run(recipe: Recipe, overrides: Overrides = None) -> None:
 
 @app.command()
 def check(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Say what would go wrong, and the cost in memory and time, before training."""
+    """Report problems, and the cost in memory and time, before training."""
     from tutelage.cli.commands import check_recipe
 
     raise typer.Exit(check_recipe(recipe, overrides or []))
@@ -104,7 +104,7 @@ def recipe(
 
 @app.command()
 def report(folder: RunFolder) -> None:
-    """Write a run's report again, from its results."""
+    """Write a run's report again from its results."""
     from tutelage.cli.commands import rewrite_report
 
     rewrite_report(folder)
@@ -126,7 +126,7 @@ def playground(
         Path | None, typer.Option(help="A folder with the unpacked npm package onnxruntime-web.")
     ] = None,
 ) -> None:
-    """Write a page in which teacher and student run in the browser, on pictures and texts."""
+    """Write a page that runs teacher and student in the browser, on images and texts."""
     from tutelage.cli.playground import make_playground
 
     make_playground(folder, out, show=show, is_single_file=single_file, runtime=runtime)
@@ -146,7 +146,7 @@ def export(
     ] = None,
     allow_code: AllowCode = False,
 ) -> None:
-    """Export a finished run's student once more, checked in its own runtime; trains nothing."""
+    """Export a finished run's student again, checked in its own runtime. Nothing is trained."""
     from tutelage.cli.exports import export_student
 
     export_student(folder, target=target, way=int8, allow_code=allow_code)
@@ -176,7 +176,7 @@ def cache_build(
 
 @cache_app.command("finish")
 def cache_finish(place: CachePlace) -> None:
-    """Complete a cache whose parts were built by several jobs, or say what is missing."""
+    """Complete a cache that several jobs built, or name the missing parts."""
     from tutelage.cli.cache import finish_cache
 
     finish_cache(place)
@@ -184,7 +184,7 @@ def cache_finish(place: CachePlace) -> None:
 
 @cache_app.command("info")
 def cache_info(place: CachePlace) -> None:
-    """Say what a cache holds."""
+    """Show what a cache holds."""
     from tutelage.cli.cache import describe_cache
 
     describe_cache(place)
@@ -204,7 +204,7 @@ def methods(
     json: Annotated[bool, typer.Option("--json", help="Print them for programs.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print them as a page.")] = False,
 ) -> None:
-    """Every loss: what it needs, its settings, its paper, when to use it."""
+    """List the losses: what each needs, its settings, its paper, when to use it."""
     from tutelage.cli.methods import print_methods
 
     print_methods(name, as_json=json, as_page=markdown)
@@ -228,7 +228,7 @@ def reproduce(
         str, typer.Option(help="Only these parts, with commas between; all if not given.")
     ] = "",
 ) -> None:
-    """Repeat a published table, ours beside the paper's; goes on where it was stopped."""
+    """Repeat a published table, with our numbers beside the paper's; an interrupted one resumes."""
     from tutelage.cli.tables import reproduce_table
 
     reproduce_table(
@@ -255,14 +255,14 @@ def bench(
     ] = "",
     data: Annotated[Path | None, typer.Option(help="Where the data lie.")] = None,
 ) -> None:
-    """Compare all methods under one protocol; goes on where it was stopped."""
+    """Compare all methods under one protocol; an interrupted comparison resumes."""
     from tutelage.cli.tables import compare_methods
 
     compare_methods(suite, out, length=length, num_seeds=seeds, methods=_names(methods), data=data)
 
 
 def _names(text: str) -> list[str]:
-    """Names with commas between."""
+    """Split names at commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -288,7 +288,7 @@ def propose(  # noqa: PLR0913 - one argument an option
         str, typer.Option(help="As files of eight bits: minmax, percentile or dynamic.")
     ] = "",
 ) -> None:
-    """Students of a teacher that fit a size, a latency, a memory: predicted, then measured."""
+    """Propose students that fit a size, a latency, a memory: predicted, then measured."""
     from tutelage.cli.propose import propose_students
     from tutelage.deploy.proposing import Form
 
@@ -318,7 +318,7 @@ def measure(
     ] = None,
     allow_code: AllowCode = False,
 ) -> None:
-    """Size, memory, latency, throughput and energy of a finished run's exported files."""
+    """Measure size, memory, latency, throughput and energy of a finished run's exported files."""
     from tutelage.cli.measure import import_rows, measure_files
 
     if rows is not None:
@@ -349,7 +349,7 @@ def tune(
     confirm: Annotated[int, typer.Option(min=0, help="More seeds for the best few.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Of what is tried.")] = 0,
 ) -> None:
-    """Search temperature, weights, layers and schedule on validation data; goes on after a stop."""
+    """Search temperature, weights, layers and schedule on validation data; stopped ones resume."""
     from tutelage.cli.tune import tune_recipe
 
     tune_recipe(
@@ -399,7 +399,7 @@ def guarded(command: Callable[..., Any]) -> int:
 
 
 def _unforeseen(error: Exception) -> int:
-    """Show what no room has foreseen; raise what is a mistake of ours."""
+    """Show an unexpected error of a library; raise it if it is a bug of ours."""
     shown = getattr(error, "show", None)
     if shown is not None:
         shown()
@@ -414,7 +414,7 @@ def _unforeseen(error: Exception) -> int:
 
 
 def _may_speak() -> bool:
-    """Whether this process, among several of a run, is the one that tells of the error."""
+    """Whether this process of a run is the one that reports the error."""
     if "torch" not in sys.modules:
         return True
     from tutelage.ranks import may_speak
@@ -431,14 +431,14 @@ def _lost_another(error: Exception) -> bool:
 
 
 def _went_wrong(error: TutelageError) -> bool:
-    """Whether the run failed, rather than its input being wrong."""
+    """Whether the run failed, as opposed to having wrong input."""
     from tutelage.errors import ExportError, LockedError, TrainingError, WriteError
 
     return isinstance(error, ExportError | LockedError | TrainingError | WriteError)
 
 
 def _tell(text: str) -> None:
-    """Print to stderr; among several processes of a run, the first that has something to tell."""
+    """Print to stderr, once among the processes of a run."""
     if _may_speak():
         from tutelage.cli.console import without_controls
 

@@ -1,4 +1,4 @@
-"""What the commands of the teacher cache do."""
+"""The commands of the teacher cache."""
 
 from collections.abc import Sequence
 
@@ -95,7 +95,7 @@ def _describe(place: Folder | Remote, manifest: Manifest) -> None:
 
 
 def _place(text: str) -> Folder | Remote:
-    """A cache's place, given itself or the run folder around it."""
+    """A cache's storage, given itself or the run folder around it."""
     place = place_of(text)
     if isinstance(place, Folder) and (place.path / "cache").is_dir():
         return Folder(place.path / "cache")

@@ -1,4 +1,4 @@
-"""What the commands do; imported only once a command runs, since torch takes its time."""
+"""Bodies of the commands, imported only when a command runs because torch loads slowly."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ LOOKS = {doctor.PROBLEM: "red", doctor.WARNING: "yellow", doctor.FINE: "green"}
 
 
 def run_recipe(name: str, overrides: Sequence[str], *, command: str) -> None:
-    """Run a recipe and print what came out."""
+    """Run a recipe and print its results."""
     console = open_console()
     job = job_of(name, overrides, command)
     with ProgressListener(console) as listener:
@@ -39,7 +39,7 @@ def run_recipe(name: str, overrides: Sequence[str], *, command: str) -> None:
 
 
 def check_recipe(name: str, overrides: Sequence[str]) -> int:
-    """Print what the doctor finds; 2 if there is a problem."""
+    """Print the doctor's findings; exit code 2 if there is a problem."""
     job = job_of(name, overrides, "")
     findings = [*doctor.check(job), *_look_at_budget(job)]
     if not any(finding.level == doctor.PROBLEM for finding in findings):
@@ -84,11 +84,11 @@ def rewrite_report(folder: Path) -> None:
 
 
 def open_console() -> PlainConsole:
-    """Where the first process prints; the others, if there are any, are silent."""
+    """The console of the main process; other processes print nothing."""
     return PlainConsole(quiet=not join().is_first)
 
 
 def job_of(name: str, overrides: Sequence[str], command: str) -> Job:
-    """What a recipe asks for."""
+    """Build the job of a recipe."""
     recipe = read_recipe(name, overrides)
     return build_job(recipe, folder=recipe_path(name).parent, command=command)

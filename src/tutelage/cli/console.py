@@ -1,4 +1,4 @@
-"""The terminal: what comes from files and command lines is printed as it is, never obeyed."""
+"""The terminal. Text from files and command lines is printed verbatim, never interpreted."""
 
 import re
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 
 class PlainConsole(Console):
-    """Prints text as it stands: square brackets are no markup, colons no pictures.
+    """Prints text verbatim: square brackets are no markup, colons no emoji.
 
     Style is given as objects (`rich.text.Text`). Control characters, which could move the cursor,
     rename the window or hide what was printed before, become a visible mark.
@@ -25,7 +25,7 @@ class PlainConsole(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """What rich makes of anything, without the control characters of its text."""
+        """Render with rich, then remove control characters."""
         for segment in super().render(renderable, options):
             if segment.control is None and _CONTROLS.search(segment.text):
                 yield Segment(without_controls(segment.text), segment.style)
@@ -34,5 +34,5 @@ class PlainConsole(Console):
 
 
 def without_controls(text: str) -> str:
-    """Text whose control characters, all but tab and end of line, are a visible mark."""
+    """Replace control characters, all but tab and newline, with a visible mark."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)

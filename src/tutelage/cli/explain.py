@@ -1,4 +1,4 @@
-"""`tutelage explain`: what temperature does, in the terminal, as a picture or as JSON."""
+"""`tutelage explain`: the effect of temperature, in the terminal, as an image or as JSON."""
 
 import json
 import math
@@ -93,7 +93,7 @@ def explain_command(  # noqa: PLR0913 - one argument an option
         bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")
     ] = False,
 ) -> None:
-    """Show what temperature does to a distribution, and work out the two losses step by step.
+    """Show the effect of temperature on a distribution, and compute the two losses step by step.
 
     Without options it explains an example of four animals: cat, dog, donkey, horse.
     """
@@ -135,7 +135,7 @@ def _refuse(why: str, options: Mapping[str, object]) -> None:
 
 
 def _typed_example(typed: Mapping[str, str | None], at: float | None) -> "Example":
-    """An example that is there, with what was typed in place of its own."""
+    """An example in which typed values replace its own."""
     from tutelage.explain import EXAMPLES, Example
 
     named = find("example", typed["--example"] or "animals", EXAMPLES)
@@ -204,7 +204,7 @@ def _write_picture(path: Path, numbers: Numbers, picture_png: str | None) -> Non
 
 
 def _json_text(numbers: Numbers) -> str:
-    """One line a key, so that a person can read it too."""
+    """JSON with one key per line, for human readers."""
     lines = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in numbers.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
@@ -231,7 +231,7 @@ def _show(numbers: Numbers, console: PlainConsole) -> None:
 
 
 def _shown(numbers: Numbers) -> list[int]:
-    """The classes that get a column; where not all can, one column goes to the others."""
+    """The classes that get a column; if not all fit, one column holds the rest."""
     ranking = numbers["ranking"]
     return sorted(ranking if len(ranking) <= MOST_CLASSES else ranking[: MOST_CLASSES - 1])
 
@@ -253,7 +253,7 @@ def _heading(numbers: Numbers) -> Group:
 
 
 def _logits(numbers: Numbers) -> Table:
-    """The logits that all else is computed from, class by class."""
+    """The logits that everything is computed from, class by class."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     table.add_column("logits z")
     rows = {"student": numbers["student_logits"], "teacher": numbers["teacher_logits"]}
@@ -274,7 +274,7 @@ def _is_here(numbers: Numbers, temperature: float) -> bool:
 
 
 def _table(numbers: Numbers, shown: Sequence[int], prefix: str) -> Table:
-    """A row a temperature, a column a class."""
+    """A table with one row per temperature and one column per class."""
     classes = numbers["classes"]
     has_rest = len(shown) < len(classes)
     width = (PAGE_WIDTH - 28 - 8 * has_rest) // len(shown) - 2
@@ -317,7 +317,7 @@ def _brushes(numbers: Numbers) -> dict[int, tuple[str, str]]:
 
 
 def _bars(numbers: Numbers, shown: Sequence[int]) -> Group:
-    """The student's distribution as one divided bar a temperature."""
+    """The student's distribution, one divided bar per temperature."""
     brushes = _brushes(numbers)
     width = min(NAME_WIDTH, (PAGE_WIDTH - 16) // len(shown) - 5)
     legend = Text("      ")

@@ -1,4 +1,4 @@
-"""What `tutelage export` prints: the new files, and how each compares."""
+"""Output of `tutelage export`: the new files, and how each compares."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`tutelage measure`: a run's files on this machine, or numbers from another one."""
+"""`tutelage measure`: a run's files on this machine, or results from another machine."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tutelage.records import Measurement, RunRecord
 def measure_files(
     folder: Path, *, batch_sizes: str, threads: str, seconds: float, name: str, allow_code: bool
 ) -> None:
-    """Measure here and show it."""
+    """Measure here and print the result."""
     console = PlainConsole()
     sizes, counts = _numbers("--batch-sizes", batch_sizes), _numbers("--threads", threads)
     with console.status(f"Measuring for at least {seconds:g} s"):
@@ -37,7 +37,7 @@ def measure_files(
 
 
 def import_rows(folder: Path, file: Path) -> None:
-    """Bring another machine's numbers in and show all."""
+    """Import another machine's results and print all."""
     _show(PlainConsole(), folder, import_measurement(folder, file))
 
 

@@ -1,4 +1,4 @@
-"""What `tutelage playground` does."""
+"""The `tutelage playground` command."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tutelage.report import formatting
 def make_playground(
     run: Path, out: Path | None, *, show: bool, is_single_file: bool, runtime: Path | None
 ) -> None:
-    """Write the playground, say where it lies, and open it if asked."""
+    """Write the playground, print its path, and open it if asked."""
     console = PlainConsole(highlight=False, soft_wrap=True)
     found = find_runtime(runtime)
     if is_single_file:

@@ -1,4 +1,4 @@
-"""Progress in the terminal: a bar with rate and time left for the stage under way."""
+"""Progress in the terminal: a bar with rate and remaining time of the current stage."""
 
 from types import TracebackType
 
@@ -23,7 +23,7 @@ REFRESH_SHARE = 200
 
 
 class _Rate(ProgressColumn):
-    """Units a second, or what the stage itself says of its speed."""
+    """Units per second, or the speed that the stage itself reports."""
 
     def render(self, task: Task) -> Text:
         told = task.fields.get("rate")
@@ -31,7 +31,7 @@ class _Rate(ProgressColumn):
 
 
 class ProgressListener:
-    """Shows events as they come; one line stays for each stage that is done.
+    """Shows events as they come, one line per finished stage.
 
     Args:
         console: Where to.
@@ -65,7 +65,7 @@ class ProgressListener:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop drawing, and say where an interrupt came."""
+        """Stop drawing, and show where an interrupt came."""
         self.bar.stop()
         if isinstance(error, KeyboardInterrupt) and str(error):
             self.console.print(str(error), soft_wrap=True)
@@ -82,7 +82,7 @@ class ProgressListener:
                 self._finish(event)
 
     def _advance(self, done: int, total: int, rate: str) -> None:
-        """Move the bar, but not on every step of a fast training."""
+        """Move the bar, but not at every step of a fast training."""
         if self.task is None or (done < total and done - self.shown < total // REFRESH_SHARE):
             return
         self.shown = done

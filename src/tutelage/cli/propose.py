@@ -28,7 +28,7 @@ def propose_students(  # noqa: PLR0913 - one argument an option
     write: Path | None,
     form: Form,
 ) -> None:
-    """Print what fits, and write it where that is asked for."""
+    """Print the proposals that fit, and write them if asked."""
     console = PlainConsole()
     budget = parse_budget(budget_text)
     form.check()

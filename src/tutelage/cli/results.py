@@ -30,7 +30,7 @@ LEFT = (("Report", "report.html"), ("Student", "export/student.onnx"), ("Student
 
 
 def print_results(console: PlainConsole, record: RunRecord, out: Path) -> None:
-    """Print the comparison, the costs, the verdict and where everything lies."""
+    """Print the comparison, the costs, the verdict and the paths of the outputs."""
     console.print()
     console.print(_comparison(record))
     if record.sizes:
@@ -60,7 +60,7 @@ def print_results(console: PlainConsole, record: RunRecord, out: Path) -> None:
 
 
 def _other_verdict(record: RunRecord) -> str:
-    """The verdict after the last epoch, for information."""
+    """The verdict after the last epoch, which does not lead."""
     last, write = record.verdicts["last"], record.metric.difference
     return (
         f"For information, after the last epoch: {last.word}, {write(last.difference)} "
@@ -83,7 +83,7 @@ def text_file_line(row: TextFileRow, judged_on: str) -> str:
 
 
 def _over_plain(write: Callable[[float], str], row: QuantisedRow) -> str:
-    """What fine-tuning changed, for the rows that say."""
+    """Effect of fine-tuning, for the rows that report it."""
     if row.over_plain is None or row.over_plain_low is None or row.over_plain_high is None:
         return ""
     return (
@@ -107,7 +107,7 @@ def _comparison(record: RunRecord) -> Table:
 
 
 def _others(record: RunRecord) -> dict[str, str]:
-    """Headings of what was measured beside the metric, by name: the usual, then a task's own."""
+    """Headings of the other metrics, by name: the usual ones, then a task's own."""
     measured = dict.fromkeys(name for summary in record.summaries for name in summary.mean)
     own = {name: name.replace("_", " ") for name in measured if name not in MEASURED}
     known = {name: heading for name, heading in HEADINGS.items() if name in measured}

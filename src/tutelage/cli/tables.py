@@ -73,7 +73,7 @@ def compare_methods(
     methods: Sequence[str],
     data: Path | None,
 ) -> None:
-    """Compare methods and print where each stands as it is measured."""
+    """Compare methods and print each result as it is measured."""
     console = PlainConsole()
     board = None
     with ProgressListener(console) as listener:

@@ -27,7 +27,7 @@ def tune_recipe(
     confirm: int,
     seed: int,
 ) -> None:
-    """Search and show what came out."""
+    """Search, and show the result."""
     console = PlainConsole()
     recipe, folder = read_recipe(name, overrides), recipe_path(name).parent
     groups = [part.strip() for part in over.split(",") if part.strip()]

@@ -1,4 +1,4 @@
-"""Recipes: YAML files, what may stand in them, and the objects that they make."""
+"""Recipes: YAML files, their schema, and the objects built from them."""
 
 from tutelage.config.build import build_job
 from tutelage.config.read import read_recipe, shipped_recipes

@@ -56,7 +56,7 @@ TRAINED = (causal.PREFIX, served.PREFIX, sentence.SENTENCE, sentence.STATIC)
 def build_job(
     recipe: Recipe, *, folder: Path = Path(), command: str = "", splits: Splits | None = None
 ) -> Job:
-    """Make everything that a recipe names, and fail here where something cannot be made.
+    """Build everything that a recipe names, and fail early if something cannot be built.
 
     Args:
         recipe: Checked.
@@ -109,7 +109,7 @@ def build_job(
 
 
 def _hf_folder(recipe: Recipe, splits: Splits) -> Callable[[nn.Module, Path], None] | None:
-    """How a student of `transformers` is written; None for others."""
+    """Settings of a student that is written as a `transformers` folder; None for others."""
     data = recipe.data
     is_made_here = recipe.student.model.startswith("hf:") and recipe.task in HEADS
     if not is_made_here or not isinstance(data, TextData):
@@ -123,7 +123,7 @@ def _hf_folder(recipe: Recipe, splits: Splits) -> Callable[[nn.Module, Path], No
 
 
 def _export(recipe: Recipe) -> ExportSettings:
-    """What is exported, with every name known and every way possible somewhere."""
+    """Export settings, checked: every target is known and every int8 scheme has a target."""
     export = recipe.export
     targets = ("onnx",) if export.targets is None else export.targets
     for target in targets:
@@ -171,7 +171,7 @@ def _teacher(
 
 
 def _check_is_trained(teacher: Teacher, place: str) -> None:
-    """Refuse what would teach noise, and names of classes that are the data's anyway."""
+    """Refuse an untrained teacher, and class names where the data have their own."""
     if teacher.training is not None:
         if teacher.class_names is not None:
             raise ConfigError(
@@ -196,7 +196,7 @@ def _check_is_trained(teacher: Teacher, place: str) -> None:
 def _loaded(
     teacher: Teacher, place: str, folder: Path, facts: Mapping[str, Any]
 ) -> Callable[[], nn.Module]:
-    """Makes a teacher that is not trained here; one with a newly drawn head is refused."""
+    """Factory of a pretrained teacher; one with a newly drawn head is refused."""
     make = _maker(teacher, folder, facts)
 
     def loaded() -> nn.Module:
@@ -232,7 +232,7 @@ def _transfer(transfer: Transfer) -> TransferPlan:
 
 
 def _resolved(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """The recipe as plain data; own files are named from the run folder, where it is saved."""
+    """The recipe as plain data; paths of own files are relative to the run folder with its copy."""
     content = recipe.model_dump(mode="json")
     out = os.path.realpath(recipe.output)
     networks = (content["teacher"], content["student"])
@@ -253,7 +253,7 @@ def _own_files(recipe: Recipe, folder: Path) -> tuple[Path, ...]:
 
 
 def load_data(recipe: Recipe) -> Splits:
-    """The data that a recipe names, of all kinds but text for language models."""
+    """Load the data that a recipe names, of all kinds but text for language models."""
     data = recipe.data
     assert not isinstance(data, CorpusData)
     settings = data.model_dump(exclude={"kind"}, exclude_none=True)
@@ -284,7 +284,7 @@ def _text(data: TextData, recipe: Recipe, settings: dict[str, Any]) -> Splits:
 
 
 def _tokenizer(data: TextData, recipe: Recipe) -> str:
-    """The tokenizer that is named, or the teacher's."""
+    """The tokenizer that the recipe names, or the teacher's."""
     if data.tokenizer is not None:
         return data.tokenizer
     library, _, name = recipe.teacher.model.partition(":")
@@ -297,7 +297,7 @@ def _tokenizer(data: TextData, recipe: Recipe) -> str:
 
 
 def data_facts(splits: Splits) -> dict[str, Any]:
-    """What networks may want to know of the data."""
+    """Facts about the data that networks may need."""
     inputs, _ = splits.train.fetch(torch.tensor([0]))
     facts = {"num_classes": len(splits.class_names)}
     if not isinstance(inputs, torch.Tensor):
@@ -350,7 +350,7 @@ def _loss(name: str, settings: Mapping[str, Any], place: str) -> Loss:
 
 
 def _setting(value: Any, place: str) -> Any:
-    """A setting as a loss takes it: a loss within a loss, a ramp, a tuple, or the plain value."""
+    """A setting as a loss takes it: a loss inside a loss, a ramp, a tuple, or the plain value."""
     match value:
         case {"loss": str(name)}:
             return _loss(name, {key: v for key, v in value.items() if key != "loss"}, place)
@@ -395,7 +395,7 @@ def _make(what: str, factory: Callable[..., Made], settings: Mapping[str, Any]) 
 
 
 def _check_settings(what: str, factory: Callable[..., Any], settings: Mapping[str, Any]) -> None:
-    """Settings are checked against the constructor's signature, where the defaults stand."""
+    """Check settings against the constructor's signature, which holds the defaults."""
     known = dict.fromkeys(inspect.signature(factory).parameters)
     for key in settings:
         if not known:

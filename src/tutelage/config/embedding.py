@@ -1,4 +1,4 @@
-"""Recipes of sentence embeddings: what must fit together, and the teacher's word as truth."""
+"""Recipes of sentence embeddings: consistency checks, and the teacher's vectors as labels."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ TASK = "embedding"
 
 
 def check_embedding(recipe: Recipe) -> None:
-    """Refuse what does not go with embeddings, before anything is loaded.
+    """Refuse settings that do not fit embeddings, before anything is loaded.
 
     Raises:
         ConfigError: Something does not.

@@ -1,4 +1,4 @@
-"""What a job stands on whose task brings more than labels: text, tokenizers, a teacher's word."""
+"""Task-specific data, tokenizers and export of a job."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from tutelage.tasks import Task
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What a job stands on.
+    """Task-specific parts of a job.
 
     Attributes:
         splits: The data.

@@ -1,4 +1,4 @@
-"""Recipes of language models: what must fit together, checked before anything is loaded."""
+"""Recipes of language models: consistency checks before anything is loaded."""
 
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +29,7 @@ ACROSS = ("universal_logit_distance", LIKELIHOOD)
 
 
 def is_language(recipe: Recipe) -> bool:
-    """Whether it is about next tokens.
+    """Whether the recipe is about next tokens.
 
     Raises:
         ConfigError: Task and data do not belong together.
@@ -46,7 +46,7 @@ def is_language(recipe: Recipe) -> bool:
 
 
 def lay_ground(recipe: Recipe) -> Ground:
-    """Read the text and check that all networks read it in the same way.
+    """Read the text and check that all networks tokenise it alike.
 
     Raises:
         ConfigError: Something in the recipe does not go with language models.
@@ -90,7 +90,7 @@ def lay_ground(recipe: Recipe) -> Ground:
 
 
 def _learns_across(recipe: Recipe) -> bool:
-    """Whether the student learns from a teacher that reads with another tokenizer.
+    """Whether student and teacher have different tokenizers.
 
     Raises:
         ConfigError: It would, and the rest of the recipe does not go with that.
@@ -129,7 +129,7 @@ def _check(recipe: Recipe) -> None:
 
 
 def _text_targets(recipe: Recipe) -> tuple[str, ...]:
-    """Files beside the student's folder.
+    """Settings of the files beside the student's folder.
 
     Raises:
         ConfigError: There is no such kind of file, or another key of export is set.
@@ -148,7 +148,7 @@ def _text_targets(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _cost(recipe: Recipe, corpus: Corpus) -> list[str]:
-    """What a served teacher is asked for, and what that costs."""
+    """Tokens requested from a served teacher, and their price."""
     if not recipe.teacher.model.startswith(SERVED):
         return []
     splits = corpus.splits
@@ -166,7 +166,7 @@ def _cost(recipe: Recipe, corpus: Corpus) -> list[str]:
 
 
 def _writing(recipe: Recipe, data: CorpusData) -> WritingSettings | None:
-    """The settings of on-policy text, once they go with the rest.
+    """Settings of on-policy text, checked against the rest of the recipe.
 
     Raises:
         ConfigError: They do not.
@@ -209,7 +209,7 @@ def _model_name(network: Network) -> str | None:
 
 
 def _check_positions(role: str, network: Network, length: int) -> None:
-    """A network must have been made for as many tokens as a sample has.
+    """Check that a network has enough positions for a sample's tokens.
 
     Raises:
         ConfigError: It was made for fewer.
@@ -227,7 +227,7 @@ def _check_positions(role: str, network: Network, length: int) -> None:
 
 
 def _check_tokenizer(role: str, network: Network, corpus: Corpus, name: str) -> None:
-    """A network that brings a tokenizer must bring the one that cuts the text.
+    """Check that a network's own tokenizer is the one that tokenises the text.
 
     Raises:
         ConfigError: It brings another one.

@@ -57,7 +57,7 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def recipe_path(name: str | Path) -> Path:
-    """Where a recipe lies: a path as given, or the name of a shipped one."""
+    """Path of a recipe: a path as given, or the name of a shipped one."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if not os.path.exists(path):  # Path.exists raises on a name that is too long
@@ -79,7 +79,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's plain data; a key that stands twice is an error, where YAML keeps the last."""
+    """YAML's plain data. A duplicate key is an error; YAML would keep the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -105,7 +105,7 @@ def _parse(text: str, where: str) -> Any:
 
 
 def _check_plain(text: str, where: str) -> None:
-    """Refuse what a recipe never needs and what can blow up: aliases, tags, depth."""
+    """Refuse what a recipe never needs and what can exhaust memory: aliases, tags, depth."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
@@ -131,7 +131,7 @@ def _with_base(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Key by key; what belonged to another kind, or to another model, is left behind."""
+    """Merge key by key; keys of another kind or another model are dropped."""
     merged = {key: value for key, value in below.items() if not _is_of_another(key, below, above)}
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -179,7 +179,7 @@ def _index(place: list[Any], key: str, text: str) -> int:
 
 
 def _check_finite(value: Any, loc: tuple[int | str, ...], path: Path) -> None:
-    """Refuse .nan and .inf: no setting means anything then, and JSON could not hold it."""
+    """Refuse .nan and .inf, which no setting accepts and JSON cannot store."""
     match value:
         case dict():
             for key, inside in value.items():
@@ -198,7 +198,7 @@ def _check_truth(
     path: Path,
     overrides: Sequence[str],
 ) -> None:
-    """Refuse true where a number belongs, which pydantic would take as 1."""
+    """Refuse true where a number is expected; pydantic would read it as 1."""
     for key, value in content.items():
         field = model.model_fields.get(key)
         kinds = set() if field is None else _types_in(field.annotation)
@@ -219,13 +219,13 @@ def _check_truth(
 
 
 def _types_in(annotation: Any) -> set[Any]:
-    """Every plain type that an annotation is made of."""
+    """All plain types of an annotation."""
     parts = typing.get_args(annotation)
     return {annotation} if not parts else {kind for part in parts for kind in _types_in(part)}
 
 
 def _explain(error: ValidationError, path: Path, overrides: Sequence[str]) -> str:
-    """The first things that are wrong, each with place, value and what is allowed."""
+    """The first errors, each with location, value and what is allowed."""
     lines: dict[str, list[str]] = {}
     for problem in _innermost(error.errors(include_url=False)[:MOST_PROBLEMS])[:5]:
         place = _place(problem["loc"])
@@ -237,19 +237,19 @@ def _explain(error: ValidationError, path: Path, overrides: Sequence[str]) -> st
 
 
 def _blamed(loc: Sequence[int | str], path: Path, overrides: Sequence[str]) -> str:
-    """The override that gave what stands at a place, or the file."""
+    """Source of the value at a location: an override, or the file."""
     setting = (text for text in overrides if _sets(text, loc))
     return next((f"override {_short(text)}" for text in setting), str(path))
 
 
 def _sets(override: str, loc: Sequence[int | str]) -> bool:
-    """Whether an override gave what stands at a place, or what it stands in."""
+    """Whether an override set the value at a location, or one that contains it."""
     steps = iter([str(step) for step in loc])
     return all(key in steps for key in override.partition("=")[0].split("."))
 
 
 def _innermost(problems: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Without what only follows from a problem deeper inside."""
+    """Errors without those that only follow from a nested one."""
     places = [problem["loc"] for problem in problems]
     return [
         problem
@@ -259,7 +259,7 @@ def _innermost(problems: list[ErrorDetails]) -> list[ErrorDetails]:
 
 
 def _hint(problem: ErrorDetails) -> str:
-    """Did you mean, and what is allowed where pydantic does not say it."""
+    """A suggestion for a typo, and the allowed values where pydantic does not list them."""
     context = problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
@@ -303,7 +303,7 @@ def _short(value: Any) -> str:
 
 
 def _known_keys(loc: Sequence[int | str]) -> str:
-    """Did you mean, and the keys that are allowed at that place."""
+    """A suggestion for a typo, and the keys allowed at that location."""
     model = _model_at(Recipe, loc[:-1])
     if model is None:
         return ""

@@ -1,4 +1,4 @@
-"""What may stand in a recipe. Unknown keys are errors; every default stands here once."""
+"""Schema of recipes. Unknown keys are errors; every default is defined here once."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,7 +45,7 @@ Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
 class _Checked(BaseModel):
-    """Frozen; numbers are finite, also those that are written as text."""
+    """Frozen. Numbers are finite, even if they are written as text."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -118,7 +118,7 @@ class ImageData(Strict):
 
 
 class CorpusData(Strict):
-    """Text for a language model: documents, cut into blocks of tokens.
+    """Text for a language model: documents, tokenised and split into blocks.
 
     Attributes:
         kind: corpus.
@@ -149,7 +149,7 @@ class CorpusData(Strict):
 
 
 class ArrayData(Strict):
-    """NumPy files, mapped and not read: for data larger than memory.
+    """Memory-mapped NumPy files, for data larger than memory.
 
     Attributes:
         kind: arrays.
@@ -168,7 +168,7 @@ class ArrayData(Strict):
 
 
 class TextData(Strict):
-    """Texts, with labels or without.
+    """Texts, with or without labels.
 
     Attributes:
         kind: text.
@@ -257,7 +257,7 @@ class Optimizer(Strict):
 
 
 class Schedule(Strict):
-    """The learning rate's course; see `ScheduleSettings`."""
+    """Learning-rate schedule; see `ScheduleSettings`."""
 
     kind: Literal["constant", "cosine", "step"] = "cosine"
     warmup_steps: int = Field(default=0, ge=0)
@@ -266,7 +266,7 @@ class Schedule(Strict):
 
 
 class TeacherTraining(Strict):
-    """How the teacher is trained here, on labels.
+    """Training of the teacher on labels.
 
     Attributes:
         train: Length, batches, precision.
@@ -313,7 +313,7 @@ class Teacher(Network):
 
 
 class Moving(Strict):
-    """A number that moves in a straight line while training goes on; see `Ramp`.
+    """A number that changes linearly during training; see `Ramp`.
 
     Attributes:
         start: Its value at first.
@@ -351,7 +351,7 @@ class ObjectiveConfig(Strict):
 
 
 class Transfer(Strict):
-    """Pictures drawn out of a teacher with batch norms; see `InversionSettings`.
+    """Images drawn from a teacher with batch norm; see `InversionSettings`.
 
     Attributes:
         kind: generator or pixels.
@@ -377,7 +377,7 @@ class Transfer(Strict):
 
 
 class OnPolicy(Strict):
-    """How much of a language model's training text is written by a network; see `WritingSettings`.
+    """Share of a language model's training text that a network writes; see `WritingSettings`.
 
     Attributes:
         share: Of the batches whose text is written.
@@ -424,7 +424,7 @@ class Measure(Strict):
 
 
 class Finetune(Strict):
-    """Training the student on for eight bits, with the teacher still teaching.
+    """Quantisation-aware training of the student, with the teacher.
 
     Attributes:
         train: Length, batches, precision.
@@ -438,7 +438,7 @@ class Finetune(Strict):
 
 
 class Export(Strict):
-    """What the student is delivered as, each file compared with PyTorch.
+    """Formats in which the student is delivered, each compared with PyTorch.
 
     Attributes:
         targets: onnx, executorch, litert, openvino, torch_export; ONNX is always made too, and

@@ -1,4 +1,4 @@
-"""Samples in NumPy files on disk, mapped and not read: data of any size in constant memory."""
+"""Samples in memory-mapped NumPy files: data of any size in constant memory."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _KINDS = ("float32", "float16", "float64", "uint8")
 
 
 class ArraySource(Source):
-    """Samples that lie in `inputs.npy` and their labels in `labels.npy`, one row a sample.
+    """Samples in `inputs.npy` and labels in `labels.npy`, one row per sample.
 
     Rows are read when they are asked for; the operating system keeps in memory what there is room
     for. The fingerprint covers shapes, kinds, and 4096 rows spread evenly, labels included.
@@ -70,7 +70,7 @@ class ArraySource(Source):
         return inputs, torch.from_numpy(self.labels[rows].astype(np.int64))
 
     def _check_labels(self) -> int:
-        """The highest label; all of them are looked at, some at a time."""
+        """Check all labels in chunks and return the highest one."""
         parts = [
             class_numbers(
                 np.asarray(self.labels[start : start + LABELS_AT_ONCE]),

@@ -33,7 +33,7 @@ DIGITS_MEAN, DIGITS_STD = 0.3053, 0.3759  # of all 1,797 pictures, scaled to 0..
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What differs between data sets of four IDX files.
+    """Differences between data sets of four IDX files.
 
     Attributes:
         name: As in a recipe, and the folder's name in the user's cache.
@@ -161,7 +161,7 @@ def load_fashion_mnist(
     seed: int = 0,
     download: bool = True,
 ) -> Splits:
-    """70,000 pictures of clothes, 28 by 28 pixels; the last 10,000 are the official test set.
+    """70,000 images of clothes, 28 by 28 pixels; the last 10,000 are the official test set.
 
     Looked for in `path` and nowhere else if it is given; otherwise in the folders of
     `$TUTELAGE_DATA`, where Debian's dataset-fashion-mnist lies, in the user's cache, and at last
@@ -228,7 +228,7 @@ def _split_off_valid(
 def _read_part(
     kind: _Kind, folder: Path, images_name: str, labels_name: str
 ) -> tuple[UInt8[Tensor, "n 1 28 28"], Int[Tensor, " n"]]:
-    """Pictures and labels of one official part, checked against each other."""
+    """Read images and labels of one official part, and check them against each other."""
     labels_path = _present(folder, labels_name)
     images_path = _present(folder, images_name)
     assert labels_path is not None
@@ -249,7 +249,7 @@ def _read_part(
 
 
 def _check_kind(kind: _Kind, folder: Path, train_labels: Int[Tensor, " n"]) -> None:
-    """Refuse MNIST where Fashion-MNIST was asked for, and the other way round."""
+    """Refuse MNIST where Fashion-MNIST is expected, and vice versa."""
     digest = hashlib.sha256(train_labels.to(torch.uint8).numpy().tobytes()).hexdigest()
     found = _KIND_OF_LABELS.get(digest, kind.name)
     if found != kind.name:
@@ -274,7 +274,7 @@ def _first_whole(folders: list[Path]) -> Path | None:
 
 
 def _inside(kind: _Kind, folder: Path) -> list[Path]:
-    """Where the data set can lie in a folder that a person named: the surest name first."""
+    """Possible locations of the data set in a user's folder, the most specific name first."""
     return [*(folder / name for name in kind.folders), folder]
 
 
@@ -295,7 +295,7 @@ def _given_folder(kind: _Kind, path: Path | str) -> Path:
 
 
 def _find_folder(kind: _Kind, download: bool) -> Path:
-    """Search the usual places, download at last, or give the one error that lists them all."""
+    """Search the usual folders, then download; otherwise raise one error that lists them all."""
     variable = os.environ.get("TUTELAGE_DATA", "")
     places = {
         "TUTELAGE_DATA": _inside(kind, Path(os.path.expanduser(variable))) if variable else [],
@@ -336,7 +336,7 @@ def _not_found(kind: _Kind, looked: list[str]) -> DataError:
 
 
 def _download(kind: _Kind) -> Path:
-    """Download into a temporary folder of the cache, and move over what is whole.
+    """Download into a temporary folder of the cache, and move only complete files.
 
     Each file is renamed into place, so that the cache never holds half a file, and what another
     process brought meanwhile does no harm.

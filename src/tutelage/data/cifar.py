@@ -69,7 +69,7 @@ def load_cifar100(
 
 
 def read_records(path: Path) -> tuple[UInt8[Tensor, "n 3 32 32"], Int[Tensor, " n"]]:
-    """Pictures and classes of one binary file.
+    """Images and classes of one binary file.
 
     Raises:
         DataError: It cannot be read, is not made of whole records, or has an unknown class.
@@ -94,7 +94,7 @@ def _refuse(path: Path, what: str) -> NoReturn:
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    """As the file beside the pictures has them, or numbers."""
+    """Class names from the file beside the images, or numbers."""
     file = folder / NAMES
     if file.is_file() and file.stat().st_size < 10_000:
         names = tuple(file.read_text(encoding="utf-8", errors="replace").split())
@@ -130,7 +130,7 @@ def _find(given: Path | None, download: bool) -> Path:
 
 
 def _download(target: Path) -> Path:
-    """Download and verify the archive, and take the three files out of it that are read."""
+    """Download and verify the archive, and extract the three files that are read."""
     from torchvision.datasets.utils import download_url
 
     target.parent.mkdir(parents=True, exist_ok=True)

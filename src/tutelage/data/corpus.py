@@ -1,4 +1,4 @@
-"""Text for language models: documents to tokens, tokens to blocks of one length."""
+"""Text for language models: documents to tokens, tokens to blocks of equal length."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ SAVED = ("dataset_info.json", "dataset_dict.json")
 
 
 class BlockSource(Source):
-    """Text as blocks of one length; every token of a block is judged by the tokens before it.
+    """Text as blocks of equal length; every token is predicted from the tokens before it.
 
     Blocks follow one another in the stream of tokens, so that each token is a label once. What is
     left over at the end is dropped.
@@ -58,7 +58,7 @@ class BlockSource(Source):
         begin: int | None = None,
         end: int | None = None,
     ) -> None:
-        """Hold the tokens, and fingerprint them with what made them."""
+        """Store the tokens, and fingerprint them with their source."""
         self.tokens = tokens.to(torch.int32)
         self.block = block
         self.begin, self.end = begin, end
@@ -77,7 +77,7 @@ class BlockSource(Source):
         return (len(self.tokens) - (self.begin is None)) // self.block
 
     def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
-        """Blocks with these numbers, and for each token the one after it."""
+        """Blocks with these numbers, with the next token of each token as label."""
         places = ids[:, None] * self.block + torch.arange(self.block)
         if self.begin is None:
             tokens, after = self.tokens[places].long(), self.tokens[places + 1].long()
@@ -90,7 +90,7 @@ class BlockSource(Source):
 
 
 class PaddedSource(Source):
-    """Documents one by one, cut to a length and filled up to the longest of the batch.
+    """Single documents, truncated to a length and padded to the longest of the batch.
 
     They are filled up on the right, whatever side a tokenizer prefers: what stands there is seen by
     no token before it, and every token keeps its place, which some networks learn.
@@ -111,7 +111,7 @@ class PaddedSource(Source):
         pad: int,
         tokenizer: str = "",
     ) -> None:
-        """Hold the documents that have a token to predict."""
+        """Store the documents that have a token to predict."""
         self.documents = [list(d[: length + 1]) for d in documents if len(d) > 1]
         self.num_cut = sum(len(d) > length + 1 for d in documents)
         if not self.documents:
@@ -142,7 +142,7 @@ class PaddedSource(Source):
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """A corpus ready for a run.
+    """A corpus that is ready for a run.
 
     Attributes:
         splits: Train, validation and test text; whole documents go to one of them.
@@ -232,7 +232,7 @@ def load_corpus(  # noqa: PLR0913 - independent settings of a recipe
 
 
 def _cuts(block: int, *sources: BlockSource | PaddedSource) -> Iterator[str]:
-    """A sentence where documents did not fit."""
+    """Notes on truncated documents."""
     apart = [source for source in sources if isinstance(source, PaddedSource)]
     count = sum(source.num_cut for source in apart)
     if count:
@@ -253,14 +253,14 @@ def _end_of(tokenizer: Any) -> int:
 
 
 def _tokens(plain: PlainText, documents: Iterable[str], end: int) -> Iterator[list[int]]:
-    """Token numbers of each document, with the end sign."""
+    """Token numbers of each document, with the end token."""
     for document in documents:
         (tokens,) = plain.tokens([document])
         yield [*tokens, end]
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Changes when a text would get other numbers."""
+    """Fingerprint of a tokenizer, which changes when a text would get other tokens."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = vocabulary if backend is None else backend.to_str()
@@ -269,7 +269,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def read_documents(path: Path, text: str = "text") -> Iterator[str]:
-    """Documents of a file, of all files of a folder in the order of their names, or of a data set.
+    """Documents of a file, of all files of a folder in order of name, or of a data set.
 
     Empty ones are left out.
 

@@ -1,4 +1,4 @@
-"""Texts cut into tokens, and what did not fit."""
+"""Tokenisation of texts, and counts of what was truncated."""
 
 from array import array
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ AT_ONCE = 10_000  # texts: beside its tokens a tokenizer says kilobytes of each
 
 
 class Cutter:
-    """Cuts texts into tokens, and counts what did not fit.
+    """Tokenises texts, and counts those that were truncated.
 
     Args:
         tokenizer: Of `transformers`.
@@ -41,7 +41,7 @@ class Cutter:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What networks may want to know of the tokens."""
+        """Facts about the tokens that networks may need."""
         return {
             "vocab_size": len(self.tokenizer),
             "max_length": self.max_length,
@@ -58,7 +58,7 @@ class Cutter:
         return self.token_source(self.cut(texts), labels, None, texts)
 
     def cut(self, texts: Sequence[str]) -> list[Sequence[int]]:
-        """The tokens of each text that stay.
+        """Tokens of each text, truncated.
 
         Raises:
             DataError: A text has no token.
@@ -85,7 +85,7 @@ class Cutter:
         counted: Sequence[Sequence[bool]] | None,
         texts: Sequence[str],
     ) -> TokenSource:
-        """A source of tokens that were cut here."""
+        """A source of texts that were tokenised here."""
         return TokenSource(
             ids,
             labels,
@@ -97,11 +97,11 @@ class Cutter:
         )
 
     def framed(self, tokens: Sequence[int]) -> list[int]:
-        """The tokens of a text that stay, within what the tokenizer sets around a text."""
+        """Truncated tokens of a text, with the special tokens that the tokenizer adds around it."""
         return [*self.plain.before, *self.shortened(tokens), *self.plain.after]
 
     def shortened(self, values: Sequence[T]) -> Sequence[T]:
-        """What stays of a text's tokens: the first ones, or the last where the tokenizer says so.
+        """A text's tokens, truncated on the side that the tokenizer prefers.
 
         Args:
             values: One a token of the text, without what the tokenizer adds.
@@ -114,7 +114,7 @@ class Cutter:
         return values[-self.room :] if is_end else values[: self.room]
 
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the numbers must know."""
+        """Notes for the reader of the results."""
         if not self.num_cut:
             return self.plain.notes()
         return (
@@ -125,7 +125,7 @@ class Cutter:
 
 
 def load_tokenizer(name: str) -> Any:
-    """A tokenizer from a folder, from a `tokenizer.json`, or by its name on the hub.
+    """Load a tokenizer from a folder, from a `tokenizer.json`, or by its name on the hub.
 
     Raises:
         ModelError: There is none.

@@ -1,4 +1,4 @@
-"""Images as bytes: what of a file's depth, transparency, frames and orientation is kept."""
+"""Decoding of images: depth, transparency, frames and orientation of a file."""
 
 import warnings
 from collections import Counter
@@ -75,7 +75,7 @@ def decode(
 
 
 def as_bytes(image: Image.Image) -> UInt8[np.ndarray, "channels height width"]:
-    """An image of PIL at its own size, on white: one channel if it is grey, three otherwise."""
+    """A PIL image at its own size on a background: one channel if it is grey, else three."""
     image = _as_stored(image)
     is_grey = image.mode in ("1", "L", "LA", "La") or _is_deep(image)
     pixels = np.array(_convert(image, MODES[1 if is_grey else 3], WHITE), dtype=np.uint8)
@@ -102,7 +102,7 @@ def parse_colour(background: str) -> tuple[int, ...]:
 
 
 def _as_stored(image: Image.Image) -> Image.Image:
-    """An image with what only its file tells: where white lies, and which colour is transparent.
+    """An image with the white point and the transparent colour that only its file knows.
 
     Raises:
         ValueError: Whole numbers of 32 bits may be values of 8 bits as well as of 16.
@@ -122,7 +122,7 @@ def _as_stored(image: Image.Image) -> Image.Image:
 
 
 def _clear_colour(image: Image.Image) -> object:
-    """The colour that a file calls transparent, on the scale of 8 bits that PIL brings pixels to.
+    """The transparent colour of a file, on the 8-bit scale of PIL's pixels.
 
     PIL scales greys of 2 and 4 bits, and keeps the upper half of 16-bit colours, but leaves this
     one as it is stored.
@@ -150,7 +150,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _on_background(image: Image.Image, background: str) -> Image.Image:
-    """What is seen of an image with transparent pixels in front of a colour."""
+    """Composite an image with transparent pixels on a colour."""
     if image.mode == "La":
         image = image.convert("LA")
     image = image.convert("RGBA")
@@ -162,7 +162,7 @@ def _on_background(image: Image.Image, background: str) -> Image.Image:
 
 
 def _from_deep_greys(image: Image.Image) -> Image.Image:
-    """16-bit greys to 8 bits; PIL alone would clip them to white."""
+    """Scale 16-bit greys to 8 bits; PIL alone would clip them to white."""
     greys = np.asarray(image)
     if greys.dtype.kind == "f" or greys.min() < 0 or greys.max() > _DEEP_GREYS:
         raise ValueError(f"pixels of mode {image.mode} are not 8-bit or 16-bit values")
@@ -175,7 +175,7 @@ def _from_deep_greys(image: Image.Image) -> Image.Image:
 
 
 def _resize(image: Image.Image, size: int) -> Image.Image:
-    """The largest centred square, at the wanted size."""
+    """Crop the largest centred square and resize it."""
     width, height = image.size
     short = min(width, height)
     left, top = (width - short) / 2, (height - short) / 2
@@ -184,7 +184,7 @@ def _resize(image: Image.Image, size: int) -> Image.Image:
 
 
 def describe_images(files: Iterable[Path], image_size: int, channels: int) -> list[str]:
-    """What is changed or left out as images are read, with counts.
+    """Describe, with counts, what reading changes or drops.
 
     Args:
         files: Images that can be decoded.

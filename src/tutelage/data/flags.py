@@ -1,4 +1,4 @@
-"""Yes or no as labels: one question a sample, or several at once."""
+"""Yes/no labels: one question per sample, or several at once."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _ONE = (
 
 
 class FlagLabels:
-    """How 0 and 1, for one label or for many, are read."""
+    """How 0/1 labels are read, one or many per sample."""
 
     def column(self, labels: Any, origin: str) -> Float[Tensor, "n labels"]:
         """The labels of all samples.
@@ -58,9 +58,9 @@ class FlagLabels:
         return values
 
     def stack(self, labels: list[Any]) -> Float[Tensor, "batch labels"]:
-        """What `one` gave for several samples, as a batch."""
+        """Stack the results of `one` for several samples."""
         return ValueLabels().stack(labels)
 
     def count(self, labels: Float[Tensor, "batch labels"]) -> int:
-        """Labels of a sample."""
+        """Number of labels per sample."""
         return labels.shape[1]

@@ -1,4 +1,4 @@
-"""Data as people have them, as a source: tensors, arrays, data sets, loaders."""
+"""The usual forms of data (tensors, arrays, data sets, loaders) as a source."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ _FORMS = (
 
 
 def as_source(data: Any, name: str, kind: LabelKind = CLASS_LABELS) -> Source:
-    """Data in any of the usual forms as a source.
+    """Wrap data in any of the usual forms as a source.
 
     Args:
         data: A Source; a tuple (inputs, labels) of tensors, arrays or lists; inputs alone; a
@@ -95,7 +95,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_columns(value: Any) -> bool:
-    """Whether it is one row a sample, and not one pair of them."""
+    """Whether a list has one row per sample, and is not itself an (inputs, labels) pair."""
     return _is_array(value) or (isinstance(value, list) and bool(value) and not _has_pairs(value))
 
 
@@ -110,7 +110,7 @@ def _is_as_long(inputs: Any, labels: Any) -> bool:
 
 
 def _dataset_of(loader: DataLoader[Any]) -> Any:
-    """A loader's data set, where the loader does nothing to it that would be lost.
+    """A loader's data set, if the loader itself changes nothing.
 
     Raises:
         DataError: It collates, draws or weights samples in a way of its own.
@@ -136,7 +136,7 @@ def _dataset_of(loader: DataLoader[Any]) -> Any:
 
 
 def loader_note(data: Any, name: str) -> list[str]:
-    """What a reader must know of data that were given as a loader."""
+    """Note for the reader where data were given as a loader."""
     if not isinstance(data, DataLoader):
         return []
     return [

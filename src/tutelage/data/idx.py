@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST and its kin: checked before they are believed."""
+"""IDX files, the format of MNIST and its relatives, fully validated."""
 
 import gzip
 import io
@@ -52,7 +52,7 @@ def _room(raw: io.BufferedIOBase) -> int:
 def _read(
     file: io.BufferedIOBase, path: Path, item_shape: tuple[int, ...], room: int
 ) -> UInt8[Tensor, "..."]:
-    """Header, then body; `room` is the most bytes that the file can hold."""
+    """Read the header, then the body; `room` is the largest possible size in bytes."""
     shape = _read_shape(file, path, item_shape)
     declared = math.prod(shape)
     if declared > room:
@@ -70,7 +70,7 @@ def _read(
 def _read_shape(
     file: io.BufferedIOBase, path: Path, item_shape: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Shape of the whole, from a header that must be of unsigned bytes and of such items."""
+    """Read the shape from a header, which must declare unsigned bytes and these items."""
     dims = 1 + len(item_shape)
     wanted = bytes((0, 0, 8, dims))
     magic = file.read(4)

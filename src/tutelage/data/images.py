@@ -1,4 +1,4 @@
-"""Pictures in folders, one folder a class; decoded when asked for, never kept."""
+"""Images in folders, one folder per class, decoded on demand and never kept."""
 
 import hashlib
 import os
@@ -47,7 +47,7 @@ MOST_NAMED = 5
 
 
 class ImageFolder(Source):
-    """Pictures in one folder with a subfolder for each class.
+    """Images in one folder with a subfolder per class.
 
     Every file counts as a picture, in subfolders of a class too, except hidden ones and what
     systems strew about (Thumbs.db). A picture is turned upright by its EXIF orientation, laid on
@@ -75,7 +75,7 @@ class ImageFolder(Source):
     def __init__(
         self, path: Path, image_size: int, channels: int = 3, background: str = WHITE
     ) -> None:
-        """List the files; no picture is opened."""
+        """List the files; no image is opened."""
         _check_settings(image_size, channels)
         self.path = path
         self.image_size = image_size
@@ -87,7 +87,7 @@ class ImageFolder(Source):
         self._list_files([folders[name] for name in self.class_names])
 
     def _list_files(self, folders: Sequence[str]) -> None:
-        """Paths go into one block of bytes: cheap to hold, to send to workers and to share."""
+        """Store the paths in one block of bytes, cheap to keep and to share with workers."""
         paths, ends, labels = bytearray(), array("q"), array("q")
         digest = hashlib.sha256(repr(self._facts).encode())
         for label, name in enumerate(folders):
@@ -111,13 +111,13 @@ class ImageFolder(Source):
         return (self.image_size, self.channels, parse_colour(self.background))
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.labels)
 
     def fetch(
         self, ids: Int[Tensor, " batch"]
     ) -> tuple[UInt8[Tensor, "batch channels height width"], Int[Tensor, " batch"]]:
-        """Pictures with these numbers, decoded now, and their labels.
+        """Images with these numbers, decoded now, and their labels.
 
         Raises:
             DataError: A file is damaged, no picture, too large or gone; the message names it.
@@ -138,7 +138,7 @@ class ImageFolder(Source):
         return self.path / os.fsdecode(self._paths[start : int(self._ends[number])])
 
     def check_all(self) -> list[str]:
-        """Decode every picture once, and say what is wrong with each bad one.
+        """Decode every image once, and report each damaged one.
 
         Returns:
             One message for each file that training would stumble over; it names the file.
@@ -146,7 +146,7 @@ class ImageFolder(Source):
         return [problem for i in range(len(self)) if (problem := self._problem(self.file(i)))]
 
     def describe(self) -> list[str]:
-        """What is changed or left out as the pictures are read, with counts."""
+        """Describe, with counts, what reading changes or drops."""
         files = (self.file(number) for number in range(len(self)))
         return describe_images(files, self.image_size, self.channels)
 
@@ -183,7 +183,7 @@ def load_image_folder(  # noqa: PLR0913 - the keys of data in a recipe
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Splits:
-    """A folder of pictures, split as its subfolders say, or at random.
+    """Load a folder of images, split by its subfolders or at random.
 
     Either the folder has `train/`, and perhaps `valid/` (or `val/`) and `test/`, each with one
     subfolder a class; or it has the class folders themselves. (`Training/`, `validation/` and the
@@ -231,7 +231,7 @@ def load_image_folder(  # noqa: PLR0913 - the keys of data in a recipe
 
 
 def _left_out(root: Path, parts: Mapping[str, Path]) -> Iterator[str]:
-    """What lies beside the folders that are read, and looks as if it should be."""
+    """Names beside the folders that are read that look like data."""
     folders = [] if root in parts.values() else _class_folders(root)
     others = [name for name in folders if root / name not in parts.values()]
     if others:
@@ -245,7 +245,7 @@ def _left_out(root: Path, parts: Mapping[str, Path]) -> Iterator[str]:
 
 
 def picture_folders(splits: Splits) -> list[ImageFolder]:
-    """The folders of pictures that the parts are taken from, each once."""
+    """The folders of images that the parts come from, each once."""
     found: dict[Path, ImageFolder] = {}
     for source in (splits.train, splits.valid, splits.test):
         while isinstance(source, SubsetSource):
@@ -256,7 +256,7 @@ def picture_folders(splits: Splits) -> list[ImageFolder]:
 
 
 def check_pictures(folders: Sequence[ImageFolder]) -> None:
-    """Decode every picture once: a damaged one shall not end a training in its last hour.
+    """Decode every image once, so that a damaged file shows before training.
 
     Raises:
         DataError: Names the first bad files and counts the others.
@@ -277,7 +277,7 @@ def _check_settings(image_size: int, channels: int) -> None:
 def _normalisation(
     channels: int, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Given values, checked, or the usual ones."""
+    """The given values, checked, or the usual ones."""
     mean = DEFAULT_MEAN[channels] if mean is None else tuple(mean)
     std = DEFAULT_STD[channels] if std is None else tuple(std)
     for name, values in (("mean", mean), ("std", std)):
@@ -289,7 +289,7 @@ def _normalisation(
 
 
 def _class_folders(path: Path) -> list[str]:
-    """Names of the subfolders, sorted, hidden ones and clutter left out."""
+    """Names of the subfolders, sorted, without hidden ones and clutter."""
     try:
         with os.scandir(path) as entries:
             return sorted(entry.name for entry in entries if _counts(entry.name) and entry.is_dir())
@@ -301,7 +301,7 @@ def _class_folders(path: Path) -> list[str]:
 
 
 def _folders_of_classes(path: Path) -> dict[str, str]:
-    """Subfolders by the name of their class: the same letters in two encodings are one name."""
+    """Subfolders by class name; Unicode forms of the same name are merged."""
     found: dict[str, str] = {}
     for folder in _class_folders(path):
         name = unicodedata.normalize("NFC", folder)
@@ -319,7 +319,7 @@ def _counts(name: str) -> bool:
 
 
 def _files(root: Path, class_name: str) -> Iterator[tuple[str, int]]:
-    """Relative path and size of every file of a class, sorted; -1 for what is no plain file.
+    """Relative path and size of every file of a class, sorted; -1 for irregular files.
 
     Links to folders are followed, as those to files are.
     """
@@ -363,7 +363,7 @@ def _check_classes(path: Path, class_names: Sequence[str]) -> None:
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
-    """Where the parts lie; the root itself is the training part if it has no `train/`.
+    """Folders of the parts; the root itself is the training part without a `train/`.
 
     A `train/` without subfolders is no part but a class of that name.
     """
@@ -398,14 +398,14 @@ def _check_same_classes(train: ImageFolder, part: ImageFolder) -> None:
 def _take(
     source: Source, given: Source | None, fraction: float, seed: int, *, optional: bool = False
 ) -> tuple[Source, Source | None]:
-    """The part that is there, or one split off."""
+    """A part's own folder, or a split of the training part."""
     if given is not None or (optional and fraction == 0):
         return source, given
     return split_off(source, fraction, seed, _labels(source).tolist())
 
 
 def _labels(source: Source) -> Int[Tensor, " n"]:
-    """Labels without decoding a picture."""
+    """Labels, without decoding an image."""
     if isinstance(source, SubsetSource):
         return _labels(source.source)[source.ids]
     assert isinstance(source, ImageFolder)
@@ -413,7 +413,7 @@ def _labels(source: Source) -> Int[Tensor, " n"]:
 
 
 def _check_every_class(folder: ImageFolder, source: Source, part: str) -> None:
-    """Chance must not take a small class out of a part whose figures are reported."""
+    """Check that a random split leaves no class out of a reported part."""
     counts = torch.bincount(_labels(source), minlength=len(folder.class_names))
     if counts.min() > 0:
         return

@@ -1,4 +1,4 @@
-"""Items of map-style data sets, and whole arrays, in the forms in which people have them."""
+"""Items of map-style data sets, and whole arrays, in the usual forms."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -92,7 +92,7 @@ def as_tensor(value: Any, place: str) -> Tensor:
 
 
 def _stacked(images: list[Any], place: str) -> Tensor:
-    """A list of images of PIL as one tensor, each as it would be alone."""
+    """Stack PIL images as one tensor, each read as it would be alone."""
     tensors = [as_tensor(image, f"{place}: entry {n}") for n, image in enumerate(images)]
     if len({tensor.shape for tensor in tensors}) > 1:
         raise DataError(

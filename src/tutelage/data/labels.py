@@ -1,4 +1,4 @@
-"""What a label may be: one place that decides for tensors, data sets, arrays and tables."""
+"""Valid labels: the one rule for tensors, data sets, arrays and tables."""
 
 import math
 import re
@@ -27,7 +27,7 @@ MOST_NAMED = 8
 
 @runtime_checkable
 class LabelKind(Protocol):
-    """How labels of a kind are read, whatever holds them."""
+    """How labels of a kind are read, whatever container holds them."""
 
     def column(self, labels: Any, origin: str) -> Shaped[Tensor, "n ..."]:
         """The labels of all samples, checked.
@@ -42,7 +42,7 @@ class LabelKind(Protocol):
         ...
 
     def one(self, label: Any, place: str) -> Any:
-        """The label of one sample, as `stack` takes it.
+        """The label of one sample, in the form that `stack` takes.
 
         Args:
             label: As the data set gives it.
@@ -54,16 +54,16 @@ class LabelKind(Protocol):
         ...
 
     def stack(self, labels: list[Any]) -> Shaped[Tensor, "batch ..."]:
-        """What `one` gave for several samples, as a batch."""
+        """Stack the results of `one` for several samples."""
         ...
 
     def count(self, labels: Shaped[Tensor, "batch ..."]) -> int | None:
-        """How many outputs such labels are of; None where they do not tell, as classes do not."""
+        """Number of outputs that such labels imply; None for classes, which do not imply it."""
         ...
 
 
 class ClassLabels:
-    """How class numbers are read: one whole number a sample."""
+    """How class numbers are read: one whole number per sample."""
 
     def column(self, labels: Any, origin: str) -> Int[Tensor, " n"]:
         """The class numbers of all samples."""
@@ -78,14 +78,14 @@ class ClassLabels:
         return torch.tensor(labels, dtype=torch.long)
 
     def count(self, labels: Shaped[Tensor, "batch ..."]) -> None:
-        """None: a batch need not show every class."""
+        """None, because a batch may not contain every class."""
 
 
 CLASS_LABELS = ClassLabels()
 
 
 def class_numbers(labels: Any, origin: str) -> Int[Tensor, " n"]:
-    """One class number a sample, from whatever holds them.
+    """Read one class number per sample from any container.
 
     Whole numbers of every type are taken, 2.0 and booleans among them, and a column of shape
     (n, 1).
@@ -134,7 +134,7 @@ _ONE = "Give one whole number a sample, from 0."
 
 
 def check_no_gaps(value: Any, place: str) -> None:
-    """Refuse masked arrays, whose hidden values would be read as if they were none.
+    """Refuse masked arrays, whose hidden values would be read as labels.
 
     Raises:
         DataError: A value is masked.
@@ -147,7 +147,7 @@ def check_no_gaps(value: Any, place: str) -> None:
 
 
 def _of_several(labels: Tensor) -> str:
-    """What is said of labels of which there are several for each sample."""
+    """Error message for several labels per sample."""
     shape = tuple(labels.shape)
     if labels.ndim == 0:
         return f"the labels are the single number {labels.item()}. {_ONE}"
@@ -208,7 +208,7 @@ def _why_no_number(value: Any) -> str:
 def check_range(
     labels: Tensor, sample_ids: Int[Tensor, " batch"], num_classes: int, *, may_lack: bool
 ) -> None:
-    """Whether each label is a class.
+    """Check that each label is a valid class.
 
     Args:
         labels: Class numbers, of samples or of their tokens; embeddings pass.
@@ -235,7 +235,7 @@ def check_range(
 
 
 def check_count(num_inputs: int, num_labels: int, origin: str) -> None:
-    """Whether there is one label for each input, and any at all.
+    """Check that there is one label per input, and at least one.
 
     Raises:
         DataError: There is not.
@@ -249,7 +249,7 @@ def check_count(num_inputs: int, num_labels: int, origin: str) -> None:
 
 
 def class_name(label: Any, place: str) -> str:
-    """The name of a class as a table writes it.
+    """Class name of a table's cell.
 
     One class has one name however it was written: spaces around it go, a letter with its accent
     is one character (NFC), and 1.0 is 1.
@@ -286,12 +286,12 @@ def class_name(label: Any, place: str) -> str:
 
 
 def is_saved_list(text: str) -> bool:
-    """Whether a text is a list as pandas and others write one into a table: "[0, 1]"."""
+    """Whether a text is a list that pandas or others saved in a table, such as "[0, 1]"."""
     return _SAVED_LIST.fullmatch(text.strip()) is not None
 
 
 def class_names(labels: Iterable[str], origin: str) -> list[str]:
-    """All classes in the order of their numbers: numbers by size, then other names by letters.
+    """All classes in order of class number: numbers by value, then other names alphabetically.
 
     Args:
         labels: Names, as `class_name` gives them.
@@ -320,13 +320,13 @@ def class_names(labels: Iterable[str], origin: str) -> list[str]:
 
 
 def some_names(names: Sequence[str]) -> str:
-    """The first few of many classes, for messages."""
+    """The first few class names, for messages."""
     more = ", ..." if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
 
 
 def sort_names(names: Iterable[str]) -> list[str]:
-    """Numbers by size, 0.0 as well as 0, then other names by letters."""
+    """Sort numbers by value (0.0 like 0), then other names alphabetically."""
     return sorted(names, key=_by_size)
 
 
@@ -335,7 +335,7 @@ def _by_size(name: str) -> tuple[int, float, str]:
 
 
 def check_missing(names: Sequence[str], origin: str) -> None:
-    """Whether what stands for "no label" elsewhere stands among the names of classes.
+    """Check that no usual marker of a missing label is among the class names.
 
     That is -100, and -1 unless the classes are -1 and 1 or there is a lower one.
 

@@ -1,4 +1,4 @@
-"""Batches: which samples and views, in which order, read and normalised."""
+"""Batches: samples and views, their order, reading and normalisation."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -49,11 +49,11 @@ class Reader(Dataset[Batch]):
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any batch would change, views aside."""
+        """Fingerprint that changes when any batch would change, views aside."""
         return f"{self.source.fingerprint} {self._normalisation}"
 
     def part_fingerprint(self, samples: range) -> str:
-        """Changes when the inputs of these samples would change, views aside.
+        """Fingerprint that changes when the inputs of these samples would change, views aside.
 
         Where data cannot say that of a part, it is the fingerprint of the whole.
         """
@@ -67,12 +67,12 @@ class Reader(Dataset[Batch]):
 
     @property
     def lengths(self) -> Int[Tensor, " n"] | None:
-        """Tokens of each sample; None for data whose samples are all of one shape."""
+        """Tokens per sample; None for samples of equal shape."""
         return self.source.lengths
 
     @property
     def longest(self) -> int | None:
-        """Tokens of the longest sample; None for data that are no texts."""
+        """Tokens of the longest sample; None unless the data are texts."""
         if self.lengths is not None:
             return int(self.lengths.max())
         inputs, _ = self.source.fetch(torch.tensor([0]))
@@ -84,7 +84,7 @@ class Reader(Dataset[Batch]):
         return len(self.source)
 
     def __getitem__(self, request: Request) -> Batch:
-        """The batch that was asked for.
+        """The requested batch.
 
         Raises:
             DataError: A sample cannot be read or a label is out of range.
@@ -120,14 +120,14 @@ class Reader(Dataset[Batch]):
         return (inputs - mean).div_(std)
 
     def pixels(self, inputs: Inputs) -> Inputs:
-        """Normalised inputs back to 0..1; others as they are."""
+        """Undo the normalisation of images, to values 0..1; other inputs are unchanged."""
         if self.mean is None or self.std is None or not isinstance(inputs, Tensor):
             return inputs
         return inputs * of_channels(self.std, inputs) + of_channels(self.mean, inputs)
 
 
 def of_channels(values: Float[Tensor, " channels"], inputs: Tensor) -> Tensor:
-    """Values of the channels, shaped so that they fit inputs of any number of further axes.
+    """Values per channel, shaped to broadcast over inputs of any number of axes.
 
     Raises:
         DataError: There are not as many as the inputs have channels.
@@ -149,7 +149,7 @@ def training_requests(
     epoch: int,
     lengths: Int[Tensor, " n"] | None = None,
 ) -> Iterator[Request]:
-    """Every sample once, in the order and views of this seed and epoch.
+    """Every sample once, in the order and views of a seed and epoch.
 
     No batch has a single row, of which batch norm and losses between samples know nothing: one row
     that is left at the end joins the batch before it.
@@ -167,7 +167,7 @@ def training_requests(
 
 
 def num_batches(count: int, batch_size: int) -> int:
-    """How many batches `training_requests` makes of so many samples."""
+    """Number of batches that `training_requests` makes."""
     return -(-count // batch_size) - _leaves_one(count, batch_size)
 
 
@@ -176,7 +176,7 @@ def _leaves_one(count: int, batch_size: int) -> bool:
 
 
 def _last_joined(requests: Iterator[Request]) -> Iterator[Request]:
-    """The same with the last two as one."""
+    """The same requests with the last two joined."""
     held = next(requests)
     for request in requests:
         if len(request[0]) == 1:
@@ -204,7 +204,7 @@ def _in_batches(
 
 
 def _alike(block: Tensor, lengths: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
-    """The samples of a block in batches of like length, the batches in random order.
+    """Samples of a block in batches of similar length, the batches in random order.
 
     A batch that is not full stays the last one.
     """
@@ -221,7 +221,7 @@ def in_order(
     view_id: int = 0,
     lengths: Int[Tensor, " n"] | None = None,
 ) -> Iterator[Request]:
-    """Every sample once, always in the same view: in its own order, or the shortest texts first.
+    """Every sample once in a fixed view: in the data's order, or the shortest texts first.
 
     Args:
         count: Number of samples.
@@ -237,7 +237,7 @@ def in_order(
 
 
 def spread(count: int, wanted: int) -> Request:
-    """So many samples from all over the data, in their first view; all where there are fewer."""
+    """Samples spread evenly over the data, in their first view."""
     ids = torch.linspace(0, count - 1, min(wanted, count)).long()
     return ids, torch.zeros_like(ids)
 
@@ -249,7 +249,7 @@ def all_views(first: int, stop: int, num_views: int, *, batch_size: int) -> Iter
 
 
 def iterate(reader: Reader, requests: Iterator[Request], workers: int = 0) -> Iterator[Batch]:
-    """Read the requests one after another, in background processes if asked and useful.
+    """Read requests one after another, in background processes if useful.
 
     Args:
         reader: What reads.
@@ -270,7 +270,7 @@ def iterate(reader: Reader, requests: Iterator[Request], workers: int = 0) -> It
 
 
 class _Once(Sampler[Request]):
-    """Requests as a loader takes them, which are made while it reads."""
+    """Requests for a loader, generated while it reads."""
 
     def __init__(self, requests: Iterator[Request]) -> None:
         self.requests = requests
@@ -280,7 +280,7 @@ class _Once(Sampler[Request]):
 
 
 class _ErrorsAsValues(Dataset[Batch | TutelageError]):
-    """Hands errors over as they are: raised in a worker, they come with its traceback as text."""
+    """Returns errors as values; raised in a worker they would lose their type."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader

@@ -33,7 +33,7 @@ def shuffled(count: int, *, seed: int, block: int) -> Iterator[Int[Tensor, " blo
 
 
 def permuted(places: Int[Tensor, " places"], count: int, seed: int) -> Int[Tensor, " places"]:
-    """The numbers that stand at places of a random order.
+    """Values of a random permutation at given positions.
 
     A Feistel network permutes the numbers below a power of four; where it leads beyond the count
     it is walked on, so that what is left is a permutation of the numbers below the count.

@@ -1,4 +1,4 @@
-"""Test samples that stand in the training data too."""
+"""Test samples that also occur in the training data."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ SAME_NOTE = (
 
 
 def num_shared(splits: Splits) -> int | None:
-    """How many test samples the networks are given as they are given one to train on.
+    """Number of test samples whose inputs also occur in the training data.
 
     Labels are not compared.
 
@@ -35,7 +35,7 @@ def num_shared(splits: Splits) -> int | None:
 
 
 def judged_on(splits: Splits) -> str:
-    """What the numbers are measured on: "test", or "validation" where both are the same data."""
+    """Name of the data of the results: "test", or "validation" if both are the same."""
     valid, test = splits.valid, splits.test
     if valid is None or valid.fingerprint != test.fingerprint or len(valid) != len(test):
         return "test"
@@ -54,7 +54,7 @@ def _fetched(source: Source, number: Tensor) -> list[bytes]:
 
 
 def overlap_note(splits: Splits) -> list[str]:
-    """What a reader of the numbers must know where a test sample was trained or chosen on."""
+    """Note for the reader where test samples were used for training or selection."""
     count, kind = num_shared(splits), judged_on(splits)
     return [
         *([SAME_NOTE] if kind == "validation" else []),
@@ -71,7 +71,7 @@ def _shared_note(splits: Splits, count: int, kind: str) -> str:
 
 
 def _digests(source: Source) -> Iterator[bytes]:
-    """Of each sample's inputs, in any order."""
+    """Hashes of each sample's inputs, in any order."""
     for ids in _unfilled(source):
         inputs, _ = source.fetch(ids)
         named = (
@@ -81,7 +81,7 @@ def _digests(source: Source) -> Iterator[bytes]:
 
 
 def _unfilled(source: Source) -> Iterator[Tensor]:
-    """Samples that can be fetched together without one being filled up: those of one length."""
+    """Groups of samples of equal length, which need no padding."""
     first, _ = source.fetch(torch.zeros(1, dtype=torch.long))
     lengths = source.lengths
     if lengths is None:

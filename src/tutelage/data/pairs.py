@@ -1,4 +1,4 @@
-"""The same text in two tokenizers, with the places where both have read the same."""
+"""The same text in two tokenizers, with the positions where both have read the same."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ NOWHERE = -1
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One document as both read it.
+    """One document in both tokenizers.
 
     Attributes:
         own: The student's tokens.
@@ -43,7 +43,7 @@ class Pair:
 
 
 def pair_up(document: str, own: PlainText, other: PlainText, length: int) -> Pair:
-    """Tokens of a document's beginning in both tokenizers, and where they end together.
+    """A document's tokens in both tokenizers, and the positions where both end a token.
 
     A token that a tokenizer begins every text with ends before the first character.
 
@@ -61,7 +61,7 @@ def pair_up(document: str, own: PlainText, other: PlainText, length: int) -> Pai
 
 
 def _with_ends(text: str, plain: PlainText, length: int) -> tuple[list[int], list[int]]:
-    """Tokens of a text, and where in it each ends."""
+    """Tokens of a text, and the character position where each ends."""
     said = plain.read([text], return_offsets_mapping=True)
     found = [] if plain.begin is None else [(plain.begin, 0)]
     for token, (_, end) in zip(said["input_ids"][0], said["offset_mapping"][0], strict=True):
@@ -71,7 +71,7 @@ def _with_ends(text: str, plain: PlainText, length: int) -> tuple[list[int], lis
 
 
 class PairedSource(Source):
-    """Documents in two tokenizers, filled up to the longest of the batch.
+    """Documents in two tokenizers, padded to the longest of the batch.
 
     Beside the student's inputs there are the teacher's, under names that begin with `OTHER`.
 
@@ -86,7 +86,7 @@ class PairedSource(Source):
     is_fast = True
 
     def __init__(self, pairs: Sequence[Pair], facts: str) -> None:
-        """Hold the documents that have a token to predict."""
+        """Store the documents that have a token to predict."""
         self.pairs = [pair for pair in pairs if len(pair.own) > 1 and pair.other]
         if not self.pairs:
             raise DataError("No document has two tokens or more: there is nothing to predict.")
@@ -135,7 +135,7 @@ def load_pairs(  # noqa: PLR0913 - independent settings of a recipe
     text: str,
     seed: int,
 ) -> tuple[Corpus, int]:
-    """Read documents as student and teacher read them; see `load_corpus` for the settings.
+    """Load documents for a student and a teacher tokenizer; see `load_corpus` for the settings.
 
     Args:
         path: Of the text.

@@ -1,4 +1,4 @@
-"""Texts read as plain text: what looks like a control token within them is none."""
+"""Tokenisation of plain text: the spelling of a control token stays ordinary text."""
 
 import itertools
 import re
@@ -11,7 +11,7 @@ PROBES = 64  # ordinary tokens that are tried to see what a tokenizer sets aroun
 
 
 class PlainText:
-    """A tokenizer that reads every character of a text as the text's own.
+    """A tokenizer that reads all characters of a text as plain text.
 
     Whoever writes `[SEP]` or `<|endoftext|>` into a text would else end it there for a network that
     was trained with these tokens.
@@ -27,7 +27,7 @@ class PlainText:
     """
 
     def __init__(self, tokenizer: Any, name: str) -> None:
-        """Find out what the tokenizer adds, and what its control tokens are."""
+        """Find out which tokens the tokenizer adds, and its control tokens."""
         self.tokenizer = tokenizer
         self.name = name
         self.num_spelt = 0
@@ -43,7 +43,7 @@ class PlainText:
 
     @property
     def begin(self) -> int | None:
-        """The token that stands before every text, where there is one.
+        """The token before every text, if there is one.
 
         Raises:
             DataError: There are several.
@@ -56,7 +56,7 @@ class PlainText:
         return self.before[0] if self.before else None
 
     def read(self, texts: Sequence[Any], **options: object) -> Any:
-        """What the tokenizer says of texts, nothing added; control tokens may still stand in it."""
+        """Raw tokens of texts, which may still contain control tokens."""
         for text in texts:
             whole = text if isinstance(text, str) else " ".join(text)
             self.num_spelt += bool(self._spelling and self._spelling.search(whole))
@@ -65,15 +65,15 @@ class PlainText:
         )
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text, nothing added."""
+        """Tokens of each text, without added ones."""
         return [self._spelt(ids) for ids in self.read(texts)["input_ids"]]
 
     def letters(self, token: int) -> Sequence[int]:
-        """The token itself; of a control token those that spell it."""
+        """The token itself; for a control token, the tokens that spell it."""
         return self._letters.get(token, (token,))
 
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the numbers must know."""
+        """Notes for the reader of the results."""
         if not self.num_spelt:
             return ()
         return (
@@ -110,14 +110,14 @@ class PlainText:
 
 
 def control_tokens(tokenizer: Any) -> set[int]:
-    """Tokens that steer a network and stand for no text; the one for unknown words is text."""
+    """Tokens that control a network and represent no text, without the unknown token."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = {number for number, token in added.items() if token.special}
     return {*special, *tokenizer.all_special_ids} - {tokenizer.unk_token_id}
 
 
 def _letters(tokenizer: Any, token: int) -> tuple[int, ...]:
-    """Ordinary tokens that spell a control token; one unknown where its letters are all unknown.
+    """Ordinary tokens that spell a control token; one unknown token if all are unknown.
 
     The vocabulary of some tokenizers (Unigram, whole words) holds control tokens among the
     ordinary ones, where they are found in a text even when they are not looked for as such.

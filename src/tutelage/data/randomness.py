@@ -1,4 +1,4 @@
-"""Random numbers that are drawn while samples are read, and samples that differ because of them."""
+"""Random draws while samples are read, and samples that vary because of them."""
 
 import random
 from collections.abc import Iterator, Mapping, Sized
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Leave the random numbers of torch (CPU), NumPy and Python afterwards as they were."""
+    """Restore the random state of torch (CPU), NumPy and Python afterwards."""
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what others use
     try:
         with torch.random.fork_rng(devices=[]):
@@ -23,7 +23,7 @@ def random_state_kept() -> Iterator[None]:
 
 
 def seed_random(seed: int) -> None:
-    """Seed the random numbers that transforms draw from: those of torch, NumPy and Python.
+    """Seed the generators that transforms use: torch, NumPy and Python.
 
     Args:
         seed: From 0 to 2**63 - 1.
@@ -35,7 +35,7 @@ def seed_random(seed: int) -> None:
 
 @contextmanager
 def seeded_draws(seed: int) -> Iterator[None]:
-    """Seed the random numbers of Python and NumPy, and leave them afterwards as they were.
+    """Seed Python's and NumPy's generators, and restore them afterwards.
 
     A network may draw from them in its forward pass, to leave out blocks for example.
 
@@ -53,7 +53,7 @@ def seeded_draws(seed: int) -> Iterator[None]:
 
 
 def draws_as_tensors() -> dict[str, Tensor]:
-    """Where the random numbers of Python and NumPy stand, for a checkpoint."""
+    """State of Python's and NumPy's generators as tensors, for a checkpoint."""
     _, words, gauss = random.getstate()
     _, keys, place, has_gauss, kept = np.random.get_state()  # noqa: NPY002
     assert not isinstance(keys, str)
@@ -66,7 +66,7 @@ def draws_as_tensors() -> dict[str, Tensor]:
 
 
 def set_draws(tensors: Mapping[str, Tensor]) -> None:
-    """Put the random numbers of Python and NumPy back to where they stood."""
+    """Restore the state of Python's and NumPy's generators."""
     words = tuple(tensors["rng/python"].tolist())
     random.setstate(
         (random.getstate()[0], words, next(iter(tensors["rng/python_normal"].tolist()), None))
@@ -79,7 +79,7 @@ def set_draws(tensors: Mapping[str, Tensor]) -> None:
 
 
 class FixedDraws:
-    """A data set whose items draw random numbers, with the draw of each item fixed by its number.
+    """A data set with random items, each with a seed of its own number.
 
     Only random numbers of torch, NumPy and Python can be fixed, not those of a generator that the
     data set keeps for itself.
@@ -98,7 +98,7 @@ class FixedDraws:
         return len(self.dataset)
 
     def __getitem__(self, number: int) -> Any:
-        """The item, always with the same draw."""
+        """The item, always with the same random draw."""
         with random_state_kept():
             seed_random(number)
             return self.dataset[number]

@@ -1,4 +1,4 @@
-"""A look at the samples of a data set before anything is trained on them."""
+"""Validation of a data set's samples before training."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ SPREAD = 2_048  # samples of larger training data that are read where each takes
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What was found in a part of the data.
+    """Findings about a part of the data.
 
     Attributes:
         num_samples: Of the part.
@@ -36,13 +36,13 @@ class Scan:
 
 
 def parts_of(splits: Splits) -> dict[str, Source]:
-    """The parts of a data set that are there, by name."""
+    """The existing parts of a data set, by name."""
     parts = {"train": splits.train, "valid": splits.valid, "test": splits.test}
     return {name: source for name, source in parts.items() if source is not None}
 
 
 def scan(source: Source, part: str, num_classes: int, *, workers: int = 0) -> Scan:
-    """Read the samples of a part, and refuse what would end a training.
+    """Read the samples of a part, and refuse those that would abort a training.
 
     All are read; of more than 20,000 training samples that take time to read, 2,048 from all
     over the data.
@@ -78,7 +78,7 @@ def scan(source: Source, part: str, num_classes: int, *, workers: int = 0) -> Sc
 
 
 def longest_sample(splits: Splits) -> tuple[str, int, int] | None:
-    """Part, number and length of the text with the most tokens; None for data of one shape."""
+    """Part, number and length of the longest text; None for samples of equal shape."""
     found = [
         (int(source.lengths.max()), name, int(source.lengths.argmax()))
         for name, source in parts_of(splits).items()

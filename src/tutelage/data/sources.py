@@ -1,4 +1,4 @@
-"""Where samples come from: one way to ask for many samples by number, whatever holds them."""
+"""Sources of samples: one interface to fetch many samples by number."""
 
 import hashlib
 import re
@@ -26,7 +26,7 @@ Item = tuple[Tensor, Any]
 
 
 class Source(ABC):
-    """Samples that can be asked for by number.
+    """Samples that are fetched by number.
 
     Attributes:
         fingerprint: Changes when the samples change.
@@ -70,7 +70,7 @@ class Source(ABC):
         return self.fingerprint
 
     def with_fixed_draws(self) -> "Source":
-        """The same samples, each the same at every call.
+        """The same source with fixed random draws per sample.
 
         Raises:
             DataError: Their random numbers cannot be fixed from here.
@@ -121,7 +121,7 @@ class OwnSource(Source):
 
 
 class TensorSource(Source):
-    """Samples that lie in memory as one tensor.
+    """Samples in memory, as one tensor.
 
     Args:
         inputs: One row a sample.
@@ -138,7 +138,7 @@ class TensorSource(Source):
     def __init__(
         self, inputs: Shaped[Tensor, "n ..."], labels: Any = None, kind: LabelKind = CLASS_LABELS
     ) -> None:
-        """Hold the tensors, without a copy, and fingerprint them."""
+        """Store the tensors, without a copy, and fingerprint them."""
         self.inputs = inputs.contiguous()
         self.labels = None if labels is None else kind.column(labels, "labels")
         count = len(self.inputs)
@@ -161,7 +161,7 @@ class TensorSource(Source):
 
 
 class DatasetSource(Source):
-    """Any map-style data set whose items are (input, label) pairs, dicts of both, or inputs alone.
+    """A map-style data set with items (input, label), dicts of both, or inputs alone.
 
     Its fingerprint covers the length and up to 64 items spread evenly, labels included: enough to
     tell data sets apart, not to notice one changed picture among a million. Where items change
@@ -192,12 +192,12 @@ class DatasetSource(Source):
         self.fingerprint = self._fingerprint(items)
 
     def _spread(self) -> list[int]:
-        """Numbers of the items that are looked at, spread evenly; all where there are fewer."""
+        """Numbers of the inspected items, spread evenly; all if there are few."""
         last = len(self) - 1
         return sorted({round(i * last / (FINGERPRINTED - 1)) for i in range(FINGERPRINTED)})
 
     def _differs(self, items: Mapping[int, Item]) -> bool:
-        """Whether an item is another when it is asked for once more."""
+        """Whether an item differs when it is read a second time."""
         rounds = -(-FINGERPRINTED // len(items))  # of a small data set each is asked for often
         again = (number for _ in range(rounds) for number in items)
         if any(not _is_same(items[number], self._item(number)) for number in again):
@@ -225,7 +225,7 @@ class DatasetSource(Source):
             return any(label != self._item(number)[1] for number, (_, label) in items.items())
 
     def with_fixed_draws(self) -> "DatasetSource":
-        """The same items with the random numbers of each fixed, to be the same at every call.
+        """The same items with fixed random draws per item.
 
         Raises:
             DataError: They draw from a generator of their own, which cannot be fixed from here.
@@ -305,14 +305,14 @@ def _check_map_style(dataset: Any) -> None:
 
 
 def _is_same(one: Item, other: Item) -> bool:
-    """Whether two items are alike, bit for bit, so that NaN is NaN."""
+    """Whether two items are equal bit for bit, NaN included."""
     (inputs, label), (others, other_label) = one, other
     is_alike = inputs.shape == others.shape and inputs.dtype == others.dtype
     return is_alike and label == other_label and tensor_bytes(inputs) == tensor_bytes(others)
 
 
 def _transforms(dataset: Any) -> Iterator[str]:
-    """What a data set, and those that it wraps, say of their transforms."""
+    """Description of a data set's transforms, wrapped data sets included."""
     for name in ("transform", "target_transform", "transforms"):
         if (found := getattr(dataset, name, None)) is not None:
             yield _ADDRESS.sub("", repr(found))
@@ -321,7 +321,7 @@ def _transforms(dataset: Any) -> Iterator[str]:
 
 
 class SubsetSource(Source):
-    """Some samples of another source, numbered anew from 0.
+    """A subset of another source, renumbered from 0.
 
     Args:
         source: Where they come from.
@@ -329,7 +329,7 @@ class SubsetSource(Source):
     """
 
     def __init__(self, source: Source, ids: Int[Tensor, " n"]) -> None:
-        """Hold the choice."""
+        """Store the selection."""
         self.source = source
         self.ids = ids.long()
         self.is_fast = source.is_fast
@@ -343,7 +343,7 @@ class SubsetSource(Source):
         return len(self.ids)
 
     def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
-        """Samples with these numbers of the choice."""
+        """Samples with these numbers of the subset."""
         return self.source.fetch(self.ids[ids])
 
     @property
@@ -418,7 +418,7 @@ def split_off(
 
 
 def _spread_classes(order: Tensor, labels: Tensor) -> Tensor:
-    """Reorder so that every prefix holds each class by its share."""
+    """Reorder so that every prefix has the class proportions of the whole."""
     shuffled = labels[order]
     place = torch.zeros(len(order), dtype=torch.float64)
     for label in shuffled.unique():

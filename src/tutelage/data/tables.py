@@ -1,4 +1,4 @@
-"""Columns of text and labels, read from the usual kinds of files."""
+"""Columns of text and labels from the usual kinds of files."""
 
 import codecs
 import csv
@@ -25,7 +25,7 @@ MAX_FIELD = 10_000_000  # characters of one field; csv's own limit is below a lo
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Some columns of a data set, with a way to say where a row stands.
+    """Columns of a data set, with the location of each row.
 
     Attributes:
         columns: By name, all of one length.
@@ -42,7 +42,7 @@ class Table:
         return len(next(iter(self.columns.values()), ()))
 
     def column(self, name: str, setting: str) -> Sequence[Any]:
-        """A column.
+        """One column.
 
         Args:
             name: Of the column.
@@ -54,7 +54,7 @@ class Table:
         return find(f"column of {self.origin} ({setting})", name, self.columns)
 
     def place(self, row: int) -> str:
-        """Where a row stands, for messages."""
+        """Location of a row, for messages."""
         return f"{self.origin}, row {row + self.first}"
 
 
@@ -77,14 +77,14 @@ def read_table(path: Path) -> Table:
 
 
 def encoding_of(path: Path) -> str:
-    """UTF-8, unless the first bytes of a file say that it is UTF-16 or UTF-32."""
+    """Encoding of a file: UTF-8, or UTF-16 or UTF-32 by its byte order mark."""
     with open_regular(path) as file:
         begin = file.read(4)
     return next((name for mark, name in _MARKS if begin.startswith(mark)), "utf-8-sig")
 
 
 def _no_text_of(path: Path, error: UnicodeError) -> str:
-    """What is said of a file in another encoding, with the line where it shows."""
+    """Error message for a file in another encoding, with the line."""
     encoding = encoding_of(path)
     read = encoding.removesuffix("-sig").upper()
     with open_regular(path) as file:
@@ -126,7 +126,7 @@ def _read_separated(path: Path, delimiter: str) -> Table:
 
 
 def _delimiter(header: str, usual: str) -> str:
-    """What parts the columns: the usual sign, or the one that the first line has in its place.
+    """Delimiter of the columns: the usual one, or the one found in the first line.
 
     Spreadsheets write semicolons where a comma parts a number's digits.
     """
@@ -198,7 +198,7 @@ def _read_parquet(path: Path) -> Table:
 
 
 def _read_lines(path: Path) -> Table:
-    """One text a line; empty lines part paragraphs and are no texts."""
+    """One text per line; empty lines are skipped."""
     lines = path.read_text(encoding=encoding_of(path)).splitlines()
     return Table({"text": [line for line in lines if line.strip()]}, str(path))
 
@@ -214,7 +214,7 @@ READERS: Mapping[str, Callable[[Path], Table]] = {
 
 
 def read_class_folders(path: Path) -> Table:
-    """A folder with one subfolder a class and one .txt file a text.
+    """Read a folder with one subfolder per class and one .txt file per text.
 
     Raises:
         DataError: A class has no text, or a file cannot be read.
@@ -246,7 +246,7 @@ def class_folders(path: Path) -> list[Path]:
 
 
 def entries(path: Path) -> list[Path]:
-    """What lies in a folder, by name.
+    """Entries of a folder, by name.
 
     Raises:
         DataError: It cannot be listed.

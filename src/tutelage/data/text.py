@@ -32,7 +32,7 @@ PURPOSE = "Reading texts"
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns are read.
+    """Names of the columns to read.
 
     Attributes:
         text: Of the text; for tasks of tokens, of its words.
@@ -45,7 +45,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Some rows of a table.
+    """Rows of a table.
 
     Attributes:
         table: Where they stand.
@@ -65,13 +65,13 @@ class Examples:
 
     @property
     def labels(self) -> list[Any]:
-        """The labels as they stand."""
+        """The labels as stored."""
         values = self.table.column(self.columns.label, "data.label_column")
         return [values[row] for row in self.rows]
 
     @property
     def class_names(self) -> list[str]:
-        """The labels as names of classes.
+        """The labels as class names.
 
         Raises:
             DataError: One is none; the message says where it stands.
@@ -79,7 +79,7 @@ class Examples:
         return [class_name(label, self.place(row)) for row, label in enumerate(self.labels)]
 
     def place(self, number: int) -> str:
-        """Where an example stands, for messages."""
+        """Location of an example, for messages."""
         return self.table.place(self.rows[number])
 
 
@@ -95,7 +95,7 @@ def load_text(  # noqa: PLR0913 - the keys of data in a recipe
     transfer_column: str = "text",
     seed: int = 0,
 ) -> Splits:
-    """Labelled texts as tokens.
+    """Load labelled texts as tokens.
 
     Args:
         path: A file (.csv, .tsv, .jsonl, .ndjson, .parquet); a folder with such files named train,
@@ -124,7 +124,7 @@ def load_text(  # noqa: PLR0913 - the keys of data in a recipe
 
 
 def read_parts(path: str | Path) -> dict[str, Table]:
-    """The tables of a data set by part: train, valid, test, as far as they are there.
+    """The existing tables of a data set by part: train, valid, test.
 
     Raises:
         DataError: Nothing is there, or it holds no texts.
@@ -159,7 +159,7 @@ def _from_folder(place: Path) -> dict[str, Table]:
 
 
 def _named(things: Mapping[str, Path]) -> dict[str, Path]:
-    """Those that are named as parts, by part."""
+    """Tables whose names mean a part, by part."""
     return {
         part: things[name]
         for part, names in SPLIT_NAMES.items()
@@ -200,7 +200,7 @@ def _from_hub(name: str) -> dict[str, Table]:
 
 
 def _tables_of(found: Any, origin: str) -> dict[str, Table]:
-    """The tables of a data set of `datasets`, or of a dictionary of them."""
+    """Tables of a data set of `datasets`, or of a dictionary of them."""
     parts = found if isinstance(found, Mapping) else {"train": found}
     given = {name: part for name, part in parts.items() if len(part)}
     named = {
@@ -213,7 +213,7 @@ def _tables_of(found: Any, origin: str) -> dict[str, Table]:
 
 
 def _named_classes(part: Any, origin: str) -> Table:
-    """A table of a data set, its class numbers turned into names where it has any."""
+    """A table with class numbers replaced by names, where it has them."""
     columns: dict[str, Sequence[Any]] = {}
     for name, feature in part.features.items():
         values = part[name][:]
@@ -222,7 +222,7 @@ def _named_classes(part: Any, origin: str) -> Table:
 
 
 def _named_class(value: Any, feature: Any) -> Any:
-    """A class number's name, or those of a list of them; anything else as it is."""
+    """Name of a class number, or of each in a list; other values unchanged."""
     names = getattr(feature, "names", None)
     if names:
         return names[value] if value is not None and value >= 0 else None
@@ -239,7 +239,7 @@ def held_out_parts(
     test_fraction: float,
     seed: int,
 ) -> dict[str, Examples]:
-    """Examples of train, valid and test; what is missing is held out of train."""
+    """Examples of train, valid and test; missing parts are split off train."""
     parts = {part: Examples(t, range(len(t)), columns) for part, t in tables.items()}
     for part, fraction in (("test", test_fraction), ("valid", valid_fraction)):
         if part not in parts:
@@ -267,7 +267,7 @@ def _hold_out(examples: Examples, fraction: float, seed: int) -> tuple[Examples,
 
 
 def transfer_table(path: str | Path, column: str) -> Examples:
-    """More texts, of which only what the teacher says is used.
+    """More texts, for which only the teacher's outputs are used.
 
     Raises:
         DataError: Nothing is there, or it cannot be read.
@@ -322,7 +322,7 @@ def _numbered(examples: Examples, names: Sequence[str], numbers: Mapping[str, in
 
 
 def checked_texts(examples: Examples, setting: str) -> list[str]:
-    """The texts of some rows, none of them empty.
+    """The texts of some rows; empty texts are refused.
 
     Args:
         examples: The rows.

@@ -1,4 +1,4 @@
-"""Texts as tokens in memory, filled up to the longest of each batch."""
+"""Texts as tokens in memory, padded to the longest of each batch."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from tutelage.types import COUNTED, UNLABELLED, tensor_bytes
 
 
 class TokenSource(Source):
-    """Texts that were cut into tokens once.
+    """Texts that are tokenised once.
 
     Args:
         ids: Tokens of each text.
@@ -41,7 +41,7 @@ class TokenSource(Source):
         texts: Sequence[str] = (),
         facts: Mapping[str, object] | None = None,
     ) -> None:
-        """Lay all tokens end to end, and fingerprint them."""
+        """Concatenate all tokens, and fingerprint them."""
         lengths = torch.tensor([len(tokens) for tokens in ids], dtype=torch.long)
         self.ends = lengths.cumsum(dim=0)
         self.lengths = lengths
@@ -68,7 +68,7 @@ class TokenSource(Source):
         return digest.hexdigest()[:16]
 
     def part_fingerprint(self, samples: range) -> str:
-        """Changes when the tokens of these texts change, whatever their labels and the others."""
+        """Fingerprint of these texts' tokens, independent of labels and of other texts."""
         own = slice(samples.start, samples.stop)
         first, last = int(self.ends[own][0] - self.lengths[own][0]), int(self.ends[own][-1])
         counted = None if self.counted is None else self.counted[first:last]
@@ -84,7 +84,7 @@ class TokenSource(Source):
         return len(self.lengths)
 
     def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
-        """Texts with these numbers: `input_ids`, `attention_mask`, and what counts."""
+        """Texts with these numbers: `input_ids`, `attention_mask`, and the mask of valid tokens."""
         lengths = self.lengths[ids]
         longest = int(lengths.max())
         places = torch.arange(longest).expand(len(ids), longest)

@@ -1,4 +1,4 @@
-"""Texts without labels: what a teacher says of them is all that is learned."""
+"""Texts without labels, for students that learn from the teacher alone."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Real numbers as labels: one or several for each sample."""
+"""Real numbers as labels, one or several per sample."""
 
 import contextlib
 import math
@@ -61,7 +61,7 @@ class ValueLabels:
         return values
 
     def stack(self, labels: list[Any]) -> Float[Tensor, "batch values"]:
-        """What `one` gave for several samples, as a batch.
+        """Stack the results of `one` for several samples.
 
         Raises:
             DataError: They differ in how many values they have.
@@ -72,12 +72,12 @@ class ValueLabels:
         return torch.tensor(labels, dtype=torch.float32)
 
     def count(self, labels: Float[Tensor, "batch values"]) -> int:
-        """Values of a sample."""
+        """Number of values per sample."""
         return labels.shape[1]
 
 
 def _numbers(labels: Any, origin: str) -> Tensor:
-    """Labels as float32, whatever held them."""
+    """Labels as float32, from any container."""
     if not isinstance(labels, Tensor):
         try:
             array = np.asarray(labels)

@@ -1,4 +1,4 @@
-"""Views: versions of a sample that can be named and replayed, so that teachers can be cached."""
+"""Views: numbered, replayable versions of a sample, so that teachers can be cached."""
 
 import math
 from abc import ABC, abstractmethod
@@ -21,7 +21,7 @@ _NODES = 6  # along each axis of the grid that bends; between them the bending i
 
 
 def mix(*numbers: Int[Tensor, "*shape"] | int) -> Int[Tensor, "*shape"]:
-    """Hash whole numbers to even 63-bit ones; the same everywhere and always.
+    """Hash whole numbers to uniform 63-bit ones, the same on every machine.
 
     Source:
         Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators" (SplitMix64).
@@ -58,13 +58,13 @@ class ViewPolicy(ABC):
     def choose(
         self, sample_ids: Int[Tensor, " batch"], epoch: int, seed: int
     ) -> Int[Tensor, " batch"]:
-        """The view that each sample shows in an epoch: even, and independent of the order."""
+        """The view of each sample in an epoch: uniform, and independent of the order."""
         return mix(sample_ids, epoch, seed) % self.num_views
 
 
 @final
 class Identity(ViewPolicy):
-    """One view: the sample as it is."""
+    """A single view: the sample unchanged."""
 
     num_views = 1
     fingerprint = "identity"
@@ -131,7 +131,7 @@ class CropFlip(ViewPolicy):
 
 @final
 class Elastic(ViewPolicy):
-    """Images turned, stretched, moved and bent a little: for handwriting and other drawings.
+    """Images slightly rotated, scaled, moved and deformed: for handwriting and drawings.
 
     What comes in from outside repeats the edge. All views of a batch are made at once, so that they
     cost little beside a training.
@@ -158,7 +158,7 @@ class Elastic(ViewPolicy):
         bend: float = 1.5,
         seed: int = 0,
     ) -> None:
-        """Keep the limits."""
+        """Store the limits."""
         self.num_views = _at_least_one("num_views", num_views)
         limits = {"degrees": degrees, "stretch": stretch, "pixels": pixels, "bend": bend}
         for name, value in limits.items():
@@ -177,7 +177,7 @@ class Elastic(ViewPolicy):
         sample_ids: Int[Tensor, " batch"],
         view_ids: Int[Tensor, " batch"],
     ) -> Shaped[Tensor, "batch ..."]:
-        """Images looked up at moved places, between pixels linearly; whole numbers stay whole."""
+        """Images resampled at deformed positions, bilinearly; whole numbers stay whole."""
         _check_images(inputs, "elastic views need")
         count, _, height, width = inputs.shape
         number = torch.arange(len(self.limits) + 2 * _NODES**2)
@@ -200,7 +200,7 @@ class Elastic(ViewPolicy):
 
 @final
 class SeededViews(ViewPolicy):
-    """A fixed number of draws from any random pipeline, each with a seed of its own.
+    """A fixed number of draws from any random pipeline, each with its own seed.
 
     Args:
         transform: Any torchvision v2 pipeline, or another callable on one sample that draws from
@@ -235,7 +235,7 @@ class SeededViews(ViewPolicy):
         sample_ids: Int[Tensor, " batch"],
         view_ids: Int[Tensor, " batch"],
     ) -> Shaped[Tensor, "batch ..."]:
-        """Each sample transformed under the seed of its view."""
+        """Each sample transformed with the seed of its view."""
         seeds = mix(sample_ids, view_ids, self.seed).tolist()
         with random_state_kept():
             views = [self._draw(sample, seed) for sample, seed in zip(inputs, seeds, strict=True)]
@@ -258,7 +258,7 @@ def _at_least_one(name: str, value: int) -> int:
 
 
 def _window(inputs: Tensor, pixels: int, offsets: Tensor) -> Tensor:
-    """Windows of padded images; offset numbers run along rows first."""
+    """Windows of padded images; offsets are numbered row by row."""
     _check_images(inputs, "shifting needs")
     count, channels, height, width = inputs.shape
     padded = F.pad(inputs, (pixels, pixels, pixels, pixels)).contiguous()

@@ -1,4 +1,4 @@
-"""Texts whose words have labels: one class for the first token of each word."""
+"""Texts with one label per word; the class belongs to the first token of each word."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -137,7 +137,7 @@ def _of_tokens(
     words: Sequence[int | None],
     numbers: Mapping[str, int],
 ) -> list[int]:
-    """The class of each token that begins a word; `UNLABELLED` for all others."""
+    """The class of each word's first token; `UNLABELLED` for all other tokens."""
     before = [None, *words[:-1]]
     starts = zip(words, before, strict=True)
     of_tokens = [UNLABELLED if w is None or w == b else w for w, b in starts]

@@ -1,4 +1,4 @@
-"""What a device allows: a size, a latency, memory; and what a network needs of them."""
+"""Limits of a device (size, latency, memory), and what a network needs of them."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ FORM = 'Write it as "1 MB, 2 ms, 8 MB ram"'
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a network needs: predicted or measured, at batch 1 on one thread.
+    """Needs of a network, predicted or measured, at batch 1 on one thread.
 
     Attributes:
         size_bytes: Of its exported file.
@@ -33,7 +33,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a device allows; None allows anything.
+    """Limits of a device; None is no limit.
 
     Attributes:
         size_bytes: Of the exported file.
@@ -46,11 +46,11 @@ class Budget:
     memory_bytes: float | None = None
 
     def excess(self, needs: Needs) -> float:
-        """How many times the tightest limit is needed: 1 and less fits."""
+        """The largest share of a limit that is needed: 1 or less fits."""
         return max(share for _, share in self.shares(needs))
 
     def shares(self, needs: Needs) -> list[tuple[str, float]]:
-        """Each limit's name with the share of it that is needed, where both are known."""
+        """Each limit's name with the share that is needed, where both are known."""
         pairs = (
             ("size", needs.size_bytes, self.size_bytes),
             ("latency", needs.latency_ms, self.latency_ms),
@@ -105,7 +105,7 @@ def _parse_part(part: str, text: str) -> tuple[str, float]:
 
 
 def bytes_text(count: int | float) -> str:
-    """A number of bytes as a person writes it; 1 MB is a million."""
+    """A number of bytes for people; 1 MB is a million."""
     for unit in ("GB", "MB", "kB"):
         if count >= BYTES[unit]:
             return f"{count / BYTES[unit]:.4g} {unit}"
@@ -113,7 +113,7 @@ def bytes_text(count: int | float) -> str:
 
 
 def needs_text(needs: Needs) -> str:
-    """What a network needs, in the order of a budget."""
+    """Needs of a network as text, in the order of a budget."""
     parts = [bytes_text(needs.size_bytes)]
     if needs.latency_ms is not None:
         parts.append(f"{needs.latency_ms:.3g} ms")

@@ -1,4 +1,4 @@
-"""A causal language model as one ONNX file that keeps keys and values from call to call."""
+"""A causal language model as one ONNX file with a key-value cache."""
 
 import itertools
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ READ = ("input_ids", "attention_mask", "position_ids")
 
 
 class _Step(nn.Module):
-    """Some tokens more: logits, and keys and values of all so far."""
+    """One step: logits of new tokens, and keys and values of all tokens so far."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def export_causal(model: nn.Module, path: Path) -> None:
 
 
 def check_causal(model: nn.Module) -> None:
-    """Refuse a model whose past is not keys and values alone, before anything is trained.
+    """Refuse a model whose cache is not keys and values alone, before anything is trained.
 
     Args:
         model: A Hugging Face causal language model, with or without adapters; left as it is.
@@ -119,7 +119,7 @@ def check_causal(model: nn.Module) -> None:
 
 
 def _past_shapes(model: nn.Module) -> list[tuple[int, int]]:
-    """Heads and width of each layer's keys and values, in order."""
+    """Number of heads and width of each layer's keys and values, in order."""
     one = torch.ones(1, 1, dtype=torch.long)
     try:
         _, both = _called(model, [], one, one, torch.zeros_like(one))
@@ -141,7 +141,7 @@ def _names(kind: str, count: int) -> list[str]:
 
 
 class OnnxText:
-    """Such a file, opened.
+    """An opened ONNX file with a key-value cache.
 
     Args:
         path: Of the file.
@@ -160,14 +160,14 @@ class OnnxText:
             raise ExportError(f"{path}: is no language model with a key-value cache.")
 
     def empty_past(self, num_texts: int) -> Past:
-        """The past of a text's beginning."""
+        """The empty cache at the beginning of a text."""
         shapes = {name: (num_texts, s[1], 0, s[3]) for name, s in self._kept.items()}
         return {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
 
     def step(
         self, tokens: NDArray[np.int64], past: Past, mask: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float32], Past]:
-        """Logits of some tokens more, and the past of the next call.
+        """Logits of new tokens, and the cache for the next call.
 
         Args:
             tokens: One row a text.
@@ -191,11 +191,11 @@ class OnnxText:
         return logits, dict(zip(self._kept, present, strict=True))
 
     def logits(self, tokens: Int[Tensor, "texts length"]) -> Tensor:
-        """Logits after every token, in one call."""
+        """Logits after every token, in a single call."""
         return torch.from_numpy(self.step(tokens.numpy(), self.empty_past(len(tokens)))[0])
 
     def logits_in_pieces(self, tokens: Int[Tensor, "texts length"]) -> Tensor:
-        """The same in many calls: half of each text, some tokens one by one, and the rest."""
+        """The same logits in several calls: half of each text, some single tokens, and the rest."""
         half = tokens.shape[1] // 2
         cuts = [0, *range(half, half + ONE_BY_ONE), tokens.shape[1]]
         past, found = self.empty_past(len(tokens)), []
@@ -205,7 +205,7 @@ class OnnxText:
         return torch.from_numpy(np.concatenate(found, axis=1))
 
     def write(self, prompts: Int[Tensor, "texts read"], count: int) -> Tensor:
-        """Texts with as many tokens after them, each the likeliest; prompts included."""
+        """Generate greedily until the texts are twice as long, prompts included."""
         tokens = fresh = prompts.numpy()
         past = self.empty_past(len(prompts))
         for _ in range(count):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the student that lies beside this file, on pictures, texts or arrays of one's own.
+"""Runs the student in this folder on your own images, texts or arrays.
 
 Needs Python 3.8 or newer, numpy and onnxruntime; of pictures pillow, of texts tokenizers.
 
@@ -29,7 +29,7 @@ TEXT_FILES = (".txt", ".text", ".md", ".csv", ".tsv", ".json", ".jsonl", ".html"
 
 
 def read_picture(place: str, how: Mapping[str, Any]) -> Any:
-    """A picture as the student's training data were read: a batch of one, values 0 to 1.
+    """Read an image as the training data were read: a batch of one, values 0 to 1.
 
     Args:
         place: Its file.
@@ -56,7 +56,7 @@ def read_picture(place: str, how: Mapping[str, Any]) -> Any:
 
 
 def _as_stored(image: Any) -> Any:
-    """A picture with its transparent colour on the scale of its pixels; 32 bits may be of any."""
+    """An image with its transparent colour on the scale of its pixels."""
     clear, tiles = image.info.get("transparency"), getattr(image, "tile", ())
     stored = str(tiles[0][3]) if tiles else ""
     if image.mode == "I" and image.format not in ("PNG", "PPM"):
@@ -75,7 +75,7 @@ def _as_stored(image: Any) -> Any:
 
 
 def _plain(image: Any, mode: str, background: str) -> Any:
-    """Greys of 8 bits or RGB, what is transparent laid on the background."""
+    """Convert to 8-bit grey or RGB, transparent pixels composited on the background."""
     from PIL import Image
 
     if image.mode.startswith(("I", "F")):
@@ -89,7 +89,7 @@ def _plain(image: Any, mode: str, background: str) -> Any:
 
 
 def _from_deep_greys(image: Any) -> Any:
-    """16-bit greys to 8 bits; of other depths the training would have read none."""
+    """Scale 16-bit greys to 8 bits; training refuses all other depths."""
     from PIL import Image
 
     greys = np.asarray(image)
@@ -104,13 +104,13 @@ def _from_deep_greys(image: Any) -> Any:
 
 
 def _check_is_there(place: str) -> None:
-    """Stop where a file's name was mistyped."""
+    """Stop if a file name was mistyped."""
     if not os.path.isfile(place):
         sys.exit(f"{place}: no such file, looked for in {os.getcwd()}.")
 
 
 def _text_of(given: str) -> str:
-    """What a file holds, or a text that is given itself; a file that is missing is no text."""
+    """Text of a file, or the text itself; the name of a missing file is no text."""
     looks_like_a_file = given.lower().endswith(TEXT_FILES) or (
         len(given.split()) == 1 and ("/" in given or "\\" in given)
     )
@@ -128,7 +128,7 @@ def _text_of(given: str) -> str:
 
 
 def read_array(place: str, wanted: Any) -> Any:
-    """Samples of an array file, once they are what the student takes.
+    """Read samples of an array file, checked against the student's inputs.
 
     Args:
         place: The file.
@@ -151,7 +151,7 @@ def read_array(place: str, wanted: Any) -> Any:
 
 
 def read_text(place: str, how: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
-    """A text as tokens, and of each token the word that it begins, or None."""
+    """Tokens of a text, and for each token the word that it begins, or None."""
     import tokenizers
 
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
@@ -173,7 +173,7 @@ def read_text(place: str, how: Mapping[str, Any], folder: Path) -> tuple[Any, An
 def answers(
     session: Any, config: Mapping[str, Any], folder: Path, place: str
 ) -> Iterator[tuple[str, str]]:
-    """What was given, and its class; of text with labelled words, each word and its class."""
+    """The input with its class; for labelled words, each word with its class."""
     labels, how = config["labels"], config["preprocessing"]
     if place.endswith(".npy"):
         for number, row in enumerate(_run(session, read_array(place, config["inputs"]))):
@@ -192,7 +192,7 @@ def answers(
 
 
 def of_the_samples(session: Any, config: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """Classes of the samples that lie in the folder: a line each, of words one a token."""
+    """Classes of the samples in this folder, one line per sample or per token."""
     labels = config["labels"]
     if (folder / "samples.npy").is_file():
         for row in _run(session, np.load(folder / "samples.npy", allow_pickle=False)):

@@ -61,7 +61,7 @@ def _onnx_bytes(network: nn.Module, example: Inputs) -> bytes:
 
 
 def check_named(who: str, inputs: Inputs, names: Collection[str] = ()) -> None:
-    """Refuse named inputs that are no texts: sizes of others are not known to change together.
+    """Refuse named inputs other than texts, whose sizes may not vary together.
 
     Args:
         who: For the message.
@@ -89,13 +89,13 @@ def check_named(who: str, inputs: Inputs, names: Collection[str] = ()) -> None:
 
 
 def _pair(tensor: Tensor) -> Tensor:
-    """The first sample twice: of a size of 1, torch.export would take it that it is always 1."""
+    """The first sample twice, because torch.export would fix a batch size of 1."""
     first = tensor[:1].detach().cpu()
     return first.expand(2, *first.shape[1:]).contiguous()
 
 
 def serialised(network: nn.Module, proto: Any) -> bytes:
-    """The content of a file: equal networks give equal bytes, and no path gets into it.
+    """Content of a file; equal networks give equal bytes, and it contains no path.
 
     Raises:
         ExportError: It is too large for one file.
@@ -109,7 +109,7 @@ def serialised(network: nn.Module, proto: Any) -> bytes:
 
 
 def trace(network: nn.Module, arguments: tuple[Any, ...], **named: Any) -> Any:
-    """A network as ONNX.
+    """Trace a network as ONNX.
 
     Args:
         network: In eval mode, on the CPU.
@@ -166,7 +166,7 @@ def _check_length_is_dynamic(name: str, graph: Any) -> None:
 
 
 def strip(message: Any) -> None:
-    """Take out of an ONNX message what is for debugging alone."""
+    """Remove debugging information from an ONNX message."""
     # Stack traces hold paths of this machine; the rest is for debugging the exporter.
     fields = message.DESCRIPTOR.fields_by_name
     for name in ("metadata_props", "doc_string"):
@@ -181,7 +181,7 @@ def strip(message: Any) -> None:
 
 
 def checked_logits(network: nn.Module, inputs: Inputs) -> Float[Tensor, "_ ..."]:
-    """A network's logits.
+    """A network's logits, checked.
 
     Raises:
         ExportError: Its forward fails, or gives no logits.

@@ -1,4 +1,4 @@
-"""A causal language model with its tokenizer as one GGUF file, which llama.cpp and its kin run."""
+"""A causal language model with its tokenizer as one GGUF file, for llama.cpp."""
 
 import json
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ PARTINGS: dict[str, list[dict[str, Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """A tokenizer as GGUF has it."""
+    """A tokenizer as GGUF stores it."""
 
     parting: str
     tokens: list[str]
@@ -119,7 +119,7 @@ def _head_width(config: Any) -> int:
 
 
 def _check_shape(config: Any) -> None:
-    """What llama.cpp takes for granted of these architectures."""
+    """Check what llama.cpp assumes of these architectures."""
     rotary = getattr(config, "rope_parameters", None) or {}
     window = getattr(config, "sliding_window", None)
     others = {
@@ -168,7 +168,7 @@ def _write(
 
 
 def _numbers(gguf: Any, values: NDArray[np.float32], weights: str) -> Any:
-    """What kind of numbers a tensor is written as."""
+    """Data type in which a tensor is stored."""
     kinds = gguf.GGMLQuantizationType
     if values.ndim == 1:
         return kinds.F32
@@ -212,7 +212,7 @@ def _add_words(writer: Any, tokenizer: Any, words: _Words) -> None:
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Weights under the names of llama.cpp, each once."""
+    """Weights under llama.cpp's names, each once."""
     gguf = require("gguf", "text", PURPOSE)
     config = model.config
     name, turns = ARCHITECTURES[config.model_type]
@@ -230,7 +230,7 @@ def _tensors(model: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
 
 
 def _turned(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Rows of each head in the order in which neighbours are turned together."""
+    """Rows of each head reordered for llama.cpp's rotary embedding."""
     halves = values.reshape(heads, 2, len(values) // heads // 2, *values.shape[1:])
     turned: NDArray[np.float32] = halves.swapaxes(1, 2).reshape(values.shape)
     return turned
@@ -249,7 +249,7 @@ def _tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
 
 
 def _parting(facts: dict[str, Any]) -> str:
-    """What llama.cpp calls the way in which text is parted.
+    """llama.cpp's name of the pre-tokenizer.
 
     Raises:
         ExportError: It is another way: llama.cpp would read text as other tokens.

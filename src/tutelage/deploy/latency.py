@@ -1,4 +1,4 @@
-"""How long exported networks take, measured so that they can be compared."""
+"""Latency of exported networks, measured in alternation so that they compare."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

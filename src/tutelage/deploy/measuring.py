@@ -1,4 +1,4 @@
-"""Exported files measured by a script that lies beside them, here or on another machine."""
+"""Measurement of exported files by a script beside them, on this machine or another."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ MAX_BYTES = 5_000_000
 
 @dataclass(frozen=True, slots=True)
 class KitNetwork:
-    """An exported file as the script finds it in measure.json.
+    """An exported file as measure.json lists it for the script.
 
     Attributes:
         name: Of the network, in all tables.
@@ -43,7 +43,7 @@ class KitNetwork:
 
 
 def write_kit(folder: Path, networks: Sequence[KitNetwork]) -> Path:
-    """Put the script and its list of files beside exported files; the folder can then travel.
+    """Write the script and its list of files beside exported files; the folder is portable.
 
     Returns:
         The script.
@@ -66,7 +66,7 @@ def measure_folder(
     seconds: float = 20.0,
     name: str = "",
 ) -> Measurement:
-    """Run the script of a folder in a process of its own, on this machine.
+    """Run the script of a folder in its own process on this machine.
 
     Args:
         folder: Exported files with their kit.
@@ -96,7 +96,7 @@ def measure_folder(
 
 
 def parse_measurement(content: bytes, place: str) -> Measurement:
-    """Check what the script printed, wherever it ran; nothing in it is trusted.
+    """Validate the script's output, whichever machine it comes from.
 
     Args:
         content: JSON.

@@ -1,4 +1,4 @@
-"""Files that this user's own exports wrote, told from those that came from elsewhere.
+"""Files that this user's own exports wrote, as opposed to those of others.
 
 Some files run code when they are opened. Such a file is opened only if an export on this machine
 wrote it. That is kept outside of every run folder, as a checksum in it would be its sender's word.
@@ -15,7 +15,7 @@ _WRITTEN: set[str] = set()  # where the user's cache cannot be written, this pro
 
 
 def remember(path: Path) -> None:
-    """Note that a file was written here."""
+    """Record that a file was written on this machine."""
     digest = file_sha256(path)
     _WRITTEN.add(digest)
     with contextlib.suppress(OSError):
@@ -24,7 +24,7 @@ def remember(path: Path) -> None:
 
 
 def check_own(path: Path) -> None:
-    """Refuse a file that runs code when it is opened, unless it was written here.
+    """Refuse a file that runs code when it is opened, unless it was written on this machine.
 
     Raises:
         ExportError: It came from elsewhere.

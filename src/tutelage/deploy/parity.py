@@ -1,4 +1,4 @@
-"""The proof that an exported file computes what the network computes: no proof, no file."""
+"""Proof that an exported file computes what the network computes."""
 
 import itertools
 from collections.abc import Iterable
@@ -97,7 +97,7 @@ def check_parity(
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Logits of one batch from both sides, one row a sample or, of texts with labels, a token."""
+    """Logits of one batch from both sides, one row per sample or per labelled token."""
 
     expected: Tensor
     given: Tensor
@@ -106,7 +106,7 @@ class _Pair:
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """What both sides are held against."""
+    """Tolerances and metric of a comparison."""
 
     task: Task
     labels: Tensor | None

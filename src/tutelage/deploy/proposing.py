@@ -26,7 +26,7 @@ OnSkip = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """As what a student is delivered, and so what a budget is held against.
+    """Format in which a student is delivered and held against a budget.
 
     Attributes:
         target: A name of `TARGETS`.
@@ -37,7 +37,7 @@ class Form:
     way: str | None = None
 
     def check(self) -> Target:
-        """The target, with all that is needed to write its files.
+        """The target, with every package that it needs installed.
 
         Raises:
             UnknownNameError: There is no such target, or it has no such way.
@@ -77,13 +77,13 @@ class Proposal:
 
     @property
     def fits(self) -> bool:
-        """Whether it lies within the budget, as far as is known."""
+        """Whether it fits the budget, as far as is known."""
         return self.excess <= 1
 
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """What a network needs, by two measured ones: the teacher and the smallest candidate.
+    """Predicts needs of a network from two measured ones: the teacher and the smallest candidate.
 
     Attributes:
         bytes_a_weight: Of a file, for each byte of its float weights: near 1, or near 1/4.
@@ -101,7 +101,7 @@ class Predictor:
 
     @classmethod
     def fit(cls, large: Candidate, small: Candidate, needs: Mapping[str, Needs]) -> "Predictor":
-        """Lay planes through what the two need, without negative costs."""
+        """Fit planes through two networks' needs, without negative costs."""
         pairs = [(candidate, needs[candidate.name]) for candidate in (large, small)]
         layers = [float(num_layers(c)) for c, _ in pairs]
         sizes = _costs(
@@ -120,7 +120,7 @@ class Predictor:
         )
 
     def predict(self, candidate: Candidate) -> Needs:
-        """What a network will need."""
+        """Predict the needs of a network."""
         above, layers = self.runtime_bytes, num_layers(candidate)
         return Needs(
             size_bytes=self.bytes_a_weight * candidate.weight_bytes + self.bytes_a_layer * layers,
@@ -130,7 +130,7 @@ class Predictor:
 
 
 def _costs(counts: Sequence[float], layers: Sequence[float], needs: Sequence[float]) -> list[float]:
-    """Cost of one of each, such that the two networks need what they need."""
+    """Cost per unit of each kind, such that the two measured networks come out right."""
     table = np.array([counts, layers]).T
     scale = table.max(axis=0).clip(min=1)
     costs, _ = nnls(table / scale, np.array(needs))
@@ -138,7 +138,7 @@ def _costs(counts: Sequence[float], layers: Sequence[float], needs: Sequence[flo
 
 
 def num_layers(candidate: Candidate) -> int:
-    """Modules without modules inside."""
+    """Number of modules without submodules."""
     return sum(not any(module.children()) for module in candidate.network.modules())
 
 
@@ -151,7 +151,7 @@ def propose(
     form: Form = FLOAT_ONNX,
     on_skip: OnSkip = lambda name, reason: None,  # noqa: ARG005
 ) -> list[Proposal]:
-    """Students within a budget, the largest first; if none fits, those that come nearest.
+    """Students within a budget, the largest first; if none fits, the closest ones.
 
     A larger student has more MACs, and learns more as a rule; what each will reach only training
     tells. Two networks are measured, the needs of all are predicted from them, and those that
@@ -201,7 +201,7 @@ def _reference(
     form: Form,
     on_skip: OnSkip,
 ) -> tuple[Predictor, list[Candidate]]:
-    """What predicts needs, from the teacher and the smallest candidate that can be measured.
+    """The predictor, from the teacher and the smallest candidate that can be measured.
 
     Returns:
         It, and the candidates without those that cannot be measured.
@@ -220,7 +220,7 @@ def _reference(
 
 
 def _evenly(proposals: list[Proposal], count: int) -> list[Proposal]:
-    """The largest few; further down, where many would fit, one origin does not crowd out others."""
+    """The largest few; below them, no single origin crowds out the others."""
     slices = [p for p in proposals if p.candidate.model == "slice"]
     others = [p for p in proposals if p.candidate.model != "slice"]
     half = max(count // 2, count - len(others))
@@ -248,7 +248,7 @@ def _measure(
 def measure_needs(
     candidates: Sequence[Candidate], facts: Facts, *, seconds: float, form: Form = FLOAT_ONNX
 ) -> dict[str, Needs]:
-    """Export networks and measure their files by turns, at batch 1 on one thread.
+    """Export networks and measure their files in alternation, at batch 1 on one thread.
 
     Eight bits are scaled on noise: sizes and times do not depend on the values.
 
@@ -264,7 +264,7 @@ def measure_needs(
 def try_needs(
     candidates: Sequence[Candidate], facts: Facts, *, seconds: float, form: Form
 ) -> tuple[dict[str, Needs], dict[str, str]]:
-    """What each needs, and of those that cannot be exported or run the reason."""
+    """Needs of each network, and the reason for those that cannot be exported or run."""
     problems: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder, kit = Path(name), []
@@ -292,7 +292,7 @@ def try_needs(
 
 
 def _write(candidate: Candidate, facts: Facts, form: Form, folder: Path) -> KitNetwork:
-    """A candidate's file, ready to be measured."""
+    """Write a candidate's file, ready to be measured."""
     target, example = TARGETS[form.target], facts.example(NUM_CALIBRATION)
     network, path = _as_if_trained(candidate.network), folder / f"{candidate.name}{target.suffix}"
     target.write(network, example[:2], path)
@@ -310,7 +310,7 @@ def _write(candidate: Candidate, facts: Facts, form: Form, folder: Path) -> KitN
 
 
 def _as_if_trained(network: nn.Module) -> nn.Module:
-    """A copy without equal tensors: exporters write those once, and fresh ones are all 0 or 1."""
+    """A copy without equal tensors, which exporters store only once."""
     copied = frozen_copy(network)
     generator = torch.Generator().manual_seed(0)
     for tensor in (*copied.parameters(), *copied.buffers()):

@@ -1,4 +1,4 @@
-"""An exported network with weights and activations in eight bits."""
+"""An exported network with int8 weights and activations."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +23,7 @@ WAYS: Mapping[str, str] = {
 
 
 def quantise_onnx(source: Path, target: Path, calibration: Iterable[Inputs], way: str) -> None:
-    """Turn an ONNX file into one whose weights and activations are eight bits wide.
+    """Quantise an ONNX file to int8 weights and activations.
 
     Weights are signed, per output channel, and use seven of their eight bits: x86 processors
     without VNNI add products in 16 bits, which overflow without a word where weights use all
@@ -57,7 +57,7 @@ def quantise_onnx(source: Path, target: Path, calibration: Iterable[Inputs], way
 
 
 def _prepare(source: Path, prepared: Path) -> None:
-    """Fold what can be folded, so that the quantiser sees batch norm inside its convolution."""
+    """Fold constants, so that the quantiser sees batch norm inside its convolution."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
@@ -88,7 +88,7 @@ def _quantise(prepared: Path, made: Path, calibration: Iterable[Inputs], way: st
 
 
 class _Samples:
-    """Batches as ONNX Runtime's quantiser asks for them."""
+    """Batches in the form that ONNX Runtime's quantiser reads."""
 
     def __init__(self, batches: Iterable[Inputs]) -> None:
         self.batches: Iterator[Inputs] = iter(batches)
@@ -102,7 +102,7 @@ class _Samples:
 
 
 def _stripped(made: Path) -> bytes:
-    """The file's content without what is for debugging."""
+    """Content of the file without debugging information."""
     import onnx
 
     proto = onnx.load(made)

@@ -1,4 +1,4 @@
-"""Silence around libraries that print, log and warn about their own inside."""
+"""Suppress output, logs and warnings of libraries."""
 
 import io
 import logging
@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let no library print, log or warn; what matters comes as an error."""
+    """Suppress output, logs and warnings; errors pass through."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -28,7 +28,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _no_native_output() -> Iterator[None]:
-    """Send to nowhere what compiled code writes past Python."""
+    """Discard what compiled code writes to the terminal."""
     with ExitStack() as stack:
         sys.stdout.flush()
         sys.stderr.flush()

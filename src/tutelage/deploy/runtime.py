@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the one place where a file is opened and run."""
+"""ONNX Runtime on the CPU: the only module that opens and runs ONNX files."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ Arrays = NDArray[Any] | Mapping[str, NDArray[Any]]
 
 
 def as_arrays(inputs: Inputs) -> Arrays:
-    """Inputs as a runtime takes them: an array, or arrays by the name of the input."""
+    """Inputs as NumPy: one array, or arrays by input name."""
     plain = on_cpu(inputs)
     if isinstance(plain, Tensor):
         return plain.numpy()
@@ -25,7 +25,7 @@ def as_arrays(inputs: Inputs) -> Arrays:
 
 
 def describe_arrays(arrays: Arrays) -> str:
-    """Kinds and shapes of inputs in words, for messages."""
+    """Types and shapes of inputs, for messages."""
     if isinstance(arrays, np.ndarray):
         return f"{arrays.dtype} inputs of shape {arrays.shape}"
     return ", ".join(f"{name}: {value.dtype} {value.shape}" for name, value in arrays.items())
@@ -63,7 +63,7 @@ def open_session(source: Path | bytes, *, threads: int) -> Any:
 
 
 def check_whole(path: Path) -> None:
-    """Refuse an ONNX file that takes weights from other files, wherever those may lie.
+    """Refuse an ONNX file that reads weights from other files.
 
     Raises:
         ExportError: It does, or it is no ONNX file.
@@ -88,7 +88,7 @@ def check_whole(path: Path) -> None:
 
 
 def _tensors(message: Any) -> Iterator[Any]:
-    """Every tensor of an ONNX message, in whatever it is nested."""
+    """Every tensor of an ONNX message, nested ones included."""
     if message.DESCRIPTOR.name == "TensorProto":
         yield message
         return

@@ -1,4 +1,4 @@
-"""Eight bits in floats: a network that computes as its eight-bit file will, with gradients."""
+"""Simulated int8: a network that computes in floats as its int8 file will, with gradients."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ _WITH_WEIGHT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class WeightGrid(nn.Module):
-    """Weights rounded to whole steps of their output channel; gradients pass straight through.
+    """Weights rounded to steps per output channel, with straight-through gradients.
 
     A batch norm that is folded into a convolution later scales each output channel as a whole, and
     its steps with it: the rounding here is the rounding of the folded weights.
@@ -30,7 +30,7 @@ class WeightGrid(nn.Module):
     """
 
     def __init__(self, steps: int = WEIGHT_STEPS) -> None:
-        """Keep the number."""
+        """Store the number of steps."""
         super().__init__()
         self.steps = steps
 
@@ -48,14 +48,14 @@ class WeightGrid(nn.Module):
 
 
 class Range(nn.Module):
-    """Activations rounded to 256 steps between the ends of the range seen in training.
+    """Activations rounded to 256 steps over the range seen in training.
 
     Args:
         is_dynamic: Take each call's own range, as a dynamic file does.
     """
 
     def __init__(self, *, is_dynamic: bool) -> None:
-        """Start without a range: until training gives one, nothing is rounded."""
+        """Start without a range; nothing is rounded until training has set one."""
         super().__init__()
         self.low: Tensor
         self.high: Tensor
@@ -87,7 +87,7 @@ class Range(nn.Module):
 
 
 def simulate_int8(network: nn.Module, way: str, steps: int = WEIGHT_STEPS) -> nn.Module:
-    """A copy whose linear and convolutional layers compute as in eight bits, to be trained.
+    """A copy whose linear and convolutional layers simulate int8, ready for training.
 
     Its parts keep their names, so that losses find its layers; `settled` takes the simulation out.
 
@@ -117,7 +117,7 @@ def simulate_int8(network: nn.Module, way: str, steps: int = WEIGHT_STEPS) -> nn
 
 @torch.no_grad()
 def settled(network: nn.Module, like: nn.Module) -> nn.Module:
-    """A simulated network as a plain one, its weights on the grid that it was trained for.
+    """A simulated network as a plain one, with its weights on the int8 grid.
 
     Args:
         network: From `simulate_int8`, trained; it is not changed.

@@ -109,7 +109,7 @@ def open_litert(path: Path, threads: int) -> Call:
 
 
 def open_torch_export(path: Path, threads: int) -> Call:
-    """A program of torch.export, in PyTorch."""
+    """An exported PyTorch program."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(threads)
     module = torch.export.load(str(path)).module()
@@ -146,7 +146,7 @@ def runtime_label(runtime: str) -> str:
 
 
 def take_turns(calls: Sequence[Callable[[], Any]], rounds: int, seconds: float) -> Any:
-    """Seconds of each call, after warm-up: a row a round, a column a network.
+    """Seconds of each call after warm-up: one row per round, one column per network.
 
     No network's time depends on which other goes before it: each is called twice and the first
     call, which finds the other's data in the caches, is not counted; and the order of a round is
@@ -171,7 +171,7 @@ def _timed(call: Callable[[], Any]) -> Callable[[], float]:
 
 
 def run_rounds(turns: Sequence[Callable[[], float]], rounds: int, seconds: float) -> Any:
-    """What the turns tell, in an order that is drawn anew for each round."""
+    """Time all networks in rounds, each round in a new random order."""
     start, draw = time.perf_counter(), np.random.RandomState(0)
     for _ in range(WARM_UP_CALLS):
         _round(turns, draw)
@@ -193,7 +193,7 @@ def _round(turns: Sequence[Callable[[], float]], draw: Any) -> list[float]:
 
 
 def latency(times: Any, batch_size: int) -> dict[str, Any]:
-    """Percentiles and throughput of one network's calls."""
+    """Percentiles of latency, and throughput, of one network's calls."""
     p50, p95 = np.percentile(times, [50, 95])
     return {
         "p50_ms": float(p50) * 1e3,
@@ -207,7 +207,7 @@ def latency(times: Any, batch_size: int) -> dict[str, Any]:
 
 
 def read_energy(folder: Path = POWERCAP) -> float | None:
-    """Joules that the processor packages have taken, as RAPL counts them; None if not told."""
+    """Joules used by the processor packages so far, from RAPL; None if unavailable."""
     total = 0.0
     try:
         zones = [zone for zone in sorted(folder.glob("*:*")) if zone.name.count(":") == 1]
@@ -219,7 +219,7 @@ def read_energy(folder: Path = POWERCAP) -> float | None:
 
 
 def energy_mj(call: Callable[[], Any], samples: int, seconds: float, folder: Path) -> float | None:
-    """Millijoules a sample of the whole package, over one block of calls; None if not told."""
+    """Millijoules per sample of the whole package over one block of calls; None if unavailable."""
     before = read_energy(folder)
     if before is None:
         return None
@@ -237,7 +237,7 @@ def energy_mj(call: Callable[[], Any], samples: int, seconds: float, folder: Pat
 
 
 def peak_memory(network: Mapping[str, Any], folder: Path) -> int | None:
-    """Bytes that a process of its own needs above the empty runtime, while it runs one network."""
+    """Peak bytes of a process that runs one network, above those of the empty runtime."""
     command = [sys.executable, os.path.abspath(__file__), "--memory-of", json.dumps(dict(network))]
     command += ["--folder", os.path.abspath(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -248,7 +248,7 @@ def peak_memory(network: Mapping[str, Any], folder: Path) -> int | None:
 
 
 def print_memory(network: Mapping[str, Any], folder: Path) -> None:
-    """In a process of its own: open the network, run it, and print what that needed."""
+    """In a child process: open the network, run it, and print its peak memory."""
     for module in RUNTIMES[network["runtime"]][1]:
         importlib.import_module(module)
     inputs = make_inputs(network, network.get("batch") or 1, folder)
@@ -281,7 +281,7 @@ def _memory(field: str) -> int | None:
 
 
 def _forget_peak() -> None:
-    """Start the count of the highest resident set anew; imports may have needed more."""
+    """Reset the peak resident set size, because imports may have needed more."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -290,7 +290,7 @@ def _forget_peak() -> None:
 
 
 def make_inputs(network: Mapping[str, Any], batch_size: int, folder: Path) -> Any:
-    """What the network takes, the same each time: its sample repeated, or numbers of its shape."""
+    """Reproducible inputs: the network's sample repeated, or random numbers of its shape."""
     if network.get("sample"):
         with np.load(folder / network["sample"], allow_pickle=False) as sample:
             return {name: np.repeat(sample[name], batch_size, axis=0) for name in sample.files}
@@ -352,7 +352,7 @@ def _rows(
     seconds: float,
     powercap: Path,
 ) -> list[dict[str, Any]]:
-    """All networks by turns, each runtime in a process of its own: their threads do not meet."""
+    """Rows of all networks, timed in alternation, with one process per runtime."""
     with contextlib.ExitStack() as stack:
         workers = {
             name: stack.enter_context(Worker(folder, batch, threads, powercap))
@@ -378,10 +378,10 @@ def _rows(
 
 
 class Worker:
-    """A process that opens the files of one runtime and times a call when it is told to."""
+    """A process that opens the files of one runtime and times calls on request."""
 
     def __init__(self, folder: Path, batch: int, threads: int, powercap: Path) -> None:
-        """Start it."""
+        """Start the process."""
         work = {"batch": batch, "threads": threads, "powercap": os.path.abspath(powercap)}
         command = [sys.executable, os.path.abspath(__file__), "--work", json.dumps(work)]
         command += ["--folder", os.path.abspath(folder)]
@@ -391,25 +391,25 @@ class Worker:
         self.count = 0
 
     def __enter__(self) -> Worker:
-        """Itself."""
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it: it stops where there is nothing more to read."""
+        """End the process, which stops at the end of its input."""
         self.process.communicate()
 
     def take(self, network: Mapping[str, Any]) -> int:
-        """Let it open a file; its number there."""
+        """Open a file and return its number."""
         self._ask({"open": dict(network)})
         self.count += 1
         return self.count - 1
 
     def turn(self, place: int) -> Callable[[], float]:
-        """A call of one of its files that gives its seconds."""
+        """A function that times a call of one of its files, in seconds."""
         return lambda: self._ask({"time": place})
 
     def energy(self, place: int, seconds: float) -> float | None:
-        """As `energy_mj`."""
+        """See `energy_mj`."""
         told: float | None = self._ask({"energy": place, "seconds": seconds})
         return told
 
@@ -425,7 +425,7 @@ class Worker:
 
 
 def work(folder: Path, batch: int, threads: int, powercap: str) -> None:
-    """In a process of its own: open files and time calls, as the lines that come in say."""
+    """In a child process: open files and time calls as requested on stdin."""
     answers = os.fdopen(os.dup(1), "wb", 0)
     os.dup2(2, 1)  # what a runtime prints is no answer
     calls: list[Callable[[], Any]] = []
@@ -447,7 +447,7 @@ def _bound(run: Call, inputs: Any) -> Callable[[], Any]:
 
 
 def _try(folder: Path, network: Mapping[str, Any]) -> str | None:
-    """Why a network cannot be run here; None if it can."""
+    """Why a network cannot run here; None if it can."""
     if network["runtime"] not in RUNTIMES:
         return f"this script does not know the runtime {network['runtime']!r}"
     try:
@@ -480,7 +480,7 @@ def sha256(path: Path) -> str:
 
 
 def machine(name: str) -> dict[str, Any]:
-    """What was measured on."""
+    """Description of this machine."""
     processor = _processor()
     return {
         "name": name or f"{processor}, {os.cpu_count()} cores",
@@ -503,7 +503,7 @@ def _processor() -> str:
 
 
 def numbers(text: str) -> list[int]:
-    """Whole numbers above 0 with commas between, as the command line takes them."""
+    """Parse positive whole numbers separated by commas."""
     try:
         found = [int(part) for part in text.split(",")]
     except ValueError:

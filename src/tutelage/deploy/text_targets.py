@@ -1,4 +1,4 @@
-"""What a language model is delivered as beside its folder: one entry a kind of file."""
+"""File formats of a language model beside its folder, one entry each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Tokenizer = Any
 
 @runtime_checkable
 class TextReader(Protocol):
-    """An exported language model, opened in what runs it."""
+    """An exported language model, opened in its runtime."""
 
     runtime: str
 
@@ -34,7 +34,7 @@ class TextReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TextTarget:
-    """A kind of file.
+    """A file format of language models.
 
     Attributes:
         file: Its name in the student's folder.
@@ -59,7 +59,7 @@ class GgufText:
     """
 
     def __init__(self, path: Path) -> None:
-        """Read it."""
+        """Load the file."""
         with quiet():
             self.model = load_gguf(path)
         version = require("transformers", "text", "Reading GGUF").__version__

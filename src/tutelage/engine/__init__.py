@@ -1,4 +1,4 @@
-"""Training: one step (distiller.py), the loop around it (fit.py), and what it leaves."""
+"""Training: one step (distiller.py), the loop around it (fit.py), and its results."""
 
 from tutelage.engine.distiller import Distiller
 from tutelage.engine.fit import Arm, Fitted, fit

@@ -1,4 +1,4 @@
-"""A moving average of a network's weights while it is trained."""
+"""A moving average of a network's weights during training."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ class Average(nn.Module):
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take in the network's weights of now; the first update copies them."""
+        """Average in the current weights; the first update copies them."""
         is_first = bool(self.n_averaged == 0)
         groups: defaultdict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for own, now in _pairs(self.module.named_parameters(), network.named_parameters()):
@@ -59,7 +59,7 @@ class Average(nn.Module):
 def _pairs(
     own: Iterable[tuple[str, Tensor]], other: Iterable[tuple[str, Tensor]]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Tensors of one name and shape; what a network makes anew as it runs may have others."""
+    """Tensors with the same name and shape; a network may replace some at run time."""
     found = dict(other)
     pairs = ((value, found.get(name)) for name, value in own)
     return [

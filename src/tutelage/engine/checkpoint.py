@@ -1,4 +1,4 @@
-"""Checkpoints: all of a training in one safetensors file, nothing pickled."""
+"""Checkpoints: the whole state of a training in one safetensors file, without pickle."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -60,7 +60,7 @@ def save_checkpoint(
     progress: Progress,
     key: str,
 ) -> None:
-    """Write everything that is needed to go on, whole or not at all.
+    """Write everything that resuming needs, atomically.
 
     Every process takes part, for each may hold a piece of the weights; the first one writes.
 
@@ -87,7 +87,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, modules: Mapping[str, nn.Module], optimizer: Optimizer, key: str
 ) -> Progress | None:
-    """Put a training back where its checkpoint stands.
+    """Restore a training from its checkpoint.
 
     Returns:
         How far it had come, or None when there is no checkpoint of this very training.
@@ -123,7 +123,7 @@ def load_checkpoint(
 
 
 def _owned(tensors: Tensors) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor put together, on the CPU; the first process keeps them."""
+    """Each tensor gathered on the CPU, kept by the main process."""
     is_first = ranks.here().is_first
     for name, value in tensors.items():
         together = whole(value)

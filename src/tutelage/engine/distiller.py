@@ -25,7 +25,7 @@ _UNWRAPPED = (
 
 
 class Distiller:
-    """Teacher, trainee, backward, optimizer: what happens to one batch.
+    """Teacher, training module, backward and optimizer: one training step.
 
     For people who keep their own loop: call `step` with batches of your own.
 
@@ -56,7 +56,7 @@ class Distiller:
         parts: int = 1,
         labelled_share: float | None = None,
     ) -> None:
-        """Let Accelerate prepare what is trained."""
+        """Let Accelerate prepare the trained modules."""
         self.accelerator = accelerator or Accelerator()
         self._plain = trainee  # whose names are the user's, however it is wrapped
         self.trainee, self.optimizer = _prepared(self.accelerator, trainee, optimizer)
@@ -72,7 +72,7 @@ class Distiller:
         self._counts: list[int] = []  # items of each, in all processes
 
     def step(self, batch: Batch) -> LossReport:
-        """Teach the student one batch; every `due`-th call updates its weights.
+        """Train the student on one batch; every `due`-th call updates its weights.
 
         The gradient of an update is that of the mean over all items of its batches, however many
         items each has: padded texts and a last, smaller batch weigh by their items.
@@ -93,7 +93,7 @@ class Distiller:
         return report
 
     def _weigh(self, batch: Batch) -> float:
-        """The batch's items as a multiple of those of the update's first batch that has any.
+        """Weight of the batch by items, relative to the first non-empty batch of the update.
 
         How many the whole update has is known at its end alone; `_rescale` divides by it then. So
         batches of equal counts are learned exactly as if nobody had counted.
@@ -105,12 +105,12 @@ class Distiller:
         return self._counts[-1] / first
 
     def num_items(self, batch: Batch) -> int:
-        """Items of a batch that count in the means, in all processes."""
+        """Number of valid items of a batch, over all processes."""
         own = self._count(batch)
         return sum(ranks.sizes(own, own)[1]) if ranks.here().are_several else own
 
     def _weigh_labels(self, batch: Batch) -> float:
-        """The batch's share of labelled items as a multiple of that of the training data.
+        """Weight of the batch's share of labelled items, relative to that of the training data.
 
         What the whole update has is not known before its end, when the terms are one sum. So a
         labelled item weighs the same in every update of as many items.
@@ -124,7 +124,7 @@ class Distiller:
         return labelled / max(1, count) / self.labelled_share
 
     def _rescale(self) -> None:
-        """Make the gradient that of the mean over all items of the update."""
+        """Scale the gradient to that of the mean over all items of the update."""
         counts, self._counts = self._counts, []
         first = next((count for count in counts if count), 0)
         if first * len(counts) == sum(counts):
@@ -139,7 +139,7 @@ class Distiller:
     def _learn(
         self, batch: Batch, weight: float, share: float = 1.0, label_share: float = 1.0
     ) -> LossReport:
-        """Add the gradients of a batch of some weight, or of a part that is this share of it."""
+        """Add the gradients of a batch with a weight, or of a split part with its share."""
         teacher = None if self.teacher is None else self.teacher(batch)
         report: LossReport = self.trainee(batch, teacher, label_share)
         report = report if share == 1 else report.share(share)
@@ -152,7 +152,7 @@ class Distiller:
         return report
 
     def _learn_in_parts(self, batch: Batch, weight: float, label_share: float) -> LossReport:
-        """The gradients of a whole batch from parts of it, which take less memory."""
+        """Gradients of a whole batch from its parts, which need less memory."""
         parts = batch.parts(self.parts)
         counts = [self._count(part) for part in parts]
         labelled = [self.task.items(part).num_labelled for part in parts]
@@ -169,7 +169,7 @@ class Distiller:
         return functools.reduce(LossReport.plus, reports)
 
     def _count(self, batch: Batch) -> int:
-        """Items that count in the means."""
+        """Number of valid items."""
         items = self.task.items(batch)
         return len(items.sample_ids) if items.mask is None else int(items.mask.sum())
 
@@ -186,7 +186,7 @@ class Distiller:
 def _prepared(
     accelerator: Accelerator, trainee: Trainee, optimizer: Optimizer
 ) -> tuple[nn.Module, Optimizer]:
-    """What Accelerate makes of both; a trainee in pieces shares its gradients by itself."""
+    """Both as Accelerate prepares them; a sharded module reduces its gradients itself."""
     if is_cut(trainee):
         return trainee, optimizer
     wrapped, prepared = accelerator.prepare(trainee, optimizer)
@@ -194,7 +194,7 @@ def _prepared(
 
 
 def _unwrap(accelerator: Accelerator, prepared: AcceleratedOptimizer) -> Optimizer:
-    """The optimizer itself where Accelerate's wrapper would do nothing but call it.
+    """The optimizer itself, if Accelerate's wrapper would only forward to it.
 
     The wrapper searches the whole import path twice a step, for a package that is not there.
     """

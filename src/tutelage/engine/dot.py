@@ -1,4 +1,4 @@
-"""An optimizer that keeps the task's and the teacher's momentum apart."""
+"""An optimizer with separate momenta for the task and for distillation."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -48,7 +48,7 @@ class DOT(Optimizer):
         super().__init__(parameters, defaults)
 
     def take(self, loss: Tensor) -> None:
-        """Add the gradients of the task's part of the loss; its graph is kept."""
+        """Add the gradients of the task loss and keep its graph."""
         if not loss.requires_grad:
             return
         parameters = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
@@ -58,7 +58,7 @@ class DOT(Optimizer):
                 self._held(parameter, "task_gradient").add_(gradient)
 
     def scale_taken(self, factor: float) -> None:
-        """Multiply the gradients of the task's part so far, as those of the whole loss are."""
+        """Multiply the accumulated task gradients, as those of the whole loss are multiplied."""
         for state in self.state.values():
             state["task_gradient"].mul_(factor)
 

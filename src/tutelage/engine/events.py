@@ -1,4 +1,4 @@
-"""What a training tells whoever listens, and listeners that write it down."""
+"""Events of a training, and listeners that write them down."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Advanced:
 
 @dataclass(frozen=True, slots=True)
 class StageDone:
-    """A stage of a run ends; `was_there` if its result was found and kept."""
+    """A stage of a run ends; `was_there` if a finished result was loaded."""
 
     name: str
     was_there: bool
@@ -38,7 +38,7 @@ class StageDone:
 
 @dataclass(frozen=True, slots=True)
 class EpochDone:
-    """An epoch of a training ends, its network judged on the validation data."""
+    """An epoch of a training ends, with its validation score."""
 
     point: MetricPoint
 

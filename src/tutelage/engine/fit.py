@@ -1,4 +1,4 @@
-"""The loop around the step: epochs, validation, checkpoints, and what a training leaves."""
+"""The training loop: epochs, validation, checkpoints and results."""
 
 import contextlib
 import copy
@@ -61,7 +61,7 @@ CHECK_EVERY = 50
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One training to do.
+    """A training to run.
 
     Attributes:
         name: "teacher", "baseline" or "distilled".
@@ -110,7 +110,7 @@ class Arm:
         return -(-self.total_micro_steps // self.settings.accumulate)
 
     def due(self, done: int) -> int:
-        """Micro-steps of the update under way when so many of the training are done.
+        """Micro-steps of the current update after this many of the training.
 
         Updates run on over the ends of epochs; what is left at the end of the training makes a
         last, smaller one.
@@ -138,7 +138,7 @@ class Fitted:
 
 
 def fit(student: nn.Module, arm: Arm, listener: Listener = ignore) -> Fitted:
-    """Train a network, or go on where the arm's checkpoint stands.
+    """Train a network, or resume from the arm's checkpoint.
 
     Args:
         student: The network with its initial weights; it is trained in place.
@@ -163,7 +163,7 @@ def fit(student: nn.Module, arm: Arm, listener: Listener = ignore) -> Fitted:
 def _fit_in_memory(
     student: nn.Module, arm: Arm, listener: Listener, interrupt: DeferredInterrupt
 ) -> Fitted:
-    """Train; where memory runs out go on with the same batches in twice as many parts."""
+    """Train; if memory runs out, continue with batches split into twice as many parts."""
     trained = nn.ModuleList([student, arm.objective])
     first = copy.deepcopy(trained.state_dict())
     parts, place = 1, f"{arm.name}, seed {arm.seed}"
@@ -185,7 +185,7 @@ def _fit_in_memory(
 
 
 def _check_teacher(arm: Arm) -> None:
-    """What was learned from a teacher that changed meanwhile is thrown away."""
+    """Discard what was learned from a teacher that changed during training."""
     if not isinstance(arm.teacher, CanCheck):
         return
     try:
@@ -196,7 +196,7 @@ def _check_teacher(arm: Arm) -> None:
 
 
 class _Loop:
-    """State of one training while it runs."""
+    """State of a running training."""
 
     seen = 0.0  # tokens, for the rate
 
@@ -240,13 +240,13 @@ class _Loop:
         self.clock = self.began = time.perf_counter()
 
     def _cut_batches(self, parts: int) -> None:
-        """Into how many parts; several processes take less memory each, and must go in step."""
+        """Number of parts per batch, the same in all processes."""
         whole = self.ranks.are_several
         self.progress.parts = 1 if whole else max(parts, self.progress.parts)
         self.distiller.parts = self.progress.parts
 
     def _cut(self, trainee: Trainee) -> nn.Module:
-        """Cut what is trained among the processes; gives a network for the pieces together."""
+        """Shard what is trained among the processes; returns the network of the shards."""
         whole = copied(trainee.student)
         trainee.cut()
         if self.average is not None:
@@ -254,7 +254,7 @@ class _Loop:
         return whole
 
     def _judged(self) -> nn.Module:
-        """The network that is validated and kept, whole."""
+        """The whole network that is validated and kept."""
         judged = self.trainee.student if self.average is None else self.average.module
         return judged if self.whole is None else put_together(judged, self.whole.to(self.device))
 
@@ -284,7 +284,7 @@ class _Loop:
         return Fitted(last, selected, self.progress, self.learned.tensors())
 
     def _check_together(self) -> None:
-        """All processes must go on from one point, which a folder of each its own would break."""
+        """Check that all processes resume from one point, which separate folders would break."""
         least, most = ranks.highest([-float(self.progress.step), float(self.progress.step)])
         if -least != most:
             raise RunFolderError(
@@ -300,7 +300,7 @@ class _Loop:
         return stack.enter_context(TensorBoardLog(folder, self.progress.step, metric))
 
     def _steps(self) -> Iterator[tuple[LossReport, int]]:
-        """Micro-steps that are left of the epoch under way, and the items of each."""
+        """Remaining micro-steps of the current epoch, and the items of each."""
         self.trainee.train()
         for batch, rows in self._batches():
             self.seen += rows * tokens_a_sample(batch)
@@ -316,7 +316,7 @@ class _Loop:
             yield report, self._num_items(rows)
 
     def _num_items(self, rows: int) -> int:
-        """Items of the last batch that its loss is a mean over: samples, or tokens that count."""
+        """Items that the last batch's loss is a mean over: samples, or valid tokens."""
         batch = self.distiller.batch
         if batch is None or self.arm.task.items_per_sample is not None:
             return rows  # as many items of every sample
@@ -324,16 +324,16 @@ class _Loop:
 
     @property
     def _done(self) -> int:
-        """Micro-steps of the training so far."""
+        """Micro-steps done so far."""
         return self.progress.epoch * self.arm.micro_steps + self.progress.micro_step
 
     @property
     def _stream(self) -> int:
-        """Of random numbers: processes with pieces must leave out the same blocks."""
+        """Random stream of dropout; processes with shards must drop the same blocks."""
         return self.ranks.number if self.whole is None else 0
 
     def _written(self, batch: Batch) -> Batch:
-        """The batch, or what a network writes in its place; always the same at the same step."""
+        """The batch, or text generated in its place; reproducible for a given step."""
         settings, teacher = self.arm.writing, self.arm.teacher
         if settings is None:
             return batch
@@ -352,7 +352,7 @@ class _Loop:
             )
 
     def _batches(self) -> Iterator[tuple[Batch, int]]:
-        """This process's rows of each batch, and how many rows the whole batch has."""
+        """This process's rows of each batch, and the size of the whole batch."""
         arm = self.arm
         requests = training_requests(
             len(arm.train),
@@ -376,7 +376,7 @@ class _Loop:
             yield _counting_only(batch, self.ranks.share(rows)[1]), rows
 
     def _set_schedules(self, step: int) -> None:
-        """Learning rate, and whatever in the objective moves with the training."""
+        """Set the learning rate and the scheduled weights of the objective."""
         settings = self.arm.settings
         factor = settings.schedule.factor(step, self.arm.total_steps)
         for group in self.optimizer.param_groups:
@@ -384,7 +384,7 @@ class _Loop:
         self.trainee.objective.progress = step / self.arm.total_steps
 
     def _count(self, report: LossReport, items: int) -> None:
-        """Add one micro-step to the sums, and stop if the numbers go wrong."""
+        """Add one micro-step to the sums, and stop if the values diverge."""
         progress = self.progress
         progress.micro_step += 1
         if self.accelerator.sync_gradients:
@@ -403,13 +403,13 @@ class _Loop:
         self.listener(Advanced(self._done, self.arm.total_micro_steps, self._rate()))
 
     def _rate(self) -> str:
-        """Tokens a second since the training began or went on, where an item is a token."""
+        """Tokens per second since the training started or resumed, if an item is a token."""
         seconds = time.perf_counter() - self.began
         return f"{self.seen / seconds:,.0f} tokens/s" if self.seen else ""
 
     @torch.no_grad()
     def _limit_norms(self) -> None:
-        """Shrink the incoming weights of units that have grown beyond the limit."""
+        """Shrink the incoming weights of units that exceed the limit."""
         limit = self.arm.settings.max_norm
         if limit is None:
             return
@@ -424,7 +424,7 @@ class _Loop:
         self._stop(f"the loss is {float(self.sums[1])}", f" ({parts})" if parts else "")
 
     def _check_weights(self) -> None:
-        """Stop rather than save or judge a network that is lost, though its last loss was fine."""
+        """Stop before saving or validating a diverged network, even if its last loss was finite."""
         names, weights = zip(*self.trainee.named_parameters(), strict=True)
         lost = ranks.highest([float(not piece(weight).isfinite().all()) for weight in weights])
         if any(lost):
@@ -442,7 +442,7 @@ class _Loop:
         )
 
     def _check_said(self, kind: type[TrainingError]) -> None:
-        """Name the teacher where what it says of the last batch is no number."""
+        """Name the teacher if its outputs for the last batch are not finite."""
         batch, teacher = self.distiller.batch, self.arm.teacher
         if batch is None or teacher is None:
             return
@@ -454,7 +454,7 @@ class _Loop:
             raise kind(f"{self.arm.name}, seed {self.arm.seed}: teacher: {error}") from error
 
     def _pool(self) -> None:
-        """Make sums and buffers those of all processes."""
+        """Average sums and buffers over all processes."""
         ranks.average([self.sums])
         for module in self.modules.values():
             ranks.copy_buffers(module)
@@ -492,7 +492,7 @@ class _Loop:
         self._check_weights()
 
     def _check_alive(self, judged: nn.Module) -> None:
-        """Stop where a network has given one output for everything at the ends of two epochs."""
+        """Stop if a network gave one output for all samples at the ends of two epochs."""
         reader = self.arm.valid or self.arm.train
         rows = -(-self.arm.most_rows // self.progress.parts)
         is_dead = is_constant(judged, self.arm.task, reader, self.device, most=rows)
@@ -501,7 +501,7 @@ class _Loop:
             self._stop("the student is dead: it gives the same outputs for every sample", "")
 
     def _select(self, judged: nn.Module, valid_metric: float | None, epoch: int) -> None:
-        """Keep the network if it is the best so far; of equals the later one."""
+        """Keep the network if it is the best so far; on a tie the later one."""
         best, rank = self.progress.best_metric, self.arm.task.metric.rank
         if valid_metric is None or (best is not None and rank(valid_metric) < rank(best)):
             return
@@ -523,7 +523,7 @@ class _Loop:
         return self.arm.task.validate(said)
 
     def _save_if_due(self, interrupt: DeferredInterrupt) -> None:
-        """Save at a full update, when it is time or when the run is asked to stop."""
+        """Save after a full update if it is due, or if the run is asked to stop."""
         if not self.accelerator.sync_gradients:
             return
         is_due = time.monotonic() - self.saved_at > self.arm.settings.checkpoint_s
@@ -563,7 +563,7 @@ def _picked(request: Request, rows: slice) -> Request:
 
 
 def _counting_only(batch: Batch, rows: torch.Tensor | None) -> Batch:
-    """A batch of which only some rows count."""
+    """A batch with a mask, where only some rows are valid."""
     if rows is None:
         return batch
     if batch.mask is None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM put off to a moment at which nothing is lost."""
+"""Ctrl-C and SIGTERM, deferred until nothing is lost."""
 
 import signal
 import threading
@@ -10,19 +10,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, has saved its state, and stops."""
+    """The run was asked to stop, has saved its state, and ends."""
 
 
 class DeferredInterrupt:
-    """While open, the first Ctrl-C or SIGTERM only sets `requested`; a second one acts at once."""
+    """While open, the first Ctrl-C or SIGTERM only sets `requested`; a second one interrupts."""
 
     def __init__(self) -> None:
-        """Nothing is asked for yet."""
+        """Start without a request."""
         self.requested = False
         self._before: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> "DeferredInterrupt":
-        """Take the signals over, where this is the main thread."""
+        """Install the signal handlers, if this is the main thread."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
@@ -33,7 +33,7 @@ class DeferredInterrupt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self._restore()
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Transfer data out of a teacher alone, for when its training data is gone."""
+"""Transfer data drawn from a teacher alone, when its training data are gone."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ CODE = 64
 
 @dataclass(frozen=True, slots=True)
 class InversionSettings:
-    """How pictures are drawn out of a teacher.
+    """How images are drawn from a teacher.
 
     Attributes:
         kind: What is moved: "pixels", each of every picture; or "generator", a small network that
@@ -43,7 +43,7 @@ class InversionSettings:
     size_weight: float = 1e-4
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Refuse invalid settings."""
         find("kind of inversion", self.kind, RATES)
         if self.steps < 1 or self.batch_size < 2 or not self.rate > 0:
             raise ConfigError(
@@ -61,7 +61,7 @@ RATES: Mapping[str, float] = {"pixels": 0.1, "generator": 3e-3}
 
 
 class Generator(nn.Module):
-    """Makes pictures of codes: a linear layer, then two convolutions, each at twice the size.
+    """Generates images from codes: a linear layer, then two upsampling convolutions.
 
     Args:
         shape: Channels, height and width of the pictures.
@@ -73,7 +73,7 @@ class Generator(nn.Module):
     """
 
     def __init__(self, shape: Sequence[int], width: int = 64) -> None:
-        """Make the layers."""
+        """Build the layers."""
         super().__init__()
         channels, self.height, self.width = shape
         self.first = (width, max(1, -(-self.height // 4)), max(1, -(-self.width // 4)))
@@ -112,7 +112,7 @@ def invert(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> TensorSource:
-    """Make pictures that the teacher takes for its classes and that fit its batch norms.
+    """Generate images that the teacher assigns to its classes and that fit its batch norms.
 
     Each batch starts as noise and is moved until the teacher sees in it the classes asked for,
     with the means and variances that its batch norms saw in training. Teach with the teacher's
@@ -158,7 +158,7 @@ def invert(
 
 
 def _parts(labels: Tensor, size: int) -> Sequence[Tensor]:
-    """Batches of nearly one size: a batch norm cannot take a last one of a single picture."""
+    """Batches of nearly equal size, because batch norm needs at least two images."""
     return labels.tensor_split(-(-len(labels) // size))
 
 
@@ -188,7 +188,7 @@ def _invert_batch(
 def _drawn(
     count: int, shape: Sequence[int], network: Generator | None, device: torch.device
 ) -> tuple[Callable[[], Tensor], list[Tensor]]:
-    """What gives the pictures, and all that is moved to make them right."""
+    """The function that generates images, and all tensors to optimise."""
     if network is None:
         pictures = torch.randn(count, *shape).to(device).requires_grad_()
         return lambda: pictures, [pictures]
@@ -197,7 +197,7 @@ def _drawn(
 
 
 def _variation(pictures: Tensor) -> Float[Tensor, ""]:
-    """Mean squared difference of neighbouring pixels."""
+    """Mean squared difference of adjacent pixels."""
     down = (pictures[..., 1:, :] - pictures[..., :-1, :]).square().mean()
     across = (pictures[..., 1:] - pictures[..., :-1]).square().mean()
     return down + across
@@ -235,7 +235,7 @@ def _norms(teacher: nn.Module) -> list[nn.Module]:
 
 
 def check_invertible(teacher: nn.Module) -> None:
-    """Refuse a teacher that pictures cannot be drawn out of.
+    """Refuse a teacher that images cannot be drawn from.
 
     Raises:
         ModelError: It has no batch norm with running statistics.
@@ -249,7 +249,7 @@ def check_invertible(teacher: nn.Module) -> None:
 
 @contextmanager
 def _ready(teacher: nn.Module) -> Iterator[None]:
-    """The teacher in eval mode and frozen, and afterwards as it was."""
+    """The teacher in eval mode and frozen, restored afterwards."""
     check_invertible(teacher)
     with left_as_it_was(teacher):
         frozen(teacher.eval())

@@ -1,4 +1,4 @@
-"""Trainings that do not fit into memory: the same batches, learned in more and smaller parts."""
+"""Trainings that run out of memory: the same batches, split into more and smaller parts."""
 
 import contextlib
 import gc
@@ -14,7 +14,7 @@ _TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or what it came from, means that memory ran out, on whatever device."""
+    """Whether an error, or its cause, means that memory ran out on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS):
@@ -23,7 +23,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free() -> None:
-    """Give back what the failed attempt held."""
+    """Release the memory of the failed attempt."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -55,7 +55,7 @@ def _reason(error: BaseException) -> str:
 
 
 def most_parts(batch_size: int, model: nn.Module) -> int:
-    """Into how many parts batches of a training can be cut: batch norm needs two samples."""
+    """Largest number of parts per batch; batch norm needs two samples per part."""
     return max(1, batch_size // 2) if _has_batch_norm(model) else batch_size
 
 
@@ -64,7 +64,7 @@ def _has_batch_norm(model: nn.Module) -> bool:
 
 
 def in_parts_note(label: str, batch_size: int, parts: int, model: nn.Module) -> str:
-    """What a reader must know of a training whose batches did not fit into memory."""
+    """Note for the reader on batches that were split to fit into memory."""
     rows = -(-batch_size // parts)
     note = (
         f"{label}: batches of {batch_size} did not fit into memory, so each was learned in {parts} "

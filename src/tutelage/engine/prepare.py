@@ -1,4 +1,4 @@
-"""Before the optimizer is made: losses look at one trial call and make what they need."""
+"""Preparation before the optimizer: losses build their adapters from one trial call."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ def prepare_from(
     batch_size: int,
     teacher: Teacher | None = None,
 ) -> nn.Module:
-    """As `prepare`, with the first batch of the training data and more of them on demand.
+    """As `prepare`, with the first batch of the training data, and more on demand.
 
     Whoever trains, fine-tunes, checks or opens a run again calls this one, so that all of them make
     the same adapters.
@@ -66,7 +66,7 @@ def prepare(
     num_samples: int = 0,
     more: Callable[[int], Batch] | None = None,
 ) -> nn.Module:
-    """Let an objective make its adapters, drawn from torch's own random numbers.
+    """Let an objective build its adapters, with torch's own random numbers.
 
     Objectives of logit losses need none of it; calling it does no harm. First the network to be
     trained is settled, then adapters are made for what its layers give.

@@ -1,4 +1,4 @@
-"""Several processes that train one student: what each sees, and what they agree on."""
+"""Training of one student by several processes: what each sees and how they synchronise."""
 
 import itertools
 import time
@@ -24,7 +24,7 @@ MOST_STEPS = 1000
 
 @contextmanager
 def seen_by_all(own: Seen, objective: Objective) -> Iterator[tuple[Seen | None, float]]:
-    """What an objective needs where several processes share a batch.
+    """Gather what an objective needs when several processes share a batch.
 
     While it is open, all processes draw the same random numbers, so that a loss of the whole
     batch is the same in each.
@@ -63,13 +63,13 @@ def seen_by_all(own: Seen, objective: Objective) -> Iterator[tuple[Seen | None, 
 def _all_outputs(
     own: Outputs, layers: Sequence[str], rows: Sequence[int], samples: Sequence[int]
 ) -> Outputs:
-    """Logits with one row an item, features with one row a sample."""
+    """Logits with one row per item, features with one row per sample."""
     features = {layer: ranks.gather(own.features[layer], samples) for layer in layers}
     return Outputs(ranks.gather(own.logits, rows), features)
 
 
 def _whole_batch(own: Batch, rows: Sequence[int], *, all_count: bool) -> Batch:
-    """Labels, numbers and mask of all rows; the inputs stay where they are."""
+    """Labels, numbers and mask of all rows; the inputs are not gathered."""
     device = own.device
     mask = own.mask
     if mask is None:
@@ -114,7 +114,7 @@ def predict_together(
     workers: int,
     device: torch.device,
 ) -> Predictions:
-    """What a network says of a whole data set, in every process; each predicts some batches."""
+    """Predictions for a whole data set in every process; each process computes some batches."""
     here = ranks.here()
     if not here.are_several or len(reader) <= batch_size * (here.count - 1):
         return predict_data(
@@ -128,19 +128,19 @@ def predict_together(
 
 
 class Meetings:
-    """Moments at which processes tell one another that one of them was asked to stop.
+    """Points at which processes agree on stopping and saving.
 
     They meet about twice a second, after a number of updates that the first process sets.
     """
 
     def __init__(self) -> None:
-        """Meet after the first update."""
+        """Synchronise after the first update."""
         self._steps_left = 1
         self._steps = 1
         self._begun = time.monotonic()
 
     def agree(self, *, stop: bool, save: bool) -> tuple[bool, bool]:
-        """Whether to stop and whether to save, the same in every process.
+        """Whether to stop and whether to save, agreed among all processes.
 
         Args:
             stop: This process was asked to stop.

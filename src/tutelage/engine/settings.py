@@ -1,4 +1,4 @@
-"""How a network is trained: optimizer, schedule, length, precision."""
+"""Settings of a training: optimizer, schedule, length, precision."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -43,7 +43,7 @@ class OptimizerSettings:
     delta: float = 0.075
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Refuse invalid settings."""
         find("optimizer", self.kind, OPTIMIZERS)
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"optimizer.lr must be above 0, got {self.lr}. Usual: 0.001 to 0.1.")
@@ -75,7 +75,7 @@ class OptimizerSettings:
 
 
 def _check_lengths(settings: "TrainSettings") -> None:
-    """Refuse numbers out of their range."""
+    """Refuse values out of range."""
     for name in ("epochs", "batch_size", "accumulate"):
         value = getattr(settings, name)
         if not (_is_whole(value) and value >= 1):
@@ -97,7 +97,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _with_momenta(optimizer: Optimizer, _arguments: Any, _settings: Any) -> None:
-    """Give parameters whose first gradient comes late a momentum of 0: fused SGD wants all or none.
+    """Give parameters whose first gradient comes late a zero momentum, as fused SGD requires.
 
     A block that is left out at random, or an expert that no row went to, has none before.
     """
@@ -110,7 +110,7 @@ def _with_momenta(optimizer: Optimizer, _arguments: Any, _settings: Any) -> None
 
 @dataclass(frozen=True, slots=True)
 class ScheduleSettings:
-    """How the learning rate moves; a pure function of the step, so it needs no state.
+    """Learning-rate schedule: a pure function of the step, without state.
 
     Attributes:
         kind: "constant", "cosine" (to 0) or "step".
@@ -125,7 +125,7 @@ class ScheduleSettings:
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Refuse invalid settings."""
         find("schedule", self.kind, dict.fromkeys(SCHEDULES))
         if not (_is_whole(self.warmup_steps) and self.warmup_steps >= 0):
             raise ConfigError(
@@ -140,7 +140,7 @@ class ScheduleSettings:
             raise ConfigError(f"schedule.gamma must be above 0, got {self.gamma}. Usual: 0.1.")
 
     def factor(self, step: int, total: int) -> float:
-        """Share of the peak learning rate for the update number `step`, from 0, of `total`."""
+        """Share of the peak learning rate at update number `step` (from 0) of `total`."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
@@ -155,7 +155,7 @@ class ScheduleSettings:
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """One training.
+    """Settings of one training.
 
     Attributes:
         epochs: Passes over the training data.
@@ -193,7 +193,7 @@ class TrainSettings:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Refuse invalid settings."""
         find("precision", self.precision, PRECISIONS)
         _check_lengths(self)
         if self.clip_norm is not None and self.optimizer.kind == "dot":
@@ -211,7 +211,7 @@ class TrainSettings:
             raise ConfigError(f"train.ema must lie between 0 and 1, got {self.ema}. Usual: 0.999.")
 
     def most_rows(self, count: int) -> int:
-        """Samples of the largest batch: all that there are, where these are fewer than a batch.
+        """Samples of the largest batch, which small data limit.
 
         Args:
             count: Samples of the training data.

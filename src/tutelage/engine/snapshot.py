@@ -1,4 +1,4 @@
-"""What a module held at one moment of a training."""
+"""State of a module at one point of a training."""
 
 from typing import final
 
@@ -9,7 +9,7 @@ from tutelage.sharding import whole
 
 @final
 class Snapshot(nn.Module):
-    """The state of another module when it was last taken, whole and on the CPU.
+    """The last stored state of another module, unsharded, on the CPU.
 
     It is a module itself, with a buffer for each tensor, so that checkpoints keep it.
 
@@ -18,19 +18,19 @@ class Snapshot(nn.Module):
     """
 
     def __init__(self, of: nn.Module) -> None:
-        """Take its state as it is."""
+        """Store the module's current state."""
         super().__init__()
         self.names = list(of.state_dict())
         for number, value in enumerate(_values(of)):
             self.register_buffer(str(number), value)
 
     def take(self, of: nn.Module) -> None:
-        """Replace what is held by the present state; where it is cut, every process must ask."""
+        """Store the module's current state; if it is sharded, every process must call this."""
         for number, value in enumerate(_values(of)):
             setattr(self, str(number), value)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is held, under the other module's names."""
+        """The stored tensors, under the other module's names."""
         return {name: getattr(self, str(number)) for number, name in enumerate(self.names)}
 
 

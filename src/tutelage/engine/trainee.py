@@ -1,4 +1,4 @@
-"""Everything with a gradient, in one module: the only thing that Accelerate wraps."""
+"""Everything with a gradient in one module, the only one that Accelerate wraps."""
 
 import functools
 from dataclasses import replace
@@ -31,7 +31,7 @@ class Trainee(nn.Module):
         task: Task,
         precision: str = "float32",
     ) -> None:
-        """Join the two."""
+        """Store both."""
         super().__init__()
         self.student = student
         self.objective = objective_of(objective)
@@ -40,18 +40,18 @@ class Trainee(nn.Module):
         self.precision = precision
 
     def cut(self) -> None:
-        """Cut what is trained into pieces, one a process; see `tutelage.sharding`."""
+        """Shard the trained modules among processes; see `tutelage.sharding`."""
         _let_hooks_see_reports()
         cut(self, self.student)
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """The precision of the student's forward."""
+        """Precision of the student's forward."""
         return autocast(device, self.precision)
 
     def forward(
         self, batch: Batch, teacher: Outputs | None, label_share: float = 1.0
     ) -> LossReport:
-        """The objective of one batch, given what the teacher says of it.
+        """The objective of one batch, given the teacher's outputs.
 
         Where several processes share a batch, the mean of theirs is that of the whole batch.
 
@@ -75,7 +75,7 @@ class Trainee(nn.Module):
         return self._touching(report) if is_cut(self) and share == 0 else report
 
     def _touching(self, report: LossReport) -> LossReport:
-        """The same with gradients of 0 where this process has no row of its own, but others have.
+        """The same with zero gradients if this process has no rows, but others have.
 
         Processes with pieces add up gradients of the same parameters, or what they send does not
         fit. A loss of the whole batch looks at the same rows in each.
@@ -86,12 +86,12 @@ class Trainee(nn.Module):
 
 
 def _of_all(items: Batch) -> float:
-    """This process's labelled rows as a multiple of the processes' mean."""
+    """Weight of this process's labelled rows, relative to the mean over processes."""
     _, counts = sizes(len(items.sample_ids), items.num_labelled)
     return items.num_labelled * len(counts) / max(1, sum(counts))
 
 
 @functools.cache
 def _let_hooks_see_reports() -> None:
-    """Pieces are fetched again before the backward of whatever tensors a forward gives."""
+    """Let FSDP's hooks see the tensors of a report, so that shards are gathered for backward."""
     torch.export.register_dataclass(LossReport)

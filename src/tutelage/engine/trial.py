@@ -1,4 +1,4 @@
-"""One update on a few samples: what cannot be trained shows before anything else is done."""
+"""A trial update on a few samples, which shows what cannot be trained."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ _UNTRAINED = (
 def try_training(
     name: str, trainee: Trainee, teacher: Teacher | None, reader: Reader, settings: TrainSettings
 ) -> None:
-    """Make two updates as a training will, of a trainee that is thrown away afterwards.
+    """Make two updates on a copy, as the training will.
 
     The second shows what a network carries over from the first. The samples are as many as the
     smallest batch of the training has, but no more than `FEW`; of texts the longest one is among
@@ -70,7 +70,7 @@ def _learn(trainee: Trainee, batch: Batch, teacher: Teacher | None) -> None:
 
 @torch.no_grad()
 def check_is_all_saved(trained: nn.Module, untrained: nn.Module, task: Task, batch: Batch) -> None:
-    """Refuse a network of which a part that training changes is in no file of weights.
+    """Refuse a network in which training changes something that its state dict lacks.
 
     Args:
         trained: After an update or more.
@@ -98,7 +98,7 @@ def check_is_all_saved(trained: nn.Module, untrained: nn.Module, task: Task, bat
 
 @torch.no_grad()
 def said_in_eval(network: nn.Module, task: Task, batch: Batch) -> Tensor:
-    """Logits, or hidden states, of a batch in eval mode, under random numbers of their own."""
+    """Logits or hidden states of a batch in eval mode, with a separate random state."""
     network.eval()
     with random_state_kept():
         seed_random(0)
@@ -131,7 +131,7 @@ def _is_same(one: object, other: object) -> bool:
 
 
 def check_trainable(report: LossReport, objective: Objective) -> None:
-    """Refuse what gives the student no gradient.
+    """Refuse an objective that gives the student no gradient.
 
     Raises:
         ConfigError: No term counts, or no weight of the student can move.
@@ -148,7 +148,7 @@ def check_trainable(report: LossReport, objective: Objective) -> None:
 
 @contextmanager
 def told_as(place: str) -> Iterator[None]:
-    """Say where something failed that a network or a loss of somebody's own did.
+    """Add the role and the step to errors of a user's network or loss.
 
     Memory that runs out is no failure here: the training cuts its batches, or says so.
 

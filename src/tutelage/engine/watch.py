@@ -1,4 +1,4 @@
-"""Watching for trainings that go wrong while their loss is still a number."""
+"""Detection of trainings that fail while their loss is still finite."""
 
 import statistics
 from collections import deque
@@ -21,15 +21,15 @@ ALIKE = 1e-6
 
 
 class GradientWatch:
-    """Looks at the gradients' norm now and then, and stops what cannot end well."""
+    """Checks the norm of gradients at intervals and stops a hopeless training."""
 
     def __init__(self) -> None:
-        """Nothing is seen yet."""
+        """Start without observations."""
         self.updates = 0
         self.norms: deque[float] = deque(maxlen=REMEMBERED)
 
     def see(self, module: nn.Module, norm: Tensor | None) -> None:
-        """Look at one update before it is made.
+        """Check one update before it is made.
 
         Args:
             module: What is trained, with its gradients.
@@ -65,7 +65,7 @@ class GradientWatch:
 def is_constant(
     model: nn.Module, task: Task, reader: Reader, device: torch.device, *, most: int = SAMPLES
 ) -> bool:
-    """Whether a network gives the same outputs for samples that differ: its units are dead.
+    """Whether a network gives the same outputs for different samples because its units are dead.
 
     Args:
         model: The network.
@@ -98,6 +98,6 @@ def _norm(module: nn.Module) -> Tensor:
 
 
 def _largest(module: nn.Module) -> str:
-    """The parameter whose gradient is largest, or not finite."""
+    """The parameter with the largest gradient, or one that is not finite."""
     sizes = {name: float(whole(grad.norm())) for name, grad in _gradients(module).items()}
     return max(sizes, key=lambda name: sizes[name] if sizes[name] < float("inf") else float("inf"))

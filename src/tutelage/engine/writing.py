@@ -1,4 +1,4 @@
-"""Text that a language model writes: on-policy, for a student to learn from, and to look at."""
+"""Generation by a language model: on-policy training text, and samples to read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ WRITERS = ("student", "teacher")
 
 @dataclass(frozen=True, slots=True)
 class WritingSettings:
-    """How much of the training text is written by a network rather than read.
+    """Share of the training text that a network generates.
 
     Attributes:
         share: Of the batches whose text is written, above 0 and at most 1; GKD calls it lambda.
@@ -45,7 +45,7 @@ class WritingSettings:
     sampling_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant.
+        """Refuse invalid settings.
 
         Raises:
             ConfigError: A setting is out of its range.
@@ -70,7 +70,7 @@ def maybe_written(
     seed: int,
     rank: int = 0,
 ) -> Batch:
-    """The batch itself, or the one that the writer makes of its beginnings.
+    """The batch itself, or one that the writer generates from its beginnings.
 
     Args:
         batch: Blocks of tokens, all of which count.
@@ -108,7 +108,7 @@ def continued(
     num_tokens: int,
     choose: Callable[[Tensor], Tensor],
 ) -> Int[Tensor, "texts all"]:
-    """Texts with what a model writes after them, prompts included.
+    """Texts continued by a model, prompts included.
 
     Args:
         model: A causal language model.
@@ -132,7 +132,7 @@ def continued(
 
 
 def likeliest(logits: Float[Tensor, "texts words"]) -> Int[Tensor, " texts"]:
-    """Greedy writing: the token that the model holds most likely."""
+    """Greedy choice: the most likely token."""
     return logits.argmax(dim=-1)
 
 

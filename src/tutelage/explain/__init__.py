@@ -1,4 +1,4 @@
-"""What temperature does, in numbers: distributions over temperatures, the losses step by step."""
+"""Effect of temperature in numbers: distributions over temperatures, losses step by step."""
 
 from tutelage.explain.example import ANIMALS, EXAMPLES, TEXTBOOK, Example, from_run
 from tutelage.explain.explanation import TEMPERATURES, Explanation, explain

@@ -1,4 +1,4 @@
-"""Samples to explain: given by hand, or taken from a finished run."""
+"""Samples to explain, typed in or taken from a finished run."""
 
 import math
 from collections import Counter
@@ -20,7 +20,7 @@ LARGEST_LOGIT = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One sample as the student, and perhaps a teacher, sees it.
+    """One sample as the student, and perhaps a teacher, predicts it.
 
     Attributes:
         classes: Class names, all different.
@@ -102,7 +102,7 @@ def from_run(run_dir: Path, sample: int = 0, arm: str = "distilled") -> Example:
 
 
 def _weights_of(recipe: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Weights of task loss and KD in a run's objective; None where it has another or they move."""
+    """Weights of task loss and KD in a run's objective; None if it has others or they change."""
     match recipe.get("objective"):
         case {
             "task_weight": float() | int() as task_weight,
@@ -126,7 +126,7 @@ def _pick_sample(path: Path, record: RunRecord, sample: int) -> SoftTargetSample
 
 
 def check_example(example: Example) -> None:
-    """Refuse an example whose numbers or names do not fit together.
+    """Refuse an example with inconsistent numbers or names.
 
     Raises:
         ConfigError: The message names the place, the value and what is allowed.

@@ -1,4 +1,4 @@
-"""What temperature does, in numbers: distributions over temperatures, the losses step by step."""
+"""Effect of temperature in numbers: distributions over temperatures, losses step by step."""
 
 import math
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Softened:
 
 @dataclass(frozen=True, slots=True)
 class TeacherLosses:
-    """What the student's distance from the teacher is made of, at the loss's temperature, in nats.
+    """Components of the student's distance from the teacher at the loss's temperature, in nats.
 
     Attributes:
         teacher_at: The teacher's probabilities as they enter the soft cross-entropy.
@@ -65,7 +65,7 @@ class TeacherLosses:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of the calculation: its name, the formula, the numbers put in, the value.
+    """One line of the calculation: name, formula, inserted numbers, value.
 
     `shown` is the value as people read it, rounded.
     """
@@ -106,7 +106,7 @@ class Explanation:
     total: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, with floats in full precision; what is not known is None."""
+        """Plain data with floats in full precision; unknown values are None."""
         example, given = self.example, self.example.teacher_probabilities
         numbers = {
             "source": example.source,
@@ -157,7 +157,7 @@ def explain(
     task_weight: float | None = None,
     weight: float | None = None,
 ) -> Explanation:
-    """Work out the distributions over temperatures and the losses of one example.
+    """Compute the distributions over temperatures and the losses of one example.
 
     All arithmetic is in float64.
 
@@ -222,7 +222,7 @@ def _float64(values: Sequence[float]) -> Tensor:
 
 
 def _teacher_logits(example: Example) -> Tensor | None:
-    """The teacher's logits, up to a constant where only probabilities are given."""
+    """The teacher's logits, up to a constant if only probabilities are given."""
     if example.teacher_logits is not None:
         return _float64(example.teacher_logits)
     if example.teacher_probabilities is not None:
@@ -276,12 +276,12 @@ def _teacher_losses(example: Example, teacher_logits: Tensor, at: float) -> Teac
 
 
 def _as_given(example: Example, at: float) -> tuple[float, ...] | None:
-    """The given teacher probabilities, where they were given for this temperature."""
+    """The given teacher probabilities, if they were given for this temperature."""
     return example.teacher_probabilities if at == example.temperature else None
 
 
 def steps(explanation: Explanation) -> list[Step]:
-    """The losses worked out line by line, with the numbers put in."""
+    """The losses computed line by line, with inserted numbers."""
     losses, at = explanation.teacher_losses, explanation.at
     lines: list[Step] = []
     if explanation.hard_loss is not None:
@@ -363,7 +363,7 @@ def _teacher_steps(explanation: Explanation, losses: TeacherLosses) -> list[Step
 
 
 def notes(explanation: Explanation) -> list[str]:
-    """How the numbers were computed: what a reader must know to get the same."""
+    """Notes on how the numbers were computed, needed to reproduce them."""
     lines = ["log is the natural logarithm. Nothing is rounded before it is shown."]
     if explanation.example.weights is not None:
         lines.append("Both weights and the temperature are those of the run.")
@@ -403,7 +403,7 @@ def loss_text(value: float) -> str:
 
 
 def _inserted_sum(weights: Sequence[float], parts: Sequence[float]) -> str:
-    """The products of a sum; classes of probability 0 add nothing and are left out."""
+    """The products of a sum, without classes of probability 0."""
     there = [(p, part) for p, part in zip(weights, parts, strict=True) if p > 0]
     shown = [f"{p:.4f}·{part / p:.4f}" for p, part in there[:MOST_INSERTED]]
     rest = len(there) - MOST_INSERTED
@@ -412,14 +412,14 @@ def _inserted_sum(weights: Sequence[float], parts: Sequence[float]) -> str:
 
 
 def _digits_for_difference(difference: float) -> int:
-    """Decimals that a subtraction must show for its small result to be seen."""
+    """Decimals that make the small result of a subtraction visible."""
     if difference <= 0:
         return 4
     return min(12, max(4, 3 - math.floor(math.log10(difference))))
 
 
 def _ranking(explanation: Explanation) -> list[int]:
-    """Class numbers, the ones worth showing first: the label, then by either probability."""
+    """Class numbers in order of interest: the label, then by either probability."""
     classes, label = explanation.example.classes, explanation.example.label
     losses = explanation.teacher_losses
     teacher = explanation.student_at if losses is None else losses.teacher_at

@@ -1,4 +1,4 @@
-"""Where an exported network can run: a kind of file and its runtime, by name."""
+"""Targets of an export by name: a file format and its runtime."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ __all__ = ["TARGETS", "Port", "Ports", "Runner", "Target", "open_file", "target_
 
 
 def target_of(path: Path) -> Target:
-    """The target whose kind of file this is, by its suffix.
+    """The target with this file suffix.
 
     Raises:
         UnknownNameError: No target has such files.

@@ -1,4 +1,4 @@
-"""What every target can do: make a file, make one of eight bits, run either."""
+"""Interface of a target: write a float file or an int8 file, and run either."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ Batches = Sequence[Shaped[Tensor, "_ ..."]]
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input or output, as the file itself has it.
+    """One input or output, as stored in the file.
 
     Attributes:
         name: By which the runtime knows it; None where it goes by place.
@@ -52,14 +52,14 @@ class Ports:
 
 
 def sizes(given: Sequence[Any]) -> list[int | str]:
-    """A shape as a file has it: the first size that is free is the batch, the others lengths."""
+    """A shape as stored in a file: the first free size is the batch, others are lengths."""
     names = ("batch", *["length"] * len(given))
     fixed = [size if isinstance(size, int) and size >= 0 else None for size in given]
     return [names[place] if size is None else size for place, size in enumerate(fixed)]
 
 
 class Runner:
-    """An opened file: called with a batch as the network takes it, it gives logits.
+    """An opened file: called with a batch as the network takes it, it returns logits.
 
     Args:
         runtime: What runs the file, with its version, for tables.
@@ -73,13 +73,13 @@ class Runner:
         run: Callable[[Any], NDArray[Any]],
         batch_size: int | None = None,
     ) -> None:
-        """Hold the function."""
+        """Store the function."""
         self.runtime = runtime
         self.run = run
         self.batch_size = batch_size
 
     def __call__(self, inputs: Arrays) -> NDArray[np.float32]:
-        """Logits of a batch of any size; it is cut where the file takes fewer rows at once.
+        """Logits of a batch of any size, split if the file takes fewer rows at once.
 
         Raises:
             ExportError: The file does not take such samples.
@@ -103,7 +103,7 @@ class Runner:
 
 
 class Target(ABC):
-    """A kind of file, with the runtime that runs it.
+    """A file format with its runtime.
 
     Attributes:
         name: In recipes and on the command line.
@@ -138,7 +138,7 @@ class Target(ABC):
     weight_steps: ClassVar[int] = WEIGHT_STEPS
 
     def check(self) -> None:
-        """Miss what is needed now rather than after a training.
+        """Fail now, not after a training, if a package is missing.
 
         Raises:
             MissingExtraError: The extra is not installed.
@@ -152,7 +152,7 @@ class Target(ABC):
             raise MissingExtraError(f"{error} {self.beside_others}".strip()) from error
 
     def check_way(self, way: str) -> None:
-        """Refuse a way of making eight bits that this target does not have.
+        """Refuse an int8 scheme that this target does not have.
 
         Raises:
             ExportError: It has none at all.
@@ -163,7 +163,7 @@ class Target(ABC):
         find(f"way to eight bits of {self.name}", way, self.ways)
 
     def check_inputs(self, inputs: Inputs) -> None:
-        """Refuse networks with named inputs where files take one tensor, and those of no texts.
+        """Refuse named inputs where files take a single tensor, and named inputs other than texts.
 
         Raises:
             ExportError: They are others.
@@ -176,11 +176,11 @@ class Target(ABC):
         check_named(self.name, inputs, TEXT_INPUTS)
 
     def files(self, path: Path) -> list[Path]:
-        """All that belongs to a file, the named one last."""
+        """All files of an export, the named one last."""
         return [path]
 
     def size_bytes(self, path: Path) -> int:
-        """What all of it weighs."""
+        """Total size in bytes of all files."""
         return sum(file.stat().st_size for file in self.files(path))
 
     def write(self, network: nn.Module, example: Inputs, path: Path) -> None:
@@ -204,7 +204,7 @@ class Target(ABC):
     def quantise(
         self, network: nn.Module, source: Path, calibration: Sequence[Inputs], path: Path, way: str
     ) -> None:
-        """Write the eight-bit file of a network.
+        """Write the int8 file of a network.
 
         Args:
             network: As for `write`.
@@ -225,14 +225,14 @@ class Target(ABC):
             self._quantise(frozen_copy(network), source, batches, path, way)
 
     def check_origin(self, path: Path) -> None:  # noqa: B027 - most runtimes run no code of a file
-        """Refuse a file that would run code when it is opened, or reach for files elsewhere.
+        """Refuse a file that would run code or read other files when it is opened.
 
         Raises:
             ExportError: It came from elsewhere, or names files outside of itself.
         """
 
     def open(self, path: Path, *, threads: int = 1) -> Runner:
-        """Load a file into its runtime.
+        """Open a file in its runtime.
 
         Args:
             path: The file.
@@ -250,7 +250,7 @@ class Target(ABC):
             return self._open(path, threads)
 
     def describe(self, path: Path) -> Ports:
-        """Inputs and outputs of a file, read from the file itself.
+        """Inputs and outputs, read from the file itself.
 
         Raises:
             ExportError: The runtime cannot load it, or opening it would run code.
@@ -280,7 +280,7 @@ class Target(ABC):
 
 
 class _Wrapped:
-    """Silence, and one clear error for whatever a library raises inside."""
+    """Suppress a library's output, and turn its errors into one clear one."""
 
     def __init__(self, failure: str) -> None:
         self.failure = failure
@@ -300,7 +300,7 @@ class _Wrapped:
 
 
 def traced(network: nn.Module, example: Tensor, *, any_batch: bool) -> Any:
-    """A network as torch.export sees it, for one sample at once or for any number.
+    """A network traced by torch.export, for one sample at a time or any number.
 
     Stack traces, which name files of this machine, are taken out.
     """

@@ -29,7 +29,7 @@ SCALAR_TYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32"
 
 @final
 class ExecuTorch(Target):
-    """A `.pte` file for one sample at a time, its operators handed to XNNPACK."""
+    """A `.pte` file for one sample at a time, delegated to XNNPACK."""
 
     name = "executorch"
     title = "ExecuTorch"
@@ -90,7 +90,7 @@ logits = numpy.concatenate([method.execute([torch.from_numpy(s[None])])[0] for s
 
 
 def _port(meta: Any) -> Port:
-    """It knows inputs and outputs by place, and kinds of numbers by PyTorch's own numbering."""
+    """An input or output; ExecuTorch knows it by position, with PyTorch's numbers of dtypes."""
     return Port(None, sizes(meta.sizes()), SCALAR_TYPES[meta.dtype()])
 
 
@@ -128,7 +128,7 @@ def _observer(way: str) -> Any:
         return MinMaxObserver
 
     class Percentile(HistogramObserver):  # type: ignore[misc]
-        """The range that holds all values but the rarest."""
+        """The range of all values but the rarest."""
 
         def _non_linear_param_search(self) -> tuple[Tensor, Tensor]:
             share = self.histogram.cumsum(dim=0) / self.histogram.sum()

@@ -57,7 +57,7 @@ for sample in samples:
     }
 
     def check(self) -> None:
-        """Also refuse a PyTorch that the converter does not work with."""
+        """Also refuse a PyTorch version that the converter does not support."""
         numbers = torch.__version__.split(".")[:2]
         if tuple(int(number) for number in numbers) >= TOO_NEW:
             raise ExportError(
@@ -103,7 +103,7 @@ for sample in samples:
 
 
 def _ranges(source: Path, rule: Any, calibration: Batches) -> Any:
-    """The smallest and largest value of each tensor; the quantiser's own way is a moving mean."""
+    """Smallest and largest value of each tensor; the quantiser itself uses a moving average."""
     from ai_edge_quantizer import calibrator, recipe_manager
     from ai_edge_quantizer.utils.qsv_utils import min_max_update
 
@@ -132,12 +132,12 @@ def _port(detail: Any) -> Port:
 
 
 def _narrow(inputs: NDArray[Any]) -> NDArray[Any]:
-    """Whole numbers as the converter makes them: of 32 bits."""
+    """Narrow whole numbers to 32 bits, as the converter does."""
     return inputs.astype(np.int32) if inputs.dtype == np.int64 else inputs
 
 
 def _scaled(inputs: NDArray[Any], detail: Any) -> NDArray[Any]:
-    """Inputs as the file takes them."""
+    """Inputs in the scale and type of the file."""
     scale, zero = detail["quantization"]
     if detail["dtype"] != np.int8 or not scale:
         return inputs.astype(detail["dtype"], copy=False)

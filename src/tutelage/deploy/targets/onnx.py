@@ -49,7 +49,7 @@ logits = session.run(None, {session.get_inputs()[0].name: samples})[0]
         quantise_onnx(source, path, calibration, way)
 
     def check_origin(self, path: Path) -> None:
-        """A file has its weights in itself."""
+        """Check that the file contains all of its weights."""
         check_whole(path)
 
     def _describe(self, path: Path) -> Ports:

@@ -48,7 +48,7 @@ logits = compiled(samples)[0]
 """
 
     def files(self, path: Path) -> list[Path]:
-        """The weights, then the graph."""
+        """The weights file, then the graph."""
         return [path.with_suffix(".bin"), path]
 
     def _write(self, network: nn.Module, example: Tensor, path: Path) -> None:
@@ -99,7 +99,7 @@ def _port(one: Any) -> Port:
 
 
 def _settings(way: str) -> Any:
-    """How ranges are estimated; one bit of the weights stays free (docs/decisions/0009)."""
+    """How ranges are estimated; weights use seven of eight bits (docs/decisions/0009)."""
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
     from nncf.quantization.range_estimator import (
         AggregatorType,

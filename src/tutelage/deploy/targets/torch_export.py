@@ -1,4 +1,4 @@
-"""PyTorch's own exported programs: for whatever reads them next."""
+"""PyTorch's own exported programs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +41,7 @@ logits = torch.export.load("FILE").module()(torch.from_numpy(samples)).detach().
         remember(path)
 
     def check_origin(self, path: Path) -> None:
-        """Open what was written here, and nothing else."""
+        """Open only files that were written on this machine."""
         check_own(path)
 
     def _describe(self, path: Path) -> Ports:
