@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tutelage import sealed
 from tutelage.errors import RunFolderError
-from tutelage.pipeline.stamps import Stamp
+from tutelage.left import CompletionMarker
 from tutelage.records import load_record, save_record
 from tutelage.sealed import is_sealed, read_facts, read_sealed, write_sealed, write_tensors
 
@@ -39,14 +39,14 @@ def test_the_checksum_is_of_all_that_follows_it(tmp_path):
 def test_every_changed_byte_of_a_record_is_noticed(tmp_path):
     """The first ones make it look like a file without a checksum, which begins with its fields."""
     path = tmp_path / "stamp.json"
-    save_record(path, Stamp("abc", {"a": "b"}))
+    save_record(path, CompletionMarker("abc", {"a": "b"}))
     whole = path.read_bytes()
     for place in range(len(whole)):
         content = bytearray(whole)
         content[place] ^= 1
         path.write_bytes(content)
         with pytest.raises(RunFolderError, match=r"stamp\.json: "):
-            load_record(path, Stamp)
+            load_record(path, CompletionMarker)
 
 
 def test_a_file_that_is_too_large_is_not_even_read(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ STAGES = ("*", "arms/*/*", "assistants/*")
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class CompletionMarker:
     """Marker of a finished stage.
 
     Attributes:
@@ -30,7 +30,7 @@ def left_files(out: Path) -> dict[str, str]:
     for stage in STAGES:
         for path in sorted(out.glob(f"{stage}/stamp.json")):
             place = path.parent.relative_to(out)
-            digests = load_record(path, Stamp).files
+            digests = load_record(path, CompletionMarker).files
             found |= {(place / Path(name).name).as_posix(): digests[name] for name in digests}
     return found
 

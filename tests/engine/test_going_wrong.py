@@ -26,7 +26,7 @@ from tutelage.engine.watch import DEAD_LOOKS, ENOUGH, LOOK_EVERY, GradientWatch
 from tutelage.errors import GradientError, OutOfMemoryError, TeacherChangedError, TrainingError
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.nets import cnn, mlp
-from tutelage.pipeline.clock import Clock
+from tutelage.pipeline.stages import Clock
 from tutelage.tasks import Classification
 from tutelage.teachers import CachedTeacher, ModuleTeacher
 from tutelage.teachers.build import build_cache, cache_key

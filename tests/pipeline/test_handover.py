@@ -20,7 +20,7 @@ from tutelage.deploy.targets import onnx as onnx_target
 from tutelage.errors import ExportError, RunFolderError, UnknownNameError
 from tutelage.pipeline import run_job
 from tutelage.pipeline.export_run import export_run
-from tutelage.pipeline.stamps import is_done
+from tutelage.pipeline.stages import is_complete
 from tutelage.records import RunRecord, load_record
 
 
@@ -225,7 +225,7 @@ def test_the_finished_run_knows_its_new_file(out):
     assert "student.percentile.int8.onnx" in (out / "report.html").read_text()
     stamp = json.loads((out / "export" / "stamp.json").read_text())
     assert {"student.pt2", "student.percentile.int8.onnx"} <= stamp["files"].keys()
-    assert is_done(out / "export", stamp["key"])
+    assert is_complete(out / "export", stamp["key"])
 
 
 def test_the_same_run_again_keeps_what_was_exported_since(out):

@@ -13,7 +13,7 @@ from tutelage.left import left_files
 from tutelage.models.nets import mlp
 from tutelage.pipeline import run_job
 from tutelage.pipeline.measuring import import_measurement, kit_networks, measure_run
-from tutelage.pipeline.stamps import stamp
+from tutelage.pipeline.stages import mark_complete
 from tutelage.records import ParityRow, QuantisedRow, RunRecord, load_record, save_record
 
 
@@ -35,7 +35,7 @@ def finished(make_job, tmp_path_factory):
             "distilled int8", "student.int8.onnx", "minmax", 8, 0.5, 0.6, 0.0, 0.0, 1.0, 0.0, 45
         )
     ]
-    stamp(folder / "export", "key", sorted((folder / "export").glob("*.onnx")))
+    mark_complete(folder / "export", "key", sorted((folder / "export").glob("*.onnx")))
     record = replace(record, parity=parity, quantised=quantised, files=left_files(folder))
     save_record(folder / "results.json", record)
     return folder

@@ -18,7 +18,7 @@ import torch
 from tutelage.deploy import export_onnx
 from tutelage.errors import ConfigError, MissingExtraError, RunFolderError
 from tutelage.left import left_files
-from tutelage.pipeline.stamps import stamp
+from tutelage.pipeline.stages import mark_complete
 from tutelage.playground import find_runtime, serve, write_folder
 from tutelage.playground import runtime as places
 from tutelage.playground.content import read_run
@@ -120,7 +120,7 @@ def test_networks_that_take_no_pictures_are_refused(run, tmp_path):
     export_onnx(torch.nn.Linear(5, 3), torch.randn(2, 5), teacher)
     student = teacher.with_name("student.onnx")
     shutil.copy(teacher, student)
-    stamp(teacher.parent, "key", [teacher, student])
+    mark_complete(teacher.parent, "key", [teacher, student])
     record = load_record(run / "results.json", RunRecord)
     save_record(tmp_path / "results.json", replace(record, files=left_files(tmp_path)))
     with pytest.raises(ConfigError, match=r"shape \(.*, 5\).*square pictures"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tutelage.deploy import TARGETS, measure_latency, target_of
 from tutelage.deploy.export import TEXT_INPUTS, check_named
-from tutelage.engine.events import Listener, StageDone, StageStarted
+from tutelage.engine.events import Listener
 from tutelage.errors import ExportError
 from tutelage.files import fingerprint
 from tutelage.job import ExportSettings, Job
@@ -27,7 +27,7 @@ from tutelage.pipeline.exporting import (
     typical,
 )
 from tutelage.pipeline.finetuning import Finetuned
-from tutelage.pipeline.stamps import is_done, stamp
+from tutelage.pipeline.stages import Stage
 from tutelage.pipeline.training import Trained, save_weights
 from tutelage.records import LatencyRow, Metric, load_record, save_record
 
@@ -144,16 +144,17 @@ def delivery_stage(
     parts = [teacher.key, student.key, job.measure, job.test_reader.fingerprint]
     if job.export != ExportSettings():
         parts += [job.export, finetuned.key]
-    key = fingerprint(parts)
-    listener(StageStarted("export and measure", None))
-    was_there = is_done(folder, key)
-    if not was_there:
-        _deliver(job, teacher, student, finetuned, key)
-    listener(StageDone("export and measure", was_there))
-    return load_record(folder / COSTS, Costs)
+    stage = Stage(
+        name="export and measure",
+        folder=folder,
+        key=fingerprint(parts),
+        do=lambda: _deliver(job, teacher, student, finetuned),
+        load=lambda: load_record(folder / COSTS, Costs),
+    )
+    return stage.run(listener)
 
 
-def _deliver(job: Job, teacher: Trained, student: Trained, finetuned: Finetuned, key: str) -> None:
+def _deliver(job: Job, teacher: Trained, student: Trained, finetuned: Finetuned) -> list[Path]:
     folder = job.out / "export"
     _clear(folder)
     whole, path = deliverable(job, teacher.selected), folder / "teacher.onnx"
@@ -165,7 +166,7 @@ def _deliver(job: Job, teacher: Trained, student: Trained, finetuned: Finetuned,
         costs = _export_finetuned(job, finetuned, costs)
     costs = replace(costs, latencies=_latencies(job, costs))
     save_weights(student.selected, folder / WEIGHTS)
-    leave(folder, costs, key)
+    return save_costs(folder, costs)
 
 
 def _clear(folder: Path) -> None:
@@ -214,12 +215,12 @@ def _path(job: Job, target: str) -> Path:
     return job.out / "export" / f"student{TARGETS[target].suffix}"
 
 
-def leave(folder: Path, costs: Costs, key: str) -> None:
-    """Write down what was exported, and that it is done."""
+def save_costs(folder: Path, costs: Costs) -> list[Path]:
+    """Write down what was exported, and give the files of the stage."""
     names = [row.file for row in costs.files]
     files = [file for name in names for file in target_of(folder / name).files(folder / name)]
     save_record(folder / COSTS, costs)
-    stamp(folder, key, [*files, folder / WEIGHTS, folder / COSTS])
+    return [*files, folder / WEIGHTS, folder / COSTS]
 
 
 def _latencies(job: Job, costs: Costs) -> list[LatencyRow]:

@@ -9,14 +9,15 @@ from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine.events import ignore
 from tutelage.errors import ConfigError, find
 from tutelage.files import fingerprint
-from tutelage.left import Stamp, check_left, left_files
+from tutelage.left import CompletionMarker, check_left, left_files
 from tutelage.locks import locked
 from tutelage.models.strangers import without_own_code
-from tutelage.pipeline.delivery import COSTS, WEIGHTS, deliverable, export_all, leave
+from tutelage.pipeline.delivery import COSTS, WEIGHTS, deliverable, export_all, save_costs
 from tutelage.pipeline.exporting import Costs, raise_refused
 from tutelage.pipeline.handover import hand_over
 from tutelage.pipeline.reopen import Reopened, reopen
 from tutelage.pipeline.reporting import leave_report
+from tutelage.pipeline.stages import MARKER, mark_complete
 from tutelage.pipeline.text_files import student_stage
 from tutelage.pipeline.training import save_weights
 from tutelage.records import RunRecord, load_record, save_record
@@ -111,13 +112,14 @@ def _so_far(run: Reopened) -> tuple[Costs, str]:
     folder = run.job.out / "export"
     if not (folder / COSTS).exists():
         return Costs(), fingerprint(["tutelage export", run.student.key])
-    stamped = load_record(folder / "stamp.json", Stamp).files
-    check_left(run.job.out, run.record, [folder / Path(name).name for name in stamped])
-    return load_record(folder / COSTS, Costs), load_record(folder / "stamp.json", Stamp).key
+    marker = load_record(folder / MARKER, CompletionMarker)
+    check_left(run.job.out, run.record, [folder / Path(name).name for name in marker.files])
+    return load_record(folder / COSTS, Costs), marker.key
 
 
 def _leave(run: Reopened, costs: Costs, key: str) -> RunRecord:
-    leave(run.job.out / "export", costs, key)
+    folder = run.job.out / "export"
+    mark_complete(folder, key, save_costs(folder, costs))
     record = replace(
         run.record,
         sizes=costs.sizes,

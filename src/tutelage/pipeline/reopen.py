@@ -12,7 +12,7 @@ from tutelage.engine.checkpoint import Progress
 from tutelage.engine.prepare import prepare_from
 from tutelage.errors import RunFolderError
 from tutelage.job import Job
-from tutelage.left import Stamp, check_left
+from tutelage.left import CompletionMarker, check_left
 from tutelage.models.copies import copied
 from tutelage.models.load import load_weights
 from tutelage.pipeline.delivery import pick_student
@@ -132,7 +132,7 @@ def _loaded(
             f"{job.out / 'recipe.yaml'}."
         )
     check_left(job.out, record, [place / name for name in (LAST, SELECTED, PROGRESS)])
-    key = load_record(place / "stamp.json", Stamp).key
+    key = load_record(place / "stamp.json", CompletionMarker).key
     last, selected = model, copied(model)
     load_weights(last, place / LAST)
     load_weights(selected, place / SELECTED)

@@ -1,9 +1,10 @@
 """A run from start to end: data, teacher, cache, arms, judgement, export, report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
 import yaml
@@ -11,7 +12,7 @@ from accelerate import Accelerator
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage import __version__
-from tutelage.data.images import ImageFolder, check_pictures, picture_folders
+from tutelage.data.images import check_pictures, picture_folders
 from tutelage.data.overlap import judged_on, overlap_note
 from tutelage.data.scan import parts_of, scan
 from tutelage.deploy import TARGETS
@@ -24,7 +25,6 @@ from tutelage.files import fingerprint, write_json, write_text
 from tutelage.job import Job
 from tutelage.left import left_files
 from tutelage.locks import locked
-from tutelage.pipeline.clock import Clock
 from tutelage.pipeline.delivery import (
     Costs,
     deliverable,
@@ -39,7 +39,7 @@ from tutelage.pipeline.judging import Judged, judge_stage
 from tutelage.pipeline.measuring import load_measurements
 from tutelage.pipeline.proposals import check_budget
 from tutelage.pipeline.reporting import leave_report, report_notes
-from tutelage.pipeline.stamps import is_done, stamp
+from tutelage.pipeline.stages import Clock, Stage
 from tutelage.pipeline.text_files import TextFiles, student_stage
 from tutelage.pipeline.texts import write_texts
 from tutelage.pipeline.training import (
@@ -271,28 +271,31 @@ def _data_stage(job: Job, listener: Listener) -> None:
     """Look at every sample once, and not again while the files stay as they are."""
     folders = picture_folders(job.splits)
     if folders:
-        _pictures_stage(job, folders, listener)
+        names = [folder.fingerprint for folder in folders]
+        _look_once(job, "pictures", names, lambda: check_pictures(folders), listener)
         return
     parts = parts_of(job.splits)
-    place = job.out / "data"
-    key = fingerprint([source.fingerprint for source in parts.values()])
-    takes_time = not all(source.is_fast for source in parts.values())
-    if takes_time and is_done(place, key):
-        return
-    for name, source in parts.items():
-        scan(source, name, job.task.width, workers=job.settings.workers)
-    if takes_time:
-        stamp(place, key, [])
+
+    def look() -> None:
+        for name, source in parts.items():
+            scan(source, name, job.task.width, workers=job.settings.workers)
+
+    if all(source.is_fast for source in parts.values()):
+        look()
+    else:
+        _look_once(job, "data", [s.fingerprint for s in parts.values()], look, listener)
 
 
-def _pictures_stage(job: Job, folders: Sequence[ImageFolder], listener: Listener) -> None:
-    listener(StageStarted("pictures", None))
-    place, key = job.out / "data", fingerprint([folder.fingerprint for folder in folders])
-    was_there = is_done(place, key)
-    if not was_there:
-        check_pictures(folders)
-        stamp(place, key, [])
-    listener(StageDone("pictures", was_there))
+def _look_once(
+    job: Job, name: str, fingerprints: Sequence[str], look: Callable[[], None], listener: Listener
+) -> None:
+    """Look at data that take time to read, unless that was done and they are the same."""
+
+    def do() -> list[Path]:
+        look()
+        return []
+
+    Stage(name, job.out / "data", fingerprint(fingerprints), do, lambda: None).run(listener)
 
 
 def _arms(

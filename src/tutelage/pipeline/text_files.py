@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,14 @@ from torch import Tensor, nn
 from tutelage.deploy.causal import OnnxText
 from tutelage.deploy.standalone import take_turns
 from tutelage.deploy.text_targets import TEXT_TARGETS, TextReader
-from tutelage.engine.events import Listener, StageDone, StageStarted
+from tutelage.engine.events import Listener
 from tutelage.engine.writing import continued, likeliest
 from tutelage.errors import ExportError
 from tutelage.files import fingerprint, staged, staged_folder
 from tutelage.job import Job
 from tutelage.losses.divergences import kl_of_logs, log_of_labels, log_soften
 from tutelage.models.causal import merged
-from tutelage.pipeline.stamps import is_done, stamp
+from tutelage.pipeline.stages import MARKER, Stage
 from tutelage.pipeline.training import Trained
 from tutelage.records import RefusedFile, TextFileRow, load_record, save_record
 from tutelage.tasks.language_modeling import perplexity
@@ -63,19 +64,25 @@ def student_stage(job: Job, student: Trained, listener: Listener) -> TextFiles:
     if job.save_student is None:
         return TextFiles([])
     folder = job.out / "student"
-    key = fingerprint([student.key, job.text_targets])
-    listener(StageStarted("student folder", None))
-    was_there = is_done(folder, key)
-    if not was_there:
-        with staged_folder(folder) as staging:
-            job.save_student(student.selected, staging)
-        for target in TEXT_TARGETS.values():
-            (folder / target.file).unlink(missing_ok=True)
-        save_record(folder / ROWS, _export(job, student.selected))
-        files = [path for path in folder.iterdir() if path.is_file() and path.name != "stamp.json"]
-        stamp(folder, key, files)
-    listener(StageDone("student folder", was_there, str(folder)))
-    return load_record(folder / ROWS, TextFiles)
+    stage = Stage(
+        name="student folder",
+        folder=folder,
+        key=fingerprint([student.key, job.text_targets]),
+        do=lambda: _write_folder(job, student.selected, folder),
+        load=lambda: load_record(folder / ROWS, TextFiles),
+        note=lambda _: str(folder),
+    )
+    return stage.run(listener)
+
+
+def _write_folder(job: Job, student: nn.Module, folder: Path) -> list[Path]:
+    assert job.save_student is not None
+    with staged_folder(folder) as staging:
+        job.save_student(student, staging)
+    for target in TEXT_TARGETS.values():
+        (folder / target.file).unlink(missing_ok=True)
+    save_record(folder / ROWS, _export(job, student))
+    return [path for path in folder.iterdir() if path.is_file() and path.name != MARKER]
 
 
 def _export(job: Job, student: nn.Module) -> TextFiles:

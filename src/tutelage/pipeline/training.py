@@ -26,7 +26,7 @@ from tutelage.models.load import load_weights, read_state
 from tutelage.objective import Objective
 from tutelage.pipeline.answers import check_answers
 from tutelage.pipeline.quality import measure_quality
-from tutelage.pipeline.stamps import is_done, stamp
+from tutelage.pipeline.stages import Stage
 from tutelage.ranks import first, here
 from tutelage.records import Metric, load_record, save_record
 from tutelage.sealed import write_tensors
@@ -300,31 +300,34 @@ def train_arm(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
     """
     arm = replace(arm, key=_key(arm, model))
     label = arm.name if arm.name.startswith("teacher") else f"{arm.name}, seed {arm.seed}"
-    listener(StageStarted(label, arm.settings.epochs * arm.micro_steps))
     first(lambda: check_answers(label, arm.folder, arm.key, model, arm.task, arm.train))
-    was_there = first(lambda: is_done(arm.folder, arm.key))
-    if not was_there:
-        _fit_and_leave(arm, model, listener)
-    trained = _load(arm, model)
-    listener(StageDone(label, was_there, _note(trained.progress, arm.task.metric)))
+    stage = Stage(
+        name=label,
+        folder=arm.folder,
+        key=arm.key,
+        do=lambda: _fit_and_save(arm, model, listener),
+        load=lambda: _load(arm, model),
+        total=arm.settings.epochs * arm.micro_steps,
+        note=lambda trained: _note(trained.progress, arm.task.metric),
+    )
+    trained = stage.run(listener)
+    first(lambda: (arm.folder / CHECKPOINT).unlink(missing_ok=True))
     return trained
 
 
-def _fit_and_leave(arm: Arm, model: nn.Module, listener: Listener) -> None:
+def _fit_and_save(arm: Arm, model: nn.Module, listener: Listener) -> list[Path]:
     fitted = fit(copied(model), arm, listener)
-    first(lambda: _leave(arm, fitted))
+    first(lambda: _save(arm, fitted))
+    names = [LAST, SELECTED, PROGRESS, *([ADAPTERS] if fitted.adapters else [])]
+    return [arm.folder / name for name in names]
 
 
-def _leave(arm: Arm, fitted: Fitted) -> None:
-    paths = [arm.folder / name for name in (LAST, SELECTED, PROGRESS)]
-    save_weights(fitted.last, paths[0])
-    save_weights(fitted.selected, paths[1])
-    save_record(paths[2], fitted.progress)
+def _save(arm: Arm, fitted: Fitted) -> None:
+    save_weights(fitted.last, arm.folder / LAST)
+    save_weights(fitted.selected, arm.folder / SELECTED)
+    save_record(arm.folder / PROGRESS, fitted.progress)
     if fitted.adapters:
-        paths.append(arm.folder / ADAPTERS)
-        write_tensors(paths[-1], fitted.adapters, {})
-    stamp(arm.folder, arm.key, paths)
-    (arm.folder / CHECKPOINT).unlink(missing_ok=True)
+        write_tensors(arm.folder / ADAPTERS, fitted.adapters, {})
 
 
 def _load(arm: Arm, model: nn.Module) -> Trained:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from tutelage.data.loading import Reader
 from tutelage.data.sources import TensorSource
-from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
+from tutelage.engine.events import Advanced, Listener
 from tutelage.engine.inversion import invert
 from tutelage.files import fingerprint, write_whole
 from tutelage.forwards import check_pictured
 from tutelage.job import Job
-from tutelage.pipeline.stamps import is_done, stamp
+from tutelage.pipeline.stages import Stage
 from tutelage.pipeline.training import Trained
 from tutelage.ranks import first
 from tutelage.teachers.module import state_fingerprint
@@ -36,10 +36,7 @@ def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
         return job
     first_id = torch.tensor([0])
     shape = check_pictured(job.train_reader[first_id, first_id])
-    listener(StageStarted("transfer pictures", plan.num_images))
-    folder = job.out / "transfer"
-    key = fingerprint([state_fingerprint(teacher.selected), asdict(plan), list(shape)])
-    was_there = first(lambda: is_done(folder, key))
+    path = job.out / "transfer" / PICTURES
 
     def draw() -> None:
         made = invert(
@@ -51,12 +48,22 @@ def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
             seed=plan.seed,
             progress=lambda done, total: listener(Advanced(done, total)),
         )
-        _keep(folder, key, job.train_reader, made)
+        _keep(path, job.train_reader, made)
 
-    if not was_there:
+    def do() -> list[Path]:
         first(draw)
-    kept = load_file(folder / PICTURES)
-    listener(StageDone("transfer pictures", was_there, f"{plan.num_images:,} pictures"))
+        return [path]
+
+    stage = Stage(
+        name="transfer pictures",
+        folder=path.parent,
+        key=fingerprint([state_fingerprint(teacher.selected), asdict(plan), list(shape)]),
+        do=do,
+        load=lambda: load_file(path),
+        total=plan.num_images,
+        note=lambda _: f"{plan.num_images:,} pictures",
+    )
+    kept = stage.run(listener)
     note = (
         f"The students saw no training data: they learned from {plan.num_images:,} pictures that "
         "were drawn out of the teacher, and the baseline from the classes that were asked for."
@@ -65,7 +72,7 @@ def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
     return replace(job, splits=splits, notes=(*job.notes, note))
 
 
-def _keep(folder: Path, key: str, reader: Reader, made: TensorSource) -> None:
+def _keep(path: Path, reader: Reader, made: TensorSource) -> None:
     """Write the pictures, scaled as inputs are before they are normalised."""
     pictures, labels = made.fetch(torch.arange(len(made)))
     assert isinstance(pictures, Tensor)
@@ -73,5 +80,4 @@ def _keep(folder: Path, key: str, reader: Reader, made: TensorSource) -> None:
     pixels = reader.pixels(pictures)
     assert isinstance(pixels, Tensor)
     content = {"pictures": pixels.contiguous(), "labels": labels}
-    write_whole(folder / PICTURES, lambda temporary: save_file(content, temporary))
-    stamp(folder, key, [folder / PICTURES])
+    write_whole(path, lambda temporary: save_file(content, temporary))
