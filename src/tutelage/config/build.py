@@ -12,6 +12,7 @@ from torch import nn
 from tutelage.config.embedding import TASK as EMBEDDING
 from tutelage.config.embedding import check_embedding, lay_reference
 from tutelage.config.language import is_language, lay_ground, located
+from tutelage.config.resolved import own_files, resolved
 from tutelage.config.schema import (
     ArrayData,
     CorpusData,
@@ -95,8 +96,8 @@ def build_job(
         measure=None if recipe.measure is None else MeasureSettings(**recipe.measure.model_dump()),
         budget=None if recipe.budget is None else parse_budget(recipe.budget),
         export=ExportSettings() if is_written else _export(recipe),
-        recipe=_resolved(recipe, folder),
-        own_files=_own_files(recipe, folder),
+        recipe=resolved(recipe, folder),
+        own_files=own_files(recipe, folder),
         command=command,
         make_task=lambda _: task,
         writing=ground.writing if ground else None,
@@ -229,27 +230,6 @@ def _co_teachers(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tupl
 def _transfer(transfer: Transfer) -> TransferPlan:
     settings = transfer.model_dump(exclude={"num_images", "seed"})
     return TransferPlan(transfer.num_images, InversionSettings(**settings), transfer.seed)
-
-
-def _resolved(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """The recipe as plain data; paths of own files are relative to the run folder with its copy."""
-    content = recipe.model_dump(mode="json")
-    out = os.path.realpath(recipe.output)
-    networks = (content["teacher"], content["student"])
-    for network in (*networks, *content["co_teachers"], *content["assistants"]):
-        library, _, name = network["model"].rpartition(":")
-        if library.endswith(".py"):
-            file = os.path.relpath(os.path.realpath(folder / library), out)
-            network["model"] = f"{file}:{name}"
-    return content
-
-
-def _own_files(recipe: Recipe, folder: Path) -> tuple[Path, ...]:
-    """Files of the user's own that networks come from, each once."""
-    networks = (recipe.teacher, recipe.student, *recipe.co_teachers, *recipe.assistants)
-    libraries = [network.model.rpartition(":")[0] for network in networks]
-    files = [folder / library for library in libraries if library.endswith(".py")]
-    return tuple(dict.fromkeys(Path(os.path.realpath(file)) for file in files))
 
 
 def load_data(recipe: Recipe) -> Splits:
