@@ -1,4 +1,4 @@
-"""Metrics as what is computed of them: one value for all samples, and one for each sample."""
+"""Computation of metrics: one value for all samples, and one per sample."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Measure(Protocol):
     def per_sample(
         self, scores: Tensor, labels: Tensor, sample_ids: Int[Tensor, " items"]
     ) -> Float[Tensor, " samples"]:
-        """What each sample adds, higher being better; the mean is the metric's rank.
+        """Contribution of each sample, higher is better; the mean is the metric's rank.
 
         The verdict pairs these over seeds and samples. For a metric that is no mean of samples
         they are jackknife pseudo-values.
@@ -60,7 +60,7 @@ class MeanMeasure:
     def per_sample(
         self, scores: Tensor, labels: Tensor, sample_ids: Int[Tensor, " items"]
     ) -> Shaped[Tensor, " samples"]:
-        """The number of each sample; of several items their mean, weighed by how many they are.
+        """The number of each sample; the weighted mean if it has several items.
 
         So the mean over samples is the mean over items.
         """
@@ -94,7 +94,7 @@ class CountMeasure:
     def per_sample(
         self, scores: Tensor, labels: Tensor, sample_ids: Int[Tensor, " items"]
     ) -> Float[Tensor, " samples"]:
-        """Pseudo-values of leaving each sample out with all of its items."""
+        """Jackknife pseudo-values, leaving out each sample with all of its items."""
         order = sample_ids.argsort(stable=True)
         _, counts = sample_ids.unique(return_counts=True)
         whole = self._whole(scores, labels)
@@ -106,7 +106,7 @@ class CountMeasure:
         return pseudo_values(self.metric, self.of_sums(whole), torch.cat(parts))
 
     def _whole(self, scores: Tensor, labels: Tensor) -> Float[Tensor, " terms"]:
-        """Sums over all items, some items at a time."""
+        """Sums over all items, computed in chunks."""
         at_once = max(1, AT_ONCE // max(1, 3 * scores[0].numel()))
         pairs = zip(scores.split(at_once), labels.split(at_once), strict=True)
         return torch.stack([self.terms(*pair).double().sum(dim=0) for pair in pairs]).sum(dim=0)
@@ -114,7 +114,7 @@ class CountMeasure:
 
 @dataclass(frozen=True, slots=True)
 class WholeMeasure:
-    """A metric that is computed of all samples at once, such as a correlation.
+    """A metric of all samples together, such as a correlation.
 
     An item is a sample.
 
@@ -138,7 +138,7 @@ class WholeMeasure:
         labels: Tensor,
         sample_ids: Int[Tensor, " items"],  # noqa: ARG002 - an item is a sample
     ) -> Float[Tensor, " samples"]:
-        """Pseudo-values of leaving each sample out."""
+        """Jackknife pseudo-values, leaving out each sample."""
         whole = torch.tensor(self.of_all(scores, labels), dtype=torch.float64)
         return pseudo_values(self.metric, whole, self.without_each(scores, labels).double())
 
@@ -146,7 +146,7 @@ class WholeMeasure:
 def _of_samples(
     order: Int[Tensor, " items"], counts: Int[Tensor, " samples"], at_once: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Items of some samples at a time, and which of these samples each belongs to."""
+    """Items of a few samples at a time, with the sample of each."""
     start = 0
     for some in counts.split(at_once):
         stop = start + int(some.sum())
@@ -157,7 +157,7 @@ def _of_samples(
 def by_sample(
     terms: Shaped[Tensor, "items terms"], sample_ids: Int[Tensor, " items"]
 ) -> Shaped[Tensor, "samples terms"]:
-    """Sums over the items of each sample, samples in the order of their numbers."""
+    """Sums over the items of each sample, in order of sample number."""
     samples, places = sample_ids.unique(return_inverse=True)
     return terms.new_zeros(len(samples), terms.shape[1]).index_add(0, places, terms)
 

@@ -66,7 +66,7 @@ def list_methods() -> list[Method]:
 
 
 def describe_method(name: str) -> Method:
-    """One loss, as its own documentation has it."""
+    """One loss, from its docstring."""
     loss = LOSSES[name]
     text = inspect.getdoc(loss) or ""
     weight = _WEIGHT.search(text)
@@ -101,7 +101,7 @@ def _leaderboards() -> list[dict[str, Any]]:
 
 
 def _found(board: dict[str, Any], standing: dict[str, Any]) -> str:
-    """Accuracy and differences, in a line."""
+    """Accuracy and differences in a line."""
     accuracies = [100 * score["accuracy"] for score in standing["last"]]
     text = f"{board['title']}: {sum(accuracies) / len(accuracies):.2f} %"
     for other, interval in (("labels alone", "over_baseline"), ("KD", "over_kd")):
@@ -115,7 +115,7 @@ def _found(board: dict[str, Any], standing: dict[str, Any]) -> str:
 
 
 def as_markdown(methods: list[Method]) -> str:
-    """The catalogue as a page: one table a family, then each method."""
+    """The catalogue as a page: one table per family, then each method."""
     lines = [
         "# Methods",
         "",
@@ -159,7 +159,7 @@ def _entry(method: Method) -> list[str]:
 
 
 def _sections(text: str) -> dict[str, str]:
-    """A docstring's parts by heading; what stands before the first heading is under ""."""
+    """Parts of a docstring by heading; the part before the first heading is under ""."""
     found = {}
     title, begin = "", 0
     for match in _SECTION.finditer(text):
@@ -184,7 +184,7 @@ def _settings(loss: type[Loss], text: str) -> tuple[Setting, ...]:
 
 
 def _arguments(text: str) -> dict[str, str]:
-    """Meaning by argument of a Google style section."""
+    """Meaning of each argument in a Google-style section."""
     meanings: dict[str, str] = {}
     name = ""
     for line in text.splitlines():

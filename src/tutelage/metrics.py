@@ -1,4 +1,4 @@
-"""Numbers that say how good a network is, from logits and labels."""
+"""Metrics of a network, from logits and labels."""
 
 from collections.abc import Mapping
 
@@ -34,7 +34,7 @@ MACRO_F1 = Metric(
 def calibration_bins(
     logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], num_bins: int = NUM_BINS
 ) -> list[CalibrationBin]:
-    """Confidence against accuracy in bins of equal width; empty bins are left out.
+    """Confidence against accuracy in bins of equal width; empty bins are omitted.
 
     Source:
         Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599, section 2.
@@ -74,7 +74,7 @@ def accuracy_by_class(
 def confusions(
     logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]
 ) -> list[tuple[int, int, int]]:
-    """Each class with each class that is picked for it, and how often; only what occurs."""
+    """Confusion counts: labelled class, predicted class, how often; zero counts are omitted."""
     num_classes = logits.shape[-1]
     pairs, counts = (labels * num_classes + logits.argmax(dim=-1)).unique(return_counts=True)
     found = zip(pairs.tolist(), counts.tolist(), strict=True)
@@ -86,7 +86,7 @@ def evaluate_classes(
     labels: Int[Tensor, " n"],
     teacher_logits: Float[Tensor, "n classes"] | None = None,
 ) -> Evaluation:
-    """Everything that one network's logits on a data set say.
+    """All metrics of one network's logits on a data set.
 
     Args:
         logits: Of the network.
@@ -118,14 +118,14 @@ def evaluate_classes(
 
 
 def always_most_frequent(labels: Int[Tensor, " n"], num_classes: int) -> Float[Tensor, "n classes"]:
-    """Logits of whoever names the most frequent class whatever the inputs are."""
+    """Logits that always predict the most frequent class."""
     logits = torch.zeros(1, num_classes)
     logits[0, labels.bincount().argmax()] = 1
     return logits.expand(len(labels), -1)
 
 
 def f1(right: Tensor, labelled: Tensor, predicted: Tensor) -> Float[Tensor, "*many"]:
-    """F1 of counts; NaN where a class is neither labelled nor predicted.
+    """F1 of counts; NaN for a class that is neither labelled nor predicted.
 
     Args:
         right: Items of which both are true.
@@ -136,12 +136,12 @@ def f1(right: Tensor, labelled: Tensor, predicted: Tensor) -> Float[Tensor, "*ma
 
 
 def _picked(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Tensor:
-    """Whether each item's label is picked."""
+    """Whether each item's label is predicted."""
     return torch.eq(logits.argmax(dim=-1), labels)
 
 
 def _class_counts(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Tensor:
-    """For each class whether an item is recognised as it, has it as label, is taken for it."""
+    """Per class: true positives, labelled items, predicted items."""
     num_classes = logits.shape[-1]
     labelled = torch.nn.functional.one_hot(labels, num_classes)
     predicted = torch.nn.functional.one_hot(logits.argmax(dim=-1), num_classes)

@@ -1,4 +1,4 @@
-"""How two sets of embeddings of the same samples agree on who resembles whom."""
+"""Agreement of two sets of embeddings on which samples are similar."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ ROWS_AT_ONCE = 256
 def rank_correlations(
     vectors: Float[Tensor, "n width"], wanted: Float[Tensor, "n width2"]
 ) -> Float[Tensor, " n"]:
-    """Spearman's correlation of each sample's cosines with all others, in one set and the other.
+    """Spearman's correlation of each sample's cosines to all others, between two sets.
 
     Args:
         vectors: At least three rows.
@@ -32,7 +32,7 @@ def rank_correlations(
 def jackknife_values(
     vectors: Float[Tensor, "n width"], wanted: Float[Tensor, "n width2"]
 ) -> Float[Tensor, " n"]:
-    """What each sample adds to the mean rank correlation, as itself and as one of the others.
+    """Contribution of each sample to the mean rank correlation, as itself and as a neighbour.
 
     Every sample's correlation is taken over all others, so the correlations are not independent
     and their variance says too little. These values can be treated as if they were: n times the
@@ -62,7 +62,7 @@ def jackknife_values(
 
 
 def _influence(ours: Tensor, theirs: Tensor, found: Tensor) -> Tensor:
-    """How much each entry of a row pulls its rank correlation; 0 on average over a row."""
+    """Influence of each entry of a row on its rank correlation; 0 on average over a row."""
     size = ours.shape[1]
     first, second = ((side + 0.5) / size - 0.5 for side in (ours, theirs))
     shifts = _mean_above(first, second) + _mean_above(second, first)
@@ -71,7 +71,7 @@ def _influence(ours: Tensor, theirs: Tensor, found: Tensor) -> Tensor:
 
 
 def _mean_above(places: Tensor, values: Tensor) -> Tensor:
-    """For each entry of a row, the sum of the values of all that lie above it, over the row's size.
+    """For each entry of a row, the sum of the values of all larger entries over the row's size.
 
     Removing an entry moves the rank of all above it by one; half of its own value counts.
     """
@@ -82,7 +82,7 @@ def _mean_above(places: Tensor, values: Tensor) -> Tensor:
 
 
 def pair_correlation(vectors: Float[Tensor, "n width"], wanted: Float[Tensor, "n width2"]) -> float:
-    """Spearman's correlation of the cosines of all pairs, -1 to 1; others as in the rest."""
+    """Spearman's correlation of the cosines of all pairs, -1 to 1."""
     both = [
         torch.cat([part[side].flatten() for part in _cosines(vectors, wanted)]) for side in (0, 1)
     ]
@@ -92,7 +92,7 @@ def pair_correlation(vectors: Float[Tensor, "n width"], wanted: Float[Tensor, "n
 def shared_neighbours(
     vectors: Float[Tensor, "n width"], wanted: Float[Tensor, "n width2"], count: int = 10
 ) -> float:
-    """Share of each sample's nearest others in one set that are nearest in the other, 0 to 1."""
+    """Share of each sample's nearest neighbours in one set that are so in the other, 0 to 1."""
     shares = []
     for ours, theirs, _ in _cosines(vectors, wanted):
         near = [side.topk(min(count, side.shape[1]), dim=1).indices for side in (ours, theirs)]
@@ -102,7 +102,7 @@ def shared_neighbours(
 
 
 def _cosines(vectors: Tensor, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Cosines with the others, some rows at a time, each row without the sample itself.
+    """Cosines to all other samples, a few rows at a time.
 
     With them: which of the others each row is compared with.
     """
@@ -121,7 +121,7 @@ def _cosines(vectors: Tensor, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor, 
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Ranks along the last axis; equal values share the mean of theirs."""
+    """Ranks along the last axis; equal values share their mean rank."""
     order = values.argsort(dim=1)
     ordered = values.gather(1, order)
     is_new = torch.ones_like(ordered, dtype=torch.bool)
@@ -135,6 +135,6 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 def _correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Pearson's correlation of rows; 0 for a row without spread."""
+    """Pearson's correlation of rows; 0 for a constant row."""
     centred = [side - side.mean(dim=1, keepdim=True) for side in (first, second)]
     return F.cosine_similarity(centred[0], centred[1], dim=1)

@@ -1,4 +1,4 @@
-"""What a student minimises: a weighted sum of losses that reports its parts."""
+"""The student's objective: a weighted sum of losses that reports its terms."""
 
 import functools
 import inspect
@@ -23,7 +23,7 @@ TEACHERS = SCORES | {Signal.FEATURES}
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
-    """A number that moves in a straight line while training goes on, and then stays.
+    """A number that changes linearly during training, then stays.
 
     Attributes:
         start: Its value at first.
@@ -36,21 +36,21 @@ class Ramp:
     until: float | int = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a share that is none."""
+        """Refuse an invalid share."""
         if not 0 < self.until <= 1:
             raise ConfigError(f"ramp: until must lie above 0 and not above 1, got {self.until}.")
 
     def at(self, progress: float) -> float:
-        """Its value when this share of the training is done."""
+        """Value at this share of the training."""
         share = min(1.0, progress / self.until)
         return self.start + share * (self.end - self.start)
 
     def __str__(self) -> str:
-        """As `(0 to 8 until 0.1)`."""
+        """Text such as `(0 to 8 until 0.1)`."""
         return f"({self.start} to {self.end} until {self.until})"
 
     def __mul__(self, other: object) -> "Objective":
-        """An objective whose weights move."""
+        """An objective with scheduled weights."""
         return objective_of(other).times(self)
 
 
@@ -58,13 +58,13 @@ Scheduled = float | int | Ramp
 
 
 def value_at(value: Scheduled, progress: float) -> float:
-    """A number, or where a ramp stands when this share of the training is done."""
+    """A number, or the value of a ramp at this share of the training."""
     return value.at(progress) if isinstance(value, Ramp) else float(value)
 
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What one trial call shows, for losses that need adapters of the right shapes.
+    """Outputs of a trial call, for losses that build adapters from shapes.
 
     Attributes:
         student: Outputs of a copy of the student, without gradient.
@@ -124,7 +124,7 @@ class Loss(nn.Module, ABC):
 
     @property
     def takes(self) -> frozenset[Signal]:
-        """Kinds of the student's scores that it is for: those that it needs of the teacher.
+        """Kinds of student scores that the loss accepts: those that it needs of the teacher.
 
         A loss on features alone is for any, one on labels alone for logits unless it says another.
         """
@@ -134,24 +134,24 @@ class Loss(nn.Module, ABC):
 
     @property
     def is_by_item(self) -> bool:
-        """Whether it is a plain mean over items, so that it can be computed in chunks of them."""
+        """Whether it is a plain mean over items, which can be computed in chunks."""
         has_parts = bool(self.student_layers or self.teacher_layers)
         learns = next(self.parameters(), None) is not None
         return hasattr(self, "per_row") and not has_parts and not learns
 
     def build(self, dry: DryRun) -> None:
-        """Make adapters, once, after `wrap` and before the optimizer is made; most need none."""
+        """Build adapters, once, after `wrap` and before the optimizer; most losses need none."""
 
     def wrap(self, student: nn.Module, dry: DryRun) -> nn.Module:  # noqa: ARG002
-        """The network to train and deliver instead of the student; almost always itself."""
+        """The network to train and deliver in place of the student; usually the student."""
         return student
 
     def observe(self, value: Float[Tensor, ""]) -> None:
-        """Told of its own value after each batch of a training; most need none."""
+        """Receive the loss's own value after each training batch; most losses ignore it."""
 
     @abstractmethod
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The loss of one batch, a mean over its counted items.
+        """The loss of one batch, a mean over its valid items.
 
         Args:
             student: What the student gives for the batch, with gradient.
@@ -160,25 +160,25 @@ class Loss(nn.Module, ABC):
         """
 
     def __rmul__(self, weight: object) -> "Objective":
-        """An objective of this one term."""
+        """An objective with this term alone."""
         return objective_of(self).times(weight)
 
     def __mul__(self, weight: object) -> "Objective":
-        """An objective of this one term."""
+        """An objective with this term alone."""
         return objective_of(self).times(weight)
 
     def __add__(self, other: object) -> "Objective":
-        """An objective of both."""
+        """The sum of both."""
         return objective_of(self) + other
 
     def __radd__(self, other: object) -> "Objective":
-        """An objective of both; of `sum`, which begins with 0."""
+        """The sum of both; for `sum`, which starts with 0."""
         return objective_of(self).__radd__(other)
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A loss with its weight, and a name of its own within the objective."""
+    """A loss with its weight, and a unique name within the objective."""
 
     loss: Loss
     weight: Scheduled
@@ -191,12 +191,12 @@ class Term:
 
     @property
     def weight_now(self) -> float:
-        """Its weight where the training stands."""
+        """Its weight at this point of the training."""
         return value_at(self.weight, self.loss.progress)
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether it looks at a teacher."""
+        """Whether it needs a teacher."""
         return bool(self.loss.needs & TEACHERS)
 
 
@@ -215,12 +215,12 @@ class LossReport:
     task: Float[Tensor, ""]
 
     def share(self, share: float) -> "LossReport":
-        """What it adds to the report of a batch of which it is this share."""
+        """Contribution to the report of a batch, of which it is this share."""
         parts = {name: share * value for name, value in self.parts.items()}
         return LossReport(share * self.total, parts, share * self.task)
 
     def plus(self, other: "LossReport") -> "LossReport":
-        """Both together, without gradient."""
+        """Sum of both, without gradient."""
         parts = {name: value + other.parts[name] for name, value in self.parts.items()}
         total, task = self.total + other.total, self.task + other.task
         return LossReport(total.detach(), parts, task.detach())
@@ -228,7 +228,7 @@ class LossReport:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What terms look at: rows of a batch, and what both networks give for them."""
+    """Inputs of terms: rows of a batch, and both networks' outputs for them."""
 
     student: Outputs
     teacher: Outputs | None
@@ -247,7 +247,7 @@ class Objective(nn.Module):
     """
 
     def __init__(self, terms: Iterable[Term]) -> None:
-        """Register the losses, so that any parameters of theirs are trained and saved."""
+        """Register the losses, so that their parameters are trained and saved."""
         super().__init__()
         named = _with_distinct_names(_each_loss_once(terms))
         if not named:
@@ -264,7 +264,7 @@ class Objective(nn.Module):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        """What the terms that count need, together."""
+        """Everything that the active terms need."""
         return frozenset().union(*(term.loss.needs for term in self.counted))
 
     @property
@@ -274,17 +274,17 @@ class Objective(nn.Module):
 
     @property
     def student_layers(self) -> tuple[str, ...]:
-        """Parts of the student that the terms look at, each once."""
+        """Layers of the student that the terms read, each once."""
         return tuple(dict.fromkeys(name for t in self.counted for name in t.loss.student_layers))
 
     @property
     def teacher_layers(self) -> tuple[str, ...]:
-        """Parts of the teacher that the terms look at, each once."""
+        """Layers of the teacher that the terms read, each once."""
         return tuple(dict.fromkeys(name for t in self.counted for name in t.loss.teacher_layers))
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term that counts looks at the teacher."""
+        """Whether any active term needs the teacher."""
         return bool(self.needs & TEACHERS)
 
     def __add__(self, other: object) -> "Objective":
@@ -292,7 +292,7 @@ class Objective(nn.Module):
         return Objective([*self.terms, *objective_of(other).terms])
 
     def __radd__(self, other: object) -> "Objective":
-        """All terms of both; of `sum`, which begins with 0."""
+        """All terms of both; for `sum`, which starts with 0."""
         return self if isinstance(other, Real) and other == 0 else objective_of(other) + self
 
     def __mul__(self, weight: object) -> "Objective":
@@ -313,7 +313,7 @@ class Objective(nn.Module):
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done: what moving weights and settings go by."""
+        """Share of the training that is done, for scheduled weights and settings."""
         return next(term.loss.progress for term in self.terms)
 
     @progress.setter
@@ -331,7 +331,7 @@ class Objective(nn.Module):
         share: float = 1.0,
         label_share: float | None = None,
     ) -> LossReport:
-        """The weighted sum and its parts; terms that never count are not computed.
+        """The weighted sum and its terms; inactive terms are not computed.
 
         Of a student that gives hidden states, losses that judge each item by itself are computed
         together in chunks of items; `LossReport.task` then has no gradient of theirs.
@@ -384,7 +384,7 @@ class Objective(nn.Module):
         return [term for term in self.counted if term.loss.is_by_item]
 
     def check(self, gives: frozenset[Signal], giver: str, scores: Signal = Signal.LOGITS) -> None:
-        """Refuse an objective that needs more than there is, or that does not fit the scores.
+        """Refuse an objective whose needs are not met, or that does not fit the scores.
 
         Args:
             gives: What the teacher and the data give.
@@ -408,7 +408,7 @@ class Objective(nn.Module):
                 )
 
     def check_gaps(self, giver: str) -> None:
-        """Refuse losses that need every label, for data of which some have none.
+        """Refuse losses that need every label, for data that are partly unlabelled.
 
         Args:
             giver: The data, for the message.
@@ -426,14 +426,14 @@ class Objective(nn.Module):
 
     @property
     def temperature(self) -> float:
-        """Temperature of the first term on logits that has one; 1 where none has."""
+        """Temperature of the first term on logits that has one; else 1."""
         on_logits = [term.loss for term in self.terms if Signal.LOGITS in term.loss.needs]
         temperatures = (getattr(loss, "temperature", None) for loss in on_logits)
         found = next((value for value in temperatures if value is not None), 1.0)
         return value_at(found, 1.0)
 
     def describe(self) -> str:
-        """The sum in words, as `0.1 * cross_entropy + 0.9 * kd(temperature=4.0)`."""
+        """The sum as text, such as `0.1 * cross_entropy + 0.9 * kd(temperature=4.0)`."""
         return " + ".join(f"{term.weight} * {describe_loss(term.loss)}" for term in self.terms)
 
     def _loss(self, name: str) -> Loss:
@@ -443,7 +443,7 @@ class Objective(nn.Module):
 
 
 def objective_of(given: object) -> Objective:
-    """An objective as it is, a loss as an objective of weight 1.
+    """An objective unchanged; a loss as an objective of weight 1.
 
     Raises:
         ConfigError: It is neither.
@@ -459,7 +459,7 @@ def objective_of(given: object) -> Objective:
 
 
 def _product(one: Scheduled, other: object) -> Scheduled:
-    """Two weights as one, of which one may move."""
+    """Product of two weights, of which one may be scheduled."""
     if isinstance(one, Ramp) and isinstance(other, Ramp):
         raise ConfigError(f"objective: {one} times {other} is no straight line. Give one ramp.")
     if isinstance(other, Ramp):
@@ -476,7 +476,7 @@ def _product(one: Scheduled, other: object) -> Scheduled:
 
 
 def _each_loss_once(terms: Iterable[Term]) -> list[Term]:
-    """Terms, those of the very same loss as one: its state must not be kept twice."""
+    """Terms with duplicates of one loss object merged, because it has one state."""
     found: dict[int, Term] = {}
     for term in terms:
         first = found.get(id(term.loss))
@@ -497,7 +497,7 @@ def _total(first: Term, second: Term) -> Scheduled:
 def _in_chunks(
     terms: list[Term], student: Outputs, teacher: Outputs | None, batch: Batch
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of terms, with gradient, and each term, from chunks of the counted items."""
+    """Weighted sum with gradient, and each term, from chunks of the valid items."""
     hidden = student.scores
     assert isinstance(hidden, HiddenStates)
     if batch.mask is not None:
@@ -525,22 +525,22 @@ def _in_chunks(
 
 
 def _dense_once(teacher: Outputs) -> Outputs:
-    """The same with its product with the head made, which every look at its logits would make."""
+    """The same with the product with the head computed once for all uses of its logits."""
     return Outputs(teacher.logits) if isinstance(teacher.scores, HiddenStates) else teacher
 
 
 def _times(share: float, value: Tensor) -> Tensor:
-    """A share of a value; all of it as it is."""
+    """A share of a value; unchanged for a share of 1."""
     return value if share == 1 else share * value
 
 
 def _sum(values: list[Tensor], nothing: Tensor) -> Tensor:
-    """All of them together, with no step of the graph more than it takes."""
+    """The sum of all, in as few autograd steps as possible."""
     return functools.reduce(operator.add, values) if values else nothing
 
 
 def describe_loss(loss: Loss) -> str:
-    """A loss with its settings, as `kd(temperature=4.0)`."""
+    """A loss with its settings, such as `kd(temperature=4.0)`."""
     names = sorted(inspect.signature(type(loss)).parameters)
     settings = {name: getattr(loss, name) for name in names if hasattr(loss, name)}
     if loss.form > 1:

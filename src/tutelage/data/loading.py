@@ -280,7 +280,7 @@ class _Once(Sampler[Request]):
 
 
 class _ErrorsAsValues(Dataset[Batch | TutelageError]):
-    """Returns errors as values; raised in a worker they would lose their type."""
+    """Returns errors as values, because a loader adds a worker's traceback to their text."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader

@@ -205,7 +205,7 @@ class OnnxText:
         return torch.from_numpy(np.concatenate(found, axis=1))
 
     def write(self, prompts: Int[Tensor, "texts read"], count: int) -> Tensor:
-        """Generate greedily until the texts are twice as long, prompts included."""
+        """Generate `count` tokens greedily after each prompt, prompts included."""
         tokens = fresh = prompts.numpy()
         past = self.empty_past(len(prompts))
         for _ in range(count):

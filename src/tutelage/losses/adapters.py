@@ -1,4 +1,4 @@
-"""Trained maps from a student's widths to what it is compared with; never exported."""
+"""Trained maps from a student's width to the teacher's; never exported."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Adapter(nn.Module):
-    """Changes the width of vectors, of tokens, or of each place of a map.
+    """Changes the width of vectors, of tokens, or of each position of a map.
 
     Args:
         widths: Of the input, of hidden layers (a ReLU after each), of the output.
@@ -17,7 +17,7 @@ class Adapter(nn.Module):
     """
 
     def __init__(self, *widths: int, bias: bool = True) -> None:
-        """Make the layers."""
+        """Build the layers."""
         super().__init__()
         pairs = pairwise(widths)
         self.layers = nn.ModuleList(nn.Linear(before, after, bias=bias) for before, after in pairs)
@@ -40,7 +40,7 @@ class Head(nn.Module):
     """
 
     def __init__(self, width: int, num_classes: int) -> None:
-        """Make its layers."""
+        """Build the layers."""
         super().__init__()
         self.adapter = Adapter(width, width)
         self.linear = nn.Linear(width, num_classes)
@@ -55,5 +55,5 @@ class Head(nn.Module):
 
 
 def adapters(widths: Iterable[tuple[int, int]]) -> nn.ModuleList:
-    """One adapter a pair of layers."""
+    """One adapter per pair of layers."""
     return nn.ModuleList(Adapter(before, after) for before, after in widths)

@@ -32,7 +32,7 @@ from tutelage.types import Batch, Outputs, Signal
 def attention_map(
     feature: Float[Tensor, "batch channels height width"], power: int = 2
 ) -> Float[Tensor, "batch places"]:
-    """Where a map responds: mean over channels of its absolute value to a power, unit length."""
+    """Attention map: mean over channels of the absolute value to a power, at unit length."""
     scaled, _ = shrunk(feature)
     strength = scaled.abs().pow(power).mean(dim=1).flatten(start_dim=1)
     return unit(strength, dim=1)
@@ -40,7 +40,7 @@ def attention_map(
 
 @final
 class AttentionTransfer(Loss):
-    """The student shall respond where the teacher responds.
+    """Attention transfer: the student learns where the teacher's maps respond.
 
     No parameters; channels may differ. It helps within a family of networks and can hurt across.
 
@@ -113,7 +113,7 @@ def _kernel(one: Tensor, other: Tensor) -> Tensor:
 
 @final
 class NST(Loss):
-    """Neuron selectivity transfer: channels shall be distributed as the teacher's are.
+    """Neuron selectivity transfer: match the distribution of the teacher's channels.
 
     No parameters; channels may differ in number.
 
@@ -157,7 +157,7 @@ class NST(Loss):
 def flow(
     bottom: Float[Tensor, "batch channels _h _w"], top: Float[Tensor, "batch channels2 _h2 _w2"]
 ) -> Float[Tensor, "batch channels channels2"]:
-    """How channels of one layer go with those of a later one: mean product over the places."""
+    """Correlation of a layer's channels with a later layer's: mean product over positions."""
     height, width = min(bottom.shape[2], top.shape[2]), min(bottom.shape[3], top.shape[3])
     first = shrink(bottom, height, width).flatten(start_dim=2)
     second = shrink(top, height, width).flatten(start_dim=2)
@@ -166,7 +166,7 @@ def flow(
 
 @final
 class FSP(Loss):
-    """Flow of solution procedure: how features change from layer to layer shall be alike.
+    """Flow of solution procedure: match how features change from layer to layer.
 
     No parameters; each student layer needs as many channels as its teacher layer.
 
@@ -199,7 +199,7 @@ class FSP(Loss):
             raise ConfigError("fsp: it goes from layer to layer, got one. Name two or more.")
 
     def build(self, dry: DryRun) -> None:
-        """Refuse channels that differ, before the first step."""
+        """Refuse different numbers of channels, before the first step."""
         self._check(*dry_features(self, dry))
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
@@ -228,7 +228,7 @@ class FSP(Loss):
 
 @final
 class CWD(LayerLoss):
-    """Channel-wise distillation: where each channel responds, as a distribution over places.
+    """Channel-wise distillation: each channel's response as a distribution over positions.
 
     Made for dense prediction; softened over the places of each channel, not over classes.
 
@@ -251,19 +251,19 @@ class CWD(LayerLoss):
     def __init__(
         self, student_layer: str, teacher_layer: str | None = None, temperature: float | int = 4.0
     ) -> None:
-        """Keep the settings."""
+        """Store the settings."""
         super().__init__(student_layer, teacher_layer)
         self.temperature = check_temperature(temperature)
         self.adapter: nn.Module | None = None
 
     def build(self, dry: DryRun) -> None:
-        """Make an adapter where the channels differ in number."""
+        """Build an adapter where the numbers of channels differ."""
         (ours,), (theirs,) = dry_features(self, dry)
         widths = width_of(ours), width_of(theirs)
         self.adapter = nn.Identity() if widths[0] == widths[1] else Adapter(*widths)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """T squared times the KL divergence over places, mean over channels and samples."""
+        """T squared times the KL divergence over positions, mean over channels and samples."""
         return over_counted(self, student, teacher, batch, self._distance)
 
     def _distance(self, student: Features, teacher: Features) -> Tensor:

@@ -1,4 +1,4 @@
-"""Losses on yes-or-no questions: one sigmoid a label, for one label or for many at once."""
+"""Losses on yes/no questions: one sigmoid per label, for one label or many."""
 
 from typing import final
 
@@ -41,7 +41,7 @@ class BinaryCrossEntropy(Loss):
     skips_unlabelled = True
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """In nats, summed over labels, mean over the counted items."""
+        """In nats, summed over labels, mean over the valid items."""
         mask = batch.label_mask
         labels = cleared(_checked_labels(self, student, batch, mask), mask)
         surprise = binary_cross_entropy_per_item(cleared(student.logits, mask), labels)
@@ -76,7 +76,7 @@ class BinaryKD(Loss):
         self.temperature = check_scheduled_temperature(temperature)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """In nats times T squared, summed over labels, mean over the counted items."""
+        """In nats times T squared, summed over labels, mean over the valid items."""
         if teacher is None:
             raise SignalError(
                 f"Loss {self.title!r} needs a teacher's logits, but no teacher is given."
@@ -91,7 +91,7 @@ class BinaryKD(Loss):
 def _checked_labels(
     loss: Loss, student: Outputs, batch: Batch, mask: Tensor | None
 ) -> Float[Tensor, "items labels"]:
-    """The labels of a batch, once they are known to be 0 or 1 for each logit.
+    """The labels of a batch, checked to be 0 or 1 for each logit.
 
     Raises:
         SignalError: The data has none.

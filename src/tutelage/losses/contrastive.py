@@ -1,4 +1,4 @@
-"""Contrastive representation distillation: the same sample close, other samples far."""
+"""Contrastive representation distillation: the same sample near, other samples far."""
 
 import math
 from typing import final
@@ -35,12 +35,12 @@ class _Embedding(nn.Module):
         self.title = title
 
     def forward(self, feature: Tensor) -> Tensor:
-        """One vector of length 1 a sample."""
+        """One vector of unit length per sample."""
         return unit(self.linear(pooled(feature, self.title)), dim=1)
 
 
 class _Embeddings(nn.Module):
-    """One embedding for each network."""
+    """One embedding per network."""
 
     def __init__(self, loss: Loss, dry: DryRun, width: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class _Embeddings(nn.Module):
         self.teacher = _Embedding(width_of(theirs), width, loss.title)
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the student and of the teacher."""
+        """Embeddings of the student and of the teacher."""
         return self.student(student), self.teacher(teacher)
 
 
@@ -58,7 +58,7 @@ def pick_out(
     teacher: Float[Tensor, "batch width"],
     temperature: float | int,
 ) -> Float[Tensor, ""]:
-    """How hard it is to pick each sample's partner out of the batch, in both directions.
+    """How hard it is to identify each sample's partner in the batch, in both directions.
 
     Args:
         student: Vectors of length 1.
@@ -80,7 +80,7 @@ def noise_contrast(
     num_samples: float | int,
     counts: Bool[Tensor, "batch negatives"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Noise contrastive estimation: tell a true pair from pairs drawn at random.
+    """Noise contrastive estimation: tell a true pair from randomly drawn ones.
 
     Args:
         positive: Logarithm of the model's density at the true pair.
@@ -143,12 +143,12 @@ class CRD(LayerLoss):
         self.embeddings: nn.Module | None = None
 
     def build(self, dry: DryRun) -> None:
-        """Make the embeddings of both networks."""
+        """Build the embeddings of both networks."""
         check_several(self, dry)
         self.embeddings = _Embeddings(self, dry, self.width)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The surprise in nats, at best near 0; 0 for one sample."""
+        """The cross-entropy in nats, at best near 0; 0 for one sample."""
         return over_counted(self, student, teacher, batch, self._distance, least=2)
 
     def _distance(self, student: Features, teacher: Features) -> Tensor:
@@ -210,7 +210,7 @@ class CRDMemory(LayerLoss):
         self.scale: Tensor
 
     def build(self, dry: DryRun) -> None:
-        """Make the embeddings, and a memory of random vectors for the training samples.
+        """Build the embeddings, and a memory of random vectors for the training samples.
 
         Raises:
             ConfigError: How many samples there are is not known.
@@ -259,7 +259,7 @@ class CRDMemory(LayerLoss):
 
     @torch.no_grad()
     def _scale(self, number: int, positive: Tensor, negative: Tensor) -> Tensor:
-        """Logarithm of the constant that makes densities of scores, from the first batch."""
+        """Logarithm of the constant that normalises scores, from the first batch."""
         if self.scale[number] != 0:
             return self.scale[number].clone()
         scores = torch.cat([positive[:, None], negative], dim=1)

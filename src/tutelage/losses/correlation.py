@@ -1,4 +1,4 @@
-"""Losses on how the predictions for samples and classes go together."""
+"""Losses on correlations of predictions across samples and classes."""
 
 from collections.abc import Sequence
 from typing import final
@@ -80,7 +80,7 @@ class DIST(Loss):
 
 
 def correlation_gap(student: Probabilities, teacher: Probabilities, dim: int) -> Float[Tensor, ""]:
-    """One minus the Pearson correlation along an axis, mean over the lines.
+    """One minus the Pearson correlation along an axis, averaged over the others.
 
     A line that hardly varies in either network correlates with nothing and has hardly a gradient:
     10^-8 is added to the product of the two lengths. So what is learned of a class fades as the
@@ -103,7 +103,7 @@ def correlation_gap(student: Probabilities, teacher: Probabilities, dim: int) ->
 
 
 def _length(centred: Probabilities, values: Probabilities, dim: int) -> Tensor:
-    """Of each line without its mean, or if that is next to nothing a small share of the line's.
+    """Norm of each centred line, or a small share of the line's own norm if that is larger.
 
     Without it a student that is not sure of anything yet, such as one whose head begins at 0, has
     lines of rounding errors and gradients of 10^8.
@@ -185,7 +185,7 @@ def likeness_distance(
 
 
 def check_three_classes(loss: Loss, logits: Float[Tensor, "rows classes"]) -> None:
-    """Refuse two classes where a line of two numbers says nothing.
+    """Refuse two classes, where a correlation of two numbers carries no information.
 
     Raises:
         ShapeError: There are fewer than three.

@@ -1,4 +1,4 @@
-"""Losses that tell the label's class from the others."""
+"""Losses that treat the label's class and the other classes separately."""
 
 from typing import final
 
@@ -27,7 +27,7 @@ PerRowValues = Float[Tensor, " rows"]
 
 @final
 class DKD(Loss):
-    """Decoupled distillation: how sure of the label, and how the other classes share the rest.
+    """Decoupled distillation: confidence in the label, and the distribution of the other classes.
 
     KD weighs the second part by the teacher's doubt, so it fades where the teacher is sure; here
     it has a weight of its own. Use it with labels and a confident teacher. Let its weight rise in
@@ -95,7 +95,7 @@ def decoupled_parts(
 
 @final
 class NKD(Loss):
-    """Normalised distillation: cross-entropy on the label, and on how the other classes share.
+    """Normalised distillation: cross-entropy on the label, and on the other classes' distribution.
 
     The label's part is weighed by the teacher's probability of the label. Use it as DKD; it has
     one weight less. With two classes the second part is 0.
@@ -139,7 +139,7 @@ class NKD(Loss):
 def normalised_parts(
     student: Logits, teacher: Logits, labels: Labels, temperature: float | int
 ) -> tuple[PerRowValues, PerRowValues]:
-    """Cross-entropy on the label at temperature 1, and among the others, without T squared.
+    """Cross-entropy on the label at temperature 1, and on the others, without T squared.
 
     The first is weighed by the teacher's probability of the label.
     """
@@ -150,7 +150,7 @@ def normalised_parts(
 
 @final
 class OFALogit(Loss):
-    """Cross-entropy against soft targets in which the label stands out.
+    """Cross-entropy against soft targets with enhanced probability of the label.
 
     The term on the final logits of "One-for-All", for teachers of another architecture, whose
     soft targets fit the student less well. A class of probability p gets p to the power of the
@@ -215,7 +215,7 @@ def enhanced_cross_entropy(
 
 
 def check_part(name: str, weight: float | int) -> float:
-    """The weight of a loss's part, once it is known to be 0 or more.
+    """Weight of a loss's part, checked to be 0 or more.
 
     Raises:
         ConfigError: It is negative, infinite or not a number.

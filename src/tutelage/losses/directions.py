@@ -1,4 +1,4 @@
-"""Divergences beside forward KL, each for distributions that are given by their logarithms.
+"""Divergences other than forward KL, for distributions given by their logarithms.
 
 All of them take the student's log-probabilities first and the teacher's second, as constants, and
 give one number an item in nats (total variation: a share). None is negative, and each is 0 where
@@ -21,7 +21,7 @@ LEAST_LOG = -100.0
 def reverse_kl_of_logs(
     student_log: Float[Tensor, "*batch classes"], teacher_log: Float[Tensor, "*batch classes"]
 ) -> Float[Tensor, "*batch"]:
-    """KL(student || teacher); the gradient passes through both of the student's places."""
+    """KL(student || teacher); the gradient flows through both occurrences of the student."""
     return kl_of_logs(teacher_log.clamp(min=LEAST_LOG), student_log)
 
 
@@ -30,7 +30,7 @@ def log_mixture(
     teacher_log: Float[Tensor, "*batch classes"],
     teacher_share: float,
 ) -> Float[Tensor, "*batch classes"]:
-    """Logarithm of the distribution that is partly the teacher's and partly the student's.
+    """Logarithm of a mixture of the teacher's and the student's distribution.
 
     Args:
         student_log: Log-probabilities.
@@ -49,7 +49,7 @@ def jensen_shannon_of_logs(
     teacher_log: Float[Tensor, "*batch classes"],
     teacher_share: float,
 ) -> Float[Tensor, "*batch"]:
-    """Generalised Jensen-Shannon divergence over share times (1 - share): no jump at its ends.
+    """Generalised Jensen-Shannon divergence over share times (1 - share): continuous at its ends.
 
     Args:
         student_log: Log-probabilities.
@@ -106,7 +106,7 @@ def adaptive_kl_of_logs(
     teacher_log: Float[Tensor, "*batch classes"],
     head_mass: float,
 ) -> Float[Tensor, "*batch"]:
-    """Forward and reverse KL, weighed by how far apart the two are in head and in tail.
+    """Forward and reverse KL, weighted by how far apart both are in the head and in the tail.
 
     Args:
         student_log: Log-probabilities.
@@ -125,7 +125,7 @@ def adaptive_kl_of_logs(
 def in_head(
     teacher_log: Float[Tensor, "*batch classes"], head_mass: float
 ) -> Bool[Tensor, "*batch classes"]:
-    """Whether a class is among the likeliest whose mass together is not above `head_mass`.
+    """Whether a class is among the most likely ones with a total mass of at most `head_mass`.
 
     The likeliest class always is; the class that passes the mass is not.
     """

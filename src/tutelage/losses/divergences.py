@@ -1,4 +1,4 @@
-"""Distances between distributions: the only home of softmax and of temperature."""
+"""Distances between distributions: the only module with softmax and temperature."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ Temperature = float | int | Float[Tensor, ""]
 
 
 def check_temperature(temperature: float | int, name: str = "temperature") -> float:
-    """The temperature itself, once it is known to be above 0.
+    """The temperature, checked to be above 0.
 
     Args:
         temperature: To be checked.
@@ -31,7 +31,7 @@ def check_temperature(temperature: float | int, name: str = "temperature") -> fl
 
 
 def check_scheduled_temperature(temperature: Scheduled) -> Scheduled:
-    """A temperature that may move, once all that it passes is known to be above 0.
+    """A temperature that may be scheduled, checked to be above 0 throughout.
 
     Raises:
         ConfigError: It is 0, negative, infinite or not a number at some time.
@@ -83,7 +83,7 @@ def soften(
 def mean_over_counted(
     values: Float[Tensor, "*batch"], mask: Bool[Tensor, "*batch"] | None
 ) -> Float[Tensor, ""]:
-    """Mean over the items whose mask is True; 0 where nothing counts.
+    """Mean over the items whose mask is True; 0 if there are none.
 
     Args:
         values: One number an item.
@@ -100,7 +100,7 @@ def mean_over_counted(
 def cleared(
     logits: Float[Tensor, "*batch classes"], mask: Bool[Tensor, "*batch"] | None
 ) -> Float[Tensor, "*batch classes"]:
-    """Logits with 0 in the items that do not count.
+    """Logits with 0 in masked items.
 
     What stands there may be infinite or not a number. Taken out after the arithmetic, it would
     still spread: its gradient is 0 times infinity. So it is taken out before.
@@ -162,7 +162,7 @@ def kl_of_logs(
 
 
 def not_below_zero(values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """Distances, with 0 where rounding left less; their gradient stays what it is."""
+    """Distances clamped at 0 against rounding, with unchanged gradient."""
     return values + (-values.detach()).clamp(min=0)
 
 
@@ -171,7 +171,7 @@ def cross_entropy(
     labels: Int[Tensor, "*batch"],
     mask: Bool[Tensor, "*batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Negative log-probability of the labels at temperature 1, mean over counted items.
+    """Negative log-probability of the labels at temperature 1, mean over valid items.
 
     Args:
         logits: Before softmax.
@@ -213,7 +213,7 @@ def soft_cross_entropy(
 def weighed_surprise(
     student_log: Float[Tensor, "*batch classes"], weights: Float[Tensor, "*batch classes"]
 ) -> Float[Tensor, "*batch"]:
-    """Minus the log-probabilities, weighed and summed for each item; classes of no weight are out.
+    """Weighted negative log-probabilities, summed per item; classes of weight 0 are excluded.
 
     Args:
         student_log: Log-probabilities.
@@ -238,7 +238,7 @@ def entropy_per_item(
 
 
 class LabelSplit(NamedTuple):
-    """Log-probabilities of a distribution, taken apart at the label.
+    """Log-probabilities of a distribution, split into the label and the rest.
 
     Attributes:
         label_or_not: Of the label, and of all other classes together.
@@ -254,7 +254,7 @@ def split_at_label(
     labels: Int[Tensor, "*batch"],
     temperature: Temperature = 1.0,
 ) -> LabelSplit:
-    """Take a softened distribution apart at the label.
+    """Split a softened distribution into the label and the rest.
 
     All in logarithms, so that a label that is nearly sure leaves the others finite.
 
@@ -279,7 +279,7 @@ def split_at_label(
 def log_mean_probabilities(
     logits: Float[Tensor, "members *batch classes"], log_weights: Float[Tensor, " members"]
 ) -> Float[Tensor, "*batch classes"]:
-    """Logarithm of the weighed mean of several distributions: logits of the mean.
+    """Logarithm of the weighted mean of several distributions, usable as logits.
 
     Args:
         logits: Of each member, before softmax.
@@ -292,7 +292,7 @@ def log_mean_probabilities(
 def logit_of_mean_yes(
     logits: Float[Tensor, "members *batch labels"], log_weights: Float[Tensor, " members"]
 ) -> Float[Tensor, "*batch labels"]:
-    """Logit of the weighed mean of several probabilities of yes, label by label.
+    """Logit of the weighted mean of several probabilities of yes, label by label.
 
     Args:
         logits: Of each member, before a sigmoid each.
@@ -358,7 +358,7 @@ def squared_logit_distance(
     teacher_logits: Float[Tensor, "*batch classes"],
     mask: Bool[Tensor, "*batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Half the mean squared difference of centred logits, mean over classes and counted items.
+    """Half the mean squared difference of centred logits, mean over classes and valid items.
 
     Centring takes out each row's mean, which softmax does not see. This is the limit of
     `kl_divergence` (with its T squared) for high temperatures. Classes that either network holds
@@ -384,7 +384,7 @@ def squared_logit_distance(
 
 
 def check_same_shape(student: Sequence[int], teacher: Sequence[int]) -> None:
-    """Refuse shapes of logits of networks that do not speak of the same items and classes.
+    """Refuse logits of two networks with different shapes.
 
     Raises:
         ShapeError: They differ.

@@ -1,4 +1,4 @@
-"""Losses on embeddings: one vector a sample, compared by place, by direction or by neighbours."""
+"""Losses on embeddings: one vector per sample, compared by value, direction or neighbours."""
 
 import math
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def cosine_distance(
 def similarity_kl(
     student: Float[Tensor, "rows width"], teacher: Float[Tensor, "rows width2"], temperature: float
 ) -> Float[Tensor, ""]:
-    """KL(teacher || student) of whom in the batch a sample resembles.
+    """KL(teacher || student) of each sample's similarities to the rest of the batch.
 
     A sample's cosines with all others, divided by a temperature, are logits over these others.
 
@@ -56,7 +56,7 @@ def similarity_kl(
 def margin_distance(
     student: Float[Tensor, "rows width"], teacher: Float[Tensor, "rows width2"]
 ) -> Float[Tensor, ""]:
-    """Mean squared difference of margins: how much nearer one sample is than another.
+    """Mean squared difference of margins: how much closer one sample is than another.
 
     Over all triples of a sample and two others, the margin is the difference of two inner
     products. The mean over pairs of (d_j - d_k)^2 is twice the variance of d, so it takes no more
@@ -76,7 +76,7 @@ def _cosines(vectors: Tensor) -> Tensor:
 
 
 def _without_diagonal(square: Tensor) -> Tensor:
-    """Each row without the entry of the sample itself."""
+    """Each row without its diagonal entry."""
     rows = torch.arange(len(square), device=square.device)
     others = rows[:-1] + (rows[:-1] >= rows[:, None])
     return square.gather(dim=1, index=others)
@@ -91,7 +91,7 @@ def between_embeddings(
     *,
     least: int = 1,
 ) -> Float[Tensor, ""]:
-    """A distance between the counted vectors of both sides, in float32 or better.
+    """A distance between the valid vectors of both sides, in float32 or better.
 
     Args:
         loss: Who asks.
@@ -118,18 +118,18 @@ def between_embeddings(
 
 
 class _Regression(Loss):
-    """What the losses share that regress the teacher's vectors, along axes where widths differ."""
+    """Base of losses on the teacher's vectors, along principal axes if widths differ."""
 
     needs = frozenset({Signal.EMBEDDINGS})
 
     def __init__(self) -> None:
-        """Without axes: the widths are equal until a dry run shows otherwise."""
+        """Start without principal axes, which a dry run adds if widths differ."""
         super().__init__()
         self.axes: Tensor | None
         self.register_buffer("axes", None)
 
     def build(self, dry: DryRun) -> None:
-        """Find the teacher's principal axes, where it is wider than the student.
+        """Find the teacher's principal axes, if it is wider than the student.
 
         They are turned so that the teacher's vectors lie as near as can be to where the student's
         lie at first: cosines do not change by that, and a student that was made from the teacher
@@ -170,7 +170,7 @@ class _Regression(Loss):
 
 @final
 class EmbeddingMSE(_Regression):
-    """The student's vectors shall lie where the teacher's lie.
+    """The student's vectors regress the teacher's.
 
     The first choice for sentence embeddings. Where the teacher is wider, its vectors are taken
     along as many of their principal axes as the student is wide.
@@ -190,11 +190,11 @@ class EmbeddingMSE(_Regression):
     title = "embedding_mse"
 
     def __init__(self) -> None:
-        """It has no settings."""
+        """Take no settings."""
         super().__init__()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The mean squared distance over the counted samples; 0 where none counts."""
+        """The mean squared distance over the valid samples; 0 if there are none."""
         return between_embeddings(self, student, teacher, batch, self._distance)
 
     def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ class EmbeddingMSE(_Regression):
 
 @final
 class EmbeddingCosine(_Regression):
-    """The student's vectors shall point where the teacher's point, whatever their lengths.
+    """The student's vectors point in the direction of the teacher's, whatever their lengths.
 
     For vectors that are compared by cosine. Where the teacher is wider, its vectors are taken
     along as many of their principal axes as the student is wide.
@@ -218,11 +218,11 @@ class EmbeddingCosine(_Regression):
     title = "embedding_cosine"
 
     def __init__(self) -> None:
-        """It has no settings."""
+        """Take no settings."""
         super().__init__()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The mean over the counted samples; 0 where none counts."""
+        """The mean over the valid samples; 0 if there are none."""
         return between_embeddings(self, student, teacher, batch, self._distance)
 
     def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -231,7 +231,7 @@ class EmbeddingCosine(_Regression):
 
 @final
 class SimilarityKL(Loss):
-    """Whom in the batch a sample resembles shall be as the teacher has it.
+    """Match the distribution of each sample's similarities to the rest of the batch.
 
     Widths may differ. It sees one batch alone, so it wants batches of 64 or more; beside
     `embedding_mse` it sharpens the order of near neighbours.
@@ -275,7 +275,7 @@ class SimilarityKL(Loss):
 
 @final
 class MarginMSE(Loss):
-    """How much nearer one sample is than another shall be as the teacher has it.
+    """Match the teacher's margins: how much closer one sample is than another.
 
     Widths may differ, and a constant that is added to all of the teacher's scores changes
     nothing. For retrieval, beside or instead of `embedding_mse`.

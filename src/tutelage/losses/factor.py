@@ -40,14 +40,14 @@ class _Paraphraser(nn.Module):
         self.restore = Adapter(factor, width)
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """The factor, and how far what is restored from it is from the feature."""
+        """The factor, and the error of the features reconstructed from it."""
         factor = self.compress(feature)
         return factor, F.mse_loss(self.restore(factor), feature)
 
 
 @final
 class FactorTransfer(LayerLoss):
-    """The student, through a translator, shall give the teacher's features in compressed form.
+    """The student, through a translator, learns the teacher's features in compressed form.
 
     A paraphraser learns to compress the teacher's features so that they can be restored, and a
     translator learns to give the same factors from the student's.
@@ -85,14 +85,14 @@ class FactorTransfer(LayerLoss):
         self.translator: nn.Module | None = None
 
     def build(self, dry: DryRun) -> None:
-        """Make both."""
+        """Build both."""
         (ours,), (theirs,) = dry_features(self, dry)
         factor = max(1, round(self.rate * width_of(theirs)))
         self.paraphraser = _Paraphraser(width_of(theirs), factor)
         self.translator = Adapter(width_of(ours), factor)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The distance of the factors, and the paraphraser's restoring error."""
+        """The distance of the factors, and the paraphraser's reconstruction error."""
         return over_counted(self, student, teacher, batch, self._distance)
 
     def _distance(self, student: Features, teacher: Features) -> Tensor:

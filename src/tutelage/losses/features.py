@@ -1,4 +1,4 @@
-"""What losses on features share: which rows count, and shapes that fit."""
+"""Shared parts of losses on features: valid rows, and matching shapes."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -41,7 +41,7 @@ def layer_names(title: str, layers: Layers, same_as: Sequence[str] = ()) -> tupl
 def layer_pairs(
     title: str, ours: Layers, theirs: Layers | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Layers of the student, and those of the teacher that they go with.
+    """Layers of the student, and the teacher's layers that they are paired with.
 
     Args:
         title: The loss, for the message.
@@ -56,7 +56,7 @@ def layer_pairs(
 
 
 class LayerLoss(Loss):
-    """A loss that looks at one layer of each network.
+    """A loss on one layer of each network.
 
     Args:
         student_layer: Of the student.
@@ -81,7 +81,7 @@ def over_counted(
     *,
     least: int = 1,
 ) -> Float[Tensor, ""]:
-    """A distance between the counted rows of a loss's layers, all in one precision.
+    """A distance between the valid rows of a loss's layers, all in one precision.
 
     Args:
         loss: Names the layers of both networks.
@@ -112,7 +112,7 @@ def over_counted(
 
 
 def precision_of(loss: Loss, student: Tensor) -> torch.dtype:
-    """In what a loss computes: as its own weights are, else as the student, float32 or better.
+    """Precision of a loss: that of its weights, or of the student, at least float32.
 
     Raises:
         ConfigError: Its weights are less precise than float32.
@@ -129,14 +129,14 @@ def precision_of(loss: Loss, student: Tensor) -> torch.dtype:
 
 
 def nothing_of(features: Features) -> Float[Tensor, ""]:
-    """0, with a gradient of 0 for the features, whatever stands in them."""
+    """0, with a gradient of 0 for the features, whatever values they hold."""
     return torch.stack([feature[:0].sum() for feature in features]).sum()
 
 
 def features_of(
     loss: Loss, outputs: Outputs | None, layers: Sequence[str], role: str, rows: int | None = None
 ) -> Features:
-    """Features of layers, once they are known to be there with one row a sample.
+    """Features of layers, checked to exist with one row per sample.
 
     Raises:
         SignalError: They are not there.
@@ -171,7 +171,7 @@ def counted(
 
 
 def pooled(feature: Float[Tensor, "batch ..."], title: str) -> Float[Tensor, "batch width"]:
-    """One vector a sample: the mean of a map over its places, of tokens over the tokens.
+    """One vector per sample: the mean of a map over positions, of tokens over tokens.
 
     Raises:
         ShapeError: It is neither vectors, tokens nor maps.
@@ -187,7 +187,7 @@ def pooled(feature: Float[Tensor, "batch ..."], title: str) -> Float[Tensor, "ba
 
 
 def as_map(feature: Float[Tensor, "batch ..."], title: str) -> Float[Tensor, "batch c h w"]:
-    """Maps as they are; tokens (batch, tokens, width) as maps one place wide.
+    """Maps unchanged; tokens (batch, tokens, width) as maps of width 1.
 
     Raises:
         ShapeError: It is neither.
@@ -223,7 +223,7 @@ def maps_of_one_size(
 def of_one_kind(
     student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."], title: str
 ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch ..."]]:
-    """Vectors as they are, maps and tokens of one size.
+    """Vectors unchanged, maps and tokens at one size.
 
     Raises:
         ShapeError: One gives vectors, the other maps or tokens.
@@ -241,7 +241,7 @@ def of_one_kind(
 def shrink(
     feature: Float[Tensor, "batch c h w"], height: int, width: int
 ) -> Float[Tensor, "batch c height width"]:
-    """A map averaged to a size; itself where it has that size."""
+    """A map averaged to a size; unchanged if it has that size."""
     if feature.shape[2:] == (height, width):
         return feature
     return F.adaptive_avg_pool2d(feature, (height, width))
@@ -253,7 +253,7 @@ def width_of(feature: Float[Tensor, "batch ..."]) -> int:
 
 
 def built(adapter: nn.Module | None, title: str) -> nn.Module:
-    """An adapter, once it is known to be made.
+    """An adapter, checked to be built.
 
     Raises:
         ConfigError: The loss was not built.
@@ -275,7 +275,7 @@ def dry_features(loss: Loss, dry: DryRun) -> tuple[Features, Features]:
 
 
 def check_several(loss: Loss, dry: DryRun) -> None:
-    """Refuse batches in which a sample has no other to be related to.
+    """Refuse batches of one, where a sample has no other to be related to.
 
     Raises:
         ConfigError: Batches hold one sample.

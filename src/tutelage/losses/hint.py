@@ -1,4 +1,4 @@
-"""Losses that regress a teacher's features from the student's: FitNets, VID, boundaries."""
+"""Losses that regress a teacher's features from the student's: FitNets, VID, AB."""
 
 import math
 from typing import final
@@ -29,7 +29,7 @@ VARIANCE_FLOOR = 1e-5
 
 @final
 class FitNets(LayerLoss):
-    """A hint: the student's features, through an adapter, shall equal the teacher's.
+    """A hint: the student's features, through an adapter, regress the teacher's.
 
     The simplest feature loss; one layer in the middle or the last one before the classifier.
 
@@ -58,7 +58,7 @@ class FitNets(LayerLoss):
         self.adapter: nn.Module | None = None
 
     def build(self, dry: DryRun) -> None:
-        """Make the adapter from the student's width to the teacher's."""
+        """Build the adapter from the student's width to the teacher's."""
         (ours,), (theirs,) = dry_features(self, dry)
         self.adapter = Adapter(width_of(ours), width_of(theirs))
 
@@ -92,7 +92,7 @@ def gaussian_surprise(
 
 @final
 class VID(Loss):
-    """Variational information distillation: regression that learns how sure it is.
+    """Variational information distillation: regression with a learned variance.
 
     Each of the teacher's channels has a variance of its own, so that channels which the student
     cannot predict count less.
@@ -133,7 +133,7 @@ class VID(Loss):
         self.spreads = nn.ParameterList()
 
     def build(self, dry: DryRun) -> None:
-        """Make a regressor of three layers, and the variances, for each pair."""
+        """Build a regressor of three layers, and the variances, for each pair."""
         ours, theirs = dry_features(self, dry)
         widths = [(width_of(s), width_of(t)) for s, t in zip(ours, theirs, strict=True)]
         self.adapters = nn.ModuleList(Adapter(s, t, t, t, bias=False) for s, t in widths)
@@ -141,7 +141,7 @@ class VID(Loss):
         self.spreads = nn.ParameterList(torch.full((width,), start) for _, width in widths)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The sum of the layers' mean surprises, in nats an element; it may be negative."""
+        """The sum over layers of the mean negative log-likelihoods, in nats; it may be negative."""
         return over_counted(self, student, teacher, batch, self._distance)
 
     def _distance(self, student: Features, teacher: Features) -> Tensor:
@@ -162,7 +162,7 @@ def boundary_distance(
     teacher: Float[Tensor, "batch ..."],
     margin: float = 1.0,
 ) -> Float[Tensor, ""]:
-    """Squared hinge on the sides of zero: where the teacher is active, the student shall be too.
+    """Squared hinge around zero: the student must be active where the teacher is.
 
     Args:
         student: Before the activation.
@@ -178,7 +178,7 @@ def boundary_distance(
 
 @final
 class ActivationBoundaries(Loss):
-    """Neurons of the student, through an adapter, shall be active where the teacher's are.
+    """The student's neurons, through an adapter, learn to be active where the teacher's are.
 
     Name layers that give values before the activation: a batch norm, or the activation's input
     (`layer1.relu:input`).
@@ -216,7 +216,7 @@ class ActivationBoundaries(Loss):
         self.adapters: nn.ModuleList | None = None
 
     def build(self, dry: DryRun) -> None:
-        """Make an adapter for each pair."""
+        """Build an adapter for each pair."""
         ours, theirs = dry_features(self, dry)
         pairs = zip(ours, theirs, strict=True)
         self.adapters = adapters((width_of(s), width_of(t)) for s, t in pairs)

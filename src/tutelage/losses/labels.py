@@ -1,4 +1,4 @@
-"""Losses on labels alone: honest baselines for whatever a teacher is said to add."""
+"""Losses on labels alone: baselines for the benefit of a teacher."""
 
 from typing import final
 
@@ -20,7 +20,7 @@ from tutelage.types import Batch, Outputs, Signal
 
 @final
 class LabelSmoothing(Loss):
-    """Cross-entropy against labels of which a share is spread evenly over all classes.
+    """Cross-entropy against labels with a share spread evenly over all classes.
 
     It replaces the task loss: set task_weight to 0. Much of what a poor teacher gives is only
     this, so a method should beat it.
@@ -62,7 +62,7 @@ class LabelSmoothing(Loss):
 
 @final
 class TeacherFree(Loss):
-    """Teacher-free regularisation: KD from a made-up teacher that is right and evenly unsure.
+    """Teacher-free regularisation: KD from a synthetic teacher, right and evenly unsure.
 
     The made-up teacher gives the label a fixed probability and shares the rest evenly. A method
     with a real teacher should beat it.
@@ -94,7 +94,7 @@ class TeacherFree(Loss):
         self.temperature = check_scheduled_temperature(temperature)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The divergence from the made-up teacher, in nats times T squared."""
+        """The divergence from the synthetic teacher, in nats times T squared."""
         return mean_per_row(self, student, teacher, batch)
 
     def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:

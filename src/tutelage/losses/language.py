@@ -1,4 +1,4 @@
-"""Losses of language models: one number a token, its mean over the tokens that count.
+"""Losses of language models: one number per token, averaged over the valid tokens.
 
 Forward KL is `KD`; what stands here are the other ways to compare two next-token distributions.
 They work for classes as well.
@@ -42,7 +42,7 @@ def softened_logs(rows: Rows, temperature: float) -> Logs:
 
 
 class _OfLogs(Loss):
-    """What losses share that compare two softened distributions and scale by T squared."""
+    """Base of losses that compare two softened distributions and scale by T squared."""
 
     needs = frozenset({Signal.LOGITS})
 
@@ -64,7 +64,7 @@ class _OfLogs(Loss):
     def _divergence(
         self, student: Float[Tensor, "rows classes"], teacher: Float[Tensor, "rows classes"]
     ) -> Float[Tensor, " rows"]:
-        """Between the student's and the teacher's log-probabilities, for each row."""
+        """Divergence between the student's and the teacher's log-probabilities, per row."""
 
 
 @final
@@ -99,7 +99,7 @@ class ReverseKL(_OfLogs):
 
 @final
 class JensenShannon(_OfLogs):
-    """Generalised Jensen-Shannon divergence: between forward and reverse KL, without a jump.
+    """Generalised Jensen-Shannon divergence: from forward to reverse KL, continuously.
 
     Both are compared with their mixture, so that it stays finite and small mistakes of either
     kind count. Divided by share times (1 - share), its size near a match does not depend on the
@@ -137,7 +137,7 @@ class JensenShannon(_OfLogs):
 
 @final
 class SkewKL(_OfLogs):
-    """Skewed forward KL: from the teacher to a mixture that holds a little of the teacher.
+    """Skewed forward KL: from the teacher to a mixture of the student with some of the teacher.
 
     As KD, but bounded: a token that the student holds impossible cannot make it explode.
 
@@ -163,7 +163,7 @@ class SkewKL(_OfLogs):
 
 @final
 class SkewReverseKL(_OfLogs):
-    """Skewed reverse KL: from the student to a mixture that holds a little of the student.
+    """Skewed reverse KL: from the student to a mixture of the teacher with some of the student.
 
     As `ReverseKL`, but bounded; DistiLLM's choice for text that the student wrote.
 
@@ -193,7 +193,7 @@ class SkewReverseKL(_OfLogs):
 
 @final
 class AdaptiveKL(_OfLogs):
-    """Adaptive KL: forward KL where the student lags in the head, reverse KL where in the tail.
+    """Adaptive KL: forward KL where the student lags in the head, reverse KL in the tail.
 
     Each token weighs the two by the share of its absolute error that lies among the teacher's
     likeliest classes, and among the others. No gradient passes through the weights.
@@ -224,7 +224,7 @@ class AdaptiveKL(_OfLogs):
 
 @final
 class AlphaBeta(_OfLogs):
-    """Alpha-beta divergence: two powers choose between covering all and picking a few.
+    """Alpha-beta divergence: two powers choose between mode covering and mode seeking.
 
     Powers (1, 0) are forward KL and (0, 1) reverse KL; a sum above 1 looks at likely classes
     first, a larger teacher power covers more of the teacher.
@@ -294,18 +294,18 @@ class TotalVariation(Loss):
         self.temperature = check_scheduled_temperature(temperature)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The share of probability that would have to move, 0 to 1."""
+        """The probability mass that would have to move, 0 to 1."""
         return mean_per_row(self, student, teacher, batch)
 
     def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
-        """The share of each row."""
+        """The probability mass that would have to move, per row."""
         temperature = value_at(self.temperature, self.progress)
         return total_variation_of_logs(*softened_logs(rows, temperature))
 
 
 @final
 class TAID(Loss):
-    """Temporally adaptive interpolated distillation: a target that walks to the teacher.
+    """Temporally adaptive interpolated distillation: a target that moves to the teacher.
 
     The student learns from a mean of its own and the teacher's logits, in which the teacher's
     share grows: at least linearly with the training, and faster while the loss falls.
@@ -357,11 +357,11 @@ class TAID(Loss):
         self.register_buffer("last", torch.tensor(torch.inf))
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The divergence from the present target, in nats times T squared."""
+        """The divergence from the current target, in nats times T squared."""
         return mean_per_row(self, student, teacher, batch)
 
     def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
-        """The divergence of each row from the present target."""
+        """The divergence of each row from the current target."""
         temperature = value_at(self.temperature, self.progress)
         student, teacher = rows.pair
         held = student.detach()
@@ -372,7 +372,7 @@ class TAID(Loss):
 
     @torch.no_grad()
     def observe(self, value: Float[Tensor, ""]) -> None:
-        """Let the share grow after a step that cost so much."""
+        """Increase the share after a step with this loss."""
         if self.last.isfinite():
             fall = (self.last - value) / (self.last + 1e-15)
             self.fall.mul_(self.momentum).add_(fall, alpha=1 - self.momentum)
@@ -384,7 +384,7 @@ class TAID(Loss):
 
 @final
 class SampledReverseKL(Loss):
-    """Reverse KL by the one token that the student wrote: what on-policy training costs least.
+    """Reverse KL from the sampled token alone: the cheapest on-policy loss.
 
     Its gradient is (log q - log p) times the gradient of log q, an unbiased estimate of reverse
     KL's over the student's own text; its value is log q - log p. The labels must be tokens that
@@ -447,11 +447,11 @@ class UniversalLogitDistance(Loss):
         self.temperature = check_scheduled_temperature(temperature)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The sum of absolute differences, 0 to 2, a mean over tokens."""
+        """The sum of absolute differences, 0 to 2, averaged over tokens."""
         return mean_per_row(self, student, teacher, batch)
 
     def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
-        """The distance of each row; 0 where the teacher's row is not a number."""
+        """The distance of each row; 0 where the teacher's row is NaN."""
         temperature = value_at(self.temperature, self.progress)
         teacher_rows = rows.teacher_of_any_width
         is_there = ~teacher_rows.isnan().any(dim=-1)

@@ -1,4 +1,4 @@
-"""Vectors at unit length: directions that stay finite where a vector has none."""
+"""Vectors at unit length, with a bounded gradient even for zero vectors."""
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ def unit(
     least: float = LEAST_LENGTH,
     floor: float = 0.0,
 ) -> Float[Tensor, "*batch"]:
-    """Vectors divided by their lengths, with a bounded slope.
+    """Vectors divided by their norms, with a bounded gradient.
 
     The slope of a direction is the inverse of the vector's length, without bound for a vector that
     is nearly 0. Here a vector that is shorter than a thousandth of the typical length (the root of
@@ -49,7 +49,7 @@ def unit(
 def shrunk(
     values: Float[Tensor, "*batch"],
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, ""]]:
-    """Values times a power of two by which none is large, and that power, a constant.
+    """Values scaled by a power of two to avoid overflow, and that constant power.
 
     The product rounds nothing, so what does not look at scale is the same to the last bit, and
     neither squares nor products overflow afterwards. The power is 1 where no magnitude is above

@@ -1,4 +1,4 @@
-"""Losses through a projector with normalisation: a simple recipe that is hard to beat."""
+"""Losses through a projector with normalisation."""
 
 import math
 from typing import final
@@ -91,7 +91,7 @@ class SRD(LayerLoss):
         self.projector: nn.Module | None = None
 
     def build(self, dry: DryRun) -> None:
-        """Make the projector."""
+        """Build the projector."""
         check_several(self, dry)
         (ours,), (theirs,) = dry_features(self, dry)
         self.projector = nn.Linear(width_of(ours), width_of(theirs))
@@ -107,7 +107,7 @@ class SRD(LayerLoss):
 
 @final
 class VkD(LayerLoss):
-    """Orthogonal projector: distances between samples survive the projection to the teacher.
+    """Orthogonal projector, which preserves distances between samples.
 
     The projector cannot do the student's work for it, for it can only turn.
 
@@ -135,7 +135,7 @@ class VkD(LayerLoss):
         self.projector: nn.Module | None = None
 
     def build(self, dry: DryRun) -> None:
-        """Make the projector.
+        """Build the projector.
 
         Raises:
             ShapeError: The student is wider than the teacher.

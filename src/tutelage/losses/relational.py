@@ -1,4 +1,4 @@
-"""Losses on how the samples of a batch lie to one another; widths may differ, no parameters."""
+"""Losses on relations between the samples of a batch, for any widths, without parameters."""
 
 import math
 from abc import abstractmethod
@@ -27,7 +27,7 @@ PKT_FLOOR = 1e-7
 
 
 class Relation(LayerLoss):
-    """A loss on how the samples of a batch lie to one another in one layer of each network.
+    """A loss on relations between the samples of a batch, in one layer of each network.
 
     Attributes:
         pools: Whether maps and tokens are pooled first.
@@ -42,14 +42,14 @@ class Relation(LayerLoss):
         check_several(self, dry)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """What lies between the two batches; 0 for one sample."""
+        """The distance between the two batches; 0 for one sample."""
         return over_counted(self, student, teacher, batch, self._distance, least=2)
 
     @abstractmethod
     def between(
         self, student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."]
     ) -> Float[Tensor, ""]:
-        """The loss, of the features of two samples or more."""
+        """The loss, from the features of two or more samples."""
 
     def _distance(self, student: Features, teacher: Features) -> Tensor:
         ours, theirs = student[0], teacher[0]
@@ -80,7 +80,7 @@ def _similarities(feature: Tensor) -> Tensor:
 
 @final
 class SimilarityPreserving(Relation):
-    """Samples that are alike to the teacher shall be alike to the student.
+    """Samples that are similar to the teacher become similar to the student.
 
     Cheap, without parameters, and free of widths and architectures. It sees who resembles whom in
     one batch alone, so it wants batches of 64 or more; beside KD it adds little.
@@ -127,7 +127,7 @@ def correlations(
 
 @final
 class CorrelationCongruence(Relation):
-    """Correlations between samples, by a Gaussian kernel, shall be those of the teacher.
+    """Correlations between samples, by a Gaussian kernel, match the teacher's.
 
     Widths and architectures may differ. On its own it moves little; it is meant beside KD, and
     wants batches that hold several samples of a class.
@@ -190,7 +190,7 @@ def relative_distances(embedding: Float[Tensor, "batch width"]) -> Float[Tensor,
 
 
 def angles(embedding: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch batch"]:
-    """Cosines of the angles at each sample between every two others."""
+    """Cosines of the angles at each sample between each pair of the others."""
     sides = unit(embedding[None] - embedding[:, None], dim=2)
     return sides @ sides.transpose(1, 2)
 
@@ -226,7 +226,7 @@ class RKDDistance(Relation):
 
 @final
 class RKDAngle(Relation):
-    """Relational distillation: angles between every three samples.
+    """Relational distillation: angles between triples of samples.
 
     Memory grows with the cube of the batch: 64 samples make 0.26 million angles, 512 make 134.
 
@@ -254,7 +254,7 @@ class RKDAngle(Relation):
 def neighbour_divergence(
     student: Float[Tensor, "batch width"], teacher: Float[Tensor, "batch width2"]
 ) -> Float[Tensor, ""]:
-    """KL divergence of the chances that samples are neighbours, by their cosines.
+    """KL divergence of the probabilities that samples are neighbours, from their cosines.
 
     Args:
         student: One vector a sample.
@@ -277,7 +277,7 @@ def _chances(embedding: Tensor) -> Tensor:
 
 @final
 class PKT(Relation):
-    """Probabilistic knowledge transfer: who is whose neighbour, as a distribution.
+    """Probabilistic knowledge transfer: the distribution of each sample's neighbours.
 
     Use it where features shall be searched or compared (embeddings), or beside KD; widths and
     architectures may differ and nothing has to be tuned but the weight. Batches should hold

@@ -1,4 +1,4 @@
-"""Losses on how a transformer's tokens relate: attention scores, relations by head."""
+"""Losses on relations between a transformer's tokens: attention scores, relations per head."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from tutelage.types import Batch, Outputs, Signal
 
 @final
 class TinyBERTAttention(Loss):
-    """Attention scores of the student, before softmax, shall equal those of the teacher.
+    """Attention scores of the student, before softmax, match the teacher's.
 
     The scores are computed from queries and keys, so that fast attention need not be switched off.
 
@@ -65,7 +65,7 @@ class TinyBERTAttention(Loss):
         self.teacher_layers = parts_of_layers(theirs, self.parts)
 
     def build(self, dry: DryRun) -> None:
-        """Refuse widths that cannot be cut into so many heads."""
+        """Refuse widths that this number of heads does not divide."""
         check_widths(self, dry, self.heads)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
@@ -78,7 +78,7 @@ class TinyBERTAttention(Loss):
         return torch.stack([scores_distances(s, t, mask) for s, t in pairs]).sum(dim=0)
 
     def _scores(self, features: Features) -> list[Tensor]:
-        """Of each layer, from its queries and keys."""
+        """Attention scores of each layer, from its queries and keys."""
         return [
             scores(queries, keys, self.heads)
             for queries, keys in zip(features[::2], features[1::2], strict=True)
@@ -87,7 +87,7 @@ class TinyBERTAttention(Loss):
 
 @final
 class MiniLMv2(LayerLoss):
-    """How tokens relate by their queries, keys and values shall be as in the teacher.
+    """Relations between tokens by queries, keys and values match the teacher's.
 
     Of one layer alone, so that depth and width of the student are free; in the paper the last
     layer of the student, and of the teacher the last one, or of a large one some way before it.
@@ -128,7 +128,7 @@ class MiniLMv2(LayerLoss):
         self.teacher_layers = parts_of_layers(self.teacher_layers, self.parts)
 
     def build(self, dry: DryRun) -> None:
-        """Refuse widths that cannot be cut into so many heads."""
+        """Refuse widths that this number of heads does not divide."""
         check_widths(self, dry, self.heads)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
@@ -160,7 +160,7 @@ def scores_distances(
     teacher: Float[Tensor, "rows heads length length"],
     mask: Bool[Tensor, "rows length"],
 ) -> Float[Tensor, "rows length"]:
-    """Each token's mean squared difference of scores, over heads and the tokens that count."""
+    """Each token's mean squared difference of scores, over heads and valid tokens."""
     gaps = (student - teacher).square().mean(dim=1)
     counted = torch.where(mask[:, None, :], gaps, 0.0)
     return counted.sum(dim=-1) / mask.sum(dim=-1, keepdim=True)
@@ -169,7 +169,7 @@ def scores_distances(
 def log_relations(
     values: Float[Tensor, "rows length width"], heads: int, mask: Bool[Tensor, "rows length"]
 ) -> Float[Tensor, "rows heads length length"]:
-    """Logarithm of how much each token relates to each other one that counts, by head."""
+    """Log-distribution of each token's relation to the other valid tokens, per head."""
     related = scores(values, values, heads).masked_fill(~mask[:, None, None, :], -torch.inf)
     return log_soften(related)
 
@@ -180,7 +180,7 @@ def parts_of_layers(layers: Sequence[str], parts: Sequence[str]) -> tuple[str, .
 
 
 def checked_parts(parts: Sequence[str], count: int, title: str) -> tuple[str, ...]:
-    """Names of an attention's parts, once there are as many as are needed.
+    """Names of an attention's parts, checked for their number.
 
     Raises:
         ConfigError: There are more or fewer.
@@ -193,7 +193,7 @@ def checked_parts(parts: Sequence[str], count: int, title: str) -> tuple[str, ..
 
 
 def checked_heads(heads: int, title: str) -> int:
-    """A number of heads, once it is one.
+    """A number of heads, checked to be one.
 
     Raises:
         ConfigError: It is below 1 or no whole number.
@@ -204,7 +204,7 @@ def checked_heads(heads: int, title: str) -> int:
 
 
 def check_widths(loss: Loss, dry: DryRun, heads: int) -> None:
-    """Refuse widths that cannot be cut into so many heads.
+    """Refuse widths that this number of heads does not divide.
 
     Raises:
         ConfigError: A layer's width is no multiple of the heads.

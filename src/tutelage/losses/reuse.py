@@ -26,14 +26,14 @@ PROJECTOR = "projector"
 
 
 class _Still(nn.Module):
-    """A part of the teacher that stays in eval mode, whatever becomes of the student."""
+    """A part of the teacher that stays in eval mode when the student trains."""
 
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
         self.part = part.eval().requires_grad_(requires_grad=False)
 
     def train(self, mode: bool = True) -> "_Still":
-        """Stay."""
+        """Stay in eval mode."""
         return self
 
     def forward(self, feature: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def projector(narrow: int, wide: int, shrink_by: int, *, is_map: bool) -> nn.Mod
 
 @final
 class SimKD(Loss):
-    """The student's features, projected, go through the teacher's own last parts.
+    """The student's features, projected, go through the teacher's own last modules.
 
     The network that is trained and delivered is the student with a projector and a frozen copy of
     the teacher's classifier in the place of its own: a little larger, and often much better.
@@ -109,7 +109,7 @@ class SimKD(Loss):
         self.teacher_layers = (self.teacher_parts[0] + INPUT,)
 
     def wrap(self, student: nn.Module, dry: DryRun) -> nn.Module:
-        """A copy of the student with projector and teacher's parts in place of its own.
+        """A copy of the student with the projector and the teacher's modules in place of its own.
 
         Raises:
             SignalError: The teacher is no live network.

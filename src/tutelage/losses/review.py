@@ -1,4 +1,4 @@
-"""Knowledge review: earlier layers of the student learn with the help of later ones."""
+"""Knowledge review: earlier layers of the student learn together with later ones."""
 
 from collections.abc import Sequence
 from typing import final
@@ -29,7 +29,7 @@ def pyramid_distance(
     student: Float[Tensor, "batch channels height width"],
     teacher: Float[Tensor, "batch channels height width"],
 ) -> Float[Tensor, ""]:
-    """Mean squared difference at full size and pooled to 4, 2 and 1, coarser ones counting less.
+    """Mean squared difference at full size and pooled to 4, 2 and 1, with decreasing weight.
 
     Weights are 1, then 1/2, 1/4, ... for each size below the map's; their sum divides.
 
@@ -47,7 +47,7 @@ def pyramid_distance(
 
 
 class _Fusion(nn.Module):
-    """Joins a layer with what the later layers gave, by attention, and fits it to a width."""
+    """Fuses a layer with the result of the later layers by attention, and adapts its width."""
 
     def __init__(self, channels_in: int, width: int, channels_out: int, *, is_last: bool) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class _Fusion(nn.Module):
     def forward(
         self, feature: Tensor, later: Tensor | None, size: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """The fitted map, and the joined one for the layer before."""
+        """The adapted map, and the fused one for the layer before."""
         joined = self.reduce(feature)
         if self.attention is not None and later is not None:
             larger = F.interpolate(later, size=joined.shape[2:], mode="nearest")
@@ -116,7 +116,7 @@ class ReviewKD(Loss):
         self.fusions: nn.ModuleList | None = None
 
     def build(self, dry: DryRun) -> None:
-        """Make a fusion for each layer; they have batch norms, so a batch needs two rows."""
+        """Build a fusion for each layer; their batch norms need two rows."""
         ours, theirs = [self._maps(features) for features in dry_features(self, dry)]
         channels = [(one.shape[1], other.shape[1]) for one, other in zip(ours, theirs, strict=True)]
         width = self.width or min(512, max(one for one, _ in channels))
@@ -127,7 +127,7 @@ class ReviewKD(Loss):
         )
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The sum of the layers' distances; 0 for one sample, which a batch norm cannot take."""
+        """The sum of the layers' distances; 0 for one sample, which batch norm refuses."""
         return over_counted(self, student, teacher, batch, self._distance, least=2)
 
     def _distance(self, student: Features, teacher: Features) -> Tensor:

@@ -1,4 +1,4 @@
-"""Losses that count some samples for more than others."""
+"""Losses that weight samples."""
 
 from typing import final
 
@@ -26,7 +26,7 @@ SURE = 1e-7
 
 @final
 class WSLD(Loss):
-    """Weighted soft labels: a sample counts for more, the further the student is behind on it.
+    """Weighted soft labels: more weight where the student lags behind the teacher.
 
     A sample's weight is 1 - exp(-s / t), with s and t the student's and the teacher's
     cross-entropy on the label: near 1 where the teacher knows better, small where it does not.
@@ -66,7 +66,7 @@ class WSLD(Loss):
 
 
 def weights_of_doubt(rows: Rows) -> Float[Tensor, " rows"]:
-    """Between 0 and 1, without gradient: how far the student is behind on each label."""
+    """Weights between 0 and 1, without gradient: how far the student lags on each label."""
     student = -log_of_labels(log_soften(rows.student.detach()), rows.labels)
     teacher = -log_of_labels(log_soften(rows.teacher), rows.labels)
     return -torch.expm1(-student / (teacher + SURE))
@@ -74,7 +74,7 @@ def weights_of_doubt(rows: Rows) -> Float[Tensor, " rows"]:
 
 @final
 class ERKD(Loss):
-    """Entropy-reweighted distillation: a sample counts by how uncertain the teacher is of it.
+    """Entropy-reweighted distillation: weight by the teacher's uncertainty.
 
     Wraps a loss that is a mean over samples, such as `KD`, `DKD` or `NKD`.
 

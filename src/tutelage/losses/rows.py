@@ -1,4 +1,4 @@
-"""The rows of a batch that count, for losses that judge each sample by itself."""
+"""The valid rows of a batch, for losses that treat each sample separately."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 
 class _once(Generic[Value]):
-    """As `functools.cached_property`, without the lock that torch.compile does not follow."""
+    """Like `functools.cached_property`, without the lock that torch.compile cannot trace."""
 
     def __init__(self, compute: Callable[["Rows"], Value]) -> None:
         self.compute, self.name = compute, compute.__name__
@@ -30,7 +30,7 @@ class _once(Generic[Value]):
 
 @dataclass(frozen=True)
 class Rows:
-    """What losses on logits look at: the counted rows, in float32 or better.
+    """Inputs of losses on logits: the valid rows, in float32 or better.
 
     Attributes:
         loss: The one that looks, for messages.
@@ -55,7 +55,7 @@ class Rows:
 
     @_once
     def teacher(self) -> Float[Tensor, "rows classes"]:
-        """The teacher's logits, a constant.
+        """The teacher's logits, without gradient.
 
         Raises:
             SignalError: There is no teacher.
@@ -66,7 +66,7 @@ class Rows:
 
     @_once
     def teacher_of_any_width(self) -> Float[Tensor, "rows words"]:
-        """The teacher's logits, whatever its classes are.
+        """The teacher's logits, for any number of classes.
 
         Raises:
             SignalError: There is no teacher.
@@ -77,7 +77,7 @@ class Rows:
 
     @_once
     def pair(self) -> tuple[Float[Tensor, "rows classes"], Float[Tensor, "rows classes"]]:
-        """The student's and the teacher's logits of the classes that the teacher tells apart.
+        """The student's and the teacher's logits of the classes that the teacher distinguishes.
 
         Of a teacher that pools its rest (`SparseLogits.is_pooled`) these are the kept classes and
         one for all others; of any other teacher all classes.
@@ -117,36 +117,36 @@ class Rows:
         return None if self.batch.mask is None else self.batch.mask.nonzero().squeeze(dim=1)
 
     def counted(self, values: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "rows ..."]:
-        """The rows of something else that count."""
+        """The valid rows of another tensor."""
         return values if self._index is None else values.index_select(dim=0, index=self._index)
 
 
 @runtime_checkable
 class PerRow(Protocol):
-    """A loss that is a mean of one number a sample."""
+    """A loss that is the mean of one number per sample."""
 
     def per_row(self, rows: Rows) -> Float[Tensor, " rows"]:
-        """The loss of each counted row."""
+        """The loss of each valid row."""
         ...
 
 
 def mean_per_row(
     loss: Loss, student: Outputs, teacher: Outputs | None, batch: Batch
 ) -> Float[Tensor, ""]:
-    """Mean over the counted rows of a loss that has `per_row`; 0 where none counts."""
+    """Mean over the valid rows of a loss that has `per_row`; 0 if there are none."""
     assert isinstance(loss, PerRow)
     return mean_of_rows(loss.per_row(Rows(loss, student, teacher, batch)))
 
 
 def mean_of_rows(values: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
-    """Their mean; 0 where there is none."""
+    """Mean of the rows; 0 if there are none."""
     return values.sum() / max(1, len(values))
 
 
 def teacher_logits(
     loss: Loss, student: Outputs, teacher: Outputs | None
 ) -> Float[Tensor, "batch classes"]:
-    """The teacher's logits, once they are known to be there and to fit the student's.
+    """The teacher's logits, checked to exist and to fit the student's.
 
     Raises:
         SignalError: There is no teacher.
@@ -159,7 +159,7 @@ def teacher_logits(
 
 
 def class_logits(loss: Loss, student: Outputs) -> Float[Tensor, "batch classes"]:
-    """The student's logits, once softmax is known to say something of them.
+    """The student's logits, checked to have several classes.
 
     Raises:
         ShapeError: There are fewer than two classes.
@@ -176,7 +176,7 @@ def class_logits(loss: Loss, student: Outputs) -> Float[Tensor, "batch classes"]
 def checked_labels(
     loss: Loss, batch: Batch, num_classes: int, mask: Bool[Tensor, " batch"] | None
 ) -> Int[Tensor, " batch"]:
-    """The labels of a batch, once they are known to be classes.
+    """The labels of a batch, checked to be classes.
 
     On an accelerator their values are not looked at, since that would wait for it; the data of a
     recipe are checked when they are read.

@@ -1,4 +1,4 @@
-"""Embeddings without a teacher: a sample is nearest to itself, heard again."""
+"""Embeddings without a teacher: two dropout versions of a sample are neighbours."""
 
 from typing import final
 
@@ -19,14 +19,14 @@ TWIN = "twin"
 
 
 class Twice(nn.Module):
-    """A network that, while it is trained, says everything a second time with other dropout.
+    """A network that, in training, gives a second output with other dropout.
 
     Args:
         network: Gives one vector a sample.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        """Hold it beside the place where the second word can be heard."""
+        """Store it beside the buffer of the second output."""
         super().__init__()
         self.network = network
         self.add_module(TWIN, nn.Identity())
@@ -40,7 +40,7 @@ class Twice(nn.Module):
 
 @final
 class SimCSE(Loss):
-    """Each sample shall be nearest to itself under other dropout, among all of the batch.
+    """Each sample is closest to itself under other dropout, within the batch.
 
     What can be learned of embeddings from unlabelled samples without a teacher: the honest
     baseline of the task of embeddings. The network needs dropout; a step takes twice as long.
@@ -73,7 +73,7 @@ class SimCSE(Loss):
         self.dropout = dropout
 
     def wrap(self, student: nn.Module, dry: DryRun) -> nn.Module:
-        """The student, heard twice.
+        """The student with a second output.
 
         Raises:
             ConfigError: A batch is one sample, or the dropout to be set finds no layer.
@@ -96,7 +96,7 @@ class SimCSE(Loss):
 
 
 def _dropping(network: nn.Module, dropout: float) -> nn.Module:
-    """A copy of a network whose dropout layers all drop this share."""
+    """A copy of a network with this probability in all dropout layers."""
     twin = copied(network)
     layers = [module for module in twin.modules() if isinstance(module, nn.Dropout)]
     if not layers:

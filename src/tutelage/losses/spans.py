@@ -1,4 +1,4 @@
-"""Likelihoods of spans of text: for a teacher that reads the text in other tokens."""
+"""Likelihoods of text spans, for a teacher with another tokenizer."""
 
 from collections.abc import Iterator
 from typing import final
@@ -25,7 +25,7 @@ NEAREST_TO_SURE = -1e-5
 
 @final
 class SpanLikelihood(Loss):
-    """Likelihood of spans of text: for a teacher with another tokenizer.
+    """Likelihood of text spans, for a teacher with another tokenizer.
 
     A span runs from one place where both tokenizers end a token to the next. Both networks say how
     likely its text is, each as the product of its own tokens' probabilities, and the loss is the
@@ -56,7 +56,7 @@ class SpanLikelihood(Loss):
         self.temperature = check_scheduled_temperature(temperature)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The divergence in nats times the temperature, a mean over spans; 0 where there is none.
+        """The divergence in nats times the temperature, a mean over spans; 0 if there are none.
 
         Args:
             student: With gradient; of hidden states no more logits are there than of a chunk.
@@ -91,14 +91,14 @@ class SpanLikelihood(Loss):
 def _either_or(
     student: Float[Tensor, " spans"], teacher: Float[Tensor, " spans"]
 ) -> Float[Tensor, " spans"]:
-    """KL(teacher || student) of two outcomes, of the logarithm of the first one's probability."""
+    """KL(teacher || student) of two outcomes, from the log-probability of the first."""
     student_rest, teacher_rest = (torch.log(-torch.expm1(one)) for one in (student, teacher))
     first = teacher.exp() * (teacher - student)
     return not_below_zero(first + teacher_rest.exp() * (teacher_rest - student_rest))
 
 
 def _label_logs(student: Outputs, labels: Int[Tensor, " items"]) -> Float[Tensor, " items"]:
-    """Log-probability of each label, with gradient, and of hidden states chunk by chunk."""
+    """Log-probability of each label, with gradient; hidden states are processed in chunks."""
     scores = student.scores
     if not isinstance(scores, HiddenStates):
         return log_of_labels(log_soften(student.logits), labels)

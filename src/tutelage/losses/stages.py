@@ -1,4 +1,4 @@
-"""Classifiers on the student's own layers: for unlike architectures, and without a teacher."""
+"""Classifiers on the student's layers: for different architectures, and without a teacher."""
 
 from typing import final
 
@@ -31,7 +31,7 @@ from tutelage.types import Batch, Outputs, Signal
 
 @final
 class OFA(Loss):
-    """One for all: every stage of the student, through a small classifier, learns the logits.
+    """One for all: every stage of the student learns the logits through a small classifier.
 
     For unlike architectures (CNN, ViT, MLP), whose features have no places in common: they meet
     in the space of logits.
@@ -75,7 +75,7 @@ class OFA(Loss):
         self.heads: nn.ModuleList | None = None
 
     def build(self, dry: DryRun) -> None:
-        """Make a classifier for each layer."""
+        """Build a classifier for each layer."""
         self.heads = _heads(self, dry)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
@@ -140,11 +140,11 @@ class AuxiliaryHeads(Loss):
         self.heads: nn.ModuleList | None = None
 
     def build(self, dry: DryRun) -> None:
-        """Make a classifier for each layer."""
+        """Build a classifier for each layer."""
         self.heads = _heads(self, dry)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """The sum over the classifiers; the student's own logits are constants in it."""
+        """The sum over the classifiers; the student's own logits are constant in it."""
         deepest = counted(class_logits(self, student).detach(), batch.mask)
         labels = checked_labels(self, batch, deepest.shape[1], batch.mask)
         labels = counted(labels, batch.mask)

@@ -1,4 +1,4 @@
-"""What losses of tokens share: padding does not count, and each text counts alike."""
+"""Shared parts of token losses: padding is masked, and each text has equal weight."""
 
 from collections.abc import Callable
 
@@ -54,7 +54,7 @@ def over_tokens(
 
 
 def token_mask(batch: Batch, length: int, device: torch.device) -> Bool[Tensor, "samples length"]:
-    """Which tokens there are, of samples that count: all but padding."""
+    """Mask of valid tokens of valid samples, without padding."""
     named = {} if isinstance(batch.inputs, Tensor) else batch.inputs
     if ATTENTION_MASK in named:
         mask = named[ATTENTION_MASK].bool()
@@ -71,7 +71,7 @@ def token_mask(batch: Batch, length: int, device: torch.device) -> Bool[Tensor, 
 
 
 def check_tokens(loss: Loss, student: Features, teacher: Features) -> int:
-    """Tokens of a row, once they are known to be as many in all features.
+    """Number of tokens per row, checked to be the same in all features.
 
     Raises:
         ShapeError: A layer gives no tokens, or the networks do not see the same ones.
@@ -91,5 +91,5 @@ def _cleared(
     mask: Bool[Tensor, "rows length"],
     dtype: torch.dtype,
 ) -> Float[Tensor, "rows length width"]:
-    """In a precision, with 0 where no token is: whatever stands there must not spread."""
+    """Features in a precision, with 0 in masked tokens, whose values must not spread."""
     return feature.to(dtype).masked_fill(~mask[:, :, None], 0.0)

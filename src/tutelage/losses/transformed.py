@@ -1,4 +1,4 @@
-"""Losses that first do something to logits, or to the temperature, and then compare."""
+"""Losses that transform logits or temperature before they compare."""
 
 import math
 from typing import final
@@ -64,7 +64,7 @@ class TTM(Loss):
 
 @final
 class WTTM(Loss):
-    """Weighted transformed teacher matching: TTM, counting a sample by the teacher's doubt.
+    """Weighted transformed teacher matching: TTM, weighted by the teacher's uncertainty.
 
     A sample's weight is the sum of the teacher's probabilities to the power of 1 / temperature: 1
     where it is sure, more where it is not.
@@ -107,13 +107,13 @@ def transformed_kl(rows: Rows, temperature: float) -> Float[Tensor, " rows"]:
 def power_sum(
     logits: Float[Tensor, "rows classes"], temperature: float | int
 ) -> Float[Tensor, " rows"]:
-    """Sum over classes of the probabilities to the power of 1 / temperature."""
+    """Sum over classes of the probabilities raised to 1 / temperature."""
     return (log_soften(logits) / temperature).logsumexp(dim=-1).exp()
 
 
 @final
 class CTKD(Loss):
-    """Curriculum temperature: KD whose temperature is learned, to make the task harder.
+    """Curriculum temperature: KD with a learned temperature that makes the task harder.
 
     The temperature climbs the gradient that the student goes down; how fast, rises from 0 in the
     first epochs. It is trained and saved with the student's other settings, never exported.
@@ -138,7 +138,7 @@ class CTKD(Loss):
     def __init__(
         self, lowest: float | int = 1.0, span: float | int = 20.0, until: float | int = 10 / 240
     ) -> None:
-        """Hold the settings and the parameter, 1 at first as in the paper."""
+        """Store the settings and the parameter, initially 1 as in the paper."""
         super().__init__()
         self.lowest = check_temperature(lowest, "lowest")
         self.span = check_temperature(span, "span")
@@ -149,7 +149,7 @@ class CTKD(Loss):
 
     @property
     def temperature(self) -> float:
-        """Where the temperature stands."""
+        """The current temperature."""
         return float(self._learned().detach())
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
@@ -164,13 +164,13 @@ class CTKD(Loss):
 
 
 def scale_gradient(value: Float[Tensor, ""], factor: float) -> Float[Tensor, ""]:
-    """The value itself, whose gradient is multiplied by a factor on its way back."""
+    """The value itself, with its gradient multiplied by a factor."""
     return value.detach() + factor * (value - value.detach())
 
 
 @final
 class LogitStandardisation(Loss):
-    """Logits of mean 0 and spread 1, sample by sample, before another loss compares them.
+    """Logits standardised per sample before another loss compares them.
 
     The student need not copy how sure the teacher is, only how it orders the classes and how far
     apart. Use it with a weight of about 9 and a task_weight of 0.1:
@@ -195,7 +195,7 @@ class LogitStandardisation(Loss):
     title = "logit_standardisation"
 
     def __init__(self, inner: Loss) -> None:
-        """Hold the loss that compares."""
+        """Store the inner loss."""
         super().__init__()
         if Signal.LOGITS not in inner.needs or Signal.FEATURES in inner.needs:
             raise ConfigError(
@@ -207,7 +207,7 @@ class LogitStandardisation(Loss):
         self.whole_batch = inner.whole_batch
 
     def build(self, dry: DryRun) -> None:
-        """Let the inner loss make what it needs."""
+        """Build the inner loss."""
         self.inner.build(dry)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
@@ -222,7 +222,7 @@ class LogitStandardisation(Loss):
 
 
 def standardise(logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
-    """Each row less its mean, over its unbiased standard deviation, in float32 or better.
+    """Each row minus its mean, divided by its unbiased standard deviation, in float32 or better.
 
     Args:
         logits: `-inf` means an impossible class; such stay, and the others are standardised.

@@ -16,7 +16,7 @@ from tutelage.types import Batch, Outputs, Signal
 
 
 class TokenLoss(Loss):
-    """A distance of hidden states, token by token, behind a projection where widths differ.
+    """A distance of hidden states, token by token, after a projection if widths differ.
 
     Args:
         student_layers: One layer or several; each gives tokens (batch, tokens, width).
@@ -34,7 +34,7 @@ class TokenLoss(Loss):
         self.adapters = nn.ModuleList()
 
     def build(self, dry: DryRun) -> None:
-        """Make a projection for each pair of layers whose widths differ."""
+        """Build a projection for each pair of layers whose widths differ."""
         self.adapters = projections(self, dry)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
@@ -43,7 +43,7 @@ class TokenLoss(Loss):
 
     @abstractmethod
     def by_token(self, student: Features, teacher: Features) -> Float[Tensor, "rows length"]:
-        """The distance of each token, summed over layers, of features of equal widths."""
+        """The distance of each token, summed over layers, for features of equal widths."""
 
     def _by_projected(self, student: Features, teacher: Features, _: Tensor) -> Tensor:
         return self.by_token(projected(self.adapters, student), teacher)
@@ -51,7 +51,7 @@ class TokenLoss(Loss):
 
 @final
 class TinyBERTHidden(TokenLoss):
-    """Hidden states of the student's layers shall equal those of chosen layers of the teacher.
+    """Hidden states of the student's layers match those of chosen layers of the teacher.
 
     The widest transfer between transformers; best where the student starts from the teacher's own
     layers. Each layer of the student goes with one of the teacher: of 2 and 6 layers, say, the
@@ -81,7 +81,7 @@ class TinyBERTHidden(TokenLoss):
 
 @final
 class TinyBERTEmbedding(TokenLoss):
-    """What the student's embedding layer gives shall equal what the teacher's gives.
+    """The output of the student's embedding layer matches the teacher's.
 
     For a student with token vectors of its own, fresh or narrower; one that keeps the teacher's
     has nothing to learn here.
@@ -117,7 +117,7 @@ class TinyBERTEmbedding(TokenLoss):
 
 @final
 class DistilBERTCosine(TokenLoss):
-    """Hidden states of the student shall point where the teacher's point, however long they are.
+    """Hidden states of the student point in the direction of the teacher's, whatever their norms.
 
     Gentler than `tinybert_hidden`: lengths stay free.
 
@@ -151,7 +151,7 @@ def squared_distances(student: Features, teacher: Features) -> Float[Tensor, "ro
 
 
 def projections(loss: Loss, dry: DryRun) -> nn.ModuleList:
-    """For each pair of layers a linear map to the teacher's width; none where widths are equal."""
+    """A linear map to the teacher's width for each pair of layers; none if widths are equal."""
     ours, theirs = dry_features(loss, dry)
     check_tokens(loss, ours, theirs)
     widths = [(s.shape[-1], t.shape[-1]) for s, t in zip(ours, theirs, strict=True)]
@@ -159,7 +159,7 @@ def projections(loss: Loss, dry: DryRun) -> nn.ModuleList:
 
 
 def projected(adapters: nn.ModuleList, features: Features) -> Features:
-    """Features brought to the teacher's width; as they are where no projection was made."""
+    """Features in the teacher's width; unchanged without a projection."""
     if not adapters:
         return features
     return tuple(adapter(feature) for adapter, feature in zip(adapters, features, strict=True))

@@ -23,7 +23,7 @@ from tutelage.types import Batch, Outputs, Signal
 
 @final
 class MutualLearning(Loss):
-    """Deep mutual learning: the student and a peer like it, drawn anew, teach one another.
+    """Deep mutual learning: the student and a freshly initialised peer teach one another.
 
     Use it where there is no teacher. The peer is trained with the student and never delivered; a
     step costs about two of the baseline's.
@@ -45,14 +45,14 @@ class MutualLearning(Loss):
     title = "mutual_learning"
 
     def __init__(self, temperature: float | int = 1.0) -> None:
-        """Hold the temperature; the peer comes with `wrap`."""
+        """Store the temperature; `wrap` adds the peer."""
         super().__init__()
         self.temperature = check_temperature(temperature)
         self.peer: nn.Module | None = None
         self.run: Callable[[nn.Module, Batch], Outputs] | None = None
 
     def wrap(self, student: nn.Module, dry: DryRun) -> nn.Module:
-        """Make the peer: the student's architecture with fresh weights."""
+        """Create the peer: the student's architecture with fresh weights."""
         self.peer, self.run = copied(student), dry.run
         drawn = [_draw_anew(module) for module in self.peer.modules()]
         if not any(drawn):
@@ -110,7 +110,7 @@ class PastSelf(Loss):
     whole_batch = True
 
     def __init__(self, share: float | int = 0.8) -> None:
-        """Hold the share; the memory comes with `build`."""
+        """Store the share; `build` adds the memory."""
         super().__init__()
         if not 0 <= share <= 1:
             raise ConfigError(f"share must lie between 0 and 1, got {share}. Usual: 0.8.")
@@ -119,13 +119,13 @@ class PastSelf(Loss):
         self.memory: Tensor
 
     def build(self, dry: DryRun) -> None:
-        """Make room for one distribution a sample; a row of zeros says none is there yet."""
+        """Allocate one distribution per sample; a row of zeros marks a missing one."""
         if dry.num_samples == 0:
             raise ConfigError("Loss 'past_self' must know how many training samples there are.")
         self.memory = torch.zeros(dry.num_samples, dry.student.logits.shape[-1])
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """Cross-entropy against the labels, softened by what the student said an epoch ago."""
+        """Cross-entropy against labels softened by the student's predictions of an epoch ago."""
         if len(self.memory) == 0:
             raise SignalError(
                 "Loss 'past_self' has no memory yet. Call tutelage.engine.prepare.prepare before "

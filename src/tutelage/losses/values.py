@@ -32,7 +32,7 @@ class SquaredError(Loss):
     skips_unlabelled = True
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """Mean over the values of an item and over the counted items."""
+        """Mean over the values of an item and over the valid items."""
         mask = batch.label_mask
         values = _precise(student.logits)
         return _mean_square(values, label_values(self, batch, values), mask)
@@ -58,14 +58,14 @@ class ValueMSE(Loss):
     title = "value_mse"
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """Mean over the values of an item and over the counted items."""
+        """Mean over the values of an item and over the valid items."""
         values = _precise(student.logits)
         return _mean_square(values, _taught(self, student, teacher).to(values.dtype), batch.mask)
 
 
 @final
 class BoundedRegression(Loss):
-    """Teacher-bounded regression: the squared error, where the student is worse than the teacher.
+    """Teacher-bounded regression: the squared error, only where the student is worse.
 
     The student learns from the label until it is better than the teacher by a margin, and not
     beyond.
@@ -94,7 +94,7 @@ class BoundedRegression(Loss):
         self.margin = float(margin)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """Mean over the counted items; 0 of an item where the student is good enough."""
+        """Mean over the valid items; 0 for an item on which the student is good enough."""
         mask = batch.label_mask
         values = _precise(student.logits)
         labels = label_values(self, batch, values)
@@ -123,7 +123,7 @@ class GaussianNLL(Loss):
     skips_unlabelled = True
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """In nats without the constant, mean over the values of an item and the counted items."""
+        """In nats without the constant, mean over the values of an item and the valid items."""
         mask = batch.label_mask
         means, log_variances = _gaussians(cleared(_precise(student.logits), mask))
         labels = cleared(label_values(self, batch, means), mask)
@@ -147,7 +147,7 @@ class GaussianKL(Loss):
     title = "gaussian_kl"
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
-        """In nats, mean over the values of an item and over the counted items."""
+        """In nats, mean over the values of an item and over the valid items."""
         means, logs = _gaussians(cleared(_precise(student.logits), batch.mask))
         wanted = _taught(self, student, teacher).to(means.dtype)
         their_means, their_logs = _gaussians(cleared(wanted, batch.mask))
@@ -161,7 +161,7 @@ class GaussianKL(Loss):
 def label_values(
     loss: Loss, batch: Batch, values: Float[Tensor, "items values"]
 ) -> Float[Tensor, "items values"]:
-    """The labels of a batch as the student's values are.
+    """The labels of a batch in the shape of the student's values.
 
     Raises:
         SignalError: The data has none.
@@ -198,7 +198,7 @@ def _mean_square(values: Tensor, wanted: Tensor, mask: Tensor | None) -> Float[T
 
 
 def _gaussians(scores: Float[Tensor, "items outputs"]) -> tuple[Tensor, Tensor]:
-    """Means and logarithms of variances.
+    """Means and log-variances.
 
     Raises:
         ShapeError: There is an odd number of outputs.

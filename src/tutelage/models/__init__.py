@@ -1,1 +1,1 @@
-"""Networks: built-in ones, how others are found, and what they cost."""
+"""Networks: built-in ones, loading of others, and their cost."""

@@ -1,4 +1,4 @@
-"""Which of PyTorch's ways to compute attention a network is trained with."""
+"""Choice of PyTorch's attention implementation for training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ SHORT = 128  # tokens; beyond, what plain products keep for the backward outweig
 def fastest_attention(
     model: nn.Module, device: torch.device, precision: str, longest: int | None
 ) -> Iterator[None]:
-    """Let the networks of `transformers` in a model take plain products where these are faster.
+    """Use plain matrix products in the `transformers` networks of a model where they are faster.
 
     On CPUs the backward of PyTorch's fused attention in bfloat16 is a third of a training step
     while texts are short (`benchmarks/texts.py`); in float32 it is not, nor on other devices.

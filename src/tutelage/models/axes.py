@@ -1,4 +1,4 @@
-"""Principal axes: where vectors spread most."""
+"""Principal axes of vectors."""
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from tutelage.errors import ShapeError
 def principal_axes(
     vectors: Float[Tensor, "rows width"], num_axes: int
 ) -> Float[Tensor, "width axes"]:
-    """The directions in which vectors spread most, as orthonormal columns, the first the widest.
+    """Principal directions of vectors as orthonormal columns, by decreasing variance.
 
     Args:
         vectors: Of fewer rows than axes the last axes are any that stand upright on the others.
@@ -34,7 +34,7 @@ def principal_axes(
 def rotation_onto(
     vectors: Float[Tensor, "rows width"], wanted: Float[Tensor, "rows width"]
 ) -> Float[Tensor, "width width"]:
-    """The rotation or reflection that brings vectors nearest to others of the same rows.
+    """The rotation or reflection that brings vectors closest to others with the same rows.
 
     Source:
         Schönemann 1966, "A Generalized Solution of the Orthogonal Procrustes Problem".

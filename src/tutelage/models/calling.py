@@ -1,4 +1,4 @@
-"""Calling a network, whatever it takes and gives."""
+"""Calling a network, with any inputs and outputs."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -24,12 +24,12 @@ def own_copies(inputs: Given) -> Given:
 
 
 def called(model: nn.Module, inputs: Inputs, **settings: object) -> object:
-    """Whatever a network gives for a tensor, or for named tensors as arguments."""
+    """Raw output of a network for a tensor, or for named tensors as arguments."""
     return model(inputs, **settings) if isinstance(inputs, Tensor) else model(**inputs, **settings)
 
 
 def call(model: nn.Module, inputs: Inputs, **settings: object) -> Tensor:
-    """The logits that a network gives, before any look at their shape.
+    """The logits of a network, without a check of their shape.
 
     Args:
         model: Takes a tensor, or named tensors as arguments; gives a tensor, or an object or dict
@@ -53,7 +53,7 @@ def call(model: nn.Module, inputs: Inputs, **settings: object) -> Tensor:
 
 
 def call_checked(model: nn.Module, inputs: Inputs, **settings: object) -> Tensor:
-    """As `call`, but with a copy, and whatever goes wrong inside the network told in one line.
+    """Like `call`, but with a copy of the inputs and a one-line error for any failure inside.
 
     Raises:
         ModelError: Its forward failed.

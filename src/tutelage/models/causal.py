@@ -19,7 +19,7 @@ PREFIX = "causal:"
 
 
 def filled_cache(model: Any, past: Sequence[Tensor]) -> dict[str, Any]:
-    """The argument that holds keys and values of the tokens so far.
+    """The argument that holds keys and values of the previous tokens.
 
     Args:
         model: A language model or its body.
@@ -42,7 +42,7 @@ def make_causal(
     is_fresh: bool = False,
     changes: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """A causal language model from a Hugging Face folder or hub name.
+    """Load a causal language model from a Hugging Face folder or hub name.
 
     Args:
         path: The folder or name.
@@ -71,7 +71,7 @@ def make_causal(
 
 
 def load_gguf(path: Path) -> nn.Module:
-    """A causal language model from a GGUF file, its weights as float32.
+    """Load a causal language model from a GGUF file, with float32 weights.
 
     Raises:
         ModelError: It cannot be read.
@@ -110,7 +110,7 @@ def _load(path: str) -> nn.Module:
 
 
 def _config(path: str) -> Any:
-    """The configuration of a model that has no encoder beside it."""
+    """The configuration of a model, refused if it has an encoder."""
     transformers = require("transformers", "text", f"Model '{PREFIX}{path}'")
     try:
         config = transformers.AutoConfig.from_pretrained(path, **NO_CODE)
@@ -125,7 +125,7 @@ def _config(path: str) -> Any:
 
 
 def num_positions(path: str) -> int | None:
-    """Tokens of the longest text that a model was made for; None where its kind has no limit.
+    """Longest text in tokens that a model supports; None if its architecture has no limit.
 
     Raises:
         ModelError: There is no such model.
@@ -174,7 +174,7 @@ def _not_loaded(path: str, error: Exception) -> str:
 
 
 def cut_layers(model: nn.Module, keep: Sequence[int]) -> None:
-    """Leave a model these layers alone, in place.
+    """Keep only these layers of a model, in place.
 
     Raises:
         ConfigError: The numbers are not increasing, or there are no such layers.
@@ -209,7 +209,7 @@ def _with_lora(model: nn.Module, rank: int) -> nn.Module:
 
 
 def merged(model: nn.Module) -> nn.Module:
-    """A copy of the model with its adapters, if it has any, folded into its weights."""
+    """A copy of the model with its adapters, if any, merged into its weights."""
     twin = copy.deepcopy(model)
     fold: Any = getattr(twin, "merge_and_unload", None)
     if fold is None:
@@ -219,7 +219,7 @@ def merged(model: nn.Module) -> nn.Module:
 
 
 def save_causal(model: nn.Module, folder: Path, tokenizer: Any | None) -> None:
-    """Write a model as a Hugging Face folder that `from_pretrained` loads.
+    """Save a model as a Hugging Face folder that `from_pretrained` loads.
 
     Args:
         model: With or without adapters.

@@ -1,4 +1,4 @@
-"""Which channels of a network belong together, found by watching one forward pass.
+"""Dependencies between a network's channels, traced in one forward pass.
 
 Every channel that a layer gives gets a number of its own. Where two tensors are added, their
 channels are made one; where an operation is not understood, its channels must stay. What is left
@@ -30,7 +30,7 @@ ELEMENTWISE = {"add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "maxi
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Where a tensor has its channels, and their numbers."""
+    """A tensor's channel dimension, and the numbers of its channels."""
 
     dim: int
     channels: Channels
@@ -38,7 +38,7 @@ class Axis:
 
 @dataclass(slots=True)
 class ChannelMap:
-    """What the forward pass said.
+    """Result of tracing a forward pass.
 
     Attributes:
         weights: Of each parameter and buffer, by name: the numbers along each of its dimensions.
@@ -51,7 +51,7 @@ class ChannelMap:
     _fixed: set[int] = field(default_factory=set)
 
     def new(self, count: int, *, fixed: bool = False) -> Channels:
-        """Numbers that no channel has yet."""
+        """New channel numbers."""
         first = len(self._parent)
         numbers = tuple(range(first, first + count))
         self._parent.extend(numbers)
@@ -60,14 +60,14 @@ class ChannelMap:
         return numbers
 
     def root(self, channel: int) -> int:
-        """The number that stands for all channels that are one with this."""
+        """Representative of all channels that are identified with this one."""
         while self._parent[channel] != channel:
             self._parent[channel] = self._parent[self._parent[channel]]
             channel = self._parent[channel]
         return channel
 
     def unite(self, first: Channels, second: Channels) -> None:
-        """Make two rows of channels one, place by place."""
+        """Identify two rows of channels, element by element."""
         if len(first) != len(second):
             self.fix((*first, *second))
             return
@@ -75,11 +75,11 @@ class ChannelMap:
             self._parent[self.root(one)] = self.root(other)
 
     def fix(self, channels: Iterable[int]) -> None:
-        """These must stay."""
+        """Mark channels that cannot be removed."""
         self._fixed.update(channels)
 
     def note(self, name: str | None, dim: int, channels: Channels) -> None:
-        """A weight has these channels along a dimension; of a shared weight all uses are one."""
+        """Record the channels of a weight's dimension; uses of a shared weight are identified."""
         if name is None:
             self.fix(channels)
             return
@@ -90,7 +90,7 @@ class ChannelMap:
             known[dim] = channels
 
     def groups(self) -> list[list[int]]:
-        """Rows of channels of which some may go: layers whose channels are one stand together."""
+        """Groups of removable channels, with all layers that share them."""
         layers = list(range(len(self.producers)))
         owner: dict[int, int] = {}
         for number, channels in enumerate(self.producers):
@@ -108,7 +108,7 @@ class ChannelMap:
 
 @torch.no_grad()
 def map_channels(model: nn.Module, example: Shaped[Tensor, "batch ..."]) -> ChannelMap:
-    """Watch a network's forward pass.
+    """Trace a network's forward pass.
 
     Args:
         model: In eval mode; it is left as it is.
@@ -153,7 +153,7 @@ class _Watch(TorchDispatchMode):
         return given
 
     def fix(self, *values: Any) -> None:
-        """What these tensors hold must stay."""
+        """Mark the channels of these tensors as not removable."""
         for tensor in tree_leaves(values):
             if axis := self.axes.get(id(tensor)):
                 self.map.fix(axis.channels)
@@ -280,7 +280,7 @@ class _Watch(TorchDispatchMode):
         return self._reshaped(inputs, output)
 
     def _reshaped(self, inputs: Tensor, output: Tensor) -> Axis | None:
-        """Channels keep their dimension, or are flattened with all that stand behind them."""
+        """Channels keep their dimension, or are flattened with all dimensions behind them."""
         axis = self.axes.get(id(inputs))
         if axis is None:
             return None

@@ -1,4 +1,4 @@
-"""Copies of networks, and their state as tensors: for whatever people bring."""
+"""Copies of networks, and their state as tensors, for any network."""
 
 import copy
 import json
@@ -40,12 +40,12 @@ def copied(network: nn.Module) -> nn.Module:
 
 
 class _WithoutGraphs(TorchFunctionMode):
-    """Lets `copy.deepcopy` take tensors that came out of a forward pass."""
+    """Lets `copy.deepcopy` copy tensors that a forward pass produced."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Copy such a tensor by its values, everything else as PyTorch does."""
+        """Copy such a tensor by value, everything else as PyTorch does."""
         if func is not Tensor.__deepcopy__ or args[0].is_leaf:
             return func(*args, **(kwargs or {}))
         tensor, memo = args
@@ -82,12 +82,12 @@ def state_of(network: nn.Module) -> dict[str, Tensor]:
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put a state of `state_of` into a network; every name must fit."""
+    """Load the state of `state_of` into a network; every name must match."""
     network.load_state_dict(as_it_was(network, state))
 
 
 def as_it_was(network: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state of `state_of` with extra state in the form that the network gives it."""
+    """A state of `state_of`, with extra state in the network's own form."""
     extra = {name for name, value in network.state_dict().items() if not isinstance(value, Tensor)}
     return {
         name: json.loads(bytes(value.tolist()))

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates, bytes on disk."""
+"""Cost of a network: parameters, multiply-accumulates, bytes on disk."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +78,7 @@ def _plain_kernels() -> Iterator[None]:
 
 
 def size_row(name: str, model: nn.Module, example: Inputs, file: Path) -> SizeRow:
-    """What a network weighs, with the size of its exported file.
+    """Size of a network and of its exported file.
 
     Raises:
         RunFolderError: There is no such file.

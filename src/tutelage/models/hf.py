@@ -1,4 +1,4 @@
-"""Networks of `transformers`: whole, with less of them, or fresh."""
+"""Networks of `transformers`: whole, reduced, or fresh."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ HEADS = {
 
 
 def hf_factory(name: str) -> Callable[..., nn.Module]:
-    """A function that makes a network of `transformers`.
+    """A function that builds a network of `transformers`.
 
     Args:
         name: A folder as `save_pretrained` leaves it, or a name on the hub.
@@ -40,7 +40,7 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
         head: str | None = None,
         **config: Any,
     ) -> nn.Module:
-        """A network with a head for a task.
+        """Build a network with a head for a task.
 
         Args:
             num_classes: Width of the head.
@@ -80,7 +80,7 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
 def _loaded(
     kind: Any, name: str, settings: dict[str, Any], task: str, head: str | None
 ) -> tuple[Any, Origin]:
-    """A network with what the folder holds of it, and what is known of its head."""
+    """A network with the folder's weights, and what is known of its head."""
     config = _configured(name, {})
     suffix = HEADS[task].removeprefix("AutoModel")
     is_tuned = any(kind.endswith(suffix) for kind in config.architectures or ())
@@ -113,14 +113,14 @@ def _is_of_body(made: Any, key: str) -> bool:
 
 @torch.no_grad()
 def _draw_anew(made: Any, fresh: Any, names: Sequence[str]) -> None:
-    """Weights of a head, as a network without any training has them."""
+    """Initialise the weights of a head, as in an untrained network."""
     own, other = dict(made.named_parameters()), dict(fresh.named_parameters())
     for name in names:
         own[name].copy_(other[name])
 
 
 def save_hf(model: nn.Module, folder: Path, *, tokenizer: Any, class_names: Sequence[str]) -> None:
-    """Write a network of `transformers` as a folder that it loads, with its tokenizer.
+    """Save a network of `transformers` as a folder that it loads, with its tokenizer.
 
     Args:
         model: As `hf_factory` makes them; of one that a loss has put into another, the weights
@@ -140,7 +140,7 @@ def save_hf(model: nn.Module, folder: Path, *, tokenizer: Any, class_names: Sequ
 
 
 def hush(transformers: Any) -> None:
-    """A new head is meant here, and progress is shown by the run."""
+    """Suppress the warning about a new head, and progress bars that the run shows itself."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
@@ -164,7 +164,7 @@ def _configured(name: str, settings: dict[str, Any]) -> Any:
 def check_vocabulary(
     model: nn.Module, name: str, vocab_size: int | None, tokenizer: str | None, prefix: str = "hf:"
 ) -> None:
-    """Refuse tokens that the network would take for others.
+    """Refuse token numbers that mean other tokens to the network.
 
     Args:
         model: Of `transformers`.
@@ -216,7 +216,7 @@ def _vocabulary(name: str) -> dict[str, int]:
 
 
 def input_embeddings(name: str, width: int) -> Tensor:
-    """A network's token embeddings, brought to a width by their principal components.
+    """A network's token embeddings, reduced to a width by principal components.
 
     Args:
         name: A folder as `save_pretrained` leaves it, or a name on the hub.

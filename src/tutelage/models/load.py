@@ -50,7 +50,7 @@ def sliced(
     width: float = 1.0,
     depth: float = 1.0,
 ) -> nn.Module:
-    """A slice of another network, with initial weights of its own; see `slice_network`.
+    """A slice of another network with fresh initial weights; see `slice_network`.
 
     Args:
         of: The other network, named as in a recipe.
@@ -112,7 +112,7 @@ def make_model(
     folder: Path = Path(),
     **data_facts: Any,
 ) -> nn.Module:
-    """Make a network by name.
+    """Build a network by name.
 
     Args:
         name: A built-in name, `timm:NAME`, `torchvision:NAME`, `hf:NAME_OR_FOLDER`, `file.py:make`
@@ -172,7 +172,7 @@ def _made(factory: Factory, arguments: Mapping[str, Any], name: str) -> nn.Modul
 def _head_of(
     model: nn.Module, factory: Factory, arguments: Mapping[str, Any], name: str
 ) -> tuple[str, ...]:
-    """Names of the weights whose shape hangs on the number of classes."""
+    """Names of the weights whose shape depends on the number of classes."""
     if "num_classes" not in arguments:
         raise ConfigError(
             f"model {name!r}: head: new needs a network that takes num_classes, to find its head."
@@ -184,7 +184,7 @@ def _head_of(
 
 
 def load_weights(model: nn.Module, path: Path, without: Sequence[str] = ()) -> None:
-    """Put weights from a file into a network; every name and shape must fit.
+    """Load weights from a file into a network; every name and shape must match.
 
     Prefixes that other programs put before every name (`module.`, `_orig_mod.`, `model.`) are
     taken off.
@@ -215,7 +215,7 @@ def load_weights(model: nn.Module, path: Path, without: Sequence[str] = ()) -> N
 
 
 def _check_kinds(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Refuse numbers that would be read as others: complex ones lose a part, codes their scale."""
+    """Refuse dtypes that would be misread: complex ones lose a part, quantised ones their scale."""
     for name, value in state.items():
         if name.endswith(EXTRA):
             continue
@@ -229,7 +229,7 @@ def _check_kinds(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tens
 
 
 def _holds(value: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a network's numbers of a type can be what stands in a file."""
+    """Whether a dtype of the network can represent the file's numbers."""
     if value.is_complex() or dtype.is_complex:
         return value.is_complex() == dtype.is_complex
     if dtype.is_floating_point:
@@ -240,7 +240,7 @@ def _holds(value: Tensor, dtype: torch.dtype) -> bool:
 def _misfit(
     path: Path, others: Sequence[str], state: Mapping[str, Tensor], own: Mapping[str, Tensor]
 ) -> str:
-    """What is wrong with shapes, and what to do: another head is the commonest case."""
+    """What is wrong with shapes, and what to do; another head is the commonest case."""
     there, here = state[others[0]], own[others[0]]
     text = f"{path}: {others[0]} is {tuple(there.shape)}, the network's is {tuple(here.shape)}. "
     is_head = all(state[name].shape[1:] == own[name].shape[1:] for name in others)
@@ -254,7 +254,7 @@ def _misfit(
 
 
 def _unprefixed(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without what stands before every name, unless the network's own names begin so."""
+    """Remove a prefix of all names, unless the network's own names have it."""
     while state and not own.keys() & state.keys():
         prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
         if prefix is None:
@@ -264,7 +264,7 @@ def _unprefixed(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str
 
 
 def class_names_of(path: Path) -> tuple[str, ...] | None:
-    """Names of the classes that a checkpoint was trained on, where it or its folder says so.
+    """Class names of a checkpoint, if it or its folder contains them.
 
     Args:
         path: A file of weights; one of torch.save may hold them beside the weights, and a
@@ -305,7 +305,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _held(path: Path) -> Any:
-    """What a file of weights holds."""
+    """Contents of a weights file."""
     try:
         check_regular(path)
         if path.suffix == ".safetensors":
@@ -344,7 +344,7 @@ def _factory(name: str, folder: Path) -> Factory:
 
 
 def _check_known(name: str) -> None:
-    """Refuse a name that is none of the built-in ones, with the library that has it."""
+    """Refuse the name of no built-in network, and suggest the library that has it."""
     if name in BUILTIN:
         return
     import torchvision
@@ -362,7 +362,7 @@ def _check_known(name: str) -> None:
 
 
 def import_own(library: str, what: str) -> Any:
-    """Import a module of the user's own, for a network or a loss that a recipe names.
+    """Import a user's module for a network or a loss that a recipe names.
 
     Python's own modules and the libraries underneath are refused: a recipe that could name any
     function of theirs, with any arguments, could do anything without a line of code beside it.

@@ -1,4 +1,4 @@
-"""How many bytes a network's forward pass holds at once."""
+"""Peak memory of a network's forward pass."""
 
 import weakref
 from typing import Any
@@ -14,7 +14,7 @@ from tutelage.models.cost import frozen_copy
 
 
 def count_memory_bytes(model: nn.Module, example: Shaped[Tensor, "batch ..."]) -> int:
-    """Bytes of weights and of the tensors that live at once in a forward pass on one sample.
+    """Peak bytes of weights and live tensors in a forward pass on one sample.
 
     What a runtime needs at least, its own code not counted; PyTorch's order of operations, with
     each tensor freed after its last use.
@@ -48,7 +48,7 @@ def count_weight_bytes(model: nn.Module) -> int:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """The largest sum of bytes of tensors made inside the context and still alive."""
+    """Peak bytes of tensors that are created in the context and still alive."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Using a network without leaving it changed."""
+"""Use of a network that leaves it unchanged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def frozen(model: nn.Module) -> nn.Module:
-    """The same network, its parameters without need of gradients; compiled ones too."""
+    """The same network with parameters that need no gradient, compiled networks included."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
@@ -15,7 +15,7 @@ def frozen(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Put every part back into the mode and the need of gradients that it had, whatever happens."""
+    """Restore mode and `requires_grad` of every module afterwards, whatever happens."""
     modes = {module: module.training for module in model.modules()}
     needs = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:

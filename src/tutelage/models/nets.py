@@ -166,7 +166,7 @@ def resnet(
 
 
 class _Patches(nn.Module):
-    """One token a patch, with its place."""
+    """One token per patch, with its position."""
 
     def __init__(self, in_channels: int, width: int, patch: int, count: int) -> None:
         super().__init__()

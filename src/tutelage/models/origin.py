@@ -1,4 +1,4 @@
-"""Where a network's head comes from: the names of its classes, and whether it is newly drawn."""
+"""Origin of a network's head: its class names, and whether it is newly initialised."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ COUNTED = ("class_to_idx", "label2id")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What is known of a network that was loaded.
+    """What is known of a loaded network.
 
     Attributes:
         class_names: In the order of its logits; None where nothing names them.
@@ -31,17 +31,17 @@ _ORIGINS: WeakKeyDictionary[nn.Module, Origin] = WeakKeyDictionary()
 
 
 def remember(model: nn.Module, origin: Origin) -> None:
-    """Keep what is known of a network for as long as it lives."""
+    """Record what is known of a network, for as long as it lives."""
     _ORIGINS[model] = origin
 
 
 def origin_of(model: nn.Module) -> Origin:
-    """What is known of a network."""
+    """The record of a network."""
     return _ORIGINS.get(model, Origin())
 
 
 def class_names_in(facts: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Names of classes in the order of logits, by the keys that libraries store them under.
+    """Class names in the order of logits, by the usual keys of libraries.
 
     Args:
         facts: Of a checkpoint or a configuration.
@@ -59,7 +59,7 @@ def class_names_in(facts: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _in_order(names: Mapping[Any, Any], key: str) -> list[Any]:
-    """Names to numbers, or numbers to names, by the numbers.
+    """Names in order, from a mapping of names to numbers or numbers to names.
 
     Raises:
         ModelError: It is neither, so that no order can be told.

@@ -1,4 +1,4 @@
-"""Students that a teacher suggests: slices of itself, and small networks of known families."""
+"""Candidate students: slices of the teacher, and small networks of known families."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,20 +30,20 @@ OF_TIMM = (
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the data say of their pictures."""
+    """Facts about the data's images."""
 
     num_classes: int
     in_channels: int
     image_size: int
 
     def example(self, count: int = 2) -> Shaped[Tensor, "batch ..."]:
-        """Inputs of the right shape: noise, the same each time."""
+        """Noise inputs of the right shape, always the same."""
         generator = torch.Generator().manual_seed(0)
         shape = (count, self.in_channels, self.image_size, self.image_size)
         return torch.rand(shape, generator=generator)
 
     def as_arguments(self) -> dict[str, Any]:
-        """As networks' constructors take them."""
+        """Arguments of networks' constructors."""
         return {
             "num_classes": self.num_classes,
             "in_channels": self.in_channels,
@@ -53,7 +53,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A teacher to propose students for.
+    """The teacher for which students are proposed.
 
     Attributes:
         model: Its name as in a recipe.
@@ -70,7 +70,7 @@ class Original:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A student that might do.
+    """A candidate student.
 
     Attributes:
         name: In tables and file names.
@@ -96,7 +96,7 @@ class Candidate:
 
 
 def find_candidates(original: Original, facts: Facts) -> list[Candidate]:
-    """All students of fewer MACs and weights than the teacher's, the largest first.
+    """All students with fewer MACs and weights than the teacher, the largest first.
 
     Networks that cannot be made for such pictures are left out, and of equals all but the first.
     """
@@ -109,7 +109,7 @@ def find_candidates(original: Original, facts: Facts) -> list[Candidate]:
 
 
 def describe(original: Original, facts: Facts, *, name: str = "teacher") -> Candidate:
-    """The teacher itself, counted as a candidate is."""
+    """The teacher, counted like a candidate."""
     return _candidate(name, original.model, original.settings, original.network, facts)
 
 
@@ -164,7 +164,7 @@ def _families(original: Original, facts: Facts) -> Iterator[Candidate]:
 
 
 def _known(original: Original, facts: Facts) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Name, model and settings of small networks that suit such pictures."""
+    """Name, model and settings of small networks that fit such images."""
     if facts.image_size <= SMALL_PICTURES:
         yield from _for_small_pictures()
     if original.model == "vit":

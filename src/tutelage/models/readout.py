@@ -1,4 +1,4 @@
-"""How a causal language model makes logits of hidden states, measured on the model itself."""
+"""How a causal language model computes logits from hidden states, found by measurement."""
 
 import contextlib
 import inspect
@@ -23,7 +23,7 @@ STATES = ("cache", "past_key_values", "cache_params", "state")
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A language model taken apart at its output head.
+    """A language model split at its output head.
 
     Attributes:
         body: Gives hidden states.
@@ -38,7 +38,7 @@ class Parts:
     cap: float | None = None
 
     def scores(self, hidden: Float[Tensor, "rows width"], num_classes: int) -> HiddenStates:
-        """Hidden states with the rows of the head that stand for words of the tokenizer."""
+        """Hidden states with the head's rows for the tokenizer's vocabulary."""
         head, device = self.head, hidden.device.type
         dtype = head.weight.dtype
         if torch.is_autocast_enabled(device):
@@ -51,7 +51,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """What was found of a model; it changes neither with its weights nor with its device."""
+    """Measured facts of a model, independent of its weights and device."""
 
     scale: float
     cap: float | None
@@ -62,7 +62,7 @@ _CACHES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def parts_of(model: Any) -> Parts | None:
-    """Body and head of a Hugging Face model, or None where its logits are no product of both.
+    """Body and head of a Hugging Face model, or None if its logits are no product of both.
 
     What the model does before and after its head is measured once: its head is given numbers to
     say, and what the model makes of them is compared with a scale and with a cap. A model that
@@ -81,13 +81,13 @@ def parts_of(model: Any) -> Parts | None:
 
 
 def without_cache(model: Any) -> dict[str, bool]:
-    """The argument of a forward pass that keeps nothing for a next one."""
+    """The argument that disables the cache in a forward pass."""
     names = inspect.signature(plain_model(model).forward).parameters
     return {"use_cache": False} if "use_cache" in names else {}
 
 
 def continues_with_cache(model: Any) -> bool:
-    """Whether a model that is given a text token by token says what it says of all of it.
+    """Whether a model gives the same logits token by token as for the whole text.
 
     It does not where it keeps no state, or another one than its own last output hands back.
     """
@@ -99,7 +99,7 @@ def continues_with_cache(model: Any) -> bool:
 def next_logits(
     model: Any, tokens: Int[Tensor, "texts fresh"], kept: Mapping[str, Any]
 ) -> tuple[Float[Tensor, "texts told words"], dict[str, Any]]:
-    """Logits after some tokens more, and the arguments that stand for all tokens so far.
+    """Logits after new tokens, and the arguments that hold the previous tokens.
 
     Args:
         model: Of Hugging Face.
@@ -113,7 +113,7 @@ def next_logits(
 
 
 def last_logits_only(model: Any) -> dict[str, Any]:
-    """The argument that spares a model all logits but those after the last token."""
+    """The argument that limits logits to the last token."""
     names = inspect.signature(plain_model(model).forward).parameters
     return {"logits_to_keep": 1} if "logits_to_keep" in names else {}
 
@@ -124,7 +124,7 @@ def is_language_model(model: Any) -> bool:
 
 
 def looks_ahead(model: Any) -> bool:
-    """Whether a later token changes the logits after an earlier one, as in an encoder."""
+    """Whether a later token changes earlier logits, as in an encoder."""
     ids = _probe(plain_model(model)).repeat(2, 1)
     ids[1, -1] = (ids[0, -1] + 1) % len(plain_model(model).get_input_embeddings().weight)
     with _quietly(model):
@@ -134,7 +134,7 @@ def looks_ahead(model: Any) -> bool:
 
 
 def plain_model(model: Any) -> Any:
-    """The model without the adapters that peft wraps around it."""
+    """The model without peft's adapters."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -182,7 +182,7 @@ def _compare(inner: Any, body: nn.Module, head: nn.Linear) -> _Measured | None:
 
 
 def _after_head(config: Any, made: Tensor, told: Tensor, *, has_bias: bool) -> _Measured | None:
-    """The scale or the cap that makes of what the head said what the model gave."""
+    """Scale or cap between the head's product and the model's logits."""
     made, told = made.float(), told.float()
     scale = float((made * told).sum() / (told * told).sum())
     if _is_close(made, told):
@@ -229,7 +229,7 @@ def _probe(inner: Any) -> Int[Tensor, "1 tokens"]:
 
 @contextlib.contextmanager
 def _quietly(model: nn.Module) -> Iterator[None]:
-    """In eval mode and full precision, without gradients, and without a trace."""
+    """In eval mode and full precision, without gradients or side effects."""
     weight = next(model.parameters())
     device = weight.device
     devices = [device] if device.type == "cuda" else []

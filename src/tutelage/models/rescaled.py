@@ -1,4 +1,4 @@
-"""A network whose outputs stand in other units than it computes them in."""
+"""A network whose outputs are converted to other units."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from tutelage.models.calling import call
 
 
 class Rescaled(nn.Module):
-    """A network with each of its outputs multiplied by a number, and another added.
+    """A network with a scale and a shift for each output.
 
     A new network gives numbers around 0; prices in thousands would take it the whole training to
     reach. Exported files give the labels' units.
@@ -21,7 +21,7 @@ class Rescaled(nn.Module):
     def __init__(
         self, model: nn.Module, centre: Float[Tensor, " outputs"], scale: Float[Tensor, " outputs"]
     ) -> None:
-        """Hold both as buffers."""
+        """Store both as buffers."""
         super().__init__()
         self.centre: Tensor
         self.scale: Tensor
@@ -30,6 +30,6 @@ class Rescaled(nn.Module):
         self.register_buffer("scale", scale.clone())
 
     def forward(self, inputs: Tensor | None = None, **named: Tensor) -> Tensor:
-        """Outputs in the other units."""
+        """Outputs in the new units."""
         given = call(self.model, named if inputs is None else inputs)
         return given * self.scale + self.centre

@@ -1,4 +1,4 @@
-"""Sentence encoders: texts to vectors, through a transformer or through a table of tokens."""
+"""Sentence encoders: texts to vectors, through a transformer or a table of token vectors."""
 
 import copy
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class SentenceEncoder(nn.Module):
     """
 
     def __init__(self, encoder: Any) -> None:
-        """Hold it."""
+        """Store the model."""
         super().__init__()
         self.encoder = encoder
 
@@ -39,7 +39,7 @@ class SentenceEncoder(nn.Module):
         input_ids: Int[Tensor, "batch tokens"],
         attention_mask: Int[Tensor, "batch tokens"],
     ) -> Float[Tensor, "batch width"]:
-        """One vector a text."""
+        """One vector per text."""
         features = {"input_ids": input_ids, "attention_mask": attention_mask}
         vectors: Tensor = self.encoder(features)["sentence_embedding"]
         return vectors
@@ -50,7 +50,7 @@ class SentenceEncoder(nn.Module):
 
 
 class StaticEncoder(nn.Module):
-    """The weighed mean of one vector a token, at unit length: no network at all, and so very fast.
+    """The weighted mean of one vector per token, at unit length: a lookup without a network.
 
     Trained are the tokens' vectors, a weight of each token, and one map of all vectors to the
     width. The map and the weights learn from every text, so that rare tokens move along with the
@@ -74,7 +74,7 @@ class StaticEncoder(nn.Module):
         tokenizer: Any = None,
         dropout: float = 0.0,
     ) -> None:
-        """Hold vectors, weights and map."""
+        """Store vectors, weights and map."""
         super().__init__()
         tokens, width = vectors.shape
         axes = torch.eye(width) if axes is None else axes
@@ -90,7 +90,7 @@ class StaticEncoder(nn.Module):
 
     @property
     def folded(self) -> Float[Tensor, "tokens width2"]:
-        """The one table that says the same."""
+        """The equivalent single table."""
         whole: Tensor = self.turn(self.table.weight * self.heights.weight.exp())
         return whole.detach().cpu().contiguous()
 
@@ -99,7 +99,7 @@ class StaticEncoder(nn.Module):
         input_ids: Int[Tensor, "batch tokens"],
         attention_mask: Int[Tensor, "batch tokens"],
     ) -> Float[Tensor, "batch width2"]:
-        """One vector of unit length a text; zeros for a text without tokens that count."""
+        """One vector of unit length per text; zeros for a text without valid tokens."""
         is_ignored = (input_ids[..., None] == self.ignored).any(dim=-1)
         counts = (attention_mask.bool() & ~is_ignored).to(self.table.weight.dtype)
         shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
@@ -169,7 +169,7 @@ def static(
     freeze_embeddings: bool = False,
     dropout: float = 0.0,
 ) -> StaticEncoder:
-    """A table of token vectors taken from a sentence encoder.
+    """A table of token vectors extracted from a sentence encoder.
 
     Every token of the vocabulary goes through the encoder alone; at first the vectors are taken
     along their principal axes and weighed by how rare the token is.
@@ -211,7 +211,7 @@ def static(
 
 
 def save_encoder(model: nn.Module, folder: Path) -> None:
-    """Write a student as a folder that `SentenceTransformer(folder)` loads.
+    """Save a student as a folder that `SentenceTransformer(folder)` loads.
 
     Args:
         model: A sentence encoder or a static one, alone or within what a loss wrapped around it.
@@ -273,7 +273,7 @@ def _set_dropout(encoder: nn.Module, dropout: float) -> None:
 
 
 def _weights(rows: int, rarity: float) -> Float[Tensor, " rows"]:
-    """Of tokens by their place in the vocabulary, the most frequent first."""
+    """Weights of tokens by rank in the vocabulary, the most frequent first."""
     ranks = torch.arange(2, rows + 2, dtype=torch.float64)
     shares = (1 / ranks) / (1 / ranks).sum()
     return (rarity / (rarity + shares)).float()
@@ -283,7 +283,7 @@ def _weights(rows: int, rarity: float) -> Float[Tensor, " rows"]:
 def _token_vectors(
     path: str, vocab_size: int | None, name: str | None
 ) -> tuple[Tensor, tuple[int, ...], Any]:
-    """What an encoder says of each token of its vocabulary, the tokens at a text's ends, tokenizer.
+    """An encoder's vector of each token, the special tokens of a text, and the tokenizer.
 
     Students of several seeds begin with the same table: it is made once.
     """
@@ -306,7 +306,7 @@ def _token_vectors(
 
 
 def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Tokens that the tokenizer sets before and after a text."""
+    """Tokens that the tokenizer adds before and after a text."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     starts = range(len(whole) - len(bare) + 1)

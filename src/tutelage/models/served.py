@@ -1,4 +1,4 @@
-"""A teacher behind an OpenAI-compatible endpoint, as a network: it is asked, not run."""
+"""A teacher behind an OpenAI-compatible endpoint, called like a network."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ LEAST_REST = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to ask, and how often.
+    """Address and limits of an endpoint.
 
     Attributes:
         url: Up to and without `/completions`, such as http://127.0.0.1:8000/v1.
@@ -56,7 +56,7 @@ class Endpoint:
     price_per_million: float | int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be asked.
+        """Refuse invalid settings.
 
         Raises:
             ConfigError: A setting is out of its range, or the key is missing.
@@ -75,14 +75,14 @@ class Endpoint:
             )
 
     def cost(self, num_tokens: int) -> float | None:
-        """What so many tokens cost; None without a price."""
+        """Price of a number of tokens; None without a price list."""
         if self.price_per_million is None:
             return None
         return num_tokens * self.price_per_million / 1e6
 
 
 class ServedModel(nn.Module):
-    """A causal language model behind an endpoint that tells its best next tokens.
+    """A causal language model behind an endpoint that returns its top next tokens.
 
     It has no weights; a cache of its answers is the way to learn from it. Each text is asked for
     once while the process lives. Tokens that the endpoint does not name share what is left.
@@ -93,7 +93,7 @@ class ServedModel(nn.Module):
     """
 
     def __init__(self, endpoint: Endpoint, num_words: int) -> None:
-        """Nothing is asked yet."""
+        """Send no request yet."""
         super().__init__()
         self.endpoint = endpoint
         self.num_words = num_words
@@ -102,11 +102,11 @@ class ServedModel(nn.Module):
         self.next_at = 0.0
 
     def extra_repr(self) -> str:
-        """What the answers depend on: it is the fingerprint."""
+        """What the answers depend on, for the fingerprint."""
         return f"{self.endpoint.name}, top={self.endpoint.top}, num_words={self.num_words}"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ServedModel":
-        """Itself: there is nothing in it to change."""
+        """Return itself, which has no state to copy."""
         return self
 
     @torch.no_grad()
@@ -122,7 +122,7 @@ class ServedModel(nn.Module):
 
     @torch.no_grad()
     def sparse_logits(self, input_ids: Int[Tensor, "texts length"]) -> SparseLogits:
-        """What was told of the next token after each token, text by text.
+        """The answers for the next token after each token, text by text.
 
         Raises:
             ModelError: As in `forward`.
@@ -253,7 +253,7 @@ def make_served(  # noqa: PLR0913 - the settings of a recipe, checked by this si
 
 
 def _row(told: Mapping[str, float], width: int, num_words: int) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and token numbers; the first stands again, as impossible, to fill up."""
+    """Log-probabilities and token numbers, padded with the first one as impossible."""
     numbers = [int(name.removeprefix("token_id:")) for name in told]
     if not 0 < len(numbers) <= width or not 0 <= min(numbers) <= max(numbers) < num_words:
         raise ValueError(f"{len(numbers)} tokens up to number {max(numbers, default=None)}")
@@ -263,7 +263,7 @@ def _row(told: Mapping[str, float], width: int, num_words: int) -> tuple[Tensor,
 
 
 def _pause(attempt: int, told: str | None) -> float:
-    """Seconds to wait: as long as the endpoint says, else twice as long each time."""
+    """Seconds to wait: as the endpoint says, else twice as long each time."""
     try:
         wanted = float(told) if told is not None else 0.5 * 2.0**attempt
     except ValueError:

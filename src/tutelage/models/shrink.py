@@ -1,4 +1,4 @@
-"""Networks of `transformers` with fewer layers and with narrower MLPs."""
+"""Networks of `transformers` with fewer layers and narrower MLPs."""
 
 import re
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def shrink(
     num_layers: int | None = None,
     mlp_width: int | None = None,
 ) -> nn.Module:
-    """The same network with less of it.
+    """The same network with fewer layers or narrower MLPs.
 
     Args:
         model: Of `transformers`; it is changed.
@@ -54,7 +54,7 @@ def shrink(
 def _chosen_layers(
     model: nn.Module, keep_layers: Sequence[int] | None, num_layers: int | None
 ) -> Sequence[int] | None:
-    """Numbers of the layers that stay, however they were asked for; None for all.
+    """Numbers of the layers to keep, from any form of the setting; None for all.
 
     Raises:
         ConfigError: They were asked for in two ways, or there are not so many.
@@ -67,7 +67,7 @@ def _chosen_layers(
 
 
 def spread_evenly(total: int, count: int) -> list[int]:
-    """So many of the layers, first and last among them; a single one is the first.
+    """Evenly spaced layers, including the first and the last; a single one is the first.
 
     Raises:
         ConfigError: There are not so many.
@@ -80,7 +80,7 @@ def spread_evenly(total: int, count: int) -> list[int]:
 
 
 def layers_of(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The list of a transformer's layers, and its name.
+    """A transformer's list of layers, and its name.
 
     Raises:
         ModelError: There is none.
@@ -97,7 +97,7 @@ def layers_of(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def keep_some_layers(model: nn.Module, keep: Sequence[int]) -> nn.Module:
-    """The same network with some of its layers alone, in the order given.
+    """The same network with only some of its layers, in the order given.
 
     Args:
         model: Of `transformers`; it is changed.
@@ -130,7 +130,7 @@ def keep_some_layers(model: nn.Module, keep: Sequence[int]) -> nn.Module:
 
 @torch.no_grad()
 def narrow_mlps(model: nn.Module, width: int) -> None:
-    """Leave each MLP so many of its units, those whose weights are largest, in place.
+    """Keep the units of each MLP with the largest weights, in place.
 
     A unit's size is the product of the norms of its weights: what it can add to the output.
 

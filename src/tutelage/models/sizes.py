@@ -1,4 +1,4 @@
-"""What every built-in network's arguments must be."""
+"""Validation of the arguments of built-in networks."""
 
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -7,7 +7,7 @@ from tutelage.errors import ConfigError
 
 
 def check_sizes(network: str, *, least: int = 1, **sizes: object) -> None:
-    """Refuse widths and counts of which no network can be made that learns.
+    """Refuse widths and counts that give no trainable network.
 
     Args:
         network: Its name, for the message.
@@ -27,7 +27,7 @@ def check_sizes(network: str, *, least: int = 1, **sizes: object) -> None:
 
 
 def check_shares(network: str, **shares: object) -> None:
-    """Refuse shares that are dropped while training, where nothing would be left.
+    """Refuse dropout probabilities outside of 0 to below 1.
 
     Args:
         network: Its name, for the message.

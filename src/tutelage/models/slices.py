@@ -26,7 +26,7 @@ def slice_network(
     width: float = 1.0,
     depth: float = 1.0,
 ) -> nn.Module:
-    """A copy with fewer channels and fewer repeated blocks, its weights taken from the original.
+    """A copy with fewer channels and fewer repeated blocks, with weights of the original.
 
     Of the channels that layers share, those stay whose incoming and outgoing weights are largest.
     Of blocks that stand in a row and keep the shape of what goes through them, as the layers of a
@@ -92,7 +92,7 @@ def _drop_blocks(model: nn.Module, example: Tensor, share: float) -> None:
 
 
 def _rows_of_blocks(model: nn.Module, example: Tensor) -> list[tuple[nn.Module, list[str]]]:
-    """Blocks of one class in a row that give what they take, in shape; two or more."""
+    """Runs of two or more blocks of one class whose input and output shapes are equal."""
     containers = [m for m in model.modules() if isinstance(m, nn.Sequential | nn.ModuleList)]
     keeps_shape = _blocks_that_keep_shape(model, example, containers)
     rows: list[tuple[nn.Module, list[str]]] = []
@@ -153,7 +153,7 @@ def _kept(found: ChannelMap, channels: Channels, gone: set[int]) -> Tensor:
 
 
 def _importance(model: nn.Module, found: ChannelMap) -> dict[int, float]:
-    """Product of the norms of all weights into and out of a channel, each by its layer's mean."""
+    """Product of the norms of all weights into and out of a channel, relative to each layer."""
     parameters = dict(model.named_parameters())
     worth: dict[int, float] = {}
     for name, dims in found.weights.items():
@@ -171,7 +171,7 @@ def _importance(model: nn.Module, found: ChannelMap) -> dict[int, float]:
 
 
 def _take(model: nn.Module, name: str, kept: Mapping[int, Tensor]) -> None:
-    """Keep some rows and columns of a weight, and tell its layer."""
+    """Keep some rows and columns of a weight, and update its layer."""
     path, _, leaf = name.rpartition(".")
     layer = model.get_submodule(path)
     old = getattr(layer, leaf)
@@ -192,7 +192,7 @@ def _take(model: nn.Module, name: str, kept: Mapping[int, Tensor]) -> None:
 
 
 def initialise(model: nn.Module) -> nn.Module:
-    """Give every layer that knows how to initial weights of its own, in place."""
+    """Initialise every layer that supports it, in place."""
     for module in model.modules():
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):

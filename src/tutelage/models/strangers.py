@@ -1,4 +1,4 @@
-"""What a recipe may do while the run that it belongs to is opened: it may come from a stranger."""
+"""Limits of a recipe whose finished run is opened, since it may come from a stranger."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ _CLOSED_FOR: ContextVar[Path | None] = ContextVar("closed_for", default=None)
 
 @contextmanager
 def without_own_code(recipe: Path) -> Iterator[None]:
-    """Refuse to import what a recipe names, and to ask a server, while a finished run is opened.
+    """Refuse a recipe's imports and server requests while a finished run is opened.
 
     Args:
         recipe: The run's, for the message.

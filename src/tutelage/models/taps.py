@@ -1,4 +1,4 @@
-"""Reading layers of a network while it runs, without changing it."""
+"""Reading a network's layers while it runs, without changing it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ INPUT = ":input"
 
 
 def find_layer(model: nn.Module, layer: str) -> nn.Module:
-    """The part of a network that a layer's name means.
+    """The submodule that a layer's name refers to.
 
     Args:
         model: The network.
@@ -29,7 +29,7 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
 
 @contextmanager
 def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[Mapping[str, Tensor]]:
-    """Read layers during the forward calls within the context.
+    """Read layers in the forward calls within the context.
 
     Args:
         model: The network; it is left as it was.
@@ -56,7 +56,7 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[Mapping[str, Ten
 
 
 class _Tap:
-    """One layer that is read."""
+    """A layer that is read."""
 
     def __init__(self, part: nn.Module, layer: str) -> None:
         self.layer = layer
@@ -75,7 +75,7 @@ class _Tap:
         self.version = _version(self.kept)
 
     def read(self) -> Tensor:
-        """The features, once they are known to be what the layer gave."""
+        """The features, checked to be unchanged since the layer returned them."""
         if self.kept is None:
             raise ModelError(
                 f"Layer {self.layer!r} was not called in the forward pass. Name one that is."
@@ -94,7 +94,7 @@ class _Tap:
 
 
 def _first_tensor(value: object) -> object:
-    """The first tensor of a tuple or of a library's output object; anything else as it is."""
+    """The first tensor of a tuple or of a library's output object; other values unchanged."""
     inside = tuple(value.values()) if isinstance(value, Mapping) else value
     if not isinstance(inside, tuple):
         return value
@@ -102,5 +102,5 @@ def _first_tensor(value: object) -> object:
 
 
 def _version(value: object) -> int:
-    """How often a tensor was written to; 0 where that is not counted."""
+    """How often a tensor was written to; 0 if that is not counted."""
     return value._version if isinstance(value, Tensor) and not value.is_inference() else 0

@@ -1,4 +1,4 @@
-"""Small networks for texts, down to the size of a microcontroller."""
+"""Small networks for texts, down to microcontroller size."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _HASH = 1_000_003
 
 
 def token_vectors(rows: int, width: int, embeddings: str | None) -> nn.Embedding:
-    """Vectors of tokens: drawn, or those of a network of `transformers` brought to the width."""
+    """Token vectors: random, or those of a `transformers` network reduced to the width."""
     words = nn.Embedding(rows, width)
     with torch.no_grad():
         words.weight.normal_(std=0.1)
@@ -26,7 +26,7 @@ def token_vectors(rows: int, width: int, embeddings: str | None) -> nn.Embedding
 
 
 class BagOfWords(nn.Module):
-    """The mean of token vectors, and of vectors of hashed pairs of neighbours, then a classifier.
+    """The mean of token vectors and of hashed bigram vectors, then a classifier.
 
     Args:
         num_classes: Width of the logits.
@@ -56,7 +56,7 @@ class BagOfWords(nn.Module):
         embeddings: str | None = None,
         max_tokens: int | None = None,
     ) -> None:
-        """Draw the vectors, or take the teacher's."""
+        """Initialise the vectors, or take the teacher's."""
         super().__init__()
         facts = {"num_classes": num_classes, "vocab_size": vocab_size}
         check_sizes("bag_of_words", **facts, width=width, max_tokens=max_tokens)
@@ -95,7 +95,7 @@ class BagOfWords(nn.Module):
 
 
 class TextCNN(nn.Module):
-    """Convolutions over token vectors, the largest answer of each filter, then a classifier.
+    """Convolutions over token vectors, max pooling per filter, then a classifier.
 
     Args:
         num_classes: Width of the logits.
@@ -121,7 +121,7 @@ class TextCNN(nn.Module):
         dropout: float = 0.0,
         embeddings: str | None = None,
     ) -> None:
-        """Draw the weights; the token vectors may be the teacher's."""
+        """Initialise the weights; the token vectors may be the teacher's."""
         super().__init__()
         facts = {"num_classes": num_classes, "vocab_size": vocab_size}
         check_sizes("text_cnn", **facts, width=width, filters=filters, sizes=sizes)
@@ -152,7 +152,7 @@ class TextCNN(nn.Module):
 def _largest(
     answers: Float[Tensor, "batch filters places"], mask: Float[Tensor, "batch 1 length"], size: int
 ) -> Float[Tensor, "batch filters"]:
-    """Each filter's largest answer, above 0, where it sees a token at all."""
+    """Each filter's largest response, above 0, over positions with a token."""
     # Windows one by one: pooling would fix the length of texts in an exported file.
     padded, places = F.pad(mask, (size - 1, size - 1)), answers.shape[-1]
     windows = [padded[..., first : first + places] for first in range(size)]
