@@ -1,4 +1,4 @@
-"""Where data and networks lie that are looked for by name, and a limit for silent downloads."""
+"""Locations of data and networks that are found by name, and a timeout of downloads."""
 
 import functools
 import os
@@ -19,14 +19,14 @@ NO_CODE = {"trust_remote_code": False}
 
 
 def user_cache() -> Path:
-    """The folder of all that is brought once and kept for this user."""
+    """This user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
     return root / "tutelage"
 
 
 def cache_dir(name: str) -> Path:
-    """Where a data set lies in the user's cache (scripts/get-data writes to the same place).
+    """A data set's folder in the user's cache, into which scripts/get-data writes.
 
     Args:
         name: Of the data set, as in a recipe.
@@ -35,7 +35,7 @@ def cache_dir(name: str) -> Path:
 
 
 def find_place(name: str | Path) -> Path | None:
-    """A file or folder: as given, below TUTELAGE_DATA, or in the user's cache; None if nowhere."""
+    """Find a file or folder: as given, in TUTELAGE_DATA, or in the user's cache; else None."""
     below = os.environ.get("TUTELAGE_DATA", "")
     places = [
         Path(name).expanduser(),
@@ -46,13 +46,13 @@ def find_place(name: str | Path) -> Path | None:
 
 
 def place_or_name(name: str | Path) -> str:
-    """Where a file or folder lies that is named so; the name itself, for a hub, if nowhere."""
+    """Path of a file or folder with this name; if there is none, the name itself, for a hub."""
     return str(find_place(name) or name)
 
 
 @contextmanager
 def hub_asked_once(name: str | Path) -> Iterator[None]:
-    """Load something by its name on the Hugging Face hub, or from what was brought from there.
+    """Load something by name from the Hugging Face hub, or from its local cache.
 
     Where the hub cannot be reached, libraries look at once into their caches; left to themselves,
     they ask it again for a minute first, with a line of their own each time.
@@ -89,7 +89,7 @@ def _minute() -> int:
 
 @functools.cache
 def _is_reachable(address: str, minute: int) -> bool:  # noqa: ARG001 - asked once in each
-    """Whether a server answers at an address; where a proxy stands between, nobody can tell."""
+    """Whether a server answers at an address; assumed behind a proxy."""
     parts = urlsplit(address)
     if parts.hostname is None or parts.scheme in getproxies():
         return True
@@ -103,7 +103,7 @@ def _is_reachable(address: str, minute: int) -> bool:  # noqa: ARG001 - asked on
 
 @contextmanager
 def socket_timeout(seconds: float = DOWNLOAD_TIMEOUT_S) -> Iterator[None]:
-    """A silent network shall end in an error; torchvision has no setting for it."""
+    """Timeout for a silent network, because torchvision has no setting for it."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

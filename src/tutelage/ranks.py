@@ -1,4 +1,4 @@
-"""Processes that work on one run: who is who, what each does, and what is done once."""
+"""Processes of one run: rank, world size, and work that is done once."""
 
 import json
 import os
@@ -25,12 +25,12 @@ _LOST = ("gloo", "NCCL", "Connection", "Broken pipe", "recv")
 
 
 class OtherFailed(TutelageError):
-    """Another process of the run has failed, and has said so."""
+    """Another process of the run failed and reported its error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among those of the run.
+    """This process and the number of processes.
 
     Attributes:
         number: From 0; the first one writes files and prints.
@@ -42,16 +42,16 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes and prints."""
+        """Whether this is the main process, which writes and prints."""
         return self.number == 0
 
     @property
     def are_several(self) -> bool:
-        """Whether there are others."""
+        """Whether there is more than one process."""
         return self.count > 1
 
     def share(self, rows: int) -> tuple[slice, Bool[Tensor, " rows"] | None]:
-        """Which rows of a batch are this process's.
+        """This process's rows of a batch.
 
         Args:
             rows: Of the whole batch.
@@ -72,14 +72,14 @@ _ALONE = ContextVar("alone", default=False)
 
 
 def here() -> Ranks:
-    """This process among those that work together now: alone within the work of `first`."""
+    """This process among the current group; alone inside `first`."""
     if _ALONE.get() or not (dist.is_available() and dist.is_initialized()):
         return Ranks()
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
 def join() -> Ranks:
-    """Meet the other processes that `torchrun` or `accelerate launch` started, if there are any.
+    """Join the process group of `torchrun` or `accelerate launch`, if there is one.
 
     Raises:
         ConfigError: Several were asked for, and each would run by itself.
@@ -127,14 +127,14 @@ def _check_launcher() -> None:
 
 
 def leave() -> None:
-    """Part from the others at the end, once all are there."""
+    """Leave the process group at the end, once all processes arrive."""
     if here().are_several:
         wait_for_all()
         dist.destroy_process_group()
 
 
 def first(work: Callable[[], Any]) -> Any:
-    """Let the first process do something while the others wait, however long it takes.
+    """Run a function on the main process while the others wait, without a time limit.
 
     Meanwhile it is the only process: nothing of what it does is shared with those that wait.
 
@@ -166,7 +166,7 @@ def first(work: Callable[[], Any]) -> Any:
 
 
 def wait_for_all() -> None:
-    """Go on once every process has come here, however long the slowest takes.
+    """Wait for every process, without a time limit.
 
     Raises:
         OtherFailed: A process has failed meanwhile.
@@ -192,7 +192,7 @@ def _wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def may_speak() -> bool:
-    """Whether this process tells of an error: the first one that has any."""
+    """Whether this process reports an error: the first one that has any."""
     if not here().are_several:
         return True
     try:
@@ -202,7 +202,7 @@ def may_speak() -> bool:
 
 
 def was_lost(error: BaseException) -> bool:
-    """Whether an error says that another process is gone."""
+    """Whether an error means that another process is gone."""
     is_ours = isinstance(error, RuntimeError) and here().are_several
     return is_ours and any(word in str(error) for word in _LOST)
 
@@ -212,7 +212,7 @@ def _store() -> Any:
 
 
 def highest(values: Sequence[float]) -> list[float]:
-    """The largest of each value over the processes."""
+    """Maximum of each value over the processes."""
     if not here().are_several:
         return list(values)
     found = torch.tensor(values, dtype=torch.float64, device=_device())
@@ -232,14 +232,14 @@ def average(tensors: Iterable[Shaped[Tensor, "..."]]) -> None:
 
 @torch.no_grad()
 def copy_buffers(module: nn.Module) -> None:
-    """Give every process the first one's buffers, such as the statistics of batch norm."""
+    """Copy the main process's buffers, such as batch norm statistics, to every process."""
     if here().are_several:
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def sizes(rows: int, counted: int) -> tuple[list[int], list[int]]:
-    """How many rows every process has, and how many of them count."""
+    """Number of rows, and of valid rows, in every process."""
     own = torch.tensor([rows, counted], device=_device())
     found = [torch.empty_like(own) for _ in range(here().count)]
     dist.all_gather(found, own)
@@ -248,7 +248,7 @@ def sizes(rows: int, counted: int) -> tuple[list[int], list[int]]:
 
 
 def gather(rows: Shaped[Tensor, "own ..."], sizes: Sequence[int]) -> Shaped[Tensor, "all ..."]:
-    """All processes' rows, one process after another.
+    """Rows of all processes, one process after another.
 
     The gradient that comes back to a process's rows is multiplied by the number of processes: all
     of them compute the same of all rows, and the mean over processes is taken afterwards.
@@ -283,7 +283,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _device() -> torch.device:
-    """Where small numbers are exchanged: on the CPU if the processes can."""
+    """Device for exchanging small values: the CPU if possible."""
     if "gloo" in str(dist.get_backend_config()):
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())

@@ -1,4 +1,4 @@
-"""Files that carry a checksum of themselves: plain data as JSON, tensors as safetensors.
+"""Files with their own checksum: plain data as JSON, tensors as safetensors.
 
 A checksum finds damage: flipped bytes, a file cut short, halves of two files. It is no signature:
 whoever may write a file may write its checksum too.
@@ -27,7 +27,7 @@ _HEADER = b'{"__metadata__":{"tutelage":"'
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """Write plain data as JSON whose first key is the checksum of everything after it.
+    """Write plain data as JSON whose first key is the checksum of the rest.
 
     Raises:
         ValueError: A number is not finite.
@@ -39,7 +39,7 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Read what `write_sealed` wrote; the checksum is compared before anything is parsed.
+    """Read a file of `write_sealed`; its checksum is verified before parsing.
 
     A file that does not begin as `write_sealed` begins one is read as it is, with all its keys.
 
@@ -76,7 +76,7 @@ def _refuse(constant: str) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write tensors and plain facts about them as a safetensors file with a checksum of itself.
+    """Write tensors and metadata as a safetensors file with its own checksum.
 
     Equal tensors and facts give equal bytes.
 
@@ -105,7 +105,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Check a file of `write_tensors` against its checksum, and give its facts.
+    """Verify a file of `write_tensors`, and return its metadata.
 
     Raises:
         RunFolderError: The file is missing, damaged, or was not written by `write_tensors`.
@@ -136,7 +136,7 @@ def is_sealed(path: Path) -> bool:
 
 
 def _header_length(first: bytes, size: int) -> int:
-    """The declared length of a header, before so much is read."""
+    """Declared length of a header, checked before reading it."""
     if len(first) < 8:
         raise ValueError("it ends within its first 8 bytes")
     length: int = struct.unpack("<Q", first)[0]
@@ -146,7 +146,7 @@ def _header_length(first: bytes, size: int) -> int:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of the file with its own checksum left out."""
+    """SHA-256 of the file without its own checksum."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
         digest.update(file.read(8 + len(_HEADER)))

@@ -1,4 +1,4 @@
-"""Networks in pieces, one a process, where a training's state fits no single device (FSDP).
+"""Sharded networks, one shard per process, for trainings too large for one device (FSDP).
 
 PyTorch's part is imported when something is cut: it would add a fifth to the start of each command.
 """
@@ -15,7 +15,7 @@ UNIT = 1_000_000
 
 
 def cut(root: nn.Module, network: nn.Module) -> None:
-    """Cut the parameters of a network among the processes, in place; names stay as they are.
+    """Shard the parameters of a network among processes, in place; names stay the same.
 
     Layers of a list or a sequence that hold `UNIT` parameters or more are put together one after
     another while they work; what is left is together from the root's call to the backward's end.
@@ -32,35 +32,35 @@ def cut(root: nn.Module, network: nn.Module) -> None:
 
 
 def is_cut(module: nn.Module) -> bool:
-    """Whether a module's parameters lie in pieces."""
+    """Whether a module's parameters are sharded."""
     return isinstance(module, _known("torch.distributed.fsdp", "FSDPModule"))
 
 
 def is_piece(tensor: object) -> bool:
-    """Whether this is a process's piece of a tensor."""
+    """Whether this is one process's shard of a tensor."""
     return isinstance(tensor, _known("torch.distributed.tensor", "DTensor"))
 
 
 def add_up(module: Any, *, now: bool) -> None:
-    """Say of a module in pieces whether its next backward adds up all processes' gradients."""
+    """Set whether the next backward of a sharded module sums gradients over processes."""
     if is_cut(module):
         module.set_requires_gradient_sync(now)
 
 
 def whole(tensor: Any) -> Shaped[Tensor, "..."]:
-    """All pieces of a tensor together; every process must ask. A whole one stays as it is."""
+    """The full tensor from all shards (every process must call this); a full one is unchanged."""
     together: Tensor = tensor.full_tensor() if is_piece(tensor) else tensor
     return together
 
 
 def piece(tensor: Any) -> Shaped[Tensor, "..."]:
-    """What this process holds of a tensor."""
+    """This process's shard of a tensor."""
     own: Tensor = tensor.to_local() if is_piece(tensor) else tensor
     return own
 
 
 def pieced(tensor: Shaped[Tensor, "..."], like: Any) -> Shaped[Tensor, "..."]:
-    """A whole tensor that every process has, cut as another one of its shape is."""
+    """A full tensor that every process has, sharded like another one of its shape."""
     if not is_piece(like) or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -70,7 +70,7 @@ def pieced(tensor: Shaped[Tensor, "..."], like: Any) -> Shaped[Tensor, "..."]:
 
 
 def load_whole(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Load whole tensors into a module, whether it is cut or not."""
+    """Load full tensors into a module, sharded or not."""
     own = module.state_dict()
     module.load_state_dict(
         {
@@ -82,7 +82,7 @@ def load_whole(module: nn.Module, state: Mapping[str, Any]) -> None:
 
 @torch.no_grad()
 def put_together(network: nn.Module, into: nn.Module) -> nn.Module:
-    """Fill an uncut network of the same kind with another's weights; every process must ask."""
+    """Fill an unsharded network with another's weights; every process must call this."""
     own = into.state_dict()
     for name, value in network.state_dict().items():
         if isinstance(value, Tensor):
@@ -91,7 +91,7 @@ def put_together(network: nn.Module, into: nn.Module) -> nn.Module:
 
 
 def _layers(network: nn.Module) -> Iterator[nn.Module]:
-    """The outermost members of containers that are large enough."""
+    """The outermost large members of containers."""
     for child in network.children():
         is_container = isinstance(network, nn.ModuleList | nn.Sequential)
         if is_container and sum(weight.numel() for weight in child.parameters()) >= UNIT:
@@ -101,5 +101,5 @@ def _layers(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def _known(module: str, name: str) -> Any:
-    """A class of a module that was imported, or no class at all: nothing can be of it then."""
+    """A class of an imported module; otherwise one without instances."""
     return getattr(sys.modules.get(module), name, ())

@@ -1,4 +1,4 @@
-"""What flows between rooms while a run goes on: batches, outputs, signals."""
+"""Data passed between modules during a run: batches, outputs, signals."""
 
 import enum
 import itertools
@@ -23,13 +23,13 @@ def tensor_bytes(tensor: Shaped[Tensor, "..."]) -> memoryview:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Forwards of a precision, one of `PRECISIONS`; weights stay as they are."""
+    """Autocast to one of `PRECISIONS`; weights are unchanged."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 class Signal(enum.Enum):
-    """Something that a loss may need and that a teacher or a data set may give.
+    """Something that a loss may need, provided by a teacher or a data set.
 
     `LOGITS` stand before a softmax over classes, `BINARY_LOGITS` before a sigmoid each. `VALUES`
     are real numbers in units of the labels' standard deviation, `GAUSSIANS` such values with the
@@ -61,14 +61,14 @@ Inputs = Tensor | Mapping[str, Tensor]
 
 
 def each(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
-    """Inputs with every tensor of theirs changed."""
+    """Inputs with a function applied to every tensor."""
     if isinstance(inputs, Tensor):
         return change(inputs)
     return {name: change(value) for name, value in inputs.items()}
 
 
 def first_tensor(inputs: Inputs) -> Tensor:
-    """The inputs' first tensor: it tells their number and their device."""
+    """The first input tensor, which shows batch size and device."""
     return inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
 
 
@@ -88,7 +88,7 @@ def rows_of(inputs: Inputs, rows: slice | Int[Tensor, " rows"]) -> Inputs:
 
 
 def describe_inputs(inputs: Inputs) -> str:
-    """The shapes of inputs in words, for messages."""
+    """The shapes of inputs, for messages."""
     if isinstance(inputs, Tensor):
         return f"shape {tuple(inputs.shape)}"
     return ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
@@ -96,7 +96,7 @@ def describe_inputs(inputs: Inputs) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Samples as the networks take them.
+    """Samples in the form that networks take.
 
     An item is what a loss takes its mean over. It is a sample for most tasks and a token for some:
     those turn a batch of samples into one of items (`Task.items`) before a loss sees it.
@@ -124,20 +124,20 @@ class Batch:
 
     @property
     def label_mask(self) -> Tensor | None:
-        """True where a row counts in means over labels; None where all do."""
+        """Mask of rows with a label; None if all have one."""
         if self.mask is None or self.is_labelled is None:
             return self.is_labelled if self.mask is None else self.mask
         return self.mask & self.is_labelled
 
     @property
     def num_labelled(self) -> int:
-        """Items that count in means over labels."""
+        """Number of items in means over labels."""
         mask = self.label_mask
         return len(self.sample_ids) if mask is None else int(mask.sum())
 
     @property
     def device(self) -> torch.device:
-        """Where the inputs lie."""
+        """Device of the inputs."""
         return first_tensor(self.inputs).device
 
     def with_labels(self, labels: Shaped[Tensor, "items ..."] | None) -> "Batch":
@@ -145,7 +145,7 @@ class Batch:
         return replace(self, labels=labels)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device; itself when it is there already."""
+        """The same batch on a device; itself if it is there already."""
         if self.device == device:
             return self
 
@@ -161,7 +161,7 @@ class Batch:
         )
 
     def parts(self, count: int) -> "list[Batch]":
-        """The same samples in about so many smaller batches, none of a single row if it can be."""
+        """The same samples in about this many smaller batches, avoiding single rows."""
         size = -(-len(self) // count)
         starts = list(range(0, len(self), size))
         if len(self) % size == 1 and len(starts) > 1:
@@ -170,7 +170,7 @@ class Batch:
         return [replace(self.pick(rows), inputs=rows_of(self.inputs, rows)) for rows in cuts]
 
     def pick(self, rows: slice | Int[Tensor, " picked"]) -> "Batch":
-        """Some of the items, as losses see them; the inputs stay whole."""
+        """Some of the items, for losses; the inputs stay whole."""
         return replace(
             self,
             labels=None if self.labels is None else self.labels[rows],
@@ -183,7 +183,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class SparseLogits:
-    """The k best logits of each row, and one filler for the rest.
+    """The k largest logits of each row, and one filler for the rest.
 
     The filler spreads the probability mass outside the k best evenly over the other classes, so
     that the whole is a distribution at every temperature and exact in its kept part at 1.
@@ -237,7 +237,7 @@ class SparseLogits:
 
 @dataclass(frozen=True, slots=True)
 class HiddenStates:
-    """What a language model's output head is given, and the head: logits that are not yet there.
+    """Inputs of a language model's output head, with the head: logits computed on demand.
 
     For 8,192 tokens and 150,000 words the logits would take 5 GB, these a few MB. Objectives
     work on them in chunks of rows.
@@ -273,7 +273,7 @@ class HiddenStates:
         return torch.nn.functional.linear(self.values, self.weight, self.bias)
 
     def capped(self, product: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
-        """Logits made of the product with the head."""
+        """Logits from the product with the head."""
         return product if self.cap is None else self.cap * torch.tanh(product / self.cap)
 
     def to(self, device: torch.device) -> "HiddenStates":
@@ -289,7 +289,7 @@ class HiddenStates:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What one network gives for one batch.
+    """Outputs of one network for one batch.
 
     Attributes:
         scores: Logits, dense, sparse, or as hidden states with their head; or embeddings; one row
@@ -307,7 +307,7 @@ class Outputs:
 
     @property
     def embeddings(self) -> Float[Tensor, "batch width"]:
-        """One vector an item, where the task is one of embeddings."""
+        """One vector per item, if the task is embedding."""
         return self.logits
 
     @property
@@ -320,14 +320,14 @@ class Outputs:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Items and classes, without making the logits dense."""
+        """Items and classes, without computing dense logits."""
         match self.scores:
             case HiddenStates() | SparseLogits():
                 return len(self.scores.values), self.scores.num_classes
         return self.scores.shape[0], self.scores.shape[1]
 
     def to(self, device: torch.device) -> "Outputs":
-        """The scores on a device, as sparse as they are, without features."""
+        """The scores on a device, still sparse, without features."""
         scores = self.scores
         if isinstance(scores, Tensor):
             return Outputs(scores.to(device, non_blocking=True))
@@ -335,7 +335,7 @@ class Outputs:
 
     @classmethod
     def join(cls, parts: Sequence["Outputs"]) -> "Outputs":
-        """Scores of several batches as one, without features."""
+        """Concatenated scores of several batches, without features."""
         scores = [part.scores for part in parts]
         first = scores[0]
         if isinstance(first, HiddenStates):

@@ -1,4 +1,4 @@
-"""What all losses of an objective read of one batch must stay as it is."""
+"""Detection of losses that write into a batch."""
 
 from torch import Tensor
 
@@ -7,10 +7,10 @@ from tutelage.types import Batch, Outputs
 
 
 class Untouched:
-    """What all terms read of one batch, to be found as it was by each of them."""
+    """Tensors of one batch that all terms read and none may change."""
 
     def __init__(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
-        """Take down how often each tensor was written into."""
+        """Record the version counter of each tensor."""
         said = [student] if teacher is None else [student, teacher]
         tensors = [
             tensor for outputs in said for tensor in (outputs.scores, *outputs.features.values())
@@ -23,7 +23,7 @@ class Untouched:
         return [0 if tensor.is_inference() else tensor._version for tensor in self.tensors]
 
     def check(self, name: str) -> None:
-        """Refuse a loss that wrote into any of it: the other terms would read something else.
+        """Refuse a loss that wrote into any of them, because other terms would read the change.
 
         Args:
             name: Of the loss's term, for the message.

@@ -86,7 +86,7 @@ def _sums(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _share(errors: Tensor, spread: Tensor) -> Tensor:
-    """What is explained, mean over values; nothing where labels do not vary."""
+    """Explained share, mean over values; 0 where labels do not vary."""
     return torch.where(spread > 0, 1 - errors / spread, 0.0).mean(dim=-1)
 
 
@@ -103,7 +103,7 @@ def _explained_without(values: Tensor, labels: Tensor) -> Float[Tensor, " sample
 
 
 def _ranks(values: Tensor) -> Float[Tensor, " n"]:
-    """Ranks from 1, equal values sharing their mean."""
+    """Ranks from 1; equal values share their mean rank."""
     return torch.from_numpy(rankdata(values.double().numpy()))
 
 
@@ -130,7 +130,7 @@ def _rank_correlation_without(values: Tensor, labels: Tensor) -> Float[Tensor, "
 
 
 def _ranks_without(ours: Float[Tensor, " n"], wanted: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """The correlation without each sample, whose leaving moves the ranks of all above it by one."""
+    """The correlation without each sample, which shifts the ranks of all above it by one."""
     r, s = _ranks(ours), _ranks(wanted)
     parts = []
     for rows in torch.arange(len(r)).split(max(1, AT_ONCE // len(r))):
@@ -149,7 +149,7 @@ def _ranks_without(ours: Float[Tensor, " n"], wanted: Float[Tensor, " n"]) -> Fl
 
 
 def _above(ranks: Float[Tensor, " n"], rows: Tensor) -> Float[Tensor, "rows n"]:
-    """By how much each rank falls when a sample goes: 1 above it, a half where it is equal."""
+    """Drop of each rank when a sample is removed: 1 above it, a half at equal value."""
     own = ranks[rows][:, None]
     return (ranks > own).double() + 0.5 * (ranks == own).double()
 
@@ -163,7 +163,7 @@ VALUE_MEASURES: Mapping[str, Measure] = {
 
 
 def _of_means(measure: Measure) -> Measure:
-    """A metric of values as one of Gaussians: of their means."""
+    """A metric of values applied to Gaussians, by their means."""
 
     def means(scores: Tensor) -> Tensor:
         return scores.chunk(2, dim=-1)[0]

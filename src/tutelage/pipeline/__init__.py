@@ -1,4 +1,4 @@
-"""The stages of a run, from data to report, and the Python call that runs them."""
+"""The stages of a run, from data to report, and the Python call that starts them."""
 
 from tutelage.pipeline.api import Distilled, distill
 from tutelage.pipeline.run import run_job

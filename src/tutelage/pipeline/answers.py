@@ -1,4 +1,4 @@
-"""Whether a network that goes on in a run folder is still the code that it was."""
+"""Detection of changed network code when a run resumes in its folder."""
 
 import hashlib
 from pathlib import Path
@@ -25,7 +25,7 @@ TOLERANCE = 1e-2  # of the largest answer: more than machines and threads differ
 def check_answers(
     name: str, folder: Path, key: str, network: nn.Module, task: Task, reader: Reader
 ) -> None:
-    """Compare what a network says of a few samples with what it said when the folder was begun.
+    """Compare a network's outputs on a few samples with those of the first run in this folder.
 
     Fingerprints cover weights and settings; that a forward was rewritten shows here alone.
 
@@ -59,7 +59,7 @@ def check_answers(
 
 
 def _earlier(path: Path, key: str) -> Tensor | None:
-    """What was said earlier; None where nothing was, of this key and undamaged."""
+    """The earlier outputs; None if there are none for this key, or if they are damaged."""
     try:
         is_there = path.is_file() and read_facts(path).get("key") == key
     except RunFolderError:

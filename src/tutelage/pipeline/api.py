@@ -1,4 +1,4 @@
-"""The Python call: teach any student by any teacher on any map-style data set."""
+"""The Python call: any teacher teaches any student on any map-style data set."""
 
 import contextlib
 import tempfile
@@ -41,7 +41,7 @@ RANDOM_NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """A finished distillation.
+    """Result of a distillation.
 
     Attributes:
         student: The trained student, on the CPU in eval mode.
@@ -55,11 +55,11 @@ class Distilled:
     _job: Job
 
     def __repr__(self) -> str:
-        """The metric of every network, the verdict, and where the run lies, in one line."""
+        """One line: the metric of every network, the verdict, and the run folder."""
         return f"Distilled({short_text(self.record)}; {self.out})"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the same as a table, with the verdict's sentence."""
+        """A table for notebooks, with the verdict's sentence."""
         return short_html(self.record)
 
     @property
@@ -71,7 +71,7 @@ class Distilled:
 
     @property
     def verdict(self) -> Verdict | None:
-        """Whether distillation helped; None where no baseline was asked for."""
+        """Whether distillation helped; None if no baseline was trained."""
         return self.record.verdict
 
     @property
@@ -126,7 +126,7 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
     out: str | Path | None = None,
     listener: Listener = ignore,
 ) -> Distilled:
-    """Teach a student by a teacher.
+    """Distil a teacher into a student.
 
     Neither network given is changed: the student is copied first of all, the teacher is put back
     into its mode afterwards. So a network may teach itself, and may share parts with its student.

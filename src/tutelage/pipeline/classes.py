@@ -1,4 +1,4 @@
-"""How many classes a Python call is about, and what they are called."""
+"""Number and names of the classes of a Python call."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def classes_of(
     student: nn.Module,
     kind: LabelKind = CLASS_LABELS,
 ) -> tuple[str, ...]:
-    """Names of the classes: those given, those of the data set, or as many numbers as logits.
+    """Class names: the given ones, those of the data set, or numbers up to the logits' width.
 
     Of labels that tell themselves how many outputs they are of, as values do, numbers name these.
 
@@ -57,7 +57,7 @@ def classes_of(
 
 
 def _names_of(data: Any) -> tuple[str, ...]:
-    """What a data set calls its classes, also inside of subsets and loaders; or nothing."""
+    """A data set's own class names, looked up through subsets and loaders; None if it has none."""
     for one in _inside(data):
         if getattr(one, "target_transform", None) is not None:
             return ()  # its labels need not be the numbers of these names
@@ -69,7 +69,7 @@ def _names_of(data: Any) -> tuple[str, ...]:
 
 
 def _lists_in(data: Any) -> Iterator[Sequence[Any]]:
-    """Lists of classes where torchvision and `datasets` keep them."""
+    """Lists of class names in torchvision and `datasets`."""
     features = getattr(data, "features", None)
     columns = [features.get(name) for name in LABEL_NAMES] if isinstance(features, Mapping) else []
     lists = [getattr(data, "classes", None), *(getattr(one, "names", None) for one in columns)]
@@ -77,7 +77,7 @@ def _lists_in(data: Any) -> Iterator[Sequence[Any]]:
 
 
 def _inside(data: Any) -> Iterator[Any]:
-    """A data set and those that it wraps."""
+    """A data set and all data sets that it wraps."""
     while data is not None:
         yield data
         parts = getattr(data, "datasets", None)  # of one that joins several, the first names them
@@ -85,7 +85,7 @@ def _inside(data: Any) -> Iterator[Any]:
 
 
 def _check_teacher(count: int, others: int, names: Sequence[str], source: Source) -> None:
-    """Say so where it is the teacher that does not fit the data; else the student is told."""
+    """Report a mismatch of the teacher; otherwise the error is about the student."""
     if names:
         known, fits = f"the data name {len(names)} classes", len(names) == count
     else:
@@ -114,7 +114,7 @@ def _highest_label(source: Source) -> int | None:
 
 @torch.no_grad()
 def _num_logits(network: nn.Module, role: str, source: Source) -> int:
-    """How many logits a network gives."""
+    """Number of a network's logits."""
     inputs, _ = source.fetch(torch.tensor([0, min(1, len(source) - 1)]))
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     with of_role(role), left_as_it_was(network):

@@ -1,4 +1,4 @@
-"""The stages that deliver: export, parity, size and latency."""
+"""The delivery stages: export, parity, size and latency."""
 
 import math
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ SUFFIXES = {
 
 
 class PixelNetwork(nn.Module):
-    """A network with its normalisation: takes inputs scaled to 0..1, as a device has them.
+    """A network with its normalisation, for inputs scaled to 0..1 as on a device.
 
     Args:
         model: The network.
@@ -66,14 +66,14 @@ class PixelNetwork(nn.Module):
 
 
 class LogitsNetwork(nn.Module):
-    """A network that gives its logits alone, where its own forward gives them among others.
+    """A network that returns its logits alone, from a forward with further outputs.
 
     Args:
         model: Gives `logits` as an attribute or by that key.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Hold the network."""
+        """Store the network."""
         super().__init__()
         self.model = model
 
@@ -83,14 +83,14 @@ class LogitsNetwork(nn.Module):
 
 
 class TextNetwork(nn.Module):
-    """A network of texts that gives its logits alone.
+    """A text network that returns its logits alone.
 
     Args:
         model: Takes tokens and which of them are padding.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Hold the network."""
+        """Store the network."""
         super().__init__()
         self.model = model
 
@@ -107,7 +107,7 @@ def _gives_a_tensor(model: nn.Module, inputs: Tensor) -> bool:
 
 
 def deliverable(job: Job, model: nn.Module) -> nn.Module:
-    """The network as it is exported: with its normalisation, on the CPU, in eval mode."""
+    """Wrap a network for export: with its normalisation, on the CPU, in eval mode."""
     mean, std = job.splits.mean, job.splits.std
     inputs = typical(job)
     check_named("export", inputs, TEXT_INPUTS)
@@ -121,7 +121,7 @@ def deliverable(job: Job, model: nn.Module) -> nn.Module:
 
 
 def pick_student(arms: Sequence[Trained], metric: Metric) -> Trained:
-    """The distilled student that is delivered: the best on validation data, else the first."""
+    """The distilled student to deliver: the best on validation data, else the first."""
 
     def rank(trained: Trained) -> float:
         best = trained.progress.best_metric
@@ -170,7 +170,7 @@ def _deliver(job: Job, teacher: Trained, student: Trained, finetuned: Finetuned)
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier run exported here: a file that is refused now shall not be found."""
+    """Remove the exports of an earlier run, so that a refused file leaves no older one."""
     (folder / "stamp.json").unlink(missing_ok=True)
     for file in folder.glob("*.*"):
         if file.suffix in SUFFIXES and not file.is_dir():
@@ -180,7 +180,7 @@ def _clear(folder: Path) -> None:
 def export_all(
     job: Job, network: nn.Module, target: str, ways: Sequence[str], costs: Costs
 ) -> Costs:
-    """A student's float file of one target, and its eight-bit files of the ways it has.
+    """A student's float file of one target, and its int8 files.
 
     Those that are refused are named in `refused`; no other is lost by them.
     """
@@ -224,7 +224,7 @@ def save_costs(folder: Path, costs: Costs) -> list[Path]:
 
 
 def _latencies(job: Job, costs: Costs) -> list[LatencyRow]:
-    """Of the files that ONNX Runtime runs; `tutelage measure` times all of them."""
+    """Latencies of the files that ONNX Runtime runs; `tutelage measure` times all of them."""
     assert job.measure is not None
     rows = [row for row in costs.files if row.target == "onnx"]
     if not rows:

@@ -1,4 +1,4 @@
-"""What would be needed to repeat a run bit for bit, as far as a program can see it."""
+"""What repeating a run bit for bit requires, as far as a program can detect it."""
 
 import os
 import platform
@@ -31,7 +31,7 @@ VARIABLES = re.compile(r"(OMP|MKL|KMP|GOMP|ATEN|OPENBLAS|CUBLAS|CUDA|NVIDIA_TF32
 
 
 def environment() -> dict[str, object]:
-    """Versions, machine and settings that decide the last bits of a run's weights."""
+    """Versions, machine and settings that affect the last bits of a run's weights."""
     return {
         "tutelage": __version__,
         "python": sys.version.split()[0],
@@ -49,7 +49,7 @@ def environment() -> dict[str, object]:
 
 
 def say_machine(found: Mapping[str, object]) -> str:
-    """What of an environment moves the last digits most, in a line.
+    """The part of an environment that affects the last digits most, in a line.
 
     Args:
         found: What `environment` gave, perhaps long ago and read from a file.
@@ -61,7 +61,7 @@ def say_machine(found: Mapping[str, object]) -> str:
 
 
 def _arithmetic() -> dict[str, object]:
-    """Which kernels compute: another one may add in another order."""
+    """Compute kernels, which differ in the order of additions."""
     return {
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "mkl": torch.backends.mkl.is_available(),
@@ -83,7 +83,7 @@ def _version(name: str) -> str | None:
 
 
 def _processor_name() -> str | None:
-    """As the system tells it; None where it does not."""
+    """Processor name from the operating system; None if unavailable."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

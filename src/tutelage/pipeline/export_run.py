@@ -26,7 +26,7 @@ from tutelage.records import RunRecord, load_record, save_record
 def export_run(
     folder: Path, *, target: str | None = None, way: str | None = None, allow_code: bool = False
 ) -> RunRecord:
-    """Export the student of a finished run once more, and say so in its results and report.
+    """Export the student of a finished run again, and add it to results and report.
 
     Args:
         folder: The run folder.
@@ -104,7 +104,7 @@ def _export(run: Reopened, target: str | None, way: str | None) -> RunRecord:
 
 
 def _so_far(run: Reopened) -> tuple[Costs, str]:
-    """What was exported already, and the key that it was exported under.
+    """Existing exports, and the key under which they were made.
 
     Raises:
         RunFolderError: A file of it was changed since.

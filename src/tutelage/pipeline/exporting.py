@@ -1,4 +1,4 @@
-"""A trained network as files: float and eight bits, of each target, judged on real samples."""
+"""A trained network as files: float and int8, for each target, evaluated on real samples."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ SAMPLE = "sample.npz"  # a text, beside the exported files: what they are measur
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What the exported networks weigh and take."""
+    """Sizes and latencies of the exported networks."""
 
     sizes: list[SizeRow] = field(default_factory=list)
     latencies: list[LatencyRow] = field(default_factory=list)
@@ -41,11 +41,11 @@ class Costs:
 
     @property
     def files(self) -> list[ParityRow | QuantisedRow]:
-        """What was exported: float, then eight bits."""
+        """The exported files: float, then int8."""
         return [*self.parity, *self.quantised]
 
     def with_float(self, parity: ParityRow, size: SizeRow) -> "Costs":
-        """The same with a float file, in the place of an older one of that name."""
+        """The same with a float file, which replaces an older one of that name."""
         return replace(
             self,
             parity=[*(row for row in self.parity if row.name != parity.name), parity],
@@ -54,7 +54,7 @@ class Costs:
         )
 
     def with_int8(self, quantised: QuantisedRow, size: SizeRow) -> "Costs":
-        """The same with a file of eight bits, in the place of an older one of that name."""
+        """The same with an int8 file, which replaces an older one of that name."""
         return replace(
             self,
             quantised=[*(row for row in self.quantised if row.name != quantised.name), quantised],
@@ -63,7 +63,7 @@ class Costs:
         )
 
     def attempt(self, file: str, make: Callable[["Costs"], "Costs"]) -> "Costs":
-        """What `make` adds; of a file that is refused, the reason.
+        """The result of `make`; if its file is refused, the reason.
 
         One file that cannot be delivered takes neither the others with it nor what was trained.
         """
@@ -75,7 +75,7 @@ class Costs:
 
 
 def raise_refused(refused: Sequence[RefusedFile], out: Path) -> None:
-    """Say which files are missing of a run whose other results are all there.
+    """Raise an error about the missing files of an otherwise complete run.
 
     Raises:
         ExportError: Some are.
@@ -89,7 +89,7 @@ def raise_refused(refused: Sequence[RefusedFile], out: Path) -> None:
 
 
 def export_float(job: Job, network: nn.Module, target: str, path: Path, costs: Costs) -> Costs:
-    """Write a network as a float file that computes what it computes.
+    """Write a float file that computes what the network computes.
 
     Args:
         job: For its test samples.
@@ -120,7 +120,7 @@ def export_float(job: Job, network: nn.Module, target: str, path: Path, costs: C
 def export_int8(
     job: Job, network: nn.Module, target: str, way: str, source: Path, costs: Costs
 ) -> Costs:
-    """Write a network's file of eight bits, and judge it against the float file on the test data.
+    """Write a network's int8 file, and compare it with the float file on the test data.
 
     Args:
         job: For its data.
@@ -148,7 +148,7 @@ def export_int8(
 def export_finetuned(
     job: Job, network: nn.Module, target: str, way: str, source: Path, costs: Costs
 ) -> Costs:
-    """The same of a student that was fine-tuned for eight bits; judged against the plain ones too.
+    """The same for a fine-tuned student, which is also compared with the plain int8 files.
 
     Args:
         job: For its data.
@@ -177,12 +177,12 @@ def export_finetuned(
 
 
 def finetuned_path(source: Path) -> Path:
-    """Where the file of eight bits lies that was fine-tuned for them."""
+    """Path of the int8 file of the fine-tuned student."""
     return source.with_name(f"{source.stem}.{FINETUNED}.int8{source.suffix}")
 
 
 def _check_source(source: Path, path: Path, costs: Costs) -> None:
-    """Refuse eight bits of a float file that is not there.
+    """Refuse int8 if the float file is missing.
 
     Raises:
         ExportError: It was refused itself.
@@ -192,13 +192,13 @@ def _check_source(source: Path, path: Path, costs: Costs) -> None:
 
 
 def float_name(target: str, stem: str = "student") -> str:
-    """What a float file is called in the tables."""
+    """Name of a float file in tables."""
     network = TEACHER if stem == TEACHER else "distilled"
     return network if target == "onnx" else f"{network} {target}"
 
 
 def int8_name(target: str, way: str, source: Path, costs: Costs) -> tuple[str, Path]:
-    """What a file of eight bits is called in the tables and on disk; the first way goes unnamed.
+    """Name of an int8 file in tables and on disk; the first scheme is not named.
 
     The name of a first one that was refused is not given to a second: whoever asks for it by that
     name finds none.
@@ -219,7 +219,7 @@ def _size(costs: Costs, like: str, kind: Target, name: str, path: Path) -> SizeR
 
 
 def _judged(job: Job, source: Path, path: Path, name: str, way: str) -> QuantisedRow:
-    """What running both files on the test data says of the second."""
+    """Comparison of two files by their predictions on the test data."""
     expected, given = run_file(job, source), run_file(job, path)
     agreement = job.task.agreement(expected.logits, given.logits)
     if agreement < LEAST_AGREEMENT:
@@ -247,7 +247,7 @@ def _judged(job: Job, source: Path, path: Path, name: str, way: str) -> Quantise
 
 
 def _interval(job: Job, given: Predictions, expected: Predictions) -> Interval:
-    """How much better a file does than another, over other test samples."""
+    """How much better one file is than another, with its interval over test samples."""
     reach = job.task.metric.reach
     ours, theirs = (job.task.scores(said)[None] for said in (given, expected))
     return paired_interval(ours, theirs, reach=math.inf if reach is None else reach)
@@ -259,7 +259,7 @@ def _against_plain(job: Job, row: QuantisedRow, path: Path, plain: Path) -> Quan
 
 
 class _FileNetwork(nn.Module):
-    """An exported file in the place of the network that it was made from."""
+    """An exported file in place of its network."""
 
     def __init__(self, path: Path, pixels: Callable[[Tensor], Inputs]) -> None:
         super().__init__()
@@ -272,27 +272,27 @@ class _FileNetwork(nn.Module):
 
 
 def run_file(job: Job, path: Path) -> Predictions:
-    """What an exported file says of the test data."""
+    """Predictions of an exported file on the test data."""
     network = _FileNetwork(path, job.test_reader.pixels)
     cpu = torch.device("cpu")
     return predict_data(job.task, network, job.test_reader, batch_size=256, device=cpu)
 
 
 def calibration(job: Job) -> list[Inputs]:
-    """Training samples from all over the data, as the exported network takes them."""
+    """Calibration samples spread over the training data, as inputs of the exported network."""
     reader = job.reader(job.splits.train)
     parts = calibration_ids(job).split(64)
     return [fed(reader, reader[part, torch.zeros_like(part)]) for part in parts]
 
 
 def calibration_ids(job: Job) -> Tensor:
-    """Which training samples they are."""
+    """Numbers of the calibration samples."""
     count = len(job.splits.train)
     return torch.linspace(0, count - 1, min(NUM_CALIBRATION, count)).long()
 
 
 def _parity_samples(job: Job) -> tuple[list[Inputs], Tensor | None]:
-    """Test inputs as the exported network takes them, with labels where there is one a sample."""
+    """Test inputs for the exported network, with labels if there is one per sample."""
     reader = job.test_reader
     requests = in_order(min(NUM_PARITY, len(reader)), batch_size=64)
     batches = [reader[request] for request in requests]
@@ -303,7 +303,7 @@ def _parity_samples(job: Job) -> tuple[list[Inputs], Tensor | None]:
 
 
 def typical(job: Job) -> Inputs:
-    """One test sample as the exported network takes it: of texts, one of the median length."""
+    """One typical test sample as the exported network takes it; a text of median length."""
     reader = job.test_reader
     lengths = reader.lengths
     number = 0 if lengths is None else int(lengths.argsort(stable=True)[len(lengths) // 2])
@@ -312,14 +312,14 @@ def typical(job: Job) -> Inputs:
 
 
 def fed(reader: Reader, batch: Batch) -> Inputs:
-    """A batch as exported networks take it: pixels of 0 to 1; of texts what networks see."""
+    """A batch as exported networks take it: pixels of 0 to 1; texts as the networks see them."""
     if isinstance(batch.inputs, Tensor):
         return reader.pixels(batch.inputs)
     return network_inputs(batch)
 
 
 def cost_notes(job: Job) -> list[str]:
-    """What a reader must know of sizes and latencies."""
+    """Notes for the reader on sizes and latencies."""
     inputs = None if job.measure is None else typical(job)
     if inputs is None or isinstance(inputs, Tensor):
         return []

@@ -1,4 +1,4 @@
-"""The stage that fine-tunes the student for eight bits, with the teacher still teaching."""
+"""Quantisation-aware training of the student with the teacher."""
 
 import copy
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ NAME = "finetuned"
 
 @dataclass(frozen=True, slots=True)
 class Finetuned:
-    """The delivered student trained on for eight bits.
+    """The delivered student after quantisation-aware training.
 
     Attributes:
         by_steps: The network for each number of weight steps that some target's files have.
@@ -42,7 +42,7 @@ class Finetuned:
 def finetune_stage(
     job: Job, student: Trained, teacher: Teacher | None, listener: Listener
 ) -> Finetuned:
-    """Train the delivered student on, its layers rounded as in eight bits.
+    """Continue the training of the delivered student with simulated int8.
 
     Objective, teacher and data are those of the distilled arm, and the losses' adapters those of
     the epoch that the delivered student is of; length and learning rate are `export.finetune`'s.
@@ -68,7 +68,7 @@ def finetune_stage(
 
 
 def weight_steps(job: Job) -> list[int]:
-    """Steps of weights in the files that fine-tuning is for, each once, ONNX's first."""
+    """Weight steps of the files that fine-tuning is for, each once, ONNX's first."""
     targets = (TARGETS[name] for name in job.export.all_targets)
     return list(dict.fromkeys(t.weight_steps for t in targets if job.int8[0] in t.ways))
 
@@ -111,7 +111,7 @@ def _train_on(
 
 
 def check_can_go_on(objective: Objective) -> None:
-    """Refuse an objective that gives the student parts when training starts.
+    """Refuse an objective that adds modules to the student.
 
     Raises:
         ConfigError: One of its losses does.

@@ -1,4 +1,4 @@
-"""The student's own folder: all that somebody without Tutelage needs to use it."""
+"""The student's own folder: everything that its use without Tutelage requires."""
 
 import shutil
 from dataclasses import asdict
@@ -76,7 +76,7 @@ def hand_over(job: Job, record: RunRecord, student: Trained) -> Path | None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier run left here: files of another student would look like this one's."""
+    """Remove files of an earlier run, which could be taken for this student's."""
     if folder.is_symlink():
         folder.unlink()
     elif folder.is_dir():
@@ -84,12 +84,12 @@ def _clear(folder: Path) -> None:
 
 
 def _is_of_tokens(job: Job) -> bool:
-    """Whether each token has a label of its own."""
+    """Whether each token has its own label."""
     return job.task.items_per_sample is None
 
 
 def _leave_tokenizer(job: Job, folder: Path) -> None:
-    """Beside files that take tokens, what makes tokens of a text."""
+    """Save the tokenizer beside files that take tokens."""
     name = getattr(job.splits.test, "facts", {}).get("tokenizer")
     if name is not None:
         with staged_folder(folder) as staging:
@@ -106,7 +106,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _config(job: Job, record: RunRecord, rows: list[ParityRow | QuantisedRow]) -> dict[str, Any]:
-    """How to call the student, for programs."""
+    """Machine-readable description of how to call the student."""
     counts = next(row for row in record.sizes if row.name == rows[0].name)
     return {
         "tutelage": __version__,
@@ -127,7 +127,7 @@ def _config(job: Job, record: RunRecord, rows: list[ParityRow | QuantisedRow]) -
 
 
 def _preprocessing(job: Job) -> dict[str, Any]:
-    """What makes inputs of a picture or a text; `example.py` does it."""
+    """Preprocessing of an image or a text, as `example.py` implements it."""
     facts = getattr(job.splits.test, "facts", None)
     if facts is not None:
         kind = "words" if _is_of_tokens(job) else "text"
@@ -159,7 +159,7 @@ def _preprocessing(job: Job) -> dict[str, Any]:
 
 
 def _inputs(job: Job) -> dict[str, Any] | list[dict[str, Any]]:
-    """What the files take: one input of pictures or numbers, or the named ones of texts."""
+    """Inputs of the files: one tensor of pixels or numbers, or a text's named inputs."""
     inputs = _samples(job)
     if not isinstance(inputs, torch.Tensor):
         facts = getattr(job.splits.test, "facts", {})
@@ -198,7 +198,7 @@ def _file(path: Path, row: ParityRow | QuantisedRow) -> dict[str, Any]:
 
 
 def _ports(path: Path) -> dict[str, Any]:
-    """Inputs and outputs as the file has them; nothing of one that may not be opened here."""
+    """Inputs and outputs from the file; none if the file may not be opened here."""
     try:
         ports = target_of(path).describe(path)
     except ExportError:
@@ -210,7 +210,7 @@ def _ports(path: Path) -> dict[str, Any]:
 
 
 def _port(port: Port) -> dict[str, Any]:
-    """An input or output of a file; how whole numbers stand for others only where they do."""
+    """One input or output; quantisation parameters only where they apply."""
     said: dict[str, Any] = {"name": port.name, "shape": list(port.shape), "dtype": port.dtype}
     if port.scale is not None:
         said["quantization"] = {"scale": port.scale, "zero_point": port.zero_point}
@@ -218,7 +218,7 @@ def _port(port: Port) -> dict[str, Any]:
 
 
 def _calibration(job: Job, record: RunRecord, student: Trained) -> dict[str, Any]:
-    """How sure the student may be believed, and what its eight bits were scaled on."""
+    """Calibration of the student's confidence, and calibration data of its int8 files."""
     found = next(t for t in record.arms if (t.arm, t.seed) == ("distilled", student.seed)).selected
     ways = [row.way for row in record.quantised if row.calibration]
     return {

@@ -1,4 +1,4 @@
-"""The stage that judges: every network on the test data, summaries, verdicts, samples."""
+"""Evaluation: every network on the test data, summaries, verdicts, samples."""
 
 import base64
 import io
@@ -25,7 +25,7 @@ MAX_CHOICE, MAX_TEXT = 20_000, 400
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What the test data say."""
+    """Result of the evaluation on the test data."""
 
     teacher: TrainingRecord
     arms: list[TrainingRecord]
@@ -37,7 +37,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """What one network says of the test data, after its last and its selected epoch."""
+    """Predictions of one network for the test data, after its last and its selected epoch."""
 
     trained: Trained
     last: Predictions
@@ -47,7 +47,7 @@ class _Said:
 def predict_test(
     job: Job, model: nn.Module, device: torch.device, task: Task | None = None
 ) -> Predictions:
-    """What a network says of the test data; the teacher's task may be its own."""
+    """Predictions of a network for the test data; the teacher may have its own task."""
     return predict_data(
         task or job.task,
         model.to(device),
@@ -61,7 +61,7 @@ def predict_test(
 def judge_stage(
     job: Job, teacher: Trained, arms: Sequence[Trained], device: torch.device, shown: int
 ) -> Judged:
-    """Evaluate every network and compare the arms; the samples show those of one seed."""
+    """Evaluate every network and compare the arms; samples come from one seed."""
     task = job.task
     teacher_said = _ask(job, teacher, device, job.teacher_task)
     teacher_record = _record(task, teacher_said, None)
@@ -84,7 +84,7 @@ def judge_stage(
 def _confusion(
     said: Sequence[_Said], records: Sequence[TrainingRecord], shown: int
 ) -> Confusion | None:
-    """Of the distilled student of a seed; None where items have no classes."""
+    """Confusions of one seed's distilled student; None if items have no classes."""
     for one, record in zip(said, records, strict=True):
         if (record.arm, record.seed) == ("distilled", shown) and record.selected.per_class_accuracy:
             return Confusion(shown, confusions(one.selected.logits, one.selected.labels))
@@ -147,7 +147,7 @@ def _verdicts(
 
 
 def _samples(job: Job, teacher: _Said, arms: Sequence[_Said]) -> list[SoftTargetSample]:
-    """Test samples whose soft targets say most: the teacher's runner-up is likely, all classes."""
+    """Test samples with the most informative soft targets: a likely runner-up, all classes."""
     if isinstance(teacher.selected.outputs.scores, HiddenStates):
         return []
     labels = teacher.selected.labels
@@ -188,7 +188,7 @@ def _telling_samples(logits: Tensor, labels: Tensor) -> list[int]:
 
 
 def _word(task: Task, said: Predictions, number: int) -> tuple[int, int] | None:
-    """Which item of its sample an item is, and of how many; None where an item is a sample."""
+    """Number of an item within its sample, and their count; None if an item is a sample."""
     if task.items_per_sample == 1:
         return None
     own = (said.sample_ids == said.sample_ids[number]).nonzero()[:, 0].tolist()
@@ -196,7 +196,7 @@ def _word(task: Task, said: Predictions, number: int) -> tuple[int, int] | None:
 
 
 def _text(source: Source, sample_id: int, word: tuple[int, int] | None) -> str | None:
-    """The beginning of a text, or what is about the word that is meant; None for other samples."""
+    """Beginning of a text, or the context of the labelled word; None for other samples."""
     text = source.text(sample_id)
     if text is None:
         return None
@@ -210,7 +210,7 @@ def _text(source: Source, sample_id: int, word: tuple[int, int] | None) -> str |
 
 
 def _png(pixels: Tensor) -> str | None:
-    """A picture as base64 PNG; None for inputs that are no pictures."""
+    """An image as base64 PNG; None for other inputs."""
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3) or min(pixels.shape[1:]) < 2:
         return None
     from torchvision.transforms.functional import to_pil_image

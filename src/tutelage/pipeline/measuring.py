@@ -1,4 +1,4 @@
-"""A finished run's exported files measured, here or elsewhere, and brought into its report."""
+"""Measurement of a finished run's exported files, here or elsewhere, for its report."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -41,7 +41,7 @@ def measure_run(
     name: str = "",
     allow_code: bool = False,
 ) -> RunRecord:
-    """Measure all exported files of a finished run on this machine; nothing is trained.
+    """Measure all exported files of a finished run on this machine, without training.
 
     The script and its list of files stay in the run's `export` folder, to be taken elsewhere.
 
@@ -71,7 +71,7 @@ def measure_run(
 
 
 def import_measurement(folder: Path, file: Path) -> RunRecord:
-    """Bring what the script printed on another machine into a run's results and report.
+    """Add the script's output from another machine to a run's results and report.
 
     Args:
         folder: The run folder.
@@ -93,7 +93,7 @@ def import_measurement(folder: Path, file: Path) -> RunRecord:
 
 
 def load_measurements(folder: Path) -> list[Measurement]:
-    """What was measured of a run's files as they are now: here first, then other machines.
+    """Measurements of a run's current files, this machine's first, then others.
 
     Raises:
         RunFolderError: A file of it is damaged.
@@ -104,7 +104,7 @@ def load_measurements(folder: Path) -> list[Measurement]:
 
 
 def kit_networks(folder: Path, record: RunRecord, *, allow_code: bool = False) -> list[KitNetwork]:
-    """What the script shall measure: every exported file of a run.
+    """Every exported file of a run, for the measuring script.
 
     Args:
         folder: The run folder.
@@ -139,7 +139,7 @@ def kit_networks(folder: Path, record: RunRecord, *, allow_code: bool = False) -
 
 
 def exported_files(record: RunRecord) -> dict[str, str]:
-    """Name in the tables to name of the file, of all that was exported."""
+    """File names of all exports, by name in tables."""
     float_files = {row.name: row.file for row in record.parity}
     return float_files | {row.name: row.file for row in record.quantised}
 
@@ -147,7 +147,7 @@ def exported_files(record: RunRecord) -> dict[str, str]:
 def _inputs(
     export: Path, record: RunRecord, rows: Sequence[tuple[str, str]]
 ) -> tuple[tuple[int, ...], str, str | None]:
-    """Shape and kind of one sample, as the run's ONNX file tells them, or the file that has one."""
+    """Shape and type of one sample, from the run's ONNX file, or another file that has one."""
     file = next((export / file for _, file in rows if file.endswith(".onnx")), None)
     if file is None or not file.is_file():
         raise RunFolderError(f"{file or export}: no such file. Run the same recipe again.")
@@ -175,7 +175,7 @@ def _read(file: Path) -> Measurement:
 
 
 def _check_same_files(folder: Path, record: RunRecord, found: Measurement, file: Path) -> None:
-    """Refuse numbers of files that are not this run's."""
+    """Refuse measurements of files that are not this run's."""
     known = {file: name for name, file in exported_files(record).items()}
     names = {one.name for one in found.files}
     hint = f"Copy the run's export folder as it is now and run {folder / 'export' / 'measure.py'}."

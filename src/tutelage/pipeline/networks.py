@@ -1,4 +1,4 @@
-"""Networks that Python callers bring, as a run takes them."""
+"""Networks of Python callers, prepared for a run."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from tutelage.models.origin import Origin, class_names_in, remember
 
 
 def named(teacher: object) -> list[tuple[str, object]]:
-    """One teacher or several, with what messages call each."""
+    """One or several teachers, each with its name for messages."""
     if not isinstance(teacher, list | tuple):
         return [("teacher", teacher)]
     if not teacher:
@@ -23,7 +23,7 @@ def named(teacher: object) -> list[tuple[str, object]]:
 
 
 def as_network(given: object, name: str, notes: list[str]) -> nn.Module:
-    """A network as it is trained and run here, in float32.
+    """A network ready for training here, in float32.
 
     Args:
         given: By the caller.
@@ -52,7 +52,7 @@ def as_network(given: object, name: str, notes: list[str]) -> nn.Module:
 
 
 def _unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside of what runs it on several devices, or compiled."""
+    """The network inside a wrapper for several devices or for compilation."""
     while True:
         inside = getattr(network, "_orig_mod", None)
         if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -63,7 +63,7 @@ def _unwrapped(network: nn.Module) -> nn.Module:
 
 
 def check_names(argument: str, names: object) -> None:
-    """Refuse what names no classes.
+    """Refuse invalid class names.
 
     Args:
         argument: For the message.
@@ -89,7 +89,7 @@ def check_names(argument: str, names: object) -> None:
 
 
 def plan_of(teacher: nn.Module, class_names: Sequence[str] | None) -> TeacherPlan:
-    """A teacher as it is, with the classes that are named, or those of its own configuration.
+    """A given teacher, with the named classes or those of its own configuration.
 
     Args:
         teacher: A network.

@@ -1,4 +1,4 @@
-"""Students for a device as recipes: what is proposed, and what a recipe's budget refuses."""
+"""Students for a device as recipes: proposals, and the check of a recipe's budget."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ FACTS_OF_BUILTIN = Facts(num_classes=10, in_channels=1, image_size=28)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A teacher to find students for.
+    """A teacher, with the facts that proposals need.
 
     Attributes:
         original: The teacher.
@@ -53,7 +53,7 @@ def ask(
     base: str | None = None,
     facts: Facts | None = None,
 ) -> Question:
-    """Make the teacher that a person names.
+    """Build the teacher that a command names.
 
     Args:
         model: As in a recipe, or the folder of a run, whose teacher and recipe are then taken.
@@ -106,7 +106,7 @@ def _of_run(folder: Path) -> Question:
 
 
 def facts_of(recipe: Recipe) -> Facts:
-    """What a recipe's data say of their pictures."""
+    """Facts about the images of a recipe's data."""
     return Facts(**data_facts(load_data(recipe)))
 
 
@@ -129,7 +129,7 @@ def _teacher_part(
 
 
 def _whole_name(model: str, folder: Path) -> str:
-    """A model's name that means the same from any folder."""
+    """A model's name with absolute paths."""
     library, _, name = model.rpartition(":")
     return f"{(folder / library).resolve()}:{name}" if library.endswith(".py") else model
 
@@ -141,7 +141,7 @@ def write_proposals(
     folder: Path,
     form: Form = FLOAT_ONNX,
 ) -> list[Path]:
-    """Write each proposal as a recipe that runs, with its weights where it starts from them.
+    """Write each proposal as a runnable recipe, with initial weights if it has any.
 
     Args:
         question: The teacher, and what the recipes share.
@@ -191,7 +191,7 @@ def _write(
 
 
 def form_of(job: Job) -> Form:
-    """As what a recipe's student is delivered: its first target, in eight bits if it makes any."""
+    """Format of a recipe's student: its first target, in int8 if it makes any."""
     target = job.export.targets[0] if job.export.targets else FLOAT_ONNX.target
     measured = () if job.measure is None or job.measure.int8 is None else (job.measure.int8,)
     ways = (way for way in (*measured, *job.export.int8) if way in TARGETS[target].ways)
@@ -199,13 +199,13 @@ def form_of(job: Job) -> Form:
 
 
 def options_of(form: Form) -> str:
-    """The same on the command line; the usual ones are left out."""
+    """Command-line options of a format, without the defaults."""
     target = "" if form.target == FLOAT_ONNX.target else f" --target {form.target}"
     return target if form.way is None else f"{target} --int8 {form.way}"
 
 
 def check_budget(job: Job, deliverable: nn.Module) -> str:
-    """Refuse a student that lies outside the recipe's budget, before anything is trained.
+    """Refuse a student that exceeds the recipe's budget, before training.
 
     Args:
         job: With a budget.

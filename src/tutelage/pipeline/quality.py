@@ -1,4 +1,4 @@
-"""How good a teacher is, found out before it teaches: on the validation data, against guessing."""
+"""Quality of a teacher before it teaches: on validation data, against guessing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from tutelage.tasks.predicting import are_shares, check_logits, predict_data
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What a network is worth on the validation data.
+    """Score of a network on the validation data.
 
     Attributes:
         value: The task's metric.
@@ -30,7 +30,7 @@ class Quality:
     is_share_each: bool
 
     def notes(self, name: str, metric: Metric) -> Iterator[str]:
-        """What a reader must know, in sentences.
+        """Notes for the reader.
 
         Args:
             name: Of the network, as "teacher".
@@ -51,7 +51,7 @@ class Quality:
 
 
 def measure_quality(job: Job, model: nn.Module, name: str) -> Quality | None:
-    """Ask a teacher about the validation data, wherever it comes from.
+    """Evaluate a teacher on the validation data, whatever its origin.
 
     Args:
         job: The run.

@@ -1,4 +1,4 @@
-"""The exports of a run tried with untrained networks: what is refused shows before training."""
+"""Trial exports of untrained networks, so that refusals show before training."""
 
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ NUM_SAMPLES = 8
 
 
 def rehearse_exports(job: Job) -> list[Finding]:
-    """Write every file that the run will, of untrained networks, and run it once.
+    """Write every file that the run will write, from untrained networks, and run it once.
 
     Eight bits of an untrained network may fail where a trained one's do not, so they are warned
     of; the agreement with the float file says nothing yet and is not looked at.
@@ -42,7 +42,7 @@ def rehearse_exports(job: Job) -> list[Finding]:
 
 
 def _extras(job: Job) -> Iterator[Finding]:
-    """What a run looks for at its start: extras, and what fine-tuning needs."""
+    """Check what a run needs at its start: extras, and requirements of fine-tuning."""
     check_extras(job)
     yield from (Finding(WARNING, ABOUT, note) for note in report_notes(job.out))
 

@@ -1,4 +1,4 @@
-"""A finished run opened again: its networks from their files, nothing trained."""
+"""Loading of a finished run: its networks from files, without training."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from tutelage.teachers.module import state_fingerprint
 
 @dataclass(frozen=True, slots=True)
 class Reopened:
-    """A finished run.
+    """A loaded run.
 
     Attributes:
         job: As its recipe says, with the run folder where it lies now.
@@ -94,7 +94,7 @@ def _teacher(job: Job, record: RunRecord) -> Trained:
 
 
 def _last_teacher(job: Job, record: RunRecord, teacher: Trained) -> Trained:
-    """What the students learned from: the last assistant, or the teacher."""
+    """The network that taught the students: the last assistant, or the teacher."""
     for number, make in enumerate(job.assistants, start=1):
         network = _wrapped(job, make(), teacher.selected)
         place = job.out / "assistants" / str(number)
@@ -103,7 +103,7 @@ def _last_teacher(job: Job, record: RunRecord, teacher: Trained) -> Trained:
 
 
 def _wrapped(job: Job, student: nn.Module, teacher: nn.Module) -> nn.Module:
-    """The network that was trained: some losses add parts to the student."""
+    """The trained network, with the parts that some losses add to the student."""
     live = None
     if job.objective.needs_teacher:
         live = ModuleTeacher(

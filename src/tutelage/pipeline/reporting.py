@@ -1,4 +1,4 @@
-"""A run's report, where what writes it is installed; results and files do not depend on it."""
+"""A run's report, if its extra is installed; results and files do not depend on it."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,7 @@ PAGE = "report.html"
 
 
 def leave_report(record: RunRecord, out: Path) -> None:
-    """Write report.html; without the extra no report, and none of an earlier run."""
+    """Write report.html; without the extra, only remove an older one."""
     if not missing():
         write_report(record, out / PAGE)
         return
@@ -19,12 +19,12 @@ def leave_report(record: RunRecord, out: Path) -> None:
 
 
 def missing() -> list[str]:
-    """What must be installed for a report and is not."""
+    """Packages that a report needs and that are missing."""
     return [name for name in WRITERS if find_spec(name) is None]
 
 
 def report_notes(out: Path) -> list[str]:
-    """That there is no report, and how to get one."""
+    """A note if there is no report, and how to get one."""
     if not missing():
         return []
     return [

@@ -1,4 +1,4 @@
-"""A run from start to end: data, teacher, cache, arms, judgement, export, report."""
+"""A run from start to end: data, teacher, cache, arms, evaluation, export, report."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -73,7 +73,7 @@ OWN_CODE = "code"  # for whoever reads the run; nothing runs from there
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A run that came to its end."""
+    """Result of a finished run."""
 
     record: RunRecord
     teacher: Trained
@@ -82,7 +82,7 @@ class Finished:
 
 
 def run_job(job: Job, listener: Listener = ignore) -> Finished:
-    """Run every stage; those whose results are there are skipped.
+    """Run every stage; finished stages are skipped.
 
     Args:
         job: What to do.
@@ -99,7 +99,7 @@ def run_job(job: Job, listener: Listener = ignore) -> Finished:
 
 
 def rebuild_cache(job: Job, listener: Listener = ignore) -> None:
-    """Train or load the teacher and build its cache anew, keeping whole shards of the same one.
+    """Train or load the teacher and rebuild its cache, reusing its valid shards.
 
     Raises:
         LockedError: Another process writes into the run folder.
@@ -111,7 +111,7 @@ def rebuild_cache(job: Job, listener: Listener = ignore) -> None:
 
 @contextmanager
 def _at_work(job: Job, what: str) -> Iterator[None]:
-    """The job is checked, and then its folder is ours."""
+    """Validate the job and lock its run folder."""
     join()
     first(lambda: preflight(job))
     check_extras(job)
@@ -190,7 +190,7 @@ def prepare_teacher(
 
 
 def only_teacher(job: Job, listener: Listener) -> tuple[Job, Trained]:
-    """Train or load the teacher and draw transfer pictures: all that a cache is made from."""
+    """Train or load the teacher and draw transfer images: everything that a cache needs."""
     listener = listener if join().is_first else ignore
     teacher = teacher_stage(job, listener)
     return transfer_stage(job, teacher, listener), teacher
@@ -249,7 +249,7 @@ def _source(job: Job, trained: Trained, folder: str, listener: Listener) -> Teac
 
 
 def live_teacher(job: Job, trained: Trained) -> ModuleTeacher:
-    """A trained network as a live teacher; one that is yet to be cut stays where it is."""
+    """A trained network as a live teacher; one that will be sharded stays on its device."""
     is_cut = job.shards_teacher and here().are_several
     device = None if is_cut else Accelerator().device
     chunk = job.most_rows
@@ -268,7 +268,7 @@ def live_teacher(job: Job, trained: Trained) -> ModuleTeacher:
 
 
 def _data_stage(job: Job, listener: Listener) -> None:
-    """Look at every sample once, and not again while the files stay as they are."""
+    """Inspect every sample once, and again only if the files change."""
     folders = picture_folders(job.splits)
     if folders:
         names = [folder.fingerprint for folder in folders]
@@ -301,7 +301,7 @@ def _look_once(
 def _arms(
     job: Job, source: Teacher | None, teacher: Trained, listener: Listener
 ) -> tuple[list[Trained], list[str]]:
-    """Train the baselines, say what they mean for the teacher, then train the distilled."""
+    """Train the baselines, note what they mean for the teacher, then train the distilled arms."""
     arms = []
     if job.has_baseline:
         for seed in job.seeds:
@@ -321,7 +321,7 @@ def _report_notes(job: Job) -> list[str]:
 
 
 def _memory_note(job: Job, trained: Trained) -> Iterator[str]:
-    """A training whose batches did not fit into memory is said so."""
+    """Note on batches that were split to fit into memory."""
     if trained.progress.parts > 1:
         plan = job.teacher.train if trained.arm == "teacher" else None
         size = (plan or job.settings).most_rows(len(job.splits.train))
@@ -330,7 +330,7 @@ def _memory_note(job: Job, trained: Trained) -> Iterator[str]:
 
 
 def _processes_note(job: Job) -> list[str]:
-    """Batch norm is the one thing that several processes do otherwise than one."""
+    """Note on batch norm, the only difference between several processes and one."""
     count = here().count
     if count == 1:
         return []
@@ -348,7 +348,7 @@ def _processes_note(job: Job) -> list[str]:
 def _capacity_note(
     job: Job, teacher: Trained, baselines: list[Trained], listener: Listener
 ) -> list[str]:
-    """A teacher that is no better than the baseline is said so before it teaches."""
+    """Warning about a teacher that is no better than the baseline, before it teaches."""
     scores = [b.progress.best_metric for b in baselines if b.progress.best_metric is not None]
     best, metric = teacher.progress.best_metric, job.task.metric
     if best is None or not scores or job.make_teacher_task is not None:  # counts other tokens
@@ -429,7 +429,7 @@ def _cache_row(source: Teacher | None) -> CacheRow | None:
 
 
 def check_extras(job: Job) -> None:
-    """Miss an extra before the first step rather than after the last."""
+    """Check for missing extras before the first step."""
     if job.measure is not None:
         require("onnxruntime", "onnx", "Exporting and measuring (measure: null leaves it out)")
         for target in job.export.all_targets:
@@ -442,7 +442,7 @@ def check_extras(job: Job) -> None:
 
 
 def _open_folder(job: Job) -> None:
-    """Write what is known at the start; a folder that cannot be written fails here."""
+    """Write what is known at the start; an unwritable folder fails here."""
     write_text(job.out / "recipe.yaml", yaml.safe_dump(dict(job.recipe), sort_keys=False))
     for number, file in enumerate(job.own_files):
         is_first = file.name not in {other.name for other in job.own_files[:number]}

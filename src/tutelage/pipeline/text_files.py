@@ -1,4 +1,4 @@
-"""A language model's student as files: its folder, and what other runtimes take."""
+"""A language model's student as files: its folder, and formats of other runtimes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +33,7 @@ MOST_SHORTFALL = 0.01  # in logits: far above rounding, far below a choice
 
 @dataclass(frozen=True, slots=True)
 class TextFiles:
-    """The content of `student/files.json`: what was written, and what was refused."""
+    """The content of `student/files.json`: written files and refused ones."""
 
     rows: list[TextFileRow]
     refused: list[RefusedFile] = field(default_factory=list)
@@ -41,7 +41,7 @@ class TextFiles:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Test text that files are compared on.
+    """Test text for comparing files.
 
     Attributes:
         tokens: One row a text, all of one length.
@@ -53,7 +53,7 @@ class Sample:
 
 
 def student_stage(job: Job, student: Trained, listener: Listener) -> TextFiles:
-    """Write the student as a folder that its own library loads, where there is such a thing.
+    """Write the student as a folder that its own library loads, if there is one.
 
     Beside it go the files of `job.text_targets`, each compared with PyTorch on test text.
 
@@ -122,7 +122,7 @@ def export_one(job: Job, model: nn.Module, name: str, sample: Sample) -> TextFil
 
 
 def test_sample(job: Job) -> Sample:
-    """The longest of the first test samples, cut to one length."""
+    """The longest of the first test samples, truncated to one length."""
     reader = job.test_reader
     ids = torch.arange(min(4 * NUM_TEXTS, len(reader)))
     batch = reader[ids, torch.zeros_like(ids)]
@@ -136,7 +136,7 @@ def test_sample(job: Job) -> Sample:
 
 @torch.no_grad()
 def compare(model: nn.Module, reader: TextReader, sample: Sample) -> TextFileRow:
-    """What a file says of a sample, beside what the model says.
+    """Compare a file's outputs on a sample with the model's.
 
     A file that keeps keys and values reads each text twice: at once, and in pieces. The worse of
     the two counts.
@@ -164,7 +164,7 @@ def compare(model: nn.Module, reader: TextReader, sample: Sample) -> TextFileRow
 
 
 def _of_text(model: Any, ways: Sequence[Reading], tokens: Tensor, labels: Tensor) -> Tensor:
-    """Gap, agreement, KL and both likelihoods of one text, a row a way of reading it."""
+    """Gap, agreement, KL and both likelihoods of one text; one row per way of reading it."""
     wanted = model(input_ids=tokens).logits[0]
     wanted_log = log_soften(wanted)
     rows = []
@@ -186,7 +186,7 @@ def _of_text(model: Any, ways: Sequence[Reading], tokens: Tensor, labels: Tensor
 
 
 def _writing(model: Any, reader: OnnxText, sample: Sample) -> dict[str, Any]:
-    """How a file that keeps keys and values writes on, and how fast."""
+    """Correctness and speed of generation by a file with a key-value cache."""
     prompts = sample.tokens[:NUM_PROMPTS, : max(1, min(READ, sample.tokens.shape[1] // 2))]
     texts = reader.write(prompts, WRITTEN)
     read = prompts.shape[1]
@@ -207,7 +207,7 @@ def _writing(model: Any, reader: OnnxText, sample: Sample) -> dict[str, Any]:
 
 
 def _tokens_per_s(ways: Sequence[Callable[[], Tensor]]) -> list[float]:
-    """Of each way to write, by turns, on one thread as the file was opened."""
+    """Tokens per second of each way of generating, in alternation, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -219,13 +219,13 @@ def _tokens_per_s(ways: Sequence[Callable[[], Tensor]]) -> list[float]:
 
 
 def _shortfall(logits: Tensor, written: Tensor) -> float:
-    """How far at most the logit of a written token lies below the best one."""
+    """Largest gap between the logit of a generated token and the best one."""
     chosen = logits.gather(dim=-1, index=written[..., None])[..., 0]
     return float((logits.max(dim=-1).values - chosen).max())
 
 
 def check(row: TextFileRow, most_kl: float) -> None:
-    """Refuse a file that is not the student.
+    """Refuse a file that does not compute what the student computes.
 
     Raises:
         ExportError: Its next tokens or what it writes differ too much.

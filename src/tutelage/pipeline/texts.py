@@ -1,4 +1,4 @@
-"""What the networks of a run write after the same beginnings, side by side."""
+"""Texts that the networks of a run generate from the same beginnings, side by side."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ NUM_TEXTS, READ, WRITTEN = 4, 32, 32
 
 
 def write_texts(job: Job, networks: Mapping[str, nn.Module]) -> list[WrittenText]:
-    """Let each network go on, greedily, where some test texts break off; into `texts.md` too.
+    """Let each network continue truncated test texts greedily, and write `texts.md`.
 
     Args:
         job: The run.

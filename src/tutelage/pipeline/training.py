@@ -1,4 +1,4 @@
-"""The stages that train: teacher, cache, and arms."""
+"""The training stages: teacher, cache, and arms."""
 
 import copy
 import time
@@ -45,7 +45,7 @@ UNTOLD = ("workers", "checkpoint_s", "tensorboard", "shard")
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A network with its training, from this run or an earlier one."""
+    """A network with its training, new or loaded."""
 
     arm: str
     seed: int
@@ -57,7 +57,7 @@ class Trained:
 
 
 def teacher_stage(job: Job, listener: Listener) -> Trained:
-    """Train the teachers on the labels, or take them as they are; several become one."""
+    """Train the teachers on the labels, or take pretrained ones; several become one."""
     members = [_teacher(job, number, listener) for number in range(len(job.teachers))]
     if len(members) == 1:
         return members[0]
@@ -101,7 +101,7 @@ def _teacher(job: Job, number: int, listener: Listener) -> Trained:
 
 
 def _head_first(arm: Arm, model: nn.Module, epochs: int, listener: Listener) -> nn.Module:
-    """Train a newly drawn head on a frozen body, whose weights its first steps would spoil.
+    """Train a new head on a frozen body, whose weights its first steps would damage.
 
     Raises:
         ConfigError: No part of the network is newly drawn.
@@ -119,7 +119,7 @@ def _head_first(arm: Arm, model: nn.Module, epochs: int, listener: Listener) -> 
 
 
 def _measured(job: Job, teacher: Trained, name: str, listener: Listener) -> Trained:
-    """The same with what it is worth on the validation data, and with what must be said of it."""
+    """The same with its score on the validation data, and the notes that follow from it."""
     quality = measure_quality(job, teacher.selected, name)
     if quality is None:
         return teacher
@@ -133,7 +133,7 @@ def _measured(job: Job, teacher: Trained, name: str, listener: Listener) -> Trai
 
 
 def assistant_stage(job: Job, number: int, teacher: Teacher, listener: Listener) -> Trained:
-    """Train an assistant by what comes before it in the chain."""
+    """Train an assistant with its predecessor in the chain as teacher."""
     name = f"assistant {number + 1}"
     folder = job.out / "assistants" / str(number + 1)
     network = job.new_assistant(number)
@@ -143,7 +143,7 @@ def assistant_stage(job: Job, number: int, teacher: Teacher, listener: Listener)
 def cache_stage(
     job: Job, teacher: ModuleTeacher, listener: Listener, folder: str = "cache"
 ) -> Teacher:
-    """Build the teacher cache, or open the one that is there; without a codec teach live."""
+    """Build the teacher cache, or open the existing one; without a codec teach live."""
     if job.codec is None:
         shared = teacher.shared_among(here().count)
         if job.shards_teacher and here().are_several:
@@ -170,7 +170,7 @@ def cache_place(job: Job) -> Folder | Remote:
 
 
 def discard_cache(job: Job) -> None:
-    """Let the cache be built anew; its unharmed shards stay for the build to use."""
+    """Discard the cache's manifest; the next build reuses its valid shards."""
     place = cache_place(job)
     discard(place.path if isinstance(place, Folder) else job.out / "cache")
     if isinstance(place, Remote):
@@ -187,7 +187,7 @@ def open_or_build(
     workers: int = 0,
     place: Folder | Remote | None = None,
 ) -> CachedTeacher:
-    """A teacher's cache for these data and views, built first if it is not there.
+    """Open a teacher's cache for these data and views, after building it if it is missing.
 
     Args:
         folder: Where it lies, or where it is copied to.
@@ -222,7 +222,7 @@ def open_or_build(
 
 
 def cache_progress(listener: Listener, items: int | None) -> Callable[[int, int], None]:
-    """Progress of a cache, in tokens a second where a sample is many of them.
+    """Progress of a cache, in tokens per second if a sample is many tokens.
 
     Args:
         listener: Told of it.
@@ -246,14 +246,14 @@ def cache_progress(listener: Listener, items: int | None) -> Callable[[int, int]
 
 
 def _alone(place: Folder | Remote) -> AbstractContextManager[None]:
-    """A folder is held while a cache is built there; an address cannot be."""
+    """Lock a folder during a cache build; an address cannot be locked."""
     return locked(place.path, "cache build") if isinstance(place, Folder) else nullcontext()
 
 
 def arm_stage(
     job: Job, name: str, seed: int, objective: Objective, teacher: Teacher | None, tell: Listener
 ) -> Trained:
-    """Train one student, or load it if it was trained before."""
+    """Train one student, or load it if its training is finished."""
     folder = job.out / "arms" / name / f"seed-{seed}"
     return _taught(job, name, seed, job.new_student(seed), objective, teacher, folder, tell)
 
@@ -294,7 +294,7 @@ def _taught(
 
 
 def train_arm(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
-    """Train a network and leave its weights, or load what an earlier run left.
+    """Train a network and save its weights, or load those of an earlier run.
 
     The arm's key is filled in here, of what it is given and all else that the training depends on.
     """
@@ -339,7 +339,7 @@ def _load(arm: Arm, model: nn.Module) -> Trained:
 
 
 def load_adapters(objective: Objective, folder: Path) -> None:
-    """Give an objective the adapters that belong to a finished training's selected network.
+    """Load an objective's adapters that belong to a finished training's selected network.
 
     Args:
         objective: Prepared as for that training.
@@ -366,13 +366,13 @@ def _note(progress: Progress, metric: Metric) -> str:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a network's weights and buffers as safetensors with a checksum of itself."""
+    """Save a network's weights and buffers as safetensors with a checksum."""
     state = {name: value.detach().contiguous().clone() for name, value in state_of(model).items()}
     write_tensors(path, state, {})
 
 
 def _key(arm: Arm, model: nn.Module) -> str:
-    """Fingerprint of all that decides how a training ends."""
+    """Fingerprint of everything that determines a training's result."""
     writing = [] if arm.writing is None else [asdict(arm.writing)]
     return fingerprint(
         [

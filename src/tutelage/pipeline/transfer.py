@@ -1,4 +1,4 @@
-"""The stage that draws pictures out of the teacher, for students that shall see no data."""
+"""The stage that draws images from the teacher, for students that see no data."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ PICTURES = "pictures.safetensors"
 
 
 def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
-    """The job with pictures drawn out of the teacher in the place of its training data.
+    """The job with drawn images in place of its training data.
 
     They are made once and kept in the run folder. A job without a transfer plan stays as it is.
 
@@ -73,7 +73,7 @@ def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
 
 
 def _keep(path: Path, reader: Reader, made: TensorSource) -> None:
-    """Write the pictures, scaled as inputs are before they are normalised."""
+    """Write the images, scaled as inputs are before normalisation."""
     pictures, labels = made.fetch(torch.arange(len(made)))
     assert isinstance(pictures, Tensor)
     assert labels is not None

@@ -1,4 +1,4 @@
-"""Teacher and student in a browser: a page that draws, opens pictures and shows soft targets."""
+"""Teacher and student in a browser: drawings, image files and soft targets."""
 
 from tutelage.playground.folder import write_folder, write_single_file
 from tutelage.playground.runtime import find_runtime

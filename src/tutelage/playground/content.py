@@ -1,4 +1,4 @@
-"""What the page shows, read from a run's folder."""
+"""Content of the page, read from a run's folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A test sample to start from.
+    """A test sample offered on the page.
 
     Attributes:
         sample_id: Its number in the test data.
@@ -64,7 +64,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Everything that the page shows.
+    """Content of the page.
 
     Attributes:
         name: Of the run.
@@ -86,7 +86,7 @@ class Content:
 
 
 def read_run(run: Path, runtime: Path | None = None) -> Content:
-    """Read a finished run, and run its networks on its test samples once.
+    """Read a finished run, and run its networks once on its test samples.
 
     Args:
         run: Its folder.
@@ -137,7 +137,7 @@ def _kind(run: Path, record: RunRecord, source: Path, teacher: Any, runtime: Pat
 
 
 def _networks(run: Path) -> list[Network]:
-    """Teacher and student, and the student's eight-bit file where there is one."""
+    """Teacher and student, and the student's int8 file if there is one."""
     found = []
     for name, file in EXPORTS.items():
         source = run / "export" / file

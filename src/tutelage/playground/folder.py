@@ -1,4 +1,4 @@
-"""The playground as static files: one page, two or three networks, the runtime that runs them."""
+"""The playground as static files: one page, two or three networks, and their runtime."""
 
 import base64
 import gzip
@@ -17,7 +17,7 @@ RUNTIME_FILES = (LOADER, BINARY)
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written.
+    """The written files.
 
     Attributes:
         page: The page.
@@ -80,7 +80,7 @@ def write_single_file(
 
 
 def _sources(content: Content, runtime: Runtime) -> dict[str, Path]:
-    """Name in the folder to where the file is taken from."""
+    """Source of each file, by its name in the folder."""
     networks = {network.file: network.source for network in content.networks}
     runs = {f"runtime/{name}": runtime.folder / name for name in RUNTIME_FILES}
     return networks | runs | content.inputs.files()
@@ -91,5 +91,5 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _pack(source: Path) -> str:
-    """Compressed, as text; the same file gives the same text."""
+    """Compressed content as text; the same file gives the same text."""
     return base64.b64encode(gzip.compress(source.read_bytes(), mtime=0)).decode()

@@ -1,4 +1,4 @@
-"""What a page needs to know of its inputs, be they pictures or texts."""
+"""Interface of a page's kind of inputs: images or texts."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -26,12 +26,12 @@ class Kind(ABC):
 
     @abstractmethod
     def arrays(self, sample: SoftTargetSample) -> Arrays:
-        """A test sample as the networks take it, alone in its batch."""
+        """A test sample as the networks take it, in a batch of one."""
 
     @abstractmethod
     def script_data(self) -> dict[str, Any]:
-        """What the scripts read."""
+        """Data for the scripts."""
 
     def files(self) -> dict[str, Path]:
-        """What else lies beside the page: name there to where it is taken from."""
+        """Other files beside the page: name there to source."""
         return {}

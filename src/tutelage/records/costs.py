@@ -1,4 +1,4 @@
-"""What a run leaves about its exported files: sizes, times, agreement, measurements."""
+"""Results about exported files: sizes, times, agreement, measurements."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -16,7 +16,7 @@ Number = Annotated[int, Field(ge=1, le=10**12)]
 
 @dataclass(frozen=True, slots=True)
 class SizeRow:
-    """What a network weighs. MACs are for one sample; size_bytes is the exported file's."""
+    """Size of a network. MACs are for one sample; size_bytes is the exported file's."""
 
     name: str
     parameters: int
@@ -26,7 +26,7 @@ class SizeRow:
 
 @dataclass(frozen=True, slots=True)
 class LatencyRow:
-    """How long one call takes, in milliseconds, measured alternating with the other networks."""
+    """Latency of one call in milliseconds, measured in alternation with the other networks."""
 
     name: str
     runtime: str
@@ -40,7 +40,7 @@ class LatencyRow:
 
 @dataclass(frozen=True, slots=True)
 class ParityRow:
-    """Exported file in its own runtime against the PyTorch network, on real samples.
+    """An exported file in its own runtime against the PyTorch network, on real samples.
 
     Attributes:
         name: Of the network.
@@ -71,13 +71,13 @@ class ParityRow:
 
     @property
     def on_test(self) -> tuple[float | None, int]:
-        """The file's accuracy on the whole test data, and of how many samples that is."""
+        """The file's accuracy on the whole test data, and the number of samples."""
         return self.test_accuracy, self.test_count
 
 
 @dataclass(frozen=True, slots=True)
 class QuantisedRow:
-    """A file of eight bits against the float file that it was made from, on the test data.
+    """An int8 file against its float file, on the test data.
 
     Attributes:
         name: In the run's tables.
@@ -116,18 +116,18 @@ class QuantisedRow:
 
     @property
     def difference(self) -> float:
-        """The file's metric less the float file's, higher being better."""
+        """The file's metric minus the float file's, higher being better."""
         return self.accuracy - self.float_accuracy if self.gain is None else self.gain
 
     @property
     def on_test(self) -> tuple[float | None, int]:
-        """The file's accuracy on the whole test data, and of how many samples that is."""
+        """The file's accuracy on the whole test data, and the number of samples."""
         return self.accuracy, self.count
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedFile:
-    """A file that was asked for and is not delivered; all else of the run is.
+    """A requested file that is not delivered; the rest of the run is.
 
     Attributes:
         file: Its name.
@@ -139,14 +139,14 @@ class RefusedFile:
 
     @property
     def sentence(self) -> str:
-        """The reason with the file's name."""
+        """The reason, with the file's name."""
         said = self.reason if self.file in self.reason else f"{self.file}: {self.reason}"
         return f"Not delivered: {said}"
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What was measured on."""
+    """The machine of a measurement."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -183,7 +183,7 @@ class MeasuredFile:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRow:
-    """One network at one batch size and thread count; the networks took turns.
+    """One network at one batch size and thread count, measured in alternation with the others.
 
     Attributes:
         name: Of the network.

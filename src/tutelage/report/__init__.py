@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file that says what a run found out."""
+"""The report: one self-contained HTML file with the results of a run."""
 
 from tutelage.report.page import write_report
 from tutelage.report.short import short_html, short_text

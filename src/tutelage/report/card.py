@@ -1,4 +1,4 @@
-"""The model card: what a delivered student is, where it comes from, what it can and costs."""
+"""The model card: origin, quality and cost of a delivered student."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
@@ -15,7 +15,7 @@ NOT_STATED = "not stated by whoever ran this"
 
 
 def write_card(record: RunRecord, licences: Mapping[str, str], seed: int) -> str:
-    """A student's model card as Markdown, from a run's results alone.
+    """Write a student's model card as Markdown, from a run's results alone.
 
     Args:
         record: What the run found out.
@@ -165,7 +165,7 @@ def _eight_bits(record: RunRecord) -> list[str]:
 
 
 def _openings(record: RunRecord) -> list[str]:
-    """How each kind of file is run in Python; `samples` are as `config.json` says."""
+    """Python code that runs each kind of file; `samples` are as `config.json` says."""
     rows: list[ParityRow | QuantisedRow] = [*record.parity, *record.quantised]
     rows = [row for row in rows if row.name != "teacher"]
     first = {row.target: row.file for row in reversed(rows)}
@@ -214,7 +214,7 @@ def _provenance(record: RunRecord) -> str:
 
 
 def _data_name(data: Mapping[str, Any]) -> str:
-    """The kind, and the name of the folder or file where there is one."""
+    """The data's kind, and the name of its folder or file, if any."""
     kind = str(data.get("kind", "given in Python"))
     place = data.get("path") or data.get("train")
     return f"{kind}: {PurePath(str(place)).name}" if place else kind

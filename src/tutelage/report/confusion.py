@@ -1,4 +1,4 @@
-"""Which classes the delivered student takes for which, as a matrix or as the worst pairs."""
+"""Confusions of the delivered student, as a matrix or as the worst pairs."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ WIDE, FITTING = 8, 4  # columns; letters of a name that a column of numbers has 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A cell of the matrix: how many items of the row's class were put into the column's.
+    """A cell of the matrix: how many items of the row's class were predicted as the column's.
 
     Attributes:
         count: How many, as text; empty for none.
@@ -30,13 +30,13 @@ class Entry:
 
     @property
     def percent(self) -> str:
-        """The share in percent; empty where there is none."""
+        """The share in percent; empty if there is none."""
         return f"{100 * self.share:.0f} %" if self.count else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A row of the matrix: a class, its items, and where they were put."""
+    """A row of the matrix: a class, its items, and their predictions."""
 
     name: str
     total: str
@@ -53,7 +53,7 @@ class Matrix:
 
     @property
     def has_upright_heads(self) -> bool:
-        """Whether the columns' names would make a wide table wider than a page."""
+        """Whether column names are printed upright because the table would be too wide."""
         return len(self.columns) > WIDE and max(map(len, self.columns)) > FITTING
 
 

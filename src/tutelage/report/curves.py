@@ -13,7 +13,7 @@ Read = Callable[[MetricPoint], float | None]
 
 
 def curve_charts(record: RunRecord) -> list[Chart]:
-    """Metric and task loss on the validation data; without any, the objective in training."""
+    """Metric and task loss on validation data; without any, the training objective."""
     curves = [t.curve for t in record.arms]
     if not any(curves):
         return []
@@ -100,7 +100,7 @@ def _early_part(record: RunRecord) -> str:
 
 
 def _late_range(record: RunRecord, read: Read, level: float | None) -> dict[str, Any]:
-    """A range without the first quarter of training, whose steep part would flatten the rest."""
+    """Axis range without the first quarter of training, whose steep part would flatten the rest."""
     last = _last_epoch(record)
     if last < FEW_EPOCHS:
         return {}

@@ -19,7 +19,7 @@ SLIDER = (0.05, 1000.0)
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where a chart's plotting area lies in its drawing, in pixels."""
+    """Plotting area within a chart's drawing, in pixels."""
 
     left: float = 44.0
     top: float = 12.0
@@ -46,12 +46,12 @@ class Scale:
     frame: Frame
 
     def across(self, temperature: float) -> float:
-        """Pixels from the left for a temperature."""
+        """Horizontal position of a temperature, in pixels from the left."""
         share = math.log(temperature / self.low) / math.log(self.high / self.low)
         return round(self.frame.left + share * self.frame.width, 2)
 
     def up(self, probability: float) -> float:
-        """Pixels from the top for a probability."""
+        """Vertical position of a probability, in pixels from the top."""
         return round(self.frame.bottom - probability * self.frame.height, 2)
 
 
@@ -125,7 +125,7 @@ def _scale(temperatures: Sequence[float]) -> Scale:
 
 
 def _ticks(temperatures: Sequence[float], scale: Scale) -> list[float]:
-    """The temperatures asked for, less those that would stand on another's toes."""
+    """The temperatures asked for, without labels that would overlap."""
     kept: list[float] = []
     for temperature in sorted(set(temperatures)):
         if not kept or scale.across(temperature) - scale.across(kept[-1]) >= 26:
@@ -134,7 +134,7 @@ def _ticks(temperatures: Sequence[float], scale: Scale) -> list[float]:
 
 
 def _rows(numbers: Mapping[str, Any], shown: Sequence[int]) -> list[dict[str, Any]]:
-    """One row of the table a temperature, for each network that is known."""
+    """Table rows, one per temperature, for each known network."""
     networks = [("student", numbers["probabilities"], numbers["entropies"])]
     if numbers["teacher_probabilities"] is not None:
         teacher = ("teacher", numbers["teacher_probabilities"], numbers["teacher_entropies"])
@@ -153,7 +153,7 @@ def _rows(numbers: Mapping[str, Any], shown: Sequence[int]) -> list[dict[str, An
 
 
 def _scores(numbers: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Each network's logits; the teacher's up to a constant, `-inf` for an impossible class."""
+    """Each network's logits; the teacher's up to a constant, `-inf` for probability 0."""
     scores = {"student": numbers["student_logits"]}
     if numbers["teacher_logits"] is not None:
         scores["teacher"] = numbers["teacher_logits"]
@@ -205,7 +205,7 @@ def _curves(
 
 
 def _explorer(numbers: Mapping[str, Any], shown: Sequence[int]) -> dict[str, Any]:
-    """What the slider's script works from; null stands for an impossible class's logit."""
+    """Data of the slider's script; null is the logit of probability 0."""
     low, high = SLIDER
     return {
         "scores": {

@@ -1,4 +1,4 @@
-"""What every chart shares: its data, its colours, its frame."""
+"""Shared parts of all charts: data, colours, frame."""
 
 import html
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """An axis: its title, and whatever else Plotly shall know of it."""
+    """An axis: its title, and further Plotly options."""
 
     title: str
     options: dict[str, Any]
@@ -43,7 +43,7 @@ def axis(title: str, **options: Any) -> Axis:
 
 
 def draw(traces: list[dict[str, Any]], x: Axis, y: Axis, **layout: Any) -> dict[str, Any]:
-    """Check traces and layout with Plotly and give them back as plain data.
+    """Validate traces and layout with Plotly and return them as plain data.
 
     Args:
         traces: Scatter traces.
@@ -75,7 +75,7 @@ def draw(traces: list[dict[str, Any]], x: Axis, y: Axis, **layout: Any) -> dict[
 
 
 def colour(arm: str) -> str:
-    """The colour of a network, the same all over the page."""
+    """The colour of a network, the same throughout the page."""
     return COLOURS.get(arm, "#808080")
 
 
@@ -85,6 +85,6 @@ def marker(arm: str, **options: Any) -> dict[str, Any]:
 
 
 def safe_text(text: str, longest: int = 200) -> str:
-    """Text that Plotly shows as it stands: it would read tags in it."""
+    """Text that Plotly shows verbatim; it would interpret tags."""
     short = text if len(text) <= longest else text[: longest - 1] + ELLIPSIS
     return html.escape(short, quote=False)

@@ -1,4 +1,4 @@
-"""Numbers as a reader likes them; a dash where there is none."""
+"""Formatting of numbers; a dash for a missing one."""
 
 import math
 
@@ -14,7 +14,7 @@ HUGE = 1e9
 
 
 def number(value: Number | None, digits: int = 3) -> str:
-    """A number with a fixed count of digits after the point; three of a number beyond 1e9."""
+    """A number with a fixed count of decimals; above 1e9 three significant digits."""
     if value is None or not math.isfinite(value):
         return DASH
     if abs(value) >= HUGE:
@@ -23,7 +23,7 @@ def number(value: Number | None, digits: int = 3) -> str:
 
 
 def percent(share: Number | None, digits: int = 2) -> str:
-    """A share (0 to 1) in percent, without the sign."""
+    """A share (0 to 1) in percent, without the percent sign."""
     return number(None if share is None else 100 * share, digits)
 
 
@@ -44,12 +44,12 @@ def significant(value: Number | None) -> str:
 
 
 def tiny(value: Number) -> str:
-    """A number that may be very small, in powers of ten."""
+    """A number that may be very small, in scientific notation."""
     return "0" if value == 0 else f"{value:.2e}".replace("-", MINUS)
 
 
 def count(value: int) -> str:
-    """A whole number in full, its thousands set apart."""
+    """A whole number with thousands separators."""
     return f"{value:,}"
 
 
@@ -64,7 +64,7 @@ def short_count(value: Number | None) -> str:
 
 
 def size(num_bytes: Number | None) -> str:
-    """A size on disk; 1 MB is a million bytes."""
+    """A file size; 1 MB is a million bytes."""
     if num_bytes is None:
         return DASH
     for step, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
@@ -74,7 +74,7 @@ def size(num_bytes: Number | None) -> str:
 
 
 def duration(seconds: Number | None) -> str:
-    """A time as a person says it."""
+    """A duration for people."""
     if seconds is None or not math.isfinite(seconds):
         return DASH
     if seconds < 60:
@@ -85,19 +85,19 @@ def duration(seconds: Number | None) -> str:
 
 
 def ratio(above: Number | None, below: Number | None) -> str:
-    """How many times one number is another."""
+    """Ratio of two numbers."""
     if above is None or not below:
         return DASH
     return f"{significant(above / below)}{TIMES}"
 
 
 def is_noise(one: Number, other: Number) -> bool:
-    """Whether two times are too near one another to say which is shorter."""
+    """Whether two times are too close to say which is shorter."""
     return max(one, other) <= NOISE * min(one, other)
 
 
 def speed_ratio(above: Number | None, below: Number | None) -> str:
-    """How many times one time is another, where that is more than noise."""
+    """Ratio of two times, if it exceeds the noise."""
     if above is None or not below or not is_noise(above, below):
         return ratio(above, below)
     return AS_FAST

@@ -1,4 +1,4 @@
-"""The top of the page: the verdict, its interval as a picture, and four figures to remember."""
+"""Top of the page: the verdict, its interval as a picture, and four key figures."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ TONES = {"helped": "good", "hurt": "bad"}
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Places on a ruler with zero in its middle, in percent of its width."""
+    """Positions on a ruler with zero in its middle, in percent of its width."""
 
     left: float
     width: float
@@ -21,7 +21,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The verdict made ready for the page.
+    """The verdict, prepared for the page.
 
     Attributes:
         choice: Which networks it is of.
@@ -41,14 +41,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number with what it means."""
+    """One number with its meaning."""
 
     value: str
     label: str
 
 
 def find_verdict(record: RunRecord) -> Finding | None:
-    """The verdict that leads, with the other one as a line; None without a baseline."""
+    """The leading verdict, with the other one as a line; None without a baseline."""
     verdict = record.verdict
     if verdict is None:
         return None
@@ -99,7 +99,7 @@ def _signed(record: RunRecord, value: float) -> str:
 
 
 def say_what_was_kept(record: RunRecord, choice: str) -> str:
-    """The sentence on top of a run without a baseline."""
+    """The lead sentence of a run without a baseline."""
     student = record.summary("distilled", choice)
     teacher = record.summary("teacher", choice)
     if student is None or teacher is None:
@@ -116,7 +116,7 @@ def say_what_was_kept(record: RunRecord, choice: str) -> str:
 
 
 def pick_figures(record: RunRecord, choice: str) -> list[Figure]:
-    """The figures to remember: what was kept, and what it saves."""
+    """The key figures: what the student keeps, and what it saves."""
     return [*_quality(record, choice), *_savings(record)]
 
 

@@ -1,4 +1,4 @@
-"""Every exported file as it was measured: the picture of score against cost, and the tables."""
+"""Measurements of every exported file: score against cost, and tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ OTHER_SYMBOLS = (
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One network in the picture.
+    """One network in the chart.
 
     Attributes:
         name: In the legend.
@@ -57,7 +57,7 @@ def measured_tables(record: RunRecord) -> list[Table]:
 
 
 def problems(record: RunRecord) -> list[str]:
-    """Files that could not be run on a machine, a sentence each."""
+    """Files that could not run on a machine, one sentence each."""
     return [
         f"{measurement.machine.name}: {file.file} could not be run ({file.problem})."
         for measurement in record.measurements
@@ -73,7 +73,7 @@ def pictured_rows(measurement: Measurement) -> list[MeasuredRow]:
 
 
 def pareto_front(points: Sequence[Point], *, is_higher_better: bool = True) -> list[Point]:
-    """Points that no other beats in both, the cheapest first."""
+    """Points that no other beats in both dimensions, the cheapest first."""
     sign = -1 if is_higher_better else 1
     front: list[Point] = []
     for point in sorted(points, key=lambda p: (p.cost, sign * p.score)):
@@ -102,7 +102,7 @@ def file_scores(record: RunRecord) -> dict[str, float]:
 
 
 def _delivered(record: RunRecord) -> TrainingRecord | None:
-    """The distilled student that was best on the validation data, else the first."""
+    """The distilled student with the best validation score, else the first."""
 
     def rank(training: TrainingRecord) -> float:
         seen = [p.valid_metric for p in training.curve if p.valid_metric is not None]

@@ -1,4 +1,4 @@
-"""Which networks a record speaks of, and which of its rows belong to which."""
+"""Networks of a record, and the rows that belong to each."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -14,18 +14,18 @@ Row = TypeVar("Row", SizeRow, LatencyRow)
 
 
 def arms(record: RunRecord) -> list[str]:
-    """The arms with a summary: teacher, baseline, distilled, as far as they are there."""
+    """The existing arms with a summary: teacher, baseline, distilled."""
     return [arm for arm in ARMS if any(summary.arm == arm for summary in record.summaries)]
 
 
 def choices(record: RunRecord) -> list[str]:
-    """The choices to show; without validation data nothing was selected and "last" says all."""
+    """The choices to show; only "last" without validation data."""
     there = [choice for choice in CHOICES if any(s.choice == choice for s in record.summaries)]
     return there if was_selected(record) else [choice for choice in there if choice == "last"]
 
 
 def was_selected(record: RunRecord) -> bool:
-    """Whether any student was picked on validation data."""
+    """Whether any student was selected on validation data."""
     return any(training.selected_epoch is not None for training in record.arms)
 
 
@@ -44,12 +44,12 @@ def row_of(arm: str, rows: Sequence[Row]) -> Row | None:
 
 
 def student_name(names: Sequence[str]) -> str | None:
-    """The name under which cost rows list the distilled student."""
+    """The distilled student's name in cost rows."""
     return next((name for name in ("distilled", "student") if name in names), None)
 
 
 def scale(record: RunRecord) -> float:
-    """What the metric is multiplied by to be shown: shares in percent."""
+    """Factor of the metric for display: shares in percent."""
     return 100.0 if record.metric.is_share else 1.0
 
 
@@ -59,13 +59,13 @@ def metric_label(record: RunRecord) -> str:
 
 
 def metric_cell(record: RunRecord, value: float | None) -> str:
-    """A value of the metric as it stands under its label: of shares the percent alone."""
+    """A value of the metric under its label; shares in percent without the sign."""
     write = formatting.percent if record.metric.is_share else formatting.significant
     return write(value)
 
 
 def metric_interval(record: RunRecord, row_ends: tuple[float | None, ...]) -> str:
-    """A difference of scores, higher being better, with its interval behind it."""
+    """A difference of scores, higher being better, followed by its interval."""
     known = [end for end in row_ends if end is not None]
     if len(known) < len(row_ends):
         return formatting.DASH
@@ -74,17 +74,17 @@ def metric_interval(record: RunRecord, row_ends: tuple[float | None, ...]) -> st
 
 
 def metric_title(record: RunRecord) -> str:
-    """The metric as a title begins."""
+    """The metric as the beginning of a title."""
     return capital(record.metric.title)
 
 
 def capital(text: str) -> str:
-    """A text with a capital in front."""
+    """Text with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 
 def metric_text(record: RunRecord, value: float | None) -> str:
-    """A value of the metric with its sign of percent, if it has one."""
+    """A value of the metric, with a percent sign if it is a share."""
     return (
         f"{formatting.percent(value)} %"
         if record.metric.is_share
@@ -93,5 +93,5 @@ def metric_text(record: RunRecord, value: float | None) -> str:
 
 
 def class_name(record: RunRecord, index: int) -> str:
-    """The name of a class, its number where it has none."""
+    """Name of a class; its number if it has none."""
     return record.class_names[index] if index < len(record.class_names) else str(index)

@@ -1,4 +1,4 @@
-"""The page itself: everything the record holds, poured into one template."""
+"""The page: the whole record in one template."""
 
 import math
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ PURPOSE = "Writing the report"
 
 
 def write_report(record: RunRecord, path: Path) -> None:
-    """Write a run's report: one HTML file that needs nothing else, offline included.
+    """Write a run's report as one self-contained HTML file, which works offline.
 
     Args:
         record: What the run found out, the content of results.json.
@@ -41,7 +41,7 @@ def write_report(record: RunRecord, path: Path) -> None:
 
 
 def render(record: RunRecord) -> str:
-    """The report as text.
+    """The report as HTML.
 
     Raises:
         MissingExtraError: Plotly or Jinja is not installed.
@@ -50,7 +50,7 @@ def render(record: RunRecord) -> str:
 
 
 def render_page(template: str, content: Mapping[str, Any]) -> str:
-    """A template of the report's look, with style and scripts in it.
+    """Render a template in the report's style, with style and scripts inlined.
 
     Raises:
         MissingExtraError: Plotly or Jinja is not installed.
@@ -112,7 +112,7 @@ def _tables(record: RunRecord, choice: str) -> dict[str, Any]:
 
 
 def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The sections that the page has, by the name of their place, for the links on top."""
+    """The sections of the page by anchor, for the links on top."""
     charts, title = content["charts"], content["metric_title"]
     sections = [
         ("side-by-side", "Side by side", True),
@@ -131,7 +131,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _parts(jinja_markup: Any) -> dict[str, Any]:
-    """Style and scripts, which are ours and go into the page as they stand."""
+    """Style and scripts, which are our own and inserted verbatim."""
     folder = resources.files("tutelage.report") / "templates"
     names = {
         "style": "report.css",
@@ -145,7 +145,7 @@ def _parts(jinja_markup: Any) -> dict[str, Any]:
 
 
 def _script_data(record: RunRecord, charts: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """What the scripts read; the template's `tojson` makes it harmless inside a script element."""
+    """Data for the scripts; the template's `tojson` escapes it for a script element."""
     data = {
         "temperature": record.temperature,
         "samples": [sample.logits for sample in record.samples if sample.logits],
@@ -156,7 +156,7 @@ def _script_data(record: RunRecord, charts: Mapping[str, list[Any]]) -> dict[str
 
 
 def _without_non_finite(value: Any) -> Any:
-    """The same data with None for NaN and infinities, which JSON does not know."""
+    """The same data with None for NaN and infinities, which JSON cannot store."""
     match value:
         case float() if not math.isfinite(value):
             return None

@@ -1,4 +1,4 @@
-"""A recipe as YAML text, without a YAML library: plain data in, text that YAML reads back out."""
+"""A recipe as YAML text, without a YAML library."""
 
 import json
 import math

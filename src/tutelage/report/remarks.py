@@ -1,4 +1,4 @@
-"""What a reader must know beside the numbers: a run's notes, and what its files fall short of."""
+"""Remarks beside the numbers: a run's notes, and shortcomings of its files."""
 
 from collections.abc import Iterator
 
@@ -21,13 +21,13 @@ FEW_SEEDS = 5
 
 
 def remarks(record: RunRecord) -> list[str]:
-    """All of them, a sentence or two each: for the report, the model card and the terminal."""
+    """All remarks, a sentence or two each: for the report, the model card and the terminal."""
     refused = (file.sentence for file in record.refused)
     return [*record.notes, *refused, *_useless(record), *_advice(record)]
 
 
 def few_samples_advice(count: int) -> str:
-    """What to know before so few training samples are learned from mostly by soft targets."""
+    """Advice for few training samples under mostly soft targets."""
     return (
         f"{count} training samples are few, and the teacher's softened outputs weigh more than the "
         "labels: this has hurt small students (9 points with 270 samples, temperature 4, weight "
@@ -36,7 +36,7 @@ def few_samples_advice(count: int) -> str:
 
 
 def _advice(record: RunRecord) -> Iterator[str]:
-    """What to try where distillation did not help."""
+    """Advice if distillation did not help."""
     verdict = record.verdict
     if verdict is None or verdict.word == "helped":
         return
@@ -46,7 +46,7 @@ def _advice(record: RunRecord) -> Iterator[str]:
 
 
 def _useless(record: RunRecord) -> Iterator[str]:
-    """Files of eight bits that save no bytes, or no time."""
+    """Int8 files that save neither bytes nor time."""
     floats = {row.target: row for row in record.parity if row.name != "teacher"}
     for row in record.quantised:
         if row.target in floats:
@@ -65,7 +65,7 @@ def _no_smaller(record: RunRecord, row: QuantisedRow, before: ParityRow) -> Iter
 
 
 def _slower(record: RunRecord, row: QuantisedRow, before: ParityRow) -> Iterator[str]:
-    """At the smallest batch size, on the machine of the run."""
+    """Whether it is slower at the smallest batch size, on the machine of the run."""
     times = {entry.name: entry.p50_ms for entry in reversed(record.latencies)}
     if record.measurements:
         times = {entry.name: entry.p50_ms for entry in reversed(record.measurements[0].rows)}

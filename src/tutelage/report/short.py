@@ -1,4 +1,4 @@
-"""A run in a few lines: how a notebook and a terminal show what `distill` returns."""
+"""A run in a few lines, as a notebook and a terminal show the result of `distill`."""
 
 from html import escape
 
@@ -10,14 +10,14 @@ ARMS = ("teacher", "baseline", "distilled")
 
 
 def short_text(record: RunRecord) -> str:
-    """One line: the leading metric of every network, then the verdict's word."""
+    """One line: the leading metric of every network, then the verdict in a word."""
     parts = [f"{arm} {value}" for arm, value in _values(record)]
     word = [] if record.verdict is None else [record.verdict.word]
     return ", ".join([f"{record.metric.title}: " + ", ".join(parts), *word])
 
 
 def short_html(record: RunRecord) -> str:
-    """A small table of the same with the verdict's sentence below it."""
+    """The same as a small table, with the verdict's sentence below it."""
     rows = "".join(
         f"<tr><td>{escape(arm)}</td><td>{escape(value)}</td></tr>" for arm, value in _values(record)
     )

@@ -1,4 +1,4 @@
-"""The samples whose soft targets the page shows, with the classes worth a bar."""
+"""The samples with soft targets on the page, and the classes that get a bar."""
 
 import re
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One sample made ready for the page.
+    """One sample, prepared for the page.
 
     Attributes:
         title: Which sample it is.
@@ -55,12 +55,12 @@ class Slider:
 
 
 def make_slider(temperature: float) -> Slider:
-    """A range from 0.5 to 20, wider where the run's temperature asks for it."""
+    """A range from 0.5 to 20, extended to the run's temperature."""
     return Slider(low=min(0.5, temperature), high=max(20.0, 2 * temperature), start=temperature)
 
 
 def make_cards(record: RunRecord) -> list[Card]:
-    """One card a sample."""
+    """One card per sample."""
     return [_make_card(record, sample) for sample in record.samples if sample.logits]
 
 
@@ -84,7 +84,7 @@ def _make_card(record: RunRecord, sample: SoftTargetSample) -> Card:
 
 
 def network_names(sample: SoftTargetSample) -> list[str]:
-    """The sample's networks: the known arms in their order, then any other."""
+    """The sample's networks: the known arms in order, then others."""
     known = [arm for arm in networks.ARMS if arm in sample.logits]
     return [*known, *(name for name in sample.logits if name not in known)]
 

@@ -22,7 +22,7 @@ METRICS = (
 
 
 def metrics_of(record: RunRecord) -> list[tuple[str, str, str]]:
-    """Name, label and unit of all that was measured, what networks are compared by first."""
+    """Name, label and unit of all metrics, the leading one first."""
     metric = record.metric
     label = networks.capital(networks.metric_label(record))
     known = [
@@ -49,7 +49,7 @@ def metrics_of(record: RunRecord) -> list[tuple[str, str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value, its spread over seeds, and the exact number for a pointer that rests on it."""
+    """A value, its spread over seeds, and the exact number for a tooltip."""
 
     value: str
     spread: str = ""
@@ -58,7 +58,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a table; the detail stands small below its label."""
+    """One line of a table; the detail is printed small below its label."""
 
     label: str
     cells: list[Cell]
@@ -67,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with a column for each network."""
+    """A table with one column per network."""
 
     title: str
     columns: list[str]
@@ -75,7 +75,7 @@ class Table:
 
 
 def quality_tables(record: RunRecord) -> list[Table]:
-    """How well each network does, once for each choice."""
+    """Quality of each network, one table per choice."""
     arms = networks.arms(record)
     return [
         Table(
@@ -114,7 +114,7 @@ def _metric_cell(summary: Summary | None, metric: str, unit: str) -> Cell:
 
 
 def cost_table(record: RunRecord) -> Table:
-    """What each network costs; the last column sets the teacher against the student."""
+    """Cost of each network; the last column compares the teacher with the student."""
     names = [*(row.name for row in record.sizes), *(row.name for row in record.latencies)]
     names = list(dict.fromkeys(names))
     rows = [
@@ -302,7 +302,7 @@ def parity_table(record: RunRecord) -> Table:
 
 
 def quantised_table(record: RunRecord) -> Table:
-    """Files of eight bits against the float files that they were made from."""
+    """Int8 files against their float files."""
     is_finetuned = any(row.over_plain is not None for row in record.quantised)
     columns = [
         "how",
@@ -343,7 +343,7 @@ def quantised_table(record: RunRecord) -> Table:
 
 
 def cache_facts(record: RunRecord) -> list[tuple[str, str]]:
-    """What there is to know of the teacher cache; empty for a live teacher."""
+    """Facts about the teacher cache; empty for a live teacher."""
     cache = record.cache
     if cache is None:
         return []

@@ -6,7 +6,7 @@ from tutelage.report.tables import Cell, Row, Table
 
 
 def text_files_table(record: RunRecord) -> Table:
-    """The student as files, each against PyTorch on the same tokens."""
+    """The student's files, each against PyTorch on the same tokens."""
     columns = [
         "runtime",
         "size",

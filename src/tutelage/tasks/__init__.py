@@ -1,4 +1,4 @@
-"""Tasks: one for each kind of label."""
+"""Tasks, one per kind of label."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What every task is: how networks are called, what they learn from labels, how they are judged."""
+"""Interface of tasks: calling networks, loss on labels, evaluation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ from tutelage.types import Batch, Outputs, Signal
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What one network says of a whole data set, on the CPU.
+    """Outputs of one network for a whole data set, on the CPU.
 
     Attributes:
         outputs: Scores of all items, in the order of the data.
@@ -44,7 +44,7 @@ class Predictions:
 
 
 class Task(ABC):
-    """A kind of label. All that engine, pipeline and report know of it is this.
+    """A kind of label. Engine, pipeline and report use only this interface.
 
     The defaults are those of a task whose items are samples and whose networks give one row of
     scores each; a task of one's own says what it measures, its task loss and what its scores are.
@@ -67,31 +67,31 @@ class Task(ABC):
     @property
     @abstractmethod
     def width(self) -> int:
-        """Scores of an item."""
+        """Scores per item."""
 
     @property
     def items_per_sample(self) -> int | None:
-        """1 where an item is a sample; None where samples differ in it."""
+        """1 if an item is a sample; None if samples differ in their number of items."""
         return 1
 
     @property
     def leading(self) -> str:
-        """The measure that networks are compared by; the first one unless the task says another."""
+        """The leading metric; the first one unless the task says otherwise."""
         return next(iter(self.measures))
 
     @property
     def metric(self) -> Metric:
-        """What networks are compared by."""
+        """The metric by which networks are compared."""
         return self.measures[self.leading].metric
 
     @property
     def metrics(self) -> list[Metric]:
-        """All that is measured, what networks are compared by first."""
+        """All metrics, the leading one first."""
         others = [each.metric for name, each in self.measures.items() if name != self.leading]
         return [self.metric, *others]
 
     def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:
-        """Call a network: scores with one row an item, and features with one row a sample.
+        """Call a network: scores with one row per item, and features with one row per sample.
 
         Args:
             model: The network.
@@ -107,15 +107,15 @@ class Task(ABC):
         return Outputs(self.for_losses(self.checked(model, given, len(batch))), features)
 
     def for_losses(self, scores: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
-        """A network's scores in the units in which losses compare them; as they are for most."""
+        """Scores in the units of losses; unchanged for most tasks."""
         return scores
 
     def for_people(self, scores: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
-        """The same back in the units in which networks give them."""
+        """Scores converted back to the units of networks."""
         return scores
 
     def checked(self, model: nn.Module, scores: Tensor, rows: int) -> Float[Tensor, "rows width"]:
-        """The scores that a network gave, once there is one row a sample of the right width.
+        """The scores of a network, checked for one row per sample of the right width.
 
         Raises:
             ShapeError: There is not.
@@ -129,14 +129,14 @@ class Task(ABC):
         return scores
 
     def items(self, batch: Batch) -> Batch:
-        """The batch as losses see it: labels, mask and numbers with one row an item.
+        """The batch for losses: labels, mask and numbers with one row per item.
 
         Items come in the order of `run`. Where an item is a sample it is the batch itself.
         """
         return batch
 
     def truth(self, batch: Batch) -> Shaped[Tensor, "items ..."] | None:
-        """The labels of a batch's items as networks are judged by them; None without labels."""
+        """Labels of a batch's items for evaluation; None without labels."""
         return self.items(batch).labels
 
     @abstractmethod
@@ -144,7 +144,7 @@ class Task(ABC):
         """The loss on labels."""
 
     def distillation_loss(self, temperature: float) -> Loss:
-        """What distilling means for these scores, unless something else is asked for.
+        """The default distillation loss of these scores.
 
         Args:
             temperature: Above 0, where the loss has one.
@@ -152,7 +152,7 @@ class Task(ABC):
         return KD(temperature=temperature)
 
     def ready(self, network: nn.Module, probe: Callable[[], Batch]) -> nn.Module:  # noqa: ARG002
-        """A network that is to be trained on these labels; almost always itself.
+        """A network prepared for training on these labels; usually unchanged.
 
         Args:
             network: With its initial weights.
@@ -164,7 +164,7 @@ class Task(ABC):
     def predict(
         self, model: nn.Module, batches: Iterable[Batch], device: torch.device
     ) -> Predictions:
-        """Scores and labels of all items, on the CPU; the network in eval mode meanwhile.
+        """Scores and labels of all items, on the CPU, with the network in eval mode.
 
         Raises:
             DataError: There are no samples, or no labels.
@@ -192,18 +192,18 @@ class Task(ABC):
 
     @abstractmethod
     def validate(self, said: Predictions) -> tuple[float, float]:
-        """The leading metric and the task loss: all that a training asks of its validation data."""
+        """The leading metric and the task loss on validation data."""
 
     @abstractmethod
     def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:
-        """The metric of whoever has not seen the inputs: what a network must beat.
+        """The metric of a guess without inputs, which a network must beat.
 
         Args:
             labels: Of the data that networks are judged on.
         """
 
     def scores(self, said: Predictions) -> Shaped[Tensor, " samples"]:
-        """How well each sample is done, higher being better: what evidence compares in pairs.
+        """Score of each sample, higher being better, for paired comparison.
 
         Its mean over samples is the metric, or, for a metric that is no mean, what the metric is
         made from (minus the negative log-likelihood, for perplexity).
@@ -213,7 +213,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
-        """Everything that one network's predictions say.
+        """All metrics of one network's predictions.
 
         Args:
             said: Of the network.
@@ -223,7 +223,7 @@ class Task(ABC):
     def mean_of(
         self, scores: Float[Tensor, "members rows width"], log_weights: Float[Tensor, " members"]
     ) -> Float[Tensor, "rows width"]:
-        """What several networks give together: of classes the mean of their probabilities.
+        """Combined output of several networks: for classes the mean of their probabilities.
 
         Args:
             scores: Of each network, as it gives them.
@@ -234,5 +234,5 @@ class Task(ABC):
     def agreement(
         self, expected: Float[Tensor, "items width"], given: Float[Tensor, "items width"]
     ) -> float:
-        """Share of items on which two networks' scores come to the same: of classes, one pick."""
+        """Share of items on which two networks agree: for classes, the same prediction."""
         return float((given.argmax(dim=-1) == expected.argmax(dim=-1)).double().mean())

@@ -18,7 +18,7 @@ from tutelage.tasks.base import Predictions, Task
 
 @dataclass(frozen=True, slots=True)
 class Classification(Task):
-    """How a classifier is run and judged.
+    """How a classifier is run and evaluated.
 
     Attributes:
         num_classes: Width of its logits.
@@ -31,17 +31,17 @@ class Classification(Task):
     measures: ClassVar[Mapping[str, Measure]] = CLASS_MEASURES
 
     def __post_init__(self) -> None:
-        """Refuse a metric that is not known."""
+        """Refuse an unknown metric."""
         find("metric", self.compared_by, self.measures)
 
     @property
     def width(self) -> int:
-        """Logits of a sample: one a class."""
+        """Logits per sample: one per class."""
         return self.num_classes
 
     @property
     def leading(self) -> str:
-        """The metric that leads."""
+        """The leading metric."""
         return self.compared_by
 
     def task_loss(self) -> CrossEntropy:
@@ -54,12 +54,12 @@ class Classification(Task):
         return value, float(cross_entropy(said.logits, said.labels))
 
     def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:
-        """The metric of always naming the most frequent class."""
+        """The metric of always predicting the most frequent class."""
         scores = always_most_frequent(labels, self.num_classes)
         return self.measures[self.leading].value(scores, labels)
 
     def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
-        """Accuracy, calibration, and likeness to the teacher."""
+        """Accuracy, calibration, and similarity to the teacher."""
         return evaluate_classes(
             said.logits, said.labels, None if teacher is None else teacher.logits
         )

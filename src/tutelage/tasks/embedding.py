@@ -1,4 +1,4 @@
-"""Embeddings: one vector a sample, judged by how the teacher's vectors lie to one another."""
+"""Embeddings: one vector per sample, evaluated by its similarity structure to the teacher's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ RANK_CORRELATION = Metric(
 
 @dataclass(frozen=True, slots=True)
 class Embedding(Task):
-    """How a network that gives one vector a sample is run and judged.
+    """How a network with one vector per sample is run and evaluated.
 
     The ground truth is the teacher's own word: its vectors are the labels of validation and test
     data (`teachers/reference.py`).
@@ -88,7 +88,7 @@ class Embedding(Task):
         return Outputs(given, features)
 
     def task_loss(self) -> SimCSE:
-        """What can be learned without a teacher; the network's dropout is the paper's meanwhile."""
+        """The loss without a teacher; during it, dropout has the paper's probability."""
         return SimCSE(dropout=DROPOUT)
 
     def distillation_loss(self, temperature: float) -> EmbeddingCosine:  # noqa: ARG002 - as for any
@@ -103,11 +103,11 @@ class Embedding(Task):
         )
 
     def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:  # noqa: ARG002 - as for any
-        """Rank correlation of vectors that have nothing to do with the teacher's."""
+        """Rank correlation of vectors that are unrelated to the teacher's."""
         return 0.0
 
     def scores(self, said: Predictions) -> Float[Tensor, " samples"]:
-        """What each sample adds to the mean rank correlation, also as one of the others."""
+        """Contribution of each sample to the mean rank correlation, also as a neighbour."""
         return jackknife_values(*_sides(said))
 
     def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
@@ -126,7 +126,7 @@ class Embedding(Task):
     def agreement(
         self, expected: Float[Tensor, "items width"], given: Float[Tensor, "items width"]
     ) -> float:
-        """Share of samples whose two vectors point almost the same way (cosine of 0.99)."""
+        """Share of samples whose two vectors almost coincide in direction (cosine of 0.99)."""
         return float((F.cosine_similarity(given, expected, dim=1) > SAME_WAY).double().mean())
 
 

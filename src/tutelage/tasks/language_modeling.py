@@ -41,7 +41,7 @@ PERPLEXITY = Metric(
 
 @dataclass(frozen=True, slots=True)
 class LanguageModeling(Task):
-    """How a language model is run and judged.
+    """How a language model is run and evaluated.
 
     An item is a token that counts, judged by what the network says before it. Of a Hugging Face
     model the task takes hidden states and head, so that nobody needs to hold all logits at once.
@@ -58,7 +58,7 @@ class LanguageModeling(Task):
 
     @property
     def width(self) -> int:
-        """Logits of a token: one a word of the tokenizer."""
+        """Logits per token: one per entry of the vocabulary."""
         return self.num_classes
 
     @property
@@ -73,7 +73,7 @@ class LanguageModeling(Task):
 
     @property
     def items_per_sample(self) -> int | None:
-        """Tokens of a block."""
+        """Tokens per block."""
         return self.block
 
     def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:
@@ -118,7 +118,7 @@ class LanguageModeling(Task):
             )
 
     def items(self, batch: Batch) -> Batch:
-        """One row a token that counts."""
+        """One row per valid token."""
         return token_items(batch)
 
     def task_loss(self) -> CrossEntropy:
@@ -129,7 +129,7 @@ class LanguageModeling(Task):
     def predict(
         self, model: nn.Module, batches: Iterable[Batch], device: torch.device
     ) -> Predictions:
-        """What a network says of all tokens, on the CPU; hidden states rather than logits.
+        """Outputs for all tokens, on the CPU; hidden states rather than logits.
 
         Raises:
             DataError: There are no samples, or no labels.
@@ -151,21 +151,21 @@ class LanguageModeling(Task):
         return found
 
     def validate(self, said: Predictions) -> tuple[float, float]:
-        """Perplexity, and the negative log-likelihood of a token."""
+        """Perplexity, and the negative log-likelihood per token."""
         mean = _nll(said).double().mean()
         return perplexity(mean), float(mean)
 
     def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:  # noqa: ARG002 - as for any
-        """Perplexity of holding all words alike."""
+        """Perplexity of a uniform prediction."""
         return float(self.num_classes)
 
     def scores(self, said: Predictions) -> Float[Tensor, " samples"]:
-        """Log-likelihood of each sample's tokens, a mean weighed by their number."""
+        """Mean log-likelihood of each sample's tokens, weighted by their number."""
         return score_by_sample(said, -_nll(said))
 
     @torch.inference_mode()
     def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
-        """Perplexity, share of tokens that are picked, and likeness to the teacher."""
+        """Perplexity, accuracy per token, and similarity to the teacher."""
         perplexity, nll = self.validate(said)
         if teacher is not None and teacher.outputs.shape != said.outputs.shape:
             teacher = None  # it speaks of other tokens
@@ -193,7 +193,7 @@ class LanguageModeling(Task):
 
 
 def perplexity(nll: Float[Tensor, ""]) -> float:
-    """Words among which a network is as undecided as among so many alike ones.
+    """Perplexity: exp of the mean negative log-likelihood.
 
     Args:
         nll: Mean negative log-likelihood of a token, in nats. Above 300 it counts as 300: what is
@@ -203,7 +203,7 @@ def perplexity(nll: Float[Tensor, ""]) -> float:
 
 
 def network_inputs(batch: Batch) -> dict[str, Tensor]:
-    """What this network is called with, without what another one reads of the same text."""
+    """A network's own inputs, without those for another tokenizer."""
     return {n: value for n, value in all_inputs(batch).items() if not n.startswith(OTHER)}
 
 
@@ -240,7 +240,7 @@ def _joined(said: Sequence[Predictions]) -> Predictions:
 
 
 def log_likelihoods(outputs: Outputs, labels: Int[Tensor, " items"]) -> Float[Tensor, " items"]:
-    """Of each label, a chunk of logits at a time."""
+    """Log-likelihood of each label, computed in chunks of logits."""
     chunks = [
         log_of_labels(log_soften(outputs.pick(rows).logits), labels[rows])
         for rows in _spans(outputs)

@@ -1,4 +1,4 @@
-"""Multi-label classification, and yes or no: a sigmoid for each label."""
+"""Multi-label and yes/no classification: one sigmoid per label."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from tutelage.types import Signal
 @final
 @dataclass(frozen=True, slots=True)
 class MultiLabel(Task):
-    """How a network is run and judged that answers yes or no for each label.
+    """How a network with a yes/no answer per label is run and evaluated.
 
     One label is a yes-or-no question to a network of one logit.
 
@@ -44,17 +44,17 @@ class MultiLabel(Task):
     row_is: ClassVar[str] = "one logit a label"
 
     def __post_init__(self) -> None:
-        """Refuse a metric that is not known."""
+        """Refuse an unknown metric."""
         find("metric", self.compared_by, self.measures)
 
     @property
     def width(self) -> int:
-        """Logits of a sample: one a label."""
+        """Logits per sample: one per label."""
         return self.num_labels
 
     @property
     def leading(self) -> str:
-        """The metric that leads."""
+        """The leading metric."""
         return self.compared_by
 
     def task_loss(self) -> Loss:
@@ -71,12 +71,12 @@ class MultiLabel(Task):
         return self.measures[self.leading].value(said.logits, said.labels), float(loss)
 
     def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:
-        """The metric of saying of each label how frequent it is, whatever the inputs are."""
+        """The metric of predicting each label's frequency, whatever the inputs."""
         logits = labels.double().mean(dim=0).clamp(1e-6, 1 - 1e-6).logit().float()
         return self.measures[self.leading].value(logits.expand(len(labels), -1), labels)
 
     def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
-        """F1, average precision, and likeness to the teacher."""
+        """F1, average precision, and similarity to the teacher."""
         others = {
             name: measure.value(said.logits, said.labels) for name, measure in self.measures.items()
         }
@@ -89,7 +89,7 @@ class MultiLabel(Task):
     def agreement(
         self, expected: Float[Tensor, "items width"], given: Float[Tensor, "items width"]
     ) -> float:
-        """Share of decisions, at a probability of 50 %, that are the same."""
+        """Share of equal decisions, at a probability of 50 %."""
         return float(((given > 0) == (expected > 0)).double().mean())
 
     def mean_of(

@@ -1,4 +1,4 @@
-"""Scores that something can be made of: no NaN, and nothing that cannot be written down."""
+"""Validation of scores: no NaN, and nothing that cannot be stored."""
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ IMPOSSIBLE = -1e4  # a logit; exp of it is 0 at every temperature in use
 def check_numbers(
     model: object, logits: Tensor, sample_ids: Tensor, what: str = "validation or test data"
 ) -> None:
-    """Refuse logits of which no probabilities can be made.
+    """Refuse logits that have no softmax.
 
     Args:
         model: The network or teacher that gave them.
@@ -32,7 +32,7 @@ def check_numbers(
 
 
 def held_impossible(logits: Tensor) -> Tensor:
-    """Logits with a finite number for `-inf`, so low that its probability is 0 all the same.
+    """Logits with a finite number for `-inf`, low enough for probability 0.
 
     What is made of them (likelihoods of samples whose class a network holds impossible, soft
     targets in a report) can then be written down.

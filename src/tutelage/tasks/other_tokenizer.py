@@ -1,4 +1,4 @@
-"""A teacher that reads the text with another tokenizer than the student."""
+"""A teacher with another tokenizer than the student's."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from tutelage.types import COUNTED, UNLABELLED, Batch, Outputs
 
 @dataclass(frozen=True, slots=True)
 class OtherTokenizer(Task):
-    """How the teacher is run and judged: on its own tokens, told at the student's.
+    """Runs and evaluates the teacher on its own tokens, aligned with the student's.
 
     Items are the student's tokens. Where no token of the teacher ends with one of the student's,
     its row is not a number, and `universal_logit_distance` leaves it out.
@@ -37,12 +37,12 @@ class OtherTokenizer(Task):
 
     @property
     def width(self) -> int:
-        """Logits of a token: one a word of the teacher's tokenizer."""
+        """Logits per token: one per entry of the teacher's vocabulary."""
         return self.num_classes
 
     @property
     def items_per_sample(self) -> None:
-        """None: texts differ in their tokens."""
+        """None, because texts differ in their number of tokens."""
         return
 
     @property
@@ -57,11 +57,11 @@ class OtherTokenizer(Task):
 
     @property
     def own(self) -> LanguageModeling:
-        """The task in the teacher's own tokens."""
+        """The task on the teacher's own tokens."""
         return LanguageModeling(self.num_classes)
 
     def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:
-        """What the teacher says after the student's tokens.
+        """The teacher's outputs after the student's tokens.
 
         Raises:
             DataError: Its features are asked for, or the text was not read by both.
@@ -96,7 +96,7 @@ class OtherTokenizer(Task):
         return torch.nn.functional.pad(found.double().cumsum(dim=1), (1, 0))
 
     def items(self, batch: Batch) -> Batch:
-        """One row a token of the student's that counts."""
+        """One row per valid token of the student."""
         return token_items(batch)
 
     def task_loss(self) -> CrossEntropy:
@@ -106,23 +106,23 @@ class OtherTokenizer(Task):
     def predict(
         self, model: nn.Module, batches: Iterable[Batch], device: torch.device
     ) -> Predictions:
-        """What the teacher says of its own tokens."""
+        """The teacher's outputs on its own tokens."""
         return self.own.predict(model, _own_batches(batches), device)
 
     def validate(self, said: Predictions) -> tuple[float, float]:
-        """Perplexity, and the negative log-likelihood of one of its tokens."""
+        """Perplexity, and the negative log-likelihood per own token."""
         return self.own.validate(said)
 
     def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:
-        """Perplexity of holding all words alike."""
+        """Perplexity of a uniform prediction."""
         return self.own.chance(labels)
 
     def scores(self, said: Predictions) -> Float[Tensor, " samples"]:
-        """Log-likelihood of each sample's tokens, a mean weighed by their number."""
+        """Mean log-likelihood of each sample's tokens, weighted by their number."""
         return self.own.scores(said)
 
     def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
-        """Perplexity and share of tokens that are picked."""
+        """Perplexity and accuracy per token."""
         return self.own.evaluate(said, teacher)
 
 
@@ -133,7 +133,7 @@ def _inputs(batch: Batch) -> dict[str, Tensor]:
 
 
 def _own_inputs(ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Tokens with one after them, and which of them count."""
+    """Tokens that have a next one, and the mask of valid ones."""
     counted = mask[:, 1:].bool()
     return {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1], COUNTED: counted}
 

@@ -1,4 +1,4 @@
-"""What a network says of a whole data set."""
+"""Outputs of a network for a whole data set."""
 
 import re
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def predict_data(
     device: torch.device,
     workers: int = 0,
 ) -> Predictions:
-    """What a network says of a whole data set, on the CPU, in the order of the data.
+    """Outputs of a network for a whole data set, on the CPU, in the data's order.
 
     Texts of like length are asked about together, so that little is filled up.
     """
@@ -42,7 +42,7 @@ def predict_data(
 def in_data_order(
     said: Predictions, gather: Callable[[Tensor], Tensor] = lambda tensor: tensor
 ) -> Predictions:
-    """The same sample by sample in the order of the data, items as they stand in their sample.
+    """The same in the data's order of samples; items keep their order within a sample.
 
     Args:
         said: In any order.
@@ -58,7 +58,7 @@ def in_data_order(
 
 
 def _by_item(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
-    """Outputs with something done to each of their tensors that have a row an item."""
+    """Outputs with a function applied to each tensor that has a row per item."""
     features = {name: change(feature) for name, feature in outputs.features.items()}
     scores = outputs.scores
     if isinstance(scores, HiddenStates):
@@ -67,7 +67,7 @@ def _by_item(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
 
 
 def check_logits(task: Task, model: nn.Module, outputs: Outputs) -> None:
-    """Refuse probabilities where logits are expected: their softmax would be nearly even.
+    """Refuse probabilities in place of logits: their softmax would be nearly uniform.
 
     Args:
         task: Whose networks give logits, or are not looked at.
@@ -96,7 +96,7 @@ def check_logits(task: Task, model: nn.Module, outputs: Outputs) -> None:
 
 
 def are_shares(outputs: Outputs) -> bool:
-    """Whether all scores lie between 0 and 1, and are not simply small or all alike.
+    """Whether all scores lie between 0 and 1, and are neither tiny nor all equal.
 
     So they do after a sigmoid that `check_logits` cannot see, being written in steps of its own.
     """
@@ -107,7 +107,7 @@ def are_shares(outputs: Outputs) -> bool:
 
 
 def _last_step(scores: Tensor) -> str:
-    """PyTorch's name of the step that made these numbers; empty where it left no graph."""
+    """PyTorch's name of the last autograd step; empty without a graph."""
     step = scores.grad_fn
     while step is not None:
         name = step.name().partition("Backward")[0]

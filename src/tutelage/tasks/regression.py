@@ -1,4 +1,4 @@
-"""Regression: one or several real numbers for each sample, or a Gaussian for each."""
+"""Regression: one or several real numbers per sample, or a Gaussian for each."""
 
 import math
 from abc import abstractmethod
@@ -27,7 +27,7 @@ FAR, WIDE, NARROW = 2.0, 5.0, 0.2  # from where on labels are too far from what 
 
 @dataclass(frozen=True, slots=True)
 class ValueTask(Task):
-    """What tasks of real values share.
+    """Base of tasks with real values.
 
     Networks give values in the units of the labels. Losses see them, and the labels, less the
     labels' mean and divided by their standard deviation, so that weights and learning rates mean
@@ -47,27 +47,27 @@ class ValueTask(Task):
     label_kind: ClassVar[ValueLabels] = ValueLabels()
 
     def __post_init__(self) -> None:
-        """Refuse a metric that is not known."""
+        """Refuse an unknown metric."""
         find("metric", self.compared_by, self.measures)
 
     @property
     def leading(self) -> str:
-        """The metric that leads."""
+        """The leading metric."""
         return self.compared_by
 
     @property
     def centre(self) -> Float[Tensor, " values"]:
-        """What is taken off each value before losses see it."""
+        """Subtracted from each value before losses see it."""
         return torch.tensor(self.label_mean or (0.0,) * self.num_values)
 
     @property
     def scale(self) -> Float[Tensor, " values"]:
-        """What each value is divided by before losses see it."""
+        """Divisor of each value before losses see it."""
         return torch.tensor(self.label_std or (1.0,) * self.num_values)
 
     @abstractmethod
     def rescaled(self, network: nn.Module) -> nn.Module:
-        """A network that gives numbers around 0, made to give them in the labels' units."""
+        """A network with outputs around 0, rescaled to the labels' units."""
 
     def truth(self, batch: Batch) -> Shaped[Tensor, "items ..."] | None:
         """The labels in their own units."""
@@ -81,7 +81,7 @@ class ValueTask(Task):
         return batch.with_labels((batch.labels - centre) / scale)
 
     def ready(self, network: nn.Module, probe: Callable[[], Batch]) -> nn.Module:
-        """The network, with its outputs brought to the labels' units where they are far off.
+        """The network, with its outputs rescaled to the labels' units if they are far off.
 
         A new network gives numbers around 0. Where the labels lie far from there, or spread much
         wider or less, and the network knows nothing of them yet, its outputs are multiplied by the
@@ -104,13 +104,13 @@ class ValueTask(Task):
         return network if knows_more_than_the_mean else self.rescaled(network)
 
     def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:
-        """The metric of giving the labels' mean for everything."""
+        """The metric of always predicting the labels' mean."""
         constant = labels.mean(dim=0, keepdim=True).expand_as(labels)
         return self.measures[self.leading].value(self.as_sure(constant), labels)
 
     @abstractmethod
     def as_sure(self, values: Float[Tensor, "items values"]) -> Float[Tensor, "items width"]:
-        """Values as a network would give them that knows nothing but their spread."""
+        """Predictions equal to the values, with the labels' overall variance."""
 
     def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
         """Errors, correlations, and the difference from the teacher's values."""
@@ -132,7 +132,7 @@ class ValueTask(Task):
 @final
 @dataclass(frozen=True, slots=True)
 class Regression(ValueTask):
-    """How a network that gives real values is run and judged."""
+    """How a network with real values is run and evaluated."""
 
     gives: ClassVar[Signal] = Signal.VALUES
     measures: ClassVar[Mapping[str, Measure]] = VALUE_MEASURES
@@ -140,11 +140,11 @@ class Regression(ValueTask):
 
     @property
     def width(self) -> int:
-        """Values of a sample."""
+        """Values per sample."""
         return self.num_values
 
     def rescaled(self, network: nn.Module) -> nn.Module:
-        """The network with its outputs multiplied and moved."""
+        """The network with its outputs scaled and shifted."""
         return Rescaled(network, self.centre, self.scale)
 
     def for_losses(self, scores: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
@@ -182,7 +182,7 @@ class Regression(ValueTask):
 @final
 @dataclass(frozen=True, slots=True)
 class GaussianRegression(ValueTask):
-    """How a network that gives a mean and a spread for each value is run and judged.
+    """How a network with a mean and a variance per value is run and evaluated.
 
     It gives the means of all values, then the logarithms of their variances, in the units of the
     labels.
@@ -194,11 +194,11 @@ class GaussianRegression(ValueTask):
 
     @property
     def width(self) -> int:
-        """Two numbers a value."""
+        """Two numbers per value."""
         return 2 * self.num_values
 
     def rescaled(self, network: nn.Module) -> nn.Module:
-        """The network with its means multiplied and moved, and its variances widened alike."""
+        """The network with its means scaled and shifted, and its variances scaled alike."""
         centre = torch.cat([self.centre, 2 * self.scale.log()])
         return Rescaled(network, centre, torch.cat([self.scale, torch.ones_like(self.scale)]))
 

@@ -1,4 +1,4 @@
-"""Token classification: one class for each token that counts, as parts of speech or names."""
+"""Token classification: one class per valid token, as parts of speech or names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ OF_TOKENS = replace(
 
 @dataclass(frozen=True, slots=True)
 class TokenClassification(Task):
-    """How a network that labels tokens is run and judged.
+    """How a network that labels tokens is run and evaluated.
 
     An item is a token that counts; padding, and the length of the longest text, change nothing.
 
@@ -45,22 +45,22 @@ class TokenClassification(Task):
     }
 
     def __post_init__(self) -> None:
-        """Refuse a metric that is not known."""
+        """Refuse an unknown metric."""
         find("metric", self.compared_by, self.measures)
 
     @property
     def width(self) -> int:
-        """Logits of a token: one a class."""
+        """Logits per token: one per class."""
         return self.num_classes
 
     @property
     def items_per_sample(self) -> None:
-        """None: texts differ in their tokens."""
+        """None, because texts differ in their number of tokens."""
         return
 
     @property
     def leading(self) -> str:
-        """The metric that leads."""
+        """The leading metric."""
         return self.compared_by
 
     def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:
@@ -88,7 +88,7 @@ class TokenClassification(Task):
         return Outputs(given[counted], features)
 
     def items(self, batch: Batch) -> Batch:
-        """One row a token that counts."""
+        """One row per valid token."""
         return token_items(batch)
 
     def task_loss(self) -> CrossEntropy:
@@ -101,12 +101,12 @@ class TokenClassification(Task):
         return value, float(cross_entropy(said.logits, said.labels))
 
     def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:
-        """The metric of always naming the most frequent class."""
+        """The metric of always predicting the most frequent class."""
         scores = always_most_frequent(labels, self.num_classes)
         return self.measures[self.leading].value(scores, labels)
 
     def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
-        """Accuracy, calibration, and likeness to the teacher, over tokens."""
+        """Accuracy, calibration, and similarity to the teacher, over tokens."""
         return evaluate_classes(
             said.logits, said.labels, None if teacher is None else teacher.logits
         )

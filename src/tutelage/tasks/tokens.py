@@ -1,4 +1,4 @@
-"""Tasks whose items are tokens: which of them count, and how samples become items."""
+"""Tasks with tokens as items: valid tokens, and items of samples."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from tutelage.types import COUNTED, Batch
 
 
 def counted_tokens(batch: Batch) -> Bool[Tensor, "samples length"]:
-    """Which tokens are items.
+    """Mask of the tokens that are items.
 
     It stands among the inputs under `COUNTED`, so that it is cut and moved with them, and a network
     never sees it.
@@ -29,20 +29,20 @@ def counted_tokens(batch: Batch) -> Bool[Tensor, "samples length"]:
 
 
 def tokens_a_sample(batch: Batch) -> float:
-    """Tokens of a sample on average: those that count, or all but padding; 0 without tokens."""
+    """Mean number of tokens per sample: valid ones, or all but padding; 0 without tokens."""
     named = {} if isinstance(batch.inputs, Tensor) else batch.inputs
     mask = named.get(COUNTED, named.get("attention_mask"))
     return 0.0 if mask is None else float(mask.sum()) / len(batch)
 
 
 def network_inputs(batch: Batch) -> Mapping[str, Tensor]:
-    """What the network is called with."""
+    """Inputs for the network."""
     assert not isinstance(batch.inputs, Tensor)
     return {name: value for name, value in batch.inputs.items() if name != COUNTED}
 
 
 def token_items(batch: Batch) -> Batch:
-    """The batch with one row a counted token, sample by sample."""
+    """The batch with one row per valid token, sample by sample."""
     counted = counted_tokens(batch)
     lengths = counted.sum(dim=1)
     return Batch(
@@ -57,7 +57,7 @@ def token_items(batch: Batch) -> Batch:
 def score_by_sample(
     said: Predictions, scores: Shaped[Tensor, " items"]
 ) -> Float[Tensor, " samples"]:
-    """Scores of items as scores of their samples: tokens of one text are no independent proofs.
+    """Scores per sample from scores of items, since tokens of one text are not independent.
 
     A sample weighs by its items, so that the mean over samples is the mean over items.
     """

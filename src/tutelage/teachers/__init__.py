@@ -1,4 +1,4 @@
-"""Teachers: where the outputs come from that a student learns from."""
+"""Teachers: sources of the outputs that a student learns from."""
 
 from tutelage.teachers.base import CanCheck, HasParts, Teacher
 from tutelage.teachers.cached import CachedTeacher

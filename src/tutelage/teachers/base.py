@@ -1,4 +1,4 @@
-"""What every teacher is."""
+"""Interface of teachers."""
 
 from typing import Protocol, runtime_checkable
 
@@ -10,7 +10,7 @@ from tutelage.types import Batch, Outputs, Signal
 
 @runtime_checkable
 class Teacher(Protocol):
-    """A source of outputs to learn from. It is no `nn.Module`: it cannot be trained by mistake.
+    """A source of outputs to learn from. Not an `nn.Module`, so that it is never trained.
 
     Attributes:
         gives: The signals that it offers.
@@ -29,7 +29,7 @@ class Teacher(Protocol):
 
 @runtime_checkable
 class HasParts(Protocol):
-    """A teacher whose network is at hand, so that a student can be given a part of it."""
+    """A teacher with a network whose parts a student can use."""
 
     def part(self, layer: str) -> nn.Module:
         """A frozen copy of a part of the network, such as its classifier."""
@@ -38,10 +38,10 @@ class HasParts(Protocol):
 
 @runtime_checkable
 class CanCheck(Protocol):
-    """A teacher that can tell whether it is still what it was when it began to teach."""
+    """A teacher that can check whether it changed since it began to teach."""
 
     def check(self) -> None:
-        """Compare it with what it was.
+        """Compare the current state with the first one.
 
         Raises:
             TeacherChangedError: Its weights, or the files that it reads, are others now.

@@ -1,4 +1,4 @@
-"""Building a cache: every view of every sample goes through the live teacher once."""
+"""Building a cache: the live teacher runs once on every view of every sample."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 
 def cache_key(teacher: ModuleTeacher, reader: Reader, codec: Codec) -> CacheKey:
-    """What a cache of this teacher on these data is made from."""
+    """Key of a cache: the teacher and the data that it is made from."""
     return CacheKey(
         teacher=teacher.fingerprint,
         data=reader.fingerprint,

@@ -1,4 +1,4 @@
-"""A cached teacher: outputs that were written once and are read back by sample and view."""
+"""A cached teacher: stored outputs, read by sample and view."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ MOST_CLASSES = 10**7
 
 
 class CachedTeacher:
-    """A teacher that looks its outputs up on disk.
+    """A teacher that reads its outputs from disk.
 
     Args:
         folder: The cache.
@@ -62,7 +62,7 @@ class CachedTeacher:
         self._check_arrays()
 
     def _check_arrays(self) -> None:
-        """Refuse shards that hold something else than their codec writes."""
+        """Refuse shards with other arrays than their codec writes."""
         num_classes = self.manifest.key.num_classes
         if not 0 < num_classes <= MOST_CLASSES:
             raise CacheError(f"{self.folder}: the manifest says {num_classes} classes.")
@@ -79,13 +79,13 @@ class CachedTeacher:
                 )
 
     def __call__(self, batch: Batch) -> Outputs:
-        """Outputs of the batch's views, as they were written."""
+        """The stored outputs of the batch's views."""
         arrays = self._look_up(batch.sample_ids.numpy(), batch.view_ids.numpy())
         outputs = self.codec.decode(arrays, self.manifest.key.num_classes)
         return outputs if batch.device.type == "cpu" else outputs.to(batch.device)
 
     def check(self) -> None:
-        """See whether a shard was written to since it was opened.
+        """Check whether a shard was written to since it was opened.
 
         A shard that was replaced or removed is of no account: the old content stays mapped.
 
@@ -133,7 +133,7 @@ class CachedTeacher:
 
 
 def _state(path: Path) -> tuple[int, int] | None:
-    """Which file lies there and when it was written to; None where there is none."""
+    """Identity and modification time of a file; None if there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Classes of a teacher that was trained elsewhere, matched to those of the data by their names."""
+"""Matching of a pretrained teacher's classes to the data's by name."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from tutelage.errors import ConfigError
 
 
 def class_order(own: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
-    """Which of a teacher's logits belongs to each class of the data.
+    """The index of a teacher's logit for each class of the data.
 
     Names are compared as they are, and, where that is not enough, without case, with plain spaces,
     in one Unicode form, and numbers as numbers.
@@ -37,7 +37,7 @@ def class_order(own: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
 
 
 def is_numbered(names: Sequence[str]) -> bool:
-    """Whether classes are called by their numbers, so that any names of a teacher may be theirs."""
+    """Whether class names are their numbers, so that a teacher's names may apply to them."""
     return list(names) == [str(number) for number in range(len(names))]
 
 

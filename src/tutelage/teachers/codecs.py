@@ -1,4 +1,4 @@
-"""How logits are written in a cache: what is kept, in how many bytes, and how it is read back."""
+"""Storage of logits in a cache: what is kept, in how many bytes, and how it is read."""
 
 import hashlib
 import math
@@ -44,7 +44,7 @@ class Codec(Protocol):
 
 @final
 class Float32:
-    """Every logit as it is: training from the cache equals training with the live teacher."""
+    """All logits unchanged: training from the cache equals training with the live teacher."""
 
     name = "float32"
     takes = SCORES
@@ -60,7 +60,7 @@ class Float32:
 
 @final
 class Float16:
-    """Every logit in half the bytes; the relative error is below 0.0005."""
+    """All logits in half the bytes; the relative error is below 0.0005."""
 
     name = "float16"
     takes = SCORES
@@ -80,7 +80,7 @@ class Float16:
 
 @final
 class TopK:
-    """The k best logits and the mass of all others.
+    """The k largest logits and the mass of all others.
 
     With up to 1,024 classes the rest is spread evenly over the others. With more, as in
     vocabularies, an even spread is far from what any network says, so the rest is kept as one
@@ -137,7 +137,7 @@ class TopK:
 
 @final
 class Sampled:
-    """Classes drawn from the teacher's distribution: its gradient under KL without a bias.
+    """Classes drawn from the teacher's distribution, with an unbiased gradient under KL.
 
     The best k leave a bias, since the student never learns how the rest is spread. Draws are right
     on average, for forward KL at temperature 1 (`kd`), whatever their number; more draws have less
@@ -155,14 +155,14 @@ class Sampled:
     takes = OF_CLASSES
 
     def __init__(self, num_draws: int) -> None:
-        """Hold the number."""
+        """Store the number."""
         if num_draws < 2:
             raise ConfigError(f"cache.codec: sampled needs 2 draws or more, got {num_draws}.")
         self.num_draws = num_draws
         self.name = f"sampled:{num_draws}"
 
     def encode(self, logits: Float[Tensor, "items classes"]) -> Arrays:
-        """The drawn classes; the random numbers follow from the logits, so that they come again.
+        """The drawn classes; the random seed depends on the logits, so that draws are reproducible.
 
         Raises:
             ConfigError: There are not more classes than draws.

@@ -1,4 +1,4 @@
-"""Several networks as one: the mean of what they hold likely."""
+"""Several networks as one, by the mean of their probabilities."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from tutelage.models.calling import call, own_copies
 
 
 class Ensemble(nn.Module):
-    """Networks that answer together: of classes by the mean of their probabilities.
+    """Networks that predict together: for classes by the mean of their probabilities.
 
     Args:
         members: Networks that give scores of one kind.
@@ -52,11 +52,11 @@ class Ensemble(nn.Module):
         self.mean_of = mean_of
 
     def extra_repr(self) -> str:
-        """The weights, so that a fingerprint tells them."""
+        """The weights, for the fingerprint."""
         return f"log_weights={self.log_weights}"
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Float[Tensor, "batch classes"]:
-        """Scores of all members together."""
+        """Combined scores of all members."""
         given = inputs[0] if inputs else named
         scores = torch.stack([_precise(call(member, own_copies(given))) for member in self.members])
         return self.mean_of(scores, torch.tensor(self.log_weights, device=scores.device))

@@ -1,4 +1,4 @@
-"""What a cache loses of what the teacher said: divergence, and the bias of the gradient."""
+"""Loss of information in a cache: divergence, and the bias of the gradient."""
 
 from collections.abc import Iterator
 
@@ -17,14 +17,14 @@ BLUNTER = 2.0
 
 
 class WhatIsLost:
-    """Sums over the items of a shard.
+    """Statistics of the reconstruction, summed over a shard's items.
 
     Args:
         task: Says what the distance of two scores is: of classes the KL divergence.
     """
 
     def __init__(self, task: Task) -> None:
-        """Nothing yet."""
+        """Start from zero."""
         self.distance = None if task.gives is Signal.LOGITS else task.distillation_loss(1.0)
         self.kl = 0.0
         self.live: Tensor | None = None
@@ -32,7 +32,7 @@ class WhatIsLost:
 
     @property
     def facts(self) -> dict[str, str]:
-        """The sums as a shard carries them."""
+        """The sums as a shard stores them."""
         facts = {"kl_sum": repr(self.kl)}
         if self.live is not None and self.kept is not None:
             gap = (self.kept - self.live).norm() / self.live.norm()
@@ -40,7 +40,7 @@ class WhatIsLost:
         return facts
 
     def add(self, logits: Float[Tensor, "items classes"], decoded: Outputs) -> None:
-        """Compare what was written of some items with what was said."""
+        """Add a comparison of decoded items with the original outputs."""
         if self.distance is not None:
             self.kl += len(logits) * float(self.distance(decoded, Outputs(logits), _batch(logits)))
             return
@@ -57,7 +57,7 @@ class WhatIsLost:
 
 
 def _gradient(logits: Tensor, teacher: Outputs) -> Float[Tensor, " classes"]:
-    """Forward KL's gradient on a student that hesitates more, summed over items."""
+    """Forward KL's gradient on a less confident student, summed over items."""
     student = (logits / BLUNTER).requires_grad_()
     with torch.enable_grad():
         value = KD(temperature=1)(Outputs(student), teacher, _batch(logits))
@@ -71,7 +71,7 @@ def _batch(logits: Tensor) -> Batch:
 
 
 def spans(outputs: Outputs, num_classes: int) -> Iterator[slice]:
-    """Outputs in parts whose dense logits are not too large."""
+    """Outputs in chunks with dense logits of limited size."""
     step = rows_at_once(num_classes)
     for start in range(0, outputs.shape[0], step):
         yield slice(start, start + step)

@@ -1,4 +1,4 @@
-"""Texts of one length together, so that what a text is called with does not hang on the others."""
+"""Batching of texts by length, so that a text's padding does not depend on the others."""
 
 from collections.abc import Iterator
 
@@ -14,12 +14,12 @@ MASK = "attention_mask"
 
 
 def has_lengths(batch: Batch) -> bool:
-    """Whether its samples are texts that were filled up to a common length."""
+    """Whether samples are texts, padded to a common length."""
     return not isinstance(batch.inputs, Tensor) and MASK in batch.inputs
 
 
 def by_length(batch: Batch) -> Iterator[tuple[Int[Tensor, " rows"], int, Batch]]:
-    """The batch in parts of texts whose lengths round up to the same multiple of `STEP`.
+    """The batch split by text lengths, rounded up to multiples of `STEP`.
 
     A part's inputs have just that length, whatever batch its texts came in.
 
@@ -41,7 +41,7 @@ def by_length(batch: Batch) -> Iterator[tuple[Int[Tensor, " rows"], int, Batch]]
 
 
 def _cut(values: Tensor, length: int, pads_left: bool) -> Tensor:
-    """Columns that hold the texts, made so many."""
+    """Columns padded or truncated to a number of tokens."""
     missing = length - values.shape[1]
     if missing > 0:
         return F.pad(values, (missing, 0) if pads_left else (0, missing))

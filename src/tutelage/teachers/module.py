@@ -38,12 +38,12 @@ TEXTS_AT_ONCE = 2048  # of each length there are many then, and chunks are full
 
 
 def goes_by_length(batch: Batch, task: Task, layers: Sequence[str]) -> bool:
-    """Whether samples are sorted into chunks by their length: texts, of which no part is asked."""
+    """Whether samples are chunked by length: texts, if no layer is read."""
     return has_lengths(batch) and not layers and task.items_per_sample == 1
 
 
 class ModuleTeacher:
-    """A network as a teacher: in eval mode, frozen, and run in chunks of one size.
+    """A network as a teacher: in eval mode, frozen, and run in chunks of a fixed size.
 
     Chunks of one size, the last one filled up, make its outputs for a view independent of the
     batch that the view comes in, bit for bit. That is what makes a cache exact. Texts are sorted
@@ -105,14 +105,14 @@ class ModuleTeacher:
         return Outputs(Outputs.join(chunks).scores, features)
 
     def best_size(self, sample: Batch) -> int:
-        """How many samples like this one it is best asked about at once.
+        """Best number of samples per call, given one sample.
 
         Of texts that are sorted by length these are many, so that chunks are full.
         """
         return TEXTS_AT_ONCE if self._is_sorted(sample) else max(1, self.chunk)
 
     def shared_among(self, processes: int) -> "ModuleTeacher":
-        """The same teacher for one of several processes that share a batch: smaller chunks.
+        """The same teacher for several processes that share a batch, with smaller chunks.
 
         Its outputs agree with those of one process to rounding, and its fingerprint is the same.
         """
@@ -121,7 +121,7 @@ class ModuleTeacher:
         return smaller
 
     def in_pieces(self, device: torch.device) -> "ModuleTeacher":
-        """The same teacher with a piece of its weights in each process, which all run together.
+        """The same teacher sharded among processes, which all run together.
 
         Each process calls it as often as the others, with its own rows; the network that this one
         holds stays whole, where it is.
@@ -152,7 +152,7 @@ class ModuleTeacher:
         return frozen(copied(find_layer(self.network, layer)))
 
     def check(self) -> None:
-        """Compare weights and buffers with what they were at first.
+        """Compare weights and buffers with their initial state.
 
         Raises:
             TeacherChangedError: They are others now.
@@ -170,7 +170,7 @@ class ModuleTeacher:
         return self._root is None and goes_by_length(batch, self.task, self.layers)
 
     def _by_length(self, batch: Batch) -> Outputs:
-        """Texts in chunks of one shape each, so that a text's companions do not matter."""
+        """Texts in chunks of one shape each, independent of the other texts in the batch."""
         tokens = min(self.chunk, TEXT_CHUNK) * CHUNK_TOKENS
         rows, logits = [], []
         for numbers, length, part in by_length(batch):
@@ -193,7 +193,7 @@ class ModuleTeacher:
 
 
 def _in_float32(scores: Scores) -> Scores:
-    """Scores in float32; of hidden states losses make it, once their head has spoken."""
+    """Scores in float32; for hidden states, losses convert after the head."""
     return _single(scores) if isinstance(scores, Tensor) else scores
 
 
@@ -202,7 +202,7 @@ def _single(tensor: Tensor) -> Tensor:
 
 
 def split(batch: Batch, size: int) -> Iterator[Batch]:
-    """A batch in parts of so many samples, without labels; the last one may be smaller."""
+    """A batch split into parts of this many samples, without labels; the last may be smaller."""
     for start in range(0, len(batch), size):
         rows = slice(start, start + size)
         yield Batch(
@@ -214,7 +214,7 @@ def split(batch: Batch, size: int) -> Iterator[Batch]:
 
 
 def filled_up(batch: Batch, size: int) -> Batch:
-    """A batch made so many samples long with copies of its last one."""
+    """A batch padded to this many samples with copies of its last one."""
     missing = size - len(batch)
     if missing == 0:
         return batch
@@ -231,7 +231,7 @@ def filled_up(batch: Batch, size: int) -> Batch:
 
 
 class _Root(nn.Module):
-    """What is called of a network in pieces, so that its outermost weights are together then."""
+    """Outermost module of a sharded network, so that its own weights are gathered in a call."""
 
     def __init__(self, model: nn.Module, task: Task) -> None:
         super().__init__()
@@ -239,12 +239,12 @@ class _Root(nn.Module):
         self.task = task
 
     def forward(self, model: nn.Module, part: Batch, layers: Sequence[str]) -> Outputs:
-        """What the task makes of the network's outputs."""
+        """The task's outputs of the network."""
         return self.task.run(model, part, layers)
 
 
 def state_fingerprint(model: nn.Module) -> str:
-    """A fingerprint of a network's class, weights and buffers, and how they lie in memory."""
+    """Fingerprint of a network's class, weights and buffers, and their memory layout."""
     digest = hashlib.sha256(repr(model).encode())
     for name, value in state_of(model).items():
         own = piece(value)
@@ -255,7 +255,7 @@ def state_fingerprint(model: nn.Module) -> str:
 
 
 class Adapted(nn.Module):
-    """A network with something before or after it.
+    """A network with a step before or after it.
 
     Args:
         model: The network.
@@ -268,7 +268,7 @@ class Adapted(nn.Module):
 
 
 def inside_of(model: nn.Module) -> tuple[nn.Module, str]:
-    """The network inside of what is before and after it, and the prefix of its names there."""
+    """The network inside its adapters, and the prefix of its names."""
     prefix = ""
     while isinstance(model, Adapted):
         model, prefix = model.model, f"{prefix}model."
@@ -276,7 +276,7 @@ def inside_of(model: nn.Module) -> tuple[nn.Module, str]:
 
 
 def new_head(model: nn.Module) -> set[str]:
-    """Names of the weights of a newly drawn head on a body that was loaded.
+    """Names of the weights of a new head on a pretrained body.
 
     Raises:
         ConfigError: No part of the network is newly drawn, or all of it.
@@ -293,7 +293,7 @@ def new_head(model: nn.Module) -> set[str]:
 
 
 class ClassOrder(Adapted):
-    """Gives a network's logits in the order of the data's classes.
+    """Reorders a network's logits into the data's class order.
 
     Args:
         model: The network.
@@ -308,16 +308,16 @@ class ClassOrder(Adapted):
         self.places = tuple(order)
 
     def extra_repr(self) -> str:
-        """The order, so that a fingerprint tells it."""
+        """The order, for the fingerprint."""
         return f"order={self.places}"
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
-        """Logits of the network, in the data's order."""
+        """The network's logits, in the data's order."""
         return call(self.model, inputs[0] if inputs else named).index_select(-1, self.order)
 
 
 class InputAdapter(Adapted):
-    """Lets a network see inputs as it was trained on them: another normalisation, another size.
+    """Converts inputs to a network's own normalisation and size.
 
     Args:
         model: The network.
@@ -334,7 +334,7 @@ class InputAdapter(Adapted):
         own_norm: tuple[Sequence[float], Sequence[float]] | None,
         image_size: int | None = None,
     ) -> None:
-        """Fold both normalisations into one scale and one shift."""
+        """Combine both normalisations into one scale and one shift."""
         super().__init__(model)
         self.scale: Tensor
         self.shift: Tensor
@@ -345,7 +345,7 @@ class InputAdapter(Adapted):
         self.register_buffer("shift", (data_mean - own_mean) / own_std, persistent=False)
 
     def extra_repr(self) -> str:
-        """What is done to inputs, so that a fingerprint tells it."""
+        """The conversion of inputs, for the fingerprint."""
         scale, shift = self.scale.flatten().tolist(), self.shift.flatten().tolist()
         return f"scale={scale}, shift={shift}, image_size={self.image_size}"
 

@@ -1,4 +1,4 @@
-"""A cache that several build: what each shard's maker notes, and the manifest made of it."""
+"""Building a cache by several jobs: a note per shard, and the manifest made from them."""
 
 import re
 import tempfile
@@ -29,7 +29,7 @@ _OF_SHARD = re.compile(r"shard-\d+\.(?:json|safetensors)")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Which shards one of several jobs builds.
+    """The shards that one of several jobs builds.
 
     Attributes:
         number: Of this job, from 1.
@@ -40,19 +40,19 @@ class Part:
     count: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse a part that is none."""
+        """Refuse an invalid part."""
         if not 1 <= self.number <= self.count:
             raise ConfigError(
                 f"--part must be K/N with K from 1 to N, got {self.number}/{self.count}."
             )
 
     def of(self, total: int) -> range:
-        """Numbers of its shards out of so many; the parts together are all of them."""
+        """Numbers of its shards; the parts together cover all shards."""
         return range((self.number - 1) * total // self.count, self.number * total // self.count)
 
 
 def parse_part(text: str) -> Part:
-    """A part as the command line has it, `3/8`.
+    """Parse a part from the command line, such as `3/8`.
 
     Raises:
         ConfigError: It is no part.
@@ -65,7 +65,7 @@ def parse_part(text: str) -> Part:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What the maker of a shard leaves beside it, for whoever writes the manifest.
+    """Facts about a shard, written beside it by its builder, for the manifest.
 
     Attributes:
         number: Of the shard.
@@ -83,19 +83,19 @@ class Note:
 
 
 def note_path(folder: Path, number: int) -> Path:
-    """Where a shard's note is written."""
+    """Path of a shard's note."""
     return shard_path(folder, number).with_suffix(".json")
 
 
 def leave_note(place: Place, folder: Path, note: Note) -> None:
-    """Write a shard's note: from now on the shard is done."""
+    """Write a shard's note, which marks the shard as done."""
     path = note_path(folder, note.number)
     save_record(path, note)
     place.put(path)
 
 
 def read_notes(place: Place, names: set[str], key: CacheKey | None = None) -> dict[int, Note]:
-    """The notes that lie in a place, by shard; those whose shard is not there whole are left out.
+    """The notes in a storage, by shard, without those whose shard is missing or incomplete.
 
     Args:
         place: Where.
@@ -115,13 +115,13 @@ def read_notes(place: Place, names: set[str], key: CacheKey | None = None) -> di
 
 
 def missing_shards(notes: dict[int, Note]) -> list[int]:
-    """Numbers of shards that nobody has built yet."""
+    """Numbers of the shards that are not built yet."""
     count = next(iter(notes.values())).count
     return [number for number in range(count) if number not in notes]
 
 
 def finish(place: Place, key: CacheKey | None = None) -> Manifest | None:
-    """Write the manifest, once all shards are there, and remove the files that it does not name.
+    """Write the manifest, once all shards exist, and delete files that it does not name.
 
     Args:
         place: Where the shards and their notes lie.
@@ -175,7 +175,7 @@ def _finish(place: Place, key: CacheKey | None) -> Manifest | None:
 
 
 def finish_or_say(place: Place) -> Manifest:
-    """Write the manifest, or say which shards are missing.
+    """Write the manifest, or name the missing shards.
 
     Raises:
         CacheError: Some are.
@@ -196,7 +196,7 @@ def finish_or_say(place: Place) -> Manifest:
 
 
 def read_manifest(place: Place) -> Manifest:
-    """The manifest of a cache, wherever it lies.
+    """The manifest of a cache in any storage.
 
     Raises:
         CacheError: There is none, or it is damaged.
@@ -212,7 +212,7 @@ def read_manifest(place: Place) -> Manifest:
 
 
 def verify_place(place: Place, manifest: Manifest) -> None:
-    """Check every shard against its checksum, wherever it lies.
+    """Verify the checksum of every shard, in any storage.
 
     Raises:
         CacheError: One is missing or differs.
@@ -226,7 +226,7 @@ def verify_place(place: Place, manifest: Manifest) -> None:
 
 
 def reopen(place: Place) -> None:
-    """Turn a complete cache into one to be built: only shards that are whole count as built."""
+    """Reopen a complete cache for building; only valid shards count as built."""
     if place.size(MANIFEST) is None:
         return
     manifest, names = read_manifest(place), place.names()
@@ -240,7 +240,7 @@ def reopen(place: Place) -> None:
 
 
 def copy_here(place: Place, folder: Path, wanted: CacheKey) -> None:
-    """Bring a cache to a local folder; whole shards that are there already are kept.
+    """Copy a cache to a local folder; valid shards that exist there are kept.
 
     Args:
         place: Where the cache lies.

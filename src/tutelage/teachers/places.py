@@ -1,4 +1,4 @@
-"""Where a cache lies: a folder, or an address that fsspec knows (s3://, gs://, memory://, ...)."""
+"""Storage of a cache: a folder, or an address that fsspec supports (s3://, gs://, ...)."""
 
 import hashlib
 import tempfile
@@ -13,36 +13,36 @@ from tutelage.files import file_sha256, read_bytes
 
 @runtime_checkable
 class Place(Protocol):
-    """Files by name, without folders in between."""
+    """Files by name, without subfolders."""
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is none."""
         ...
 
     def names(self) -> set[str]:
-        """Of all files."""
+        """Names of all files."""
         ...
 
     def put(self, path: Path) -> None:
-        """Bring a file there under its own name; the path may be gone afterwards."""
+        """Upload a file under its own name; its local path may be gone afterwards."""
         ...
 
     def get(self, name: str, path: Path) -> None:
-        """Bring a file here, to a path."""
+        """Download a file to a path."""
         ...
 
     def sha256(self, name: str) -> str:
-        """Of a file's content, in hexadecimal."""
+        """SHA-256 of a file's content, in hexadecimal."""
         ...
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Delete a file, if it exists."""
         ...
 
 
 @final
 class Folder:
-    """A folder of this machine, or one that several share.
+    """A local or shared folder.
 
     Args:
         path: The folder.
@@ -62,11 +62,11 @@ class Folder:
         return path.stat().st_size if path.is_file() else None
 
     def names(self) -> set[str]:
-        """Of all files."""
+        """Names of all files."""
         return {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
 
     def put(self, path: Path) -> None:
-        """Nothing to do: files are written there at once."""
+        """Nothing to do, because files are written in place."""
         if path.parent != self.path:
             raise ValueError(f"{path} does not lie in {self.path}")
 
@@ -78,17 +78,17 @@ class Folder:
             raise CacheError(f"{self.path / name}: cannot be read ({error.strerror}).") from error
 
     def sha256(self, name: str) -> str:
-        """Of a file's content."""
+        """SHA-256 of a file's content, in hexadecimal."""
         return file_sha256(self.path / name)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Delete a file, if it exists."""
         (self.path / name).unlink(missing_ok=True)
 
 
 @final
 class Remote:
-    """An address that fsspec knows. Files are put there whole; small ones are renamed into place.
+    """An address that fsspec supports. Files are uploaded whole; small ones are renamed into place.
 
     Args:
         url: As `s3://bucket/folder`.
@@ -110,7 +110,7 @@ class Remote:
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """Errors of any file system as one of ours."""
+        """Convert any file system's errors to one of ours."""
         try:
             yield
         except ImportError as error:
@@ -135,7 +135,7 @@ class Remote:
             return int(self._system.info(self._at(name))["size"])
 
     def names(self) -> set[str]:
-        """Of all files."""
+        """Names of all files."""
         with self._told("listed"):
             self._system.invalidate_cache()
             if not self._system.exists(self._root):
@@ -144,7 +144,7 @@ class Remote:
             return {str(path).rstrip("/").rpartition("/")[2] for path in found}
 
     def put(self, path: Path) -> None:
-        """Bring a file there; the local one is removed."""
+        """Upload a file and delete the local one."""
         with self._told("written"):
             self._system.makedirs(self._root, exist_ok=True)
             if path.suffix == ".json":
@@ -155,14 +155,14 @@ class Remote:
         path.unlink()
 
     def get(self, name: str, path: Path) -> None:
-        """Bring a file here; a file that is there is replaced at once."""
+        """Download a file, atomically replacing an existing one."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._told("read"), tempfile.TemporaryDirectory(dir=path.parent) as folder:
             self._system.get_file(self._at(name), f"{folder}/{name}")
             Path(folder, name).replace(path)
 
     def sha256(self, name: str) -> str:
-        """Of a file's content, which is read but not kept."""
+        """SHA-256 of a file's content, which is read but not stored."""
         with self._told("read"), self._system.open(self._at(name), "rb") as file:
             digest = hashlib.sha256()
             while block := file.read(2**20):
@@ -170,7 +170,7 @@ class Remote:
             return digest.hexdigest()
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Delete a file, if it exists."""
         with self._told("changed"):
             if self._system.exists(self._at(name)):
                 self._system.rm_file(self._at(name))
@@ -178,7 +178,7 @@ class Remote:
 
 @contextmanager
 def local_folder(place: Place) -> Iterator[Path]:
-    """Where files for a place are written first: the place itself, if it is a folder."""
+    """Folder into which files are written first: the storage itself if it is a folder."""
     if isinstance(place, Folder):
         yield place.path
         return
@@ -192,5 +192,5 @@ def is_remote(text: str) -> bool:
 
 
 def place_of(text: str | Path) -> Folder | Remote:
-    """The place that a text names: an address with `://`, else a folder."""
+    """The storage that a text names: an address with `://`, else a folder."""
     return Remote(str(text)) if is_remote(str(text)) else Folder(Path(text))

@@ -1,4 +1,4 @@
-"""Data whose ground truth is the teacher's own word."""
+"""Data whose labels are the teacher's outputs."""
 
 import torch
 from jaxtyping import Int
@@ -11,7 +11,7 @@ from tutelage.types import Batch
 
 
 class ReferenceSource(Source):
-    """Samples labelled by what a teacher gives for them, each asked about once.
+    """Samples labelled by a teacher's outputs, each computed once.
 
     Args:
         source: The samples.
@@ -21,7 +21,7 @@ class ReferenceSource(Source):
     """
 
     def __init__(self, source: Source, model: nn.Module, task: Task, chunk: int = 64) -> None:
-        """Nothing is asked yet."""
+        """Start without labels."""
         self.source = source
         self.teacher = ModuleTeacher(model, task, chunk=chunk)
         self.is_fast = source.is_fast
@@ -34,7 +34,7 @@ class ReferenceSource(Source):
         return len(self.source)
 
     def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
-        """Inputs, and the teacher's vectors as labels."""
+        """Inputs, with the teacher's vectors as labels."""
         inputs, _ = self.source.fetch(ids)
         numbers = ids.tolist()
         if any(number not in self._known for number in numbers):

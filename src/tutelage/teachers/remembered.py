@@ -1,4 +1,4 @@
-"""A teacher whose outputs, features and all, lie in memory: for many trainings on the same data."""
+"""A teacher with precomputed outputs and features, for many trainings on the same data."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ from tutelage.types import Batch, Outputs, Signal
 
 
 class RememberedTeacher:
-    """What a live teacher said of every sample of a data set that is shown in one view.
+    """Precomputed outputs of a live teacher for every sample of a data set with one view.
 
     Unlike a cache on disk it holds features too, so its memory is that of all of them: samples x
     (classes + features) x 4 bytes.
@@ -30,7 +30,7 @@ class RememberedTeacher:
         logits: Float[Tensor, "n classes"],
         features: Mapping[str, Tensor],
     ) -> None:
-        """Hold what was said."""
+        """Store the outputs."""
         self.live = live
         self.logits = logits
         self.features = features
@@ -40,7 +40,7 @@ class RememberedTeacher:
         self.fingerprint = live.fingerprint
 
     def __call__(self, batch: Batch) -> Outputs:
-        """What was said of these samples."""
+        """Outputs for these samples."""
         ids = batch.sample_ids.to(self.device)
         features = {name: said.index_select(0, ids) for name, said in self.features.items()}
         return Outputs(self.logits.index_select(0, ids), features)
@@ -50,7 +50,7 @@ class RememberedTeacher:
         return self.live.part(layer)
 
     def check(self) -> None:
-        """What was said cannot change.
+        """Nothing to do: precomputed outputs cannot change.
 
         Raises:
             TeacherChangedError: The network that said it, whose parts losses may take, did.
@@ -58,13 +58,13 @@ class RememberedTeacher:
         self.live.check()
 
     def only(self, layers: Sequence[str]) -> "RememberedTeacher":
-        """The same memory, of which these layers alone are told."""
+        """The same outputs with only these layers."""
         told = {layer: self.features[layer] for layer in layers}
         return RememberedTeacher(self.live, self.logits, told)
 
 
 def remember(live: ModuleTeacher, reader: Reader, *, batch_size: int = 512) -> RememberedTeacher:
-    """Ask a live teacher once about every sample.
+    """Run a live teacher once on every sample.
 
     Args:
         live: The teacher, with the layers that are wanted.

@@ -1,4 +1,4 @@
-"""Whether a teacher says the same twice and stays as it is."""
+"""Check that a teacher is deterministic and does not change."""
 
 import torch
 
@@ -8,7 +8,7 @@ from tutelage.types import Batch, Outputs
 
 
 def said_twice(teacher: ModuleTeacher, batch: Batch) -> Outputs:
-    """What a teacher says of a batch, once it is known to say the same again and to stay as it is.
+    """A teacher's outputs for a batch, checked to be the same a second time.
 
     Raises:
         ModelError: It does not.
@@ -31,5 +31,5 @@ def said_twice(teacher: ModuleTeacher, batch: Batch) -> Outputs:
 
 
 def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors hold the same, NaN in the same places."""
+    """Whether two tensors are equal, with NaN in the same positions."""
     return bool(((one == other) | ((one != one) & (other != other))).all())

@@ -1,4 +1,4 @@
-"""The teacher cache on disk: safetensors shards, and a manifest that says what they hold."""
+"""The teacher cache on disk: safetensors shards, and a manifest that describes them."""
 
 import json
 import struct
@@ -39,7 +39,7 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class CacheKey:
-    """What a cache was made from; a cache fits a run when all of it is equal.
+    """What a cache is made from; a cache fits a run only if all of it is equal.
 
     Attributes:
         teacher: The teacher's fingerprint (weights, buffers, architecture).
@@ -66,13 +66,13 @@ class CacheKey:
 
     @property
     def text(self) -> str:
-        """One short fingerprint of all of it."""
+        """One short fingerprint of the whole key."""
         return fingerprint(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file: the items of samples start..stop-1, all views, sample by sample."""
+    """One file: samples start..stop-1 with all views, sample by sample."""
 
     start: int
     stop: int
@@ -84,7 +84,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a cache holds; it is written last, so a cache that has one is complete.
+    """Description of a cache, written last: a cache with a manifest is complete.
 
     Attributes:
         format: Of the files.
@@ -109,17 +109,17 @@ class Manifest:
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Where a shard lies; names come from numbers alone, never from the manifest."""
+    """Path of a shard, built from numbers alone, never from the manifest."""
     return folder / f"shard-{number:05d}.safetensors"
 
 
 def write_shard(path: Path, arrays: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write one shard with a checksum of itself, whole or not at all."""
+    """Write one shard with its own checksum, atomically."""
     write_tensors(path, arrays, metadata)
 
 
 def shard_metadata(path: Path) -> dict[str, str]:
-    """The text that a shard carries in its header; empty if it is no unharmed shard."""
+    """Metadata in a shard's header; empty if the shard is damaged."""
     try:
         check_regular(path)
         with safe_open(path, framework="np"):
@@ -129,7 +129,7 @@ def shard_metadata(path: Path) -> dict[str, str]:
 
 
 def map_shard(path: Path, num_items: int) -> dict[str, np.ndarray]:
-    """The arrays of one shard, mapped from disk rather than read.
+    """The arrays of one shard, memory-mapped.
 
     Raises:
         CacheError: The file is no shard of that many items.
@@ -162,7 +162,7 @@ def map_shard(path: Path, num_items: int) -> dict[str, np.ndarray]:
 
 
 def make_manifest(key: CacheKey, shards: list[Shard], seconds: float) -> Manifest:
-    """The manifest of a cache whose shards are all there.
+    """The manifest of a cache with all shards present.
 
     Args:
         key: What it was made from.
@@ -185,7 +185,7 @@ def make_manifest(key: CacheKey, shards: list[Shard], seconds: float) -> Manifes
 
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest: from now on the cache is complete."""
+    """Write the manifest, which marks the cache as complete."""
     save_record(folder / MANIFEST, manifest)
 
 
@@ -215,7 +215,7 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Check that every shard is there, whole and unchanged.
+    """Verify that every shard exists, complete and unchanged.
 
     Raises:
         CacheError: A shard is missing or differs from what was written; the message names it.
@@ -230,7 +230,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Forget a cache, so that it is built anew; its unharmed shards stay for the build to use."""
+    """Remove a cache's manifest; the next build reuses its valid shards."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return
@@ -249,7 +249,7 @@ _REBUILD = "Build the cache again, which keeps the whole shards: tutelage cache 
 
 
 def verify_ranges(folder: Path | str, manifest: Manifest) -> None:
-    """Check that the shards cover the samples one after another.
+    """Check that the shards cover the samples without gaps.
 
     Raises:
         CacheError: They do not.

@@ -1,4 +1,4 @@
-"""Searching for the settings of a distillation on validation data."""
+"""Search for the settings of a distillation on validation data."""
 
 from tutelage.tune.records import Tuned
 from tutelage.tune.search import Search, tune

@@ -1,4 +1,4 @@
-"""The page of a search: the trials, what mattered, and the recipe that was best."""
+"""The page of a search: the trials, importance of settings, and the best recipe."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ SHOWN_SETTINGS = 6
 
 
 def write_page(tuned: Tuned, best_recipe: str, path: Path) -> None:
-    """Write a search as one HTML file that needs nothing else.
+    """Write a search as one self-contained HTML file.
 
     Args:
         tuned: The result of the search.
@@ -58,7 +58,7 @@ def say_what_was_found(tuned: Tuned) -> str:
 
 
 def settings_table(tuned: Tuned) -> list[dict[str, str]]:
-    """Each setting: what was searched, the recipe's own value, the best one, and its weight."""
+    """Each setting: its range, the recipe's own value, the best one, and its importance."""
     first, best = tuned.trials[0].settings, tuned.trial(tuned.best).settings
     keys = sorted(tuned.space, key=lambda key: -tuned.importance.get(key, 0.0))
     return [
@@ -74,7 +74,7 @@ def settings_table(tuned: Tuned) -> list[dict[str, str]]:
 
 
 def make_charts(tuned: Tuned) -> list[Chart]:
-    """All charts of the page; one without data is left out."""
+    """All charts of the page; charts without data are omitted."""
     charts = [_history(tuned)]
     if tuned.importance:
         charts.append(_importance(tuned))
@@ -197,12 +197,12 @@ def _against(tuned: Tuned, key: str, number: int) -> Chart:
 
 
 def short(key: str) -> str:
-    """A dotted key without what all have in common."""
+    """A dotted key without the prefix that all have in common."""
     return key.removeprefix("objective.terms.0.").removeprefix("objective.")
 
 
 def value_text(value: Any) -> str:
-    """A value of a setting for a person."""
+    """A setting's value as text."""
     return f"{value:.3g}" if isinstance(value, float) and math.isfinite(value) else str(value)
 
 

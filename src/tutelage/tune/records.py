@@ -1,4 +1,4 @@
-"""What a search leaves, as plain data."""
+"""Results of a search, as plain data."""
 
 import math
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class TrialRow:
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """A setting trained again under other seeds, on validation data still.
+    """A setting trained again under other seeds, still on validation data.
 
     Attributes:
         number: Of the trial.
@@ -44,7 +44,7 @@ class Confirmed:
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """Mean over the seeds."""
         return sum(self.scores) / len(self.scores)
 
 
@@ -75,13 +75,13 @@ class Tuned:
     metric: Metric = ACCURACY
 
     def trial(self, number: int) -> TrialRow:
-        """A trial by its number."""
+        """The trial with this number."""
         return next(row for row in self.trials if row.number == number)
 
     def rank(self, row: TrialRow) -> float:
-        """What the best trial has most of: its score, turned round where less is better."""
+        """A trial's score, negated where less is better."""
         return -math.inf if row.score is None else self.metric.rank(row.score)
 
     def text(self, score: float | None) -> str:
-        """A score for a person."""
+        """A score as text."""
         return "–" if score is None else self.metric.text(score)

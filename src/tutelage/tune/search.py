@@ -1,4 +1,4 @@
-"""The search: ask Optuna for settings, train a student with them, tell how good it was."""
+"""The search: Optuna proposes settings, a student is trained, its score is reported."""
 
 import math
 import time
@@ -42,7 +42,7 @@ NAME = "tune"
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What to search.
+    """Settings of a search.
 
     Attributes:
         recipe: To start from; its own values are the first trial.
@@ -67,12 +67,12 @@ class Search:
 
     @property
     def out(self) -> Path:
-        """Where the search's own files lie, below the run folder."""
+        """Folder of the search's own files, in the run folder."""
         return self.recipe.output / "tune"
 
     @property
     def space(self) -> list[Setting]:
-        """What is searched."""
+        """The search space."""
         space = search_space(self.recipe, self.groups)
         if self.students is None:
             return space
@@ -83,7 +83,7 @@ class Search:
 
 
 def tune(search: Search, listener: Listener = ignore) -> Tuned:
-    """Search, go on where an earlier call was stopped, and write the best recipe.
+    """Search, resume a stopped search, and write the best recipe.
 
     Only training and validation data are looked at. Poor trials are given up after some epochs.
 
@@ -105,11 +105,11 @@ def tune(search: Search, listener: Listener = ignore) -> Tuned:
 
 
 class _Pruned(Exception):
-    """This trial is given up."""
+    """This trial is pruned."""
 
 
 class _Study:
-    """The search while it goes on."""
+    """State of a running search."""
 
     def __init__(self, search: Search, listener: Listener) -> None:
         self.search = search
@@ -172,7 +172,7 @@ class _Study:
         return study
 
     def _check_same(self, study: Any) -> None:
-        """A journal goes on only with what it was begun with."""
+        """Refuse to resume a journal with other settings."""
         recipe = self.search.recipe.model_dump(mode="json", exclude={"output", "seeds", "measure"})
         key = fingerprint([recipe, [s.key for s in self.space], self.search.seed])
         known = study.user_attrs.get("key")
@@ -190,7 +190,7 @@ class _Study:
         return list(self.study.get_trials(False, (TrialState.COMPLETE, TrialState.PRUNED)))
 
     def _try_next(self) -> None:
-        """One trial; what is asked for depends on the finished ones alone, stopped or not."""
+        """Run one trial; its settings depend on finished trials alone, even after a stop."""
         import optuna
 
         count = len(self._finished())
@@ -217,7 +217,7 @@ class _Study:
         self.listener(StageDone(label, was_there=False, note=self._note(score)))
 
     def _train(self, chosen: Mapping[str, Choice], seed: int, trial: Any = None) -> Trained:
-        """A distilled student with these settings; kept, so that a repeated one costs nothing."""
+        """A distilled student with these settings, stored so that repeats cost nothing."""
         recipe = applied(self.search.recipe, self.space, chosen)
         job = build_job(recipe, folder=self.search.folder, splits=self.job.splits)
         job = replace(job, out=self.search.out / "trials" / fingerprint(dict(chosen)))
@@ -226,7 +226,7 @@ class _Study:
 
     @property
     def metric(self) -> Metric:
-        """What scores are of."""
+        """The metric of all scores."""
         return self.job.task.metric
 
     def _score(self, trained: Trained) -> float:
@@ -242,7 +242,7 @@ class _Study:
         return None if students is None else students.latencies_ms[str(chosen["student"])]
 
     def _confirm(self) -> list[Confirmed]:
-        """Train the best few and the recipe as it stands again, under seeds that chose none."""
+        """Retrain the best few, and the unchanged recipe, under seeds that selected none."""
         complete = [row for row in self._rows() if row.state == "complete"]
         ranked = sorted(complete, key=lambda row: -self.metric.rank(_known(row)))[: self.search.top]
         own = [row for row in complete if row.number == 0]
@@ -294,7 +294,7 @@ class _Study:
         )
 
     def _importance(self, rows: Sequence[TrialRow]) -> dict[str, float]:
-        """Share of the score's variance that each setting explains; empty if it varied not."""
+        """Share of the score's variance that each setting explains; empty without variance."""
         import optuna
 
         scores = {row.score for row in rows if row.state == "complete"}
@@ -323,7 +323,7 @@ class _Study:
 
 
 class _Report:
-    """Tells Optuna of every epoch, the bar of every step, and gives a poor trial up.
+    """Reports every epoch to Optuna and every step to the progress bar, and prunes poor trials.
 
     Args:
         listener: Of the whole search.
@@ -367,7 +367,7 @@ def _why(reason: BaseException) -> str:
 
 
 def _front(rows: Sequence[TrialRow], metric: Metric) -> list[int]:
-    """Trials that no other beats in both; empty where latency was not searched."""
+    """Trials that no other beats in both; empty if latency was not searched."""
     done = [row for row in rows if row.state == "complete" and row.latency_ms]
     timed = [(row.latency_ms, -metric.rank(_known(row)), row) for row in done]
     timed.sort(key=lambda entry: entry[:2])
@@ -381,13 +381,13 @@ def _front(rows: Sequence[TrialRow], metric: Metric) -> list[int]:
 
 
 def _known(row: TrialRow) -> float:
-    """The score of a trial that was finished."""
+    """The score of a finished trial."""
     assert row.score is not None
     return row.score
 
 
 @contextmanager
 def _unruffled() -> Iterator[None]:
-    """Optuna warns of what it calls experimental."""
+    """Suppress Optuna's warnings about experimental features."""
     with warnings.catch_warnings(action="ignore"):
         yield

@@ -1,4 +1,4 @@
-"""What of a recipe is searched, and between which values."""
+"""Searchable settings of a recipe, and their ranges."""
 
 import copy
 import inspect
@@ -19,7 +19,7 @@ WARMUPS = (0, 50, 200)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One place of a recipe that is searched.
+    """One searchable location of a recipe.
 
     Attributes:
         key: Dotted, as in an override.
@@ -37,14 +37,14 @@ class Setting:
     values: Mapping[Choice, Mapping[str, Any]] | None = None
 
     def write(self, content: dict[str, Any], chosen: Choice) -> None:
-        """Put a chosen value into a recipe's content."""
+        """Write a chosen value into a recipe's content."""
         written = {self.key: chosen} if self.values is None else self.values[chosen]
         for key, value in written.items():
             _write(content, key, value)
 
 
 def search_space(recipe: Recipe, groups: Sequence[str] = ()) -> list[Setting]:
-    """What can be searched in a recipe.
+    """All searchable settings of a recipe.
 
     Args:
         recipe: Its own values lie within every range.
@@ -113,7 +113,7 @@ def _weights(content: Mapping[str, Any]) -> Iterator[Setting]:
 
 
 def _layers(content: Mapping[str, Any]) -> Iterator[Setting]:
-    """Of lists of layers: all of them, or one of the pairs alone."""
+    """Choices for lists of layers: all pairs, or a single one."""
     for place, term in _terms(content):
         lists = {n: term[n] for n in ("student_layers", "teacher_layers") if term.get(n)}
         lengths = {len(layers) for layers in lists.values()}

@@ -22,7 +22,7 @@ OWN = "own"
 
 @dataclass(frozen=True, slots=True)
 class Students:
-    """What a search chooses from.
+    """The students that a search chooses from.
 
     Attributes:
         parts: Name to the student's part of a recipe.
@@ -36,7 +36,7 @@ class Students:
 def find_students(
     recipe: Recipe, folder: Path, budget: str, *, count: int, listener: Listener = ignore
 ) -> Students:
-    """The recipe's own student and proposals; found and measured once for a run folder.
+    """The recipe's own student and proposals, found and measured once per run folder.
 
     Args:
         recipe: Its teacher is trained or loaded first.
