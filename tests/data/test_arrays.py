@@ -43,7 +43,7 @@ def test_rows_are_those_of_the_files(tmp_path, kind, shape):
     assert classes.dtype == torch.int64
     assert classes.tolist() == labels[ids.numpy()].tolist()
     assert isinstance(source.inputs, np.memmap)
-    assert source.highest_label == 2
+    assert source.num_outputs == 3
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core

@@ -154,7 +154,7 @@ def test_a_saved_data_set_is_read_with_its_class_names(tmp_path, tokenizer):
     [
         ([("w1", "a"), ("", "b"), ("w3", "a")], r"train\.csv, row 3: the text is empty"),
         ([("w1", "a"), ("w2", ""), ("w3", "b")], r"train\.csv, row 3: the label is empty"),
-        ([("w1", "a"), ("w2", "a"), ("w3", "a")], r"all training texts have the label 'a'"),
+        ([("w1", "a"), ("w2", "a"), ("w3", "a")], r"all training samples have the label 'a'"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_one_error_with_its_place(tmp_path, tokenizer, train, message):

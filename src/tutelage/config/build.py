@@ -30,6 +30,7 @@ from tutelage.data.arrays import load_arrays
 from tutelage.data.builtin import BUILTIN
 from tutelage.data.cutting import load_tokenizer
 from tutelage.data.images import load_image_folder
+from tutelage.data.labels import LabelKind, need_classes
 from tutelage.data.sources import Splits
 from tutelage.data.text import load_text
 from tutelage.data.unlabelled import load_unlabelled
@@ -51,6 +52,7 @@ from tutelage.tasks import TASKS, Task
 from tutelage.tasks.making import plan_task
 
 Made = TypeVar("Made")
+OF_WORDS = "token_classification"
 TRAINED = (causal.PREFIX, served.PREFIX, sentence.SENTENCE, sentence.STATIC)
 
 
@@ -70,7 +72,7 @@ def build_job(
     ground = lay_ground(recipe) if is_written else None
     if recipe.task == EMBEDDING:
         check_embedding(recipe)
-    splits = splits or (ground.splits if ground else load_data(recipe))
+    splits = splits or (ground.splits if ground else load_data(recipe, plan.label_kind))
     facts = {**data_facts(splits), "task": recipe.task, **(ground.facts if ground else {})}
     if recipe.task == EMBEDDING:
         ground = lay_reference(recipe, splits, _maker(recipe.teacher, folder, facts))
@@ -232,21 +234,27 @@ def _transfer(transfer: Transfer) -> TransferPlan:
     return TransferPlan(transfer.num_images, InversionSettings(**settings), transfer.seed)
 
 
-def load_data(recipe: Recipe) -> Splits:
-    """Load the data that a recipe names, of all kinds but text for language models."""
+def load_data(recipe: Recipe, kind: LabelKind) -> Splits:
+    """Load the data that a recipe names, of all kinds but text for language models.
+
+    Args:
+        recipe: Checked.
+        kind: What labels are, as the recipe's task says.
+    """
     data = recipe.data
     assert not isinstance(data, CorpusData)
     settings = data.model_dump(exclude={"kind"}, exclude_none=True)
     if isinstance(data, TextData):
-        return _text(data, recipe, settings | {"tokenizer": _tokenizer(data, recipe)})
+        return _text(data, recipe, settings | {"tokenizer": _tokenizer(data, recipe)}, kind)
+    if isinstance(data, ArrayData):
+        return _make("data", load_arrays, settings | {"kind": kind})
+    need_classes(kind, f"data kind {data.kind!r}")
     if isinstance(data, ImageData):
         return _make("data", load_image_folder, settings)
-    if isinstance(data, ArrayData):
-        return _make("data", load_arrays, settings)
     return _make(f"data kind {data.kind!r}", BUILTIN[data.kind], settings)
 
 
-def _text(data: TextData, recipe: Recipe, settings: dict[str, Any]) -> Splits:
+def _text(data: TextData, recipe: Recipe, settings: dict[str, Any], kind: LabelKind) -> Splits:
     if recipe.task == EMBEDDING:
         settings.pop("label_column", None)
         return _make("data", load_unlabelled, settings)
@@ -255,8 +263,12 @@ def _text(data: TextData, recipe: Recipe, settings: dict[str, Any]) -> Splits:
             f"data.label_column: {recipe.task} needs labels. Name their column; texts without any "
             "belong in data.transfer."
         )
-    if recipe.task == "classification":
-        return _make("data", load_text, settings)
+    if recipe.task != OF_WORDS:
+        return _make("data", load_text, settings | {"kind": kind})
+    if not isinstance(data.label_column, str):
+        raise ConfigError(
+            f"data.label_column: {recipe.task} has the labels of all words in one column. Name one."
+        )
     if data.transfer:
         raise ConfigError(f"data.transfer: texts without labels cannot be used for {recipe.task}.")
     of_words = {k: v for k, v in settings.items() if not k.startswith("transfer")}

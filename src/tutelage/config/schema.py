@@ -36,6 +36,7 @@ def _task(name: str) -> str:
     return name
 
 
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
 Positive = Annotated[float, Field(gt=0)]
@@ -154,8 +155,9 @@ class ArrayData(Strict):
     Attributes:
         kind: arrays.
         path: A folder with train/, test/ and, for model selection, valid/ inside; each holds
-            inputs.npy (float32, float16, float64 or uint8, one row a sample) and labels.npy.
-        num_classes: One more than the highest training label if not given.
+            inputs.npy (float32, float16, float64 or uint8, one row a sample) and labels.npy: class
+            numbers; for regression numbers, for multi_label 0 and 1, one or one row a sample.
+        num_classes: Of classes; one more than the highest training label if not given.
         mean: Per channel, of inputs scaled to 0..1; none if not given.
         std: As mean.
     """
@@ -177,8 +179,9 @@ class TextData(Strict):
             folder with one subfolder of .txt files a class; a folder that `datasets` saved, or a
             name on its hub.
         text_column: Of the texts; for token_classification, of their words.
-        label_column: Of the classes; for token_classification, of the words' classes; null for
-            embedding, which learns from the texts alone.
+        label_column: Of the labels: classes, numbers, or 0 and 1, as the task has them; a list of
+            columns for several values or yes-or-no labels; for token_classification, of the words'
+            classes; null for embedding, which learns from the texts alone.
         tokenizer: A folder, a tokenizer.json, or a name on the hub; the teacher's if not given.
         max_length: Tokens of a text; what is longer is cut, counted and said.
         transfer: More texts, without labels: students learn from what the teacher says of them.
@@ -191,7 +194,7 @@ class TextData(Strict):
     kind: Literal["text"]
     path: Path
     text_column: str = "text"
-    label_column: str | None = "label"
+    label_column: str | Names | None = "label"
     tokenizer: str | None = None
     max_length: int = Field(default=128, ge=1)
     transfer: tuple[Path, ...] = ()

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tutelage.data.labels import check_count, class_numbers
+from tutelage.data.labels import CLASS_LABELS, LabelKind, check_count
 from tutelage.data.sources import Samples, Source, Splits
 from tutelage.errors import ConfigError, DataError
 
@@ -27,6 +27,7 @@ class ArraySource(Source):
 
     Args:
         folder: Where the two files lie.
+        kind: What labels are.
 
     Raises:
         DataError: A file is missing, is no plain array, or the two do not fit.
@@ -34,9 +35,9 @@ class ArraySource(Source):
 
     is_fast = False
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: LabelKind = CLASS_LABELS) -> None:
         """Map the files."""
-        self.folder = folder
+        self.folder, self.kind = folder, kind
         self.inputs, self.labels = _mapped(folder / INPUTS), _mapped(folder / LABELS)
         if str(self.inputs.dtype) not in _KINDS or self.inputs.ndim < 2:
             raise DataError(
@@ -45,7 +46,7 @@ class ArraySource(Source):
             )
         if self.labels.ndim == 2 and self.labels.shape[1] == 1:
             self.labels = self.labels[:, 0]
-        self.highest_label = self._check_labels()
+        self.num_outputs = self._check_labels()
         check_count(len(self.inputs), len(self.labels), str(folder))
         self.fingerprint = self._fingerprint()
 
@@ -67,18 +68,25 @@ class ArraySource(Source):
         inputs = torch.from_numpy(np.asarray(self.inputs[rows]))
         if inputs.is_floating_point():
             inputs = inputs.float()
-        return inputs, torch.from_numpy(self.labels[rows].astype(np.int64))
+        return inputs, self.kind.column(np.asarray(self.labels[rows]), str(self.folder / LABELS))
 
     def _check_labels(self) -> int:
-        """Check all labels in chunks and return the highest one."""
+        """How many outputs labels are of: one more than the highest class, or as many as values.
+
+        All labels are looked at, some at a time.
+        """
         parts = [
-            class_numbers(
+            self.kind.column(
                 np.asarray(self.labels[start : start + LABELS_AT_ONCE]),
                 f"{self.folder / LABELS}, from row {start}",
             )
             for start in range(0, max(1, len(self.labels)), LABELS_AT_ONCE)
         ]
-        return max((int(part.max()) for part in parts if len(part)), default=-1)
+        told = self.kind.count(parts[0])
+        self.tells_outputs = told is not None
+        if told is not None:
+            return told
+        return 1 + max((int(part.max()) for part in parts if len(part)), default=-1)
 
 
 def load_arrays(
@@ -87,15 +95,18 @@ def load_arrays(
     num_classes: int | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    kind: LabelKind = CLASS_LABELS,
 ) -> Splits:
     """A data set of NumPy files.
 
     Args:
         path: A folder with `train`, `test` and, for model selection, `valid` inside, each with
             `inputs.npy` and `labels.npy`.
-        num_classes: One more than the highest label of the training data if not given.
+        num_classes: One more than the highest label of the training data if not given; labels that
+            are values or flags tell it themselves.
         mean: Per channel, of inputs scaled to 0..1; None leaves inputs as they come.
         std: As mean.
+        kind: What labels are.
 
     Raises:
         DataError: A folder or a file is missing or does not fit.
@@ -105,8 +116,8 @@ def load_arrays(
             f"data.path: {path} is a file. Give a folder with train/ and test/ in it, each with "
             f"{INPUTS} and {LABELS}, written with numpy.save."
         )
-    train, test = ArraySource(path / "train"), ArraySource(path / "test")
-    valid = ArraySource(path / "valid") if (path / "valid").is_dir() else None
+    train, test = ArraySource(path / "train", kind), ArraySource(path / "test", kind)
+    valid = ArraySource(path / "valid", kind) if (path / "valid").is_dir() else None
     for name, part in (("test", test), ("valid", valid)):
         if part is not None and part.inputs.shape[1:] != train.inputs.shape[1:]:
             raise DataError(
@@ -114,14 +125,38 @@ def load_arrays(
                 f"train have {train.inputs.shape[1:]}. All parts need one shape."
             )
     _check_normalisation(train, mean, std)
-    count = num_classes or train.highest_label + 1
-    if count < 2:
-        raise DataError(
-            f"{path / 'train' / LABELS}: every label is 0. Classification needs at least two "
-            "classes, numbered from 0."
-        )
-    names = tuple(str(number) for number in range(count))
+    parts = [train, test] if valid is None else [train, test, valid]
+    names = tuple(str(number) for number in range(_num_outputs(parts, num_classes)))
     return Splits(train, valid, test, names, mean, std)
+
+
+def _num_outputs(parts: Sequence[ArraySource], given: int | None) -> int:
+    """How many outputs the labels of all parts are of.
+
+    Raises:
+        DataError: There is one class alone, or parts differ.
+    """
+    train = parts[0]
+    if not train.tells_outputs:
+        count = given or train.num_outputs
+        if count < 2:
+            raise DataError(
+                f"{train.folder / LABELS}: every label is 0. Classification needs at least two "
+                "classes, numbered from 0."
+            )
+        return count
+    for part in parts:
+        if part.num_outputs != train.num_outputs:
+            raise DataError(
+                f"{part.folder / LABELS}: {part.num_outputs} labels a sample, but those of train "
+                f"have {train.num_outputs}. All parts need as many."
+            )
+    if given not in (None, train.num_outputs):
+        raise ConfigError(
+            f"data.num_classes: {given}, but {train.folder / LABELS} holds {train.num_outputs} "
+            "labels a sample. Leave num_classes out."
+        )
+    return train.num_outputs
 
 
 def _check_normalisation(

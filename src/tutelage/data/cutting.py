@@ -4,6 +4,9 @@ from array import array
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from jaxtyping import Shaped
+from torch import Tensor
+
 from tutelage.data.plain import PlainText
 from tutelage.data.tokens import TokenSource
 from tutelage.errors import DataError, ModelError, require
@@ -49,7 +52,7 @@ class Cutter:
             "tokenizer": self.name,
         }
 
-    def source(self, texts: Sequence[str], labels: Sequence[int] | None) -> TokenSource:
+    def source(self, texts: Sequence[str], labels: Shaped[Tensor, "n ..."] | None) -> TokenSource:
         """Texts as a source.
 
         Raises:
@@ -81,7 +84,7 @@ class Cutter:
     def token_source(
         self,
         ids: Sequence[Sequence[int]],
-        labels: Sequence[int] | Sequence[Sequence[int]] | None,
+        labels: Shaped[Tensor, "n ..."] | Sequence[Sequence[int]] | None,
         counted: Sequence[Sequence[bool]] | None,
         texts: Sequence[str],
     ) -> TokenSource:

@@ -3,7 +3,7 @@
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from tutelage.errors import DataError
+from tutelage.data.cells import Cells
+from tutelage.errors import ConfigError, DataError
 from tutelage.types import UNLABELLED
 
 MISSING = (-1, UNLABELLED)  # what data sets write where a sample has no label
@@ -61,6 +62,20 @@ class LabelKind(Protocol):
         """Number of outputs that such labels imply; None for classes, which do not imply it."""
         ...
 
+    def read(self, parts: Mapping[str, Cells]) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+        """Labels that stand in columns of tables.
+
+        Args:
+            parts: The cells of each part of the data, "train" among them.
+
+        Returns:
+            The names of the outputs, as the training part has them, and the labels of each part.
+
+        Raises:
+            DataError: A cell cannot be a label; the message says where it stands.
+        """
+        ...
+
 
 class ClassLabels:
     """How class numbers are read: one whole number per sample."""
@@ -79,6 +94,59 @@ class ClassLabels:
 
     def count(self, labels: Shaped[Tensor, "batch ..."]) -> None:
         """None, because a batch may not contain every class."""
+
+    def read(self, parts: Mapping[str, Cells]) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+        """Names of the classes in the training part, and the class numbers of each part.
+
+        Raises:
+            DataError: There are several columns, one class alone, or a class that training lacks.
+        """
+        train = parts["train"]
+        if len(train.columns) > 1:
+            raise ConfigError(
+                f"{train.setting}: {len(train.columns)} columns ({some_names([*train.columns])}), "
+                "but a class stands in one. Name one, or learn several yes-or-no labels with task: "
+                "multi_label, several numbers with task: regression."
+            )
+        given = {part: _class_names_of(cells) for part, cells in parts.items()}
+        names = class_names(given["train"], train.setting)
+        numbers = {name: number for number, name in enumerate(names)}
+        return tuple(names), {
+            part: torch.tensor(_numbered(cells, given[part], numbers), dtype=torch.long)
+            for part, cells in parts.items()
+        }
+
+
+def _class_names_of(cells: Cells) -> list[str]:
+    labels = next(iter(cells.columns.values()))
+    return [class_name(label, cells.place(row)) for row, label in enumerate(labels)]
+
+
+def _numbered(cells: Cells, names: Sequence[str], numbers: Mapping[str, int]) -> list[int]:
+    for row, name in enumerate(names):
+        if name not in numbers:
+            raise DataError(
+                f"{cells.place(row)}: the label {name!r} stands nowhere in the training data. "
+                f"Known: {some_names(list(numbers))}."
+            )
+    return [numbers[name] for name in names]
+
+
+def need_classes(kind: LabelKind, what: str) -> None:
+    """Refuse data that can have no other labels than classes.
+
+    Args:
+        kind: What the task learns from.
+        what: The data, for the message.
+
+    Raises:
+        ConfigError: Its labels are no classes.
+    """
+    if not isinstance(kind, ClassLabels):
+        raise ConfigError(
+            f"{what}: its labels are classes, which the task does not learn from. Choose task: "
+            "classification, or data of kind text, arrays or table, whose labels stand in columns."
+        )
 
 
 CLASS_LABELS = ClassLabels()
@@ -273,8 +341,8 @@ def class_name(label: Any, place: str) -> str:
     name = unicodedata.normalize("NFC", str(label)).strip()
     if name == "" or name.lower() == "nan":
         raise DataError(
-            f"{place}: the label is empty. Give one, or put the text into data.transfer, which "
-            "needs none."
+            f"{place}: the label is empty. Give one, or leave the row out (texts without labels "
+            "belong in data.transfer)."
         )
     if is_saved_list(name):
         raise DataError(
@@ -305,7 +373,7 @@ def class_names(labels: Iterable[str], origin: str) -> list[str]:
     check_missing(found, origin)
     if len(found) < 2:
         raise DataError(
-            f"{origin}: all training texts have the label {found[0]!r}. Classification needs at "
+            f"{origin}: all training samples have the label {found[0]!r}. Classification needs at "
             "least two classes; is it the right column?"
             if found
             else f"{origin}: there is no label."

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from tutelage.data.cells import Cells
 from tutelage.data.cutting import Cutter, load_tokenizer
-from tutelage.data.labels import class_name, class_names, some_names
+from tutelage.data.labels import CLASS_LABELS, LabelKind, need_classes
 from tutelage.data.sources import Splits
 from tutelage.data.tables import (
     READERS,
@@ -36,11 +37,12 @@ class Columns:
 
     Attributes:
         text: Of the text; for tasks of tokens, of its words.
-        label: Of the class; for tasks of tokens, of the words' classes.
+        label: Of the labels: of the class, for tasks of tokens of the words' classes; several for
+            several values or yes-or-no labels.
     """
 
     text: str = "text"
-    label: str = "label"
+    label: str | tuple[str, ...] = "label"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +66,28 @@ class Examples:
         return [values[row] for row in self.rows]
 
     @property
-    def labels(self) -> list[Any]:
-        """The labels as stored."""
-        values = self.table.column(self.columns.label, "data.label_column")
-        return [values[row] for row in self.rows]
+    def labels(self) -> Sequence[Any]:
+        """The labels of the one label column as they stand."""
+        return next(iter(self.label_cells.columns.values()))
 
     @property
-    def class_names(self) -> list[str]:
-        """The labels as class names.
+    def label_cells(self) -> Cells:
+        """The label columns as they stand."""
+        return self.cells(_several(self.columns.label), "data.label_column")
+
+    def cells(self, names: Sequence[str], setting: str) -> Cells:
+        """Some columns as they stand.
+
+        Args:
+            names: Of the columns.
+            setting: Where they were named, for messages.
 
         Raises:
-            DataError: One is none; the message says where it stands.
+            UnknownNameError: There is no such column.
         """
-        return [class_name(label, self.place(row)) for row, label in enumerate(self.labels)]
+        columns = {name: self.table.column(name, setting) for name in names}
+        rows = {name: [values[row] for row in self.rows] for name, values in columns.items()}
+        return Cells(rows, self.place, setting)
 
     def place(self, number: int) -> str:
         """Location of an example, for messages."""
@@ -87,13 +98,14 @@ def load_text(  # noqa: PLR0913 - the keys of data in a recipe
     path: str | Path,
     tokenizer: str,
     text_column: str = "text",
-    label_column: str = "label",
+    label_column: str | Sequence[str] = "label",
     max_length: int = 128,
     valid_fraction: float = 0.1,
     test_fraction: float = 0.1,
     transfer: Sequence[str | Path] = (),
     transfer_column: str = "text",
     seed: int = 0,
+    kind: LabelKind = CLASS_LABELS,
 ) -> Splits:
     """Load labelled texts as tokens.
 
@@ -103,7 +115,8 @@ def load_text(  # noqa: PLR0913 - the keys of data in a recipe
             valid/ and test/ of that form; a folder that `datasets` saved; or a name on its hub.
         tokenizer: A folder, a `tokenizer.json`, or a name on the hub.
         text_column: Of the texts.
-        label_column: Of the classes: any text or whole numbers.
+        label_column: Of the labels: of classes any text or whole numbers; several columns for
+            several values or yes-or-no labels.
         max_length: Tokens of a text; what is longer is cut, counted and said.
         valid_fraction: Share of the training texts held out where there is no valid part.
         test_fraction: Share held out where there is no test part.
@@ -111,16 +124,23 @@ def load_text(  # noqa: PLR0913 - the keys of data in a recipe
             them. Files as above, or .txt with one text a line.
         transfer_column: Of their texts.
         seed: Of the parts held out.
+        kind: What labels are.
 
     Raises:
         DataError: A file, a column, a text or a label cannot be used; the message says where.
         MissingExtraError: transformers is not installed.
     """
-    columns = Columns(text_column, label_column)
+    if transfer:
+        need_classes(kind, "data.transfer")
+    columns = Columns(text_column, _several(label_column))
     tables = read_parts(path)
     parts = held_out_parts(tables, columns, valid_fraction, test_fraction, seed)
     cut = Cutter(load_tokenizer(tokenizer), max_length, tokenizer)
-    return _classified(parts, cut, [transfer_table(p, transfer_column) for p in transfer])
+    return _labelled(parts, kind, cut, [transfer_table(p, transfer_column) for p in transfer])
+
+
+def _several(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def read_parts(path: str | Path) -> dict[str, Table]:
@@ -281,13 +301,10 @@ def transfer_table(path: str | Path, column: str) -> Examples:
     return Examples(table, range(len(table)), Columns(column))
 
 
-def _classified(
-    parts: Mapping[str, Examples], cut: "Cutter", transfer: Sequence[Examples]
+def _labelled(
+    parts: Mapping[str, Examples], kind: LabelKind, cut: "Cutter", transfer: Sequence[Examples]
 ) -> Splits:
-    given = {part: examples.class_names for part, examples in parts.items()}
-    names = class_names(given["train"], "data.label_column")
-    numbers = {name: number for number, name in enumerate(names)}
-    labels = {part: _numbered(parts[part], of_part, numbers) for part, of_part in given.items()}
+    names, labels = kind.read({part: examples.label_cells for part, examples in parts.items()})
     texts = {part: checked_texts(examples, "data.text_column") for part, examples in parts.items()}
     more = [
         text for examples in transfer for text in checked_texts(examples, "data.transfer_column")
@@ -295,9 +312,10 @@ def _classified(
     tokens = cut.cut(texts["train"])
     train = labelled = cut.token_source(tokens, labels["train"], None, texts["train"])
     if more:
+        gaps = torch.full((len(more),), UNLABELLED)
         train = cut.token_source(
             [*tokens, *cut.cut(more)],
-            [*labels["train"], *[UNLABELLED] * len(more)],
+            torch.cat([labels["train"], gaps]),
             None,
             [*texts["train"], *more],
         )
@@ -305,20 +323,10 @@ def _classified(
         train=train,
         valid=cut.source(texts["valid"], labels["valid"]),
         test=cut.source(texts["test"], labels["test"]),
-        class_names=tuple(names),
+        class_names=names,
         labelled=labelled if more else None,
         notes=cut.notes(),
     )
-
-
-def _numbered(examples: Examples, names: Sequence[str], numbers: Mapping[str, int]) -> list[int]:
-    for row, name in enumerate(names):
-        if name not in numbers:
-            raise DataError(
-                f"{examples.place(row)}: the label {name!r} stands nowhere in the training "
-                f"texts. Known: {some_names(list(numbers))}."
-            )
-    return [numbers[name] for name in names]
 
 
 def checked_texts(examples: Examples, setting: str) -> list[str]:

@@ -6,7 +6,7 @@ from itertools import chain
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from tutelage.data.sources import Samples, Source
@@ -18,7 +18,7 @@ class TokenSource(Source):
 
     Args:
         ids: Tokens of each text.
-        labels: One class number a text, or for each text one a token; `UNLABELLED` where there is
+        labels: One row a text, or for each text a class number a token; `UNLABELLED` where there is
             none. None for texts without labels.
         counted: For tasks of tokens, which tokens of each text count.
         pad_id: The token that fills a text up.
@@ -33,7 +33,7 @@ class TokenSource(Source):
     def __init__(
         self,
         ids: Sequence[Sequence[int]],
-        labels: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        labels: Shaped[Tensor, "n ..."] | Sequence[int] | Sequence[Sequence[int]] | None = None,
         *,
         counted: Sequence[Sequence[bool]] | None = None,
         pad_id: int = 0,
@@ -112,6 +112,8 @@ def _flat(values: Sequence[Sequence[int]] | Sequence[Sequence[bool]], dtype: tor
     return torch.from_numpy(np.fromiter(chain.from_iterable(values), dtype=name, count=count))
 
 
-def _labels(labels: Sequence[int] | Sequence[Sequence[int]], of_tokens: bool) -> Tensor:
+def _labels(labels: Tensor | Sequence[int] | Sequence[Sequence[int]], of_tokens: bool) -> Tensor:
+    if isinstance(labels, Tensor):
+        return labels
     flat = [label for row in labels for label in row] if of_tokens else labels  # type: ignore[union-attr]
     return torch.tensor(flat, dtype=torch.long)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tutelage.data.cells import Cells, target_number
 from tutelage.data.labels import check_no_gaps
 from tutelage.errors import DataError
 
@@ -74,6 +76,22 @@ class ValueLabels:
     def count(self, labels: Float[Tensor, "batch values"]) -> int:
         """Number of values per sample."""
         return labels.shape[1]
+
+    def read(self, parts: Mapping[str, Cells]) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+        """Names of the columns, and the values of each part, a column each.
+
+        Raises:
+            DataError: A cell is empty or no number; the message says where.
+        """
+        return tuple(parts["train"].columns), {part: _rows(cells) for part, cells in parts.items()}
+
+
+def _rows(cells: Cells) -> Float[Tensor, "n values"]:
+    columns = [
+        [target_number(cell, cells.place(row), name) for row, cell in enumerate(column)]
+        for name, column in cells.columns.items()
+    ]
+    return torch.tensor(columns, dtype=torch.float64).T.float().contiguous()
 
 
 def _numbers(labels: Any, origin: str) -> Tensor:

@@ -22,6 +22,8 @@ from tutelage.job import Job
 from tutelage.models.copies import copied, state_of
 from tutelage.models.load import load_weights, make_model
 from tutelage.models.propose import Facts, Original, describe
+from tutelage.tasks import TASKS
+from tutelage.tasks.making import plan_task
 
 SELECTED = Path("teacher") / "selected.safetensors"
 FACTS_OF_LIBRARIES = Facts(num_classes=1000, in_channels=3, image_size=224)
@@ -107,7 +109,7 @@ def _of_run(folder: Path) -> Question:
 
 def facts_of(recipe: Recipe) -> Facts:
     """Facts about the images of a recipe's data."""
-    return Facts(**data_facts(load_data(recipe)))
+    return Facts(**data_facts(load_data(recipe, plan_task(recipe.task, TASKS).label_kind)))
 
 
 def _teacher_part(
