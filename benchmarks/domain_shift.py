@@ -39,6 +39,7 @@ from tutelage.models.slices import slice_network
 from tutelage.pipeline import run_job
 from tutelage.pipeline.run import Finished
 from tutelage.places import cache_dir
+from tutelage.problem import Problem
 
 STYLES = ("google", "twitter")
 ARMS = ("baseline", "distilled")
@@ -144,13 +145,15 @@ def make_job(
         name="domain-shift",
         out=chosen.out
         / (f"width-{chosen.width:g}" if chosen.slice is None else f"slice-{chosen.slice:g}"),
-        splits=Splits(
-            train=google[0],
-            valid=google[1],
-            test=TensorSource(pictures["twitter"], labels["twitter"]),
-            class_names=tuple(MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]),
-            mean=DEFAULT_MEAN[3],
-            std=DEFAULT_STD[3],
+        problem=Problem.of_classes(
+            Splits(
+                train=google[0],
+                valid=google[1],
+                test=TensorSource(pictures["twitter"], labels["twitter"]),
+                class_names=tuple(MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]),
+                mean=DEFAULT_MEAN[3],
+                std=DEFAULT_STD[3],
+            )
         ),
         teacher=TeacherPlan(make=make_teacher),
         make_student=lambda: make_student(chosen),

@@ -91,8 +91,8 @@ def main() -> None:
         "PyTorch": lambda one: continued(model, one, count, likeliest)[0, READ:].tolist(),
         "onnx": lambda one: onnx.write(one, count)[0, READ:].tolist(),
     }
-    text = run.job.tokenizer.decode(prompts.flatten())
-    wanted = run.job.tokenizer(text, add_special_tokens=False)["input_ids"]
+    text = run.job.problem.tokenizer.decode(prompts.flatten())
+    wanted = run.job.problem.tokenizer(text, add_special_tokens=False)["input_ids"]
     print(machine(torch.get_num_threads()))
     for name in ("gguf", "gguf_q8_0"):
         sides[name], cut = llama_cpp(folder / TEXT_TARGETS[name].file, count)
@@ -101,7 +101,7 @@ def main() -> None:
     alike, compared, draw = dict.fromkeys(sides, 0), 0, random.Random(0)
     for turn in range(chosen.turns):
         for prompt in prompts[:, None]:
-            first = before_end(sides["PyTorch"](prompt), run.job.tokenizer.eos_token_id)
+            first = before_end(sides["PyTorch"](prompt), run.job.problem.tokenizer.eos_token_id)
             compared += len(first) if turn == 0 else 0
             for name in draw.sample(list(sides), len(sides)):
                 begun = time.perf_counter()

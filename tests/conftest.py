@@ -17,6 +17,7 @@ from tutelage.engine import OptimizerSettings, TrainSettings
 from tutelage.job import Job, TeacherPlan
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.nets import mlp
+from tutelage.problem import Problem
 
 MakeJob = Callable[..., Job]
 
@@ -99,7 +100,10 @@ def make_job() -> MakeJob:
             "measure": None,
             "has_report": False,
         }
-        return Job(**(parts | changes))
+        given = parts | changes
+        splits = given.pop("splits")
+        problem = given.pop("problem", None) or Problem.of_classes(splits)
+        return Job(problem=problem, **given)
 
     return make
 

@@ -107,8 +107,8 @@ def _check_export(job: Job, batch: Batch) -> None:
 
 
 def _check_text_targets(job: Job) -> None:
-    for name in job.text_targets:
-        TEXT_TARGETS[name].check(job.new_student(0), job.tokenizer)
+    for name in job.problem.text_targets:
+        TEXT_TARGETS[name].check(job.new_student(0), job.problem.tokenizer)
 
 
 def _check_shards(job: Job) -> None:
@@ -118,7 +118,7 @@ def _check_shards(job: Job) -> None:
             "teacher.shard: each process builds its own part of a cache, which a teacher in pieces "
             "cannot do. Teach live (cache: null), or leave teacher.shard out."
         )
-    if job.writing is not None and (job.settings.shard or job.shards_teacher):
+    if job.problem.writing is not None and (job.settings.shard or job.shards_teacher):
         raise ConfigError(
             "on_policy: texts are written by a whole network. Leave train.shard and teacher.shard "
             "out."

@@ -14,11 +14,11 @@ from tutelage.data.views import Identity, ViewPolicy
 from tutelage.deploy.budgets import Budget
 from tutelage.engine import TrainSettings
 from tutelage.engine.inversion import InversionSettings
-from tutelage.engine.writing import WritingSettings
 from tutelage.errors import ConfigError, of_role
 from tutelage.models.origin import origin_of
 from tutelage.objective import Objective, Term
-from tutelage.tasks import Classification, Task
+from tutelage.problem import Problem
+from tutelage.tasks import Task
 from tutelage.teachers.classes import class_order, is_numbered
 from tutelage.teachers.ensemble import Ensemble
 from tutelage.teachers.module import ClassOrder, InputAdapter, inside_of
@@ -122,7 +122,7 @@ class Job:
     Attributes:
         name: Of the run.
         out: The run folder.
-        splits: The data.
+        problem: What is to be learned: data and task.
         teacher: Where the teacher comes from.
         co_teachers: More teachers, whose probabilities are averaged with the first one's.
         assistants: Make networks that each learn from the one before, the first of them from the
@@ -145,19 +145,11 @@ class Job:
         own_files: Python files that networks come from, of which the run folder keeps copies.
         command: What repeats the run.
         notes: What a reader of the report must know of the set-up.
-        make_task: Makes the task for a number of classes.
-        writing: How much of the distilled arm's text a network writes; None reads all of it.
-        make_teacher_task: Makes the task as the teacher does it; None where it does the same.
-        text_targets: What a language model is written as beside its folder, names of
-            `tutelage.deploy.text_targets.TEXT_TARGETS`.
-        tokenizer: Of transformers, for language models; None for others.
-        save_student: Writes the student that is delivered into a folder of its own kind; None
-            where its weights are enough.
     """
 
     name: str
     out: Path
-    splits: Splits
+    problem: Problem
     teacher: TeacherPlan
     make_student: Callable[[], nn.Module]
     objective: Objective
@@ -178,17 +170,20 @@ class Job:
     own_files: tuple[Path, ...] = ()
     command: str = ""
     notes: tuple[str, ...] = ()
-    make_task: Callable[[int], Task] = Classification
-    writing: WritingSettings | None = None
-    make_teacher_task: Callable[[], Task] | None = None
-    text_targets: tuple[str, ...] = ()
-    tokenizer: Any = None
-    save_student: Callable[[nn.Module, Path], None] | None = None
+
+    @property
+    def splits(self) -> Splits:
+        """The data."""
+        return self.problem.splits
 
     @property
     def task(self) -> Task:
         """How networks are called and evaluated."""
-        return self.make_task(len(self.splits.class_names))
+        return self.problem.task
+
+    def on(self, splits: Splits) -> "Job":
+        """The same job on other data."""
+        return replace(self, problem=self.problem.on(splits))
 
     @property
     def int8(self) -> tuple[str, ...]:
@@ -209,7 +204,7 @@ class Job:
     @property
     def teacher_task(self) -> Task:
         """How the teacher is called and evaluated."""
-        return self.task if self.make_teacher_task is None else self.make_teacher_task()
+        return self.problem.teacher_task or self.task
 
     @property
     def train_reader(self) -> Reader:

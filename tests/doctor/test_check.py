@@ -184,7 +184,7 @@ def test_samples_that_a_network_cannot_take_are_found_in_every_part(job, part):
     images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
     splits = replace(job.splits, **{part: TensorSource(images, torch.zeros(4, dtype=torch.long))})
     with pytest.raises(ModelError, match=f"student on {part} data, sample 0: .*shape"):
-        preflight(replace(job, splits=splits))
+        preflight(job.on(splits))
 
 
 def test_a_warm_up_longer_than_the_training_is_a_warning(job):
@@ -311,7 +311,7 @@ def test_a_teacher_that_sees_more_than_a_linear_baseline_is_fine(job):
         thirds = inputs.view(-1, 6, 3, 2).mean(dim=(1, 3))
         return 10 * (thirds - thirds.median(dim=1, keepdim=True).values).abs()
 
-    seeing = replace(taught_by(job, Forward(by_eye)), splits=splits, views=Identity())
+    seeing = replace(taught_by(job, Forward(by_eye)).on(splits), views=Identity())
     assert "linear classifier" not in texts(seeing, WARNING, "teacher")
     assert "100.00%" in texts(seeing, FINE, "teacher")
 
@@ -322,19 +322,19 @@ def test_a_teacher_that_sees_more_than_a_linear_baseline_is_fine(job):
 def test_a_label_out_of_range_is_a_problem_that_names_the_sample(job):
     inputs, labels = job.splits.valid.inputs, job.splits.valid.labels.clone()
     labels[11] = 3
-    wrong = replace(job, splits=replace(job.splits, valid=TensorSource(inputs, labels)))
+    wrong = job.on(replace(job.splits, valid=TensorSource(inputs, labels)))
     assert "Sample 11 has label 3; allowed are 0 to 2" in texts(wrong, PROBLEM, "data")
 
 
 def test_a_class_without_samples_is_a_warning(job):
     train = job.splits.train
     ids = (train.labels != 1).nonzero().squeeze(1)
-    lacking = replace(job, splits=replace(job.splits, train=SubsetSource(train, ids)))
+    lacking = job.on(replace(job.splits, train=SubsetSource(train, ids)))
     assert "train: no sample of middle" in texts(lacking, WARNING, "data")
 
 
 def test_missing_validation_data_is_a_warning(job):
-    lacking = replace(job, splits=replace(job.splits, valid=None))
+    lacking = job.on(replace(job.splits, valid=None))
     assert "There is no valid data" in texts(lacking, WARNING, "data")
     assert texts(lacking, PROBLEM) == ""
 
@@ -350,13 +350,13 @@ def test_samples_that_are_not_numbers_are_a_problem_and_no_traceback(job):
     }
     for source in parts.values():
         source.inputs[3] = torch.nan
-    wrong = replace(job, splits=replace(job.splits, **parts), views=Identity())
+    wrong = replace(job.on(replace(job.splits, **parts)), views=Identity())
     assert "NaN" in texts(wrong, PROBLEM)
 
 
 def test_data_without_labels_are_said_so(job):
     unlabelled = TensorSource(job.splits.train.inputs)
-    lacking = replace(job, splits=replace(job.splits, train=unlabelled))
+    lacking = job.on(replace(job.splits, train=unlabelled))
     assert "train: 60 samples without labels" in texts(lacking, WARNING, "data")
 
 

@@ -170,6 +170,6 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 def test_the_recipe_keeps_the_sampling_temperature_apart(write_recipe):
     job = changed(write_recipe, on_policy={"prompt_tokens": 4, "sampling_temperature": 0.7})
-    assert job.writing.sampling_temperature == 0.7
+    assert job.problem.writing.sampling_temperature == 0.7
     assert job.objective.temperature == 1.0
     assert yaml.safe_load(yaml.safe_dump(dict(job.recipe)))["on_policy"]["share"] == 0.5

@@ -224,7 +224,7 @@ def test_a_cache_of_other_data_is_refused(make_job, finished):
     run_job(replace(job, teacher=fixed, out=finished.with_name("other")))
     other = replace(job.splits, train=TensorSource(inputs, labels))
     with pytest.raises(CacheError, match="another data"):
-        run_job(replace(job, teacher=fixed, splits=other, out=finished.with_name("other")))
+        run_job(replace(job.on(other), teacher=fixed, out=finished.with_name("other")))
 
 
 def _loaded(job, folder):
@@ -401,7 +401,7 @@ def test_a_sample_that_is_not_a_number_stops_the_run(make_job, tmp_path, part):
         splits[name] = TensorSource(source.inputs.float() / 255, source.labels)
     splits[part].inputs[20] = torch.nan
     with pytest.raises(TutelageError, match=r"nan|NaN"):
-        run_job(replace(job, splits=replace(job.splits, **splits)))
+        run_job(job.on(replace(job.splits, **splits)))
 
 
 # Pictures that cannot be read.

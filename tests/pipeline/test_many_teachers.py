@@ -126,7 +126,7 @@ def test_one_value_normalises_every_channel(make_job, tmp_path):
     plan = replace(job.teacher, norm=((0.5,), (2.0,)))
     colour = replace(job.splits, train=TensorSource(torch.rand(2, 3, 4, 4)))
     expected = ((0.5, 0.5, 0.5), (2.0, 2.0, 2.0))
-    assert replace(job, teacher=plan, splits=colour).own_norm(plan) == expected
+    assert replace(job, teacher=plan).on(colour).own_norm(plan) == expected
 
 
 def test_what_is_done_to_a_teachers_inputs_and_answers_is_in_its_fingerprint():

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from tutelage.config.embedding import TASK as EMBEDDING
-from tutelage.config.embedding import check_embedding, lay_reference
-from tutelage.config.language import is_language, lay_ground, located
+from tutelage.config.embedding import build_embedding_problem, check_embedding
+from tutelage.config.language import build_language_problem, is_language_model, located
 from tutelage.config.resolved import own_files, resolved
 from tutelage.config.schema import (
     ArrayData,
@@ -48,8 +48,9 @@ from tutelage.models.load import BUILTIN as BUILTIN_NETWORKS
 from tutelage.models.load import ENCODERS, import_own, make_model
 from tutelage.models.origin import origin_of
 from tutelage.objective import Loss, Objective, Ramp, Term
+from tutelage.problem import Problem
 from tutelage.tasks import TASKS, Task
-from tutelage.tasks.making import plan_task
+from tutelage.tasks.making import TaskPlan, plan_task
 
 Made = TypeVar("Made")
 OF_WORDS = "token_classification"
@@ -68,26 +69,17 @@ def build_job(
         splits: The recipe's data, where they are loaded already.
     """
     plan = plan_task(recipe.task, TASKS, recipe.metric)
-    is_written = is_language(recipe)
-    ground = lay_ground(recipe) if is_written else None
-    if recipe.task == EMBEDDING:
-        check_embedding(recipe)
-    splits = splits or (ground.splits if ground else load_data(recipe, plan.label_kind))
-    facts = {**data_facts(splits), "task": recipe.task, **(ground.facts if ground else {})}
-    if recipe.task == EMBEDDING:
-        ground = lay_reference(recipe, splits, _maker(recipe.teacher, folder, facts))
-        splits = ground.splits
-    count = len(splits.class_names)
-    task = ground.make_task(count) if ground else plan.make(count, splits.train)
+    problem = _problem(recipe, plan, folder, splits)
+    facts = _facts(recipe, problem)
     return Job(
         name=Path(os.path.abspath(recipe.output)).name,
         out=recipe.output,
-        splits=splits,
+        problem=problem,
         teacher=_teacher(recipe.teacher, "teacher", recipe.views, folder, facts),
         co_teachers=_co_teachers(recipe, folder, facts),
         assistants=tuple(_maker(network, folder, facts) for network in recipe.assistants),
         make_student=_maker(recipe.student, folder, facts),
-        objective=_objective(recipe, task),
+        objective=_objective(recipe, problem.task),
         transfer=None if recipe.transfer is None else _transfer(recipe.transfer),
         settings=train_settings(recipe.train, recipe.optimizer, recipe.schedule),
         views=_views(recipe.views, facts),
@@ -97,18 +89,33 @@ def build_job(
         cache_path=None if recipe.cache is None else recipe.cache.path,
         measure=None if recipe.measure is None else MeasureSettings(**recipe.measure.model_dump()),
         budget=None if recipe.budget is None else parse_budget(recipe.budget),
-        export=ExportSettings() if is_written else _export(recipe),
+        export=ExportSettings() if is_language_model(recipe) else _export(recipe),
         recipe=resolved(recipe, folder),
         own_files=own_files(recipe, folder),
         command=command,
-        make_task=lambda _: task,
-        writing=ground.writing if ground else None,
-        make_teacher_task=ground.make_teacher_task if ground else None,
-        tokenizer=ground.tokenizer if ground else None,
-        text_targets=ground.text_targets if ground else (),
-        save_student=ground.save_student if ground else _hf_folder(recipe, splits),
-        notes=(*splits.notes, *(ground.notes if ground else ())),
+        notes=(*problem.splits.notes, *problem.notes),
     )
+
+
+def _problem(recipe: Recipe, plan: TaskPlan, folder: Path, splits: Splits | None) -> Problem:
+    """What the recipe's data and task are, with what the task brings."""
+    if is_language_model(recipe):
+        found = build_language_problem(recipe)
+        return found if splits is None else found.on(splits)
+    if recipe.task == EMBEDDING:
+        check_embedding(recipe)
+        splits = splits or load_data(recipe, plan.label_kind)
+        plain = {**data_facts(splits), "task": recipe.task}
+        return build_embedding_problem(recipe, splits, _maker(recipe.teacher, folder, plain))
+    splits = splits or load_data(recipe, plan.label_kind)
+    task = plan.make(len(splits.class_names), splits.train)
+    facts = {"num_classes": task.width}
+    return Problem(splits, task, save_student=_hf_folder(recipe, splits), facts=facts)
+
+
+def _facts(recipe: Recipe, problem: Problem) -> dict[str, Any]:
+    """What networks may want to know of the data and the task."""
+    return {**data_facts(problem.splits), "task": recipe.task, **problem.facts}
 
 
 def _hf_folder(recipe: Recipe, splits: Splits) -> Callable[[nn.Module, Path], None] | None:

@@ -6,12 +6,12 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from tutelage.config.ground import Ground
 from tutelage.config.schema import Recipe, TextData
 from tutelage.data.loading import Reader
 from tutelage.data.sources import Splits
 from tutelage.errors import ConfigError
 from tutelage.models.sentence import SENTENCE, STATIC, save_encoder
+from tutelage.problem import Problem
 from tutelage.tasks import Embedding
 from tutelage.teachers.reference import ReferenceSource
 
@@ -47,7 +47,9 @@ def check_embedding(recipe: Recipe) -> None:
         )
 
 
-def lay_reference(recipe: Recipe, splits: Splits, make_teacher: Callable[[], nn.Module]) -> Ground:
+def build_embedding_problem(
+    recipe: Recipe, splits: Splits, make_teacher: Callable[[], nn.Module]
+) -> Problem:
     """Let the teacher label validation and test data.
 
     Args:
@@ -68,4 +70,4 @@ def lay_reference(recipe: Recipe, splits: Splits, make_teacher: Callable[[], nn.
         test=ReferenceSource(splits.test, teacher, task),
     )
     is_encoder = recipe.student.model.startswith((SENTENCE, STATIC))
-    return Ground(judged, lambda _: task, save_encoder if is_encoder else None)
+    return Problem(judged, task, save_student=save_encoder if is_encoder else None)

@@ -1,10 +1,8 @@
 """Recipes of language models: consistency checks before anything is loaded."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tutelage.config.ground import Ground
 from tutelage.config.schema import CorpusData, Export, Network, Recipe
 from tutelage.data.corpus import (
     Corpus,
@@ -20,6 +18,7 @@ from tutelage.models.causal import PREFIX, num_positions, save_causal
 from tutelage.models.served import DEFAULT_TOP
 from tutelage.models.served import PREFIX as SERVED
 from tutelage.places import place_or_name
+from tutelage.problem import Problem
 from tutelage.tasks import LanguageModeling, Task
 from tutelage.tasks.other_tokenizer import OtherTokenizer
 
@@ -28,7 +27,7 @@ LIKELIHOOD = "span_likelihood"
 ACROSS = ("universal_logit_distance", LIKELIHOOD)
 
 
-def is_language(recipe: Recipe) -> bool:
+def is_language_model(recipe: Recipe) -> bool:
     """Whether the recipe is about next tokens.
 
     Raises:
@@ -45,7 +44,7 @@ def is_language(recipe: Recipe) -> bool:
     return has_text
 
 
-def lay_ground(recipe: Recipe) -> Ground:
+def build_language_problem(recipe: Recipe) -> Problem:
     """Read the text and check that all networks tokenise it alike.
 
     Raises:
@@ -62,24 +61,24 @@ def lay_ground(recipe: Recipe) -> Ground:
         )
     settings = data.model_dump(exclude={"kind", "path", "tokenizer"})
     path = Path(place_or_name(str(data.path)))
-    make_teacher_task: Callable[[], Task] | None = None
+    teacher_task: Task | None = None
     if _learns_across(recipe):
         own = _model_name(recipe.student) or name
         del settings["is_packed"]
         corpus, num_words = load_pairs(path, own, name, **settings)
         is_likelihood = recipe.objective.terms[0].loss == LIKELIHOOD
-        make_teacher_task = partial(OtherTokenizer, num_words, tells_likelihood=is_likelihood)
+        teacher_task = OtherTokenizer(num_words, tells_likelihood=is_likelihood)
     else:
         corpus = load_corpus(path, name, **settings)
         for role, network in _networks(recipe):
             _check_tokenizer(role, network, corpus, name)
     for role, network in _networks(recipe):
-        is_pair = make_teacher_task is not None and role != "student"  # it reads the last one too
+        is_pair = teacher_task is not None and role != "student"  # it reads the last one too
         _check_positions(role, network, data.block + is_pair)
-    return Ground(
+    return Problem(
         splits=corpus.splits,
-        make_task=lambda _: LanguageModeling(corpus.num_words, corpus.block),
-        make_teacher_task=make_teacher_task,
+        task=LanguageModeling(corpus.num_words, corpus.block),
+        teacher_task=teacher_task,
         save_student=partial(save_causal, tokenizer=corpus.tokenizer),
         tokenizer=corpus.tokenizer,
         text_targets=_text_targets(recipe),

@@ -27,6 +27,7 @@ from tutelage.pipeline.delivery import deliverable
 from tutelage.pipeline.exporting import fed
 from tutelage.pipeline.networks import as_network, check_names, named, plan_of
 from tutelage.pipeline.run import run_job
+from tutelage.problem import Problem
 from tutelage.records import ParityRow, RunRecord, Summary, Verdict
 from tutelage.report import short_html, short_text, write_report
 from tutelage.tasks import TASKS, Task
@@ -191,7 +192,7 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
         job = Job(
             name="distill",
             out=Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tutelage-")),
-            splits=replace(splits, class_names=names),
+            problem=Problem(replace(splits, class_names=names), made),
             teacher=first,
             co_teachers=tuple(others),
             make_student=lambda: copied(kept),
@@ -210,7 +211,6 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
             has_report=False,
             command="tutelage.distill(teacher, student, train_data, ...)",
             notes=tuple(notes),
-            make_task=lambda _: made,
         )
         finished = run_job(job, listener)
     return Distilled(finished.student.selected.cpu(), finished.record, job.out, job)

@@ -51,7 +51,7 @@ def export_run(
     guard = nullcontext() if allow_code else without_own_code(folder / "recipe.yaml")
     with locked(folder, "tutelage export"), guard:
         run = reopen(folder)
-        if run.job.tokenizer is not None:
+        if run.job.problem.tokenizer is not None:
             return _export_texts(run, target, way)
         if target is not None:
             find("target", target, TARGETS).check()
@@ -68,12 +68,14 @@ def _export_texts(run: Reopened, target: str | None, way: str | None) -> RunReco
             f"int8: {way} is for networks of another kind; a language model's eight bits are the "
             "target gguf_q8_0."
         )
-    names = tuple(dict.fromkeys((*job.text_targets, *before, *([target] if target else []))))
+    asked = [target] if target else []
+    names = tuple(dict.fromkeys((*job.problem.text_targets, *before, *asked)))
     if not names:
         raise ConfigError(f"target: the recipe names none. Give one of {', '.join(TEXT_TARGETS)}.")
     for name in names:
-        find("target", name, TEXT_TARGETS).check(run.student.selected, job.tokenizer)
-    files = student_stage(replace(job, text_targets=names), run.student, ignore)
+        find("target", name, TEXT_TARGETS).check(run.student.selected, job.problem.tokenizer)
+    with_files = replace(job, problem=replace(job.problem, text_targets=names))
+    files = student_stage(with_files, run.student, ignore)
     record = replace(
         run.record, text_files=files.rows, refused=files.refused, files=left_files(job.out)
     )

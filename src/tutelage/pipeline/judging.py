@@ -116,7 +116,7 @@ def _summaries(
     job: Job, teacher: TrainingRecord, records: Sequence[TrainingRecord], arms: Sequence[str]
 ) -> list[Summary]:
     metric, summaries = job.task.metric, []
-    compared = teacher.selected if job.make_teacher_task is None else None  # else of other items
+    compared = teacher.selected if job.problem.teacher_task is None else None  # else of other items
     for choice in CHOICES:
         baseline: float | None = None
         for arm in arms:

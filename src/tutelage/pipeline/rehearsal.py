@@ -86,10 +86,10 @@ def _eight_bits(job: Job, network: nn.Module, target: str, way: str) -> Finding:
 
 
 def _text_files(job: Job) -> Iterator[Finding]:
-    if not job.text_targets:
+    if not job.problem.text_targets:
         return
     model, sample = merged(job.new_student(0)).cpu().float().eval(), test_sample(job)
-    for name in job.text_targets:
+    for name in job.problem.text_targets:
         try:
             row = export_one(job, model, name, sample)
         except TutelageError as error:

@@ -351,7 +351,7 @@ def _capacity_note(
     """Warning about a teacher that is no better than the baseline, before it teaches."""
     scores = [b.progress.best_metric for b in baselines if b.progress.best_metric is not None]
     best, metric = teacher.progress.best_metric, job.task.metric
-    if best is None or not scores or job.make_teacher_task is not None:  # counts other tokens
+    if best is None or not scores or job.problem.teacher_task is not None:  # counts other tokens
         return []
     baseline = sum(scores) / len(scores)
     if metric.rank(best) > metric.rank(baseline):

@@ -55,19 +55,19 @@ class Sample:
 def student_stage(job: Job, student: Trained, listener: Listener) -> TextFiles:
     """Write the student as a folder that its own library loads, if there is one.
 
-    Beside it go the files of `job.text_targets`, each compared with PyTorch on test text.
+    Beside it go the files of `job.problem.text_targets`, each compared with PyTorch on test text.
 
     Returns:
         How the files compare, and which cannot be written or say something else than the student:
         those are not left, and the others are.
     """
-    if job.save_student is None:
+    if job.problem.save_student is None:
         return TextFiles([])
     folder = job.out / "student"
     stage = Stage(
         name="student folder",
         folder=folder,
-        key=fingerprint([student.key, job.text_targets]),
+        key=fingerprint([student.key, job.problem.text_targets]),
         do=lambda: _write_folder(job, student.selected, folder),
         load=lambda: load_record(folder / ROWS, TextFiles),
         note=lambda _: str(folder),
@@ -76,9 +76,9 @@ def student_stage(job: Job, student: Trained, listener: Listener) -> TextFiles:
 
 
 def _write_folder(job: Job, student: nn.Module, folder: Path) -> list[Path]:
-    assert job.save_student is not None
+    assert job.problem.save_student is not None
     with staged_folder(folder) as staging:
-        job.save_student(student, staging)
+        job.problem.save_student(student, staging)
     for target in TEXT_TARGETS.values():
         (folder / target.file).unlink(missing_ok=True)
     save_record(folder / ROWS, _export(job, student))
@@ -87,11 +87,11 @@ def _write_folder(job: Job, student: nn.Module, folder: Path) -> list[Path]:
 
 def _export(job: Job, student: nn.Module) -> TextFiles:
     files = TextFiles([])
-    if not job.text_targets:
+    if not job.problem.text_targets:
         return files
     model = merged(student).cpu().float().eval()
     sample = test_sample(job)
-    for name in job.text_targets:
+    for name in job.problem.text_targets:
         try:
             files.rows.append(export_one(job, model, name, sample))
         except ExportError as error:
@@ -113,7 +113,7 @@ def export_one(job: Job, model: nn.Module, name: str, sample: Sample) -> TextFil
     """
     target = TEXT_TARGETS[name]
     with staged(job.out / "student" / target.file) as path:
-        target.write(model, job.tokenizer, path)
+        target.write(model, job.problem.tokenizer, path)
         found = compare(model, target.open(path), sample)
         size = path.stat().st_size
         row = replace(found, file=target.file, target=name, size_bytes=size)

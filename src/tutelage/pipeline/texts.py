@@ -25,7 +25,7 @@ def write_texts(job: Job, networks: Mapping[str, nn.Module]) -> list[WrittenText
         The texts; none where the job is not about text in blocks, or blocks are too short.
     """
     block = job.task.items_per_sample
-    if job.tokenizer is None or block is None or block <= READ:
+    if job.problem.tokenizer is None or block is None or block <= READ:
         return []
     reader = job.test_reader
     ids = torch.linspace(0, len(reader) - 1, min(NUM_TEXTS, len(reader))).long().unique()
@@ -49,7 +49,7 @@ def write_texts(job: Job, networks: Mapping[str, nn.Module]) -> list[WrittenText
 
 
 def _said(job: Job, tokens: torch.Tensor) -> str:
-    return " ".join(job.tokenizer.decode(tokens).split())
+    return " ".join(job.problem.tokenizer.decode(tokens).split())
 
 
 def _md(text: WrittenText) -> str:

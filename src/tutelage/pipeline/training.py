@@ -288,7 +288,7 @@ def _taught(
         teacher=teacher,
         folder=folder,
         key="",
-        writing=None if teacher is None else job.writing,
+        writing=None if teacher is None else job.problem.writing,
     )
     return train_arm(arm, student, tell)
 

@@ -69,7 +69,7 @@ def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
         "were drawn out of the teacher, and the baseline from the classes that were asked for."
     )
     splits = replace(job.splits, train=TensorSource(kept["pictures"], kept["labels"]))
-    return replace(job, splits=splits, notes=(*job.notes, note))
+    return replace(job.on(splits), notes=(*job.notes, note))
 
 
 def _keep(path: Path, reader: Reader, made: TensorSource) -> None:
