@@ -238,8 +238,8 @@ def inline(part: dict[str, Any]) -> str:
 def time_again(chosen: argparse.Namespace) -> str:
     """Times faster than the teacher: least and most of some rounds.
 
-    By turns, what else the machine does falls on all alike. No network's time counts what the one
-    before it left in the caches (`standalone.take_turns`), so that both ways should agree.
+    By turns, what else the machine does falls on all alike; the second of two calls counts, so that
+    no other network's data lie in the caches (`standalone.take_turns`). Alone is as on a device.
     """
     files = {size: chosen.folder / size / "export" / "student.int8.onnx" for size in chosen.sizes}
     teacher = chosen.folder / chosen.sizes[-1] / "export" / "teacher.onnx"
