@@ -302,7 +302,9 @@ def file_right(job: Job, trained: Trained) -> Tensor:
     """Which test samples a student's eight-bit file puts right."""
     reader = job.reader(job.splits.train)
     ids = torch.linspace(0, len(reader) - 1, NUM_CALIBRATION).long()
-    calibration = [reader.pixels(reader[part, 0 * part].inputs) for part in ids.split(64)]
+    calibration = [
+        reader.inputs.export_inputs(reader[part, 0 * part].inputs) for part in ids.split(64)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         export_onnx(deliverable(job, trained.selected), calibration[0], source)
@@ -315,7 +317,9 @@ def right_of(job: Job, session: Any) -> Tensor:
     reader, parts = job.test_reader, []
     for request in in_order(len(reader), batch_size=256):
         batch = reader[request]
-        logits = torch.from_numpy(run_session(session, reader.pixels(batch.inputs).numpy()))
+        logits = torch.from_numpy(
+            run_session(session, reader.inputs.export_inputs(batch.inputs).numpy())
+        )
         assert batch.labels is not None
         parts.append(correct(logits, batch.labels))
     return torch.cat(parts)

@@ -32,6 +32,7 @@ from tutelage.data.sources import Splits, TensorSource
 from tutelage.data.views import CropFlip
 from tutelage.engine import OptimizerSettings, ScheduleSettings, TrainSettings
 from tutelage.evidence import Interval, paired_interval
+from tutelage.inputs import ImageInputs
 from tutelage.job import Job, MeasureSettings, TeacherPlan
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.load import load_weights
@@ -122,7 +123,7 @@ def make_student(chosen: argparse.Namespace) -> nn.Module:
 
 def logits(network: nn.Module, pictures: Tensor) -> Tensor:
     """A network's scores, as it is in the run: on normalised pictures."""
-    reader = Reader(TensorSource(pictures), mean=DEFAULT_MEAN[3], std=DEFAULT_STD[3])
+    reader = Reader(TensorSource(pictures), inputs=ImageInputs(DEFAULT_MEAN[3], DEFAULT_STD[3]))
     requests = in_order(len(pictures), batch_size=64)
     with torch.no_grad():
         return torch.cat([network(reader[request].inputs) for request in requests])
@@ -151,8 +152,7 @@ def make_job(
                 valid=google[1],
                 test=TensorSource(pictures["twitter"], labels["twitter"]),
                 class_names=tuple(MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]),
-                mean=DEFAULT_MEAN[3],
-                std=DEFAULT_STD[3],
+                inputs=ImageInputs(DEFAULT_MEAN[3], DEFAULT_STD[3]),
             )
         ),
         teacher=TeacherPlan(make=make_teacher),

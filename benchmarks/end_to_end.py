@@ -144,10 +144,8 @@ def make_data(name: str, samples: int) -> tuple[Splits, Reader]:
     splits = BUILTIN[name](valid_fraction=0.0)
     images, labels = splits.train.fetch(torch.arange(min(samples, len(splits.train))))
     source = TensorSource(images, labels)
-    reader = Reader(
-        source, tutelage.Shift(PIXELS), mean=splits.mean, std=splits.std, num_classes=CLASSES
-    )
-    return Splits(source, None, splits.test, splits.class_names, splits.mean, splits.std), reader
+    reader = Reader(source, tutelage.Shift(PIXELS), inputs=splits.inputs, num_classes=CLASSES)
+    return Splits(source, None, splits.test, splits.class_names, splits.inputs), reader
 
 
 def trained_teacher(splits: Splits, size: int) -> nn.Module:

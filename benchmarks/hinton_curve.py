@@ -77,7 +77,7 @@ def read_data(weights: Path) -> Data:
     load_weights(teacher, weights)
     parts = []
     for source in (splits.train, splits.test):
-        reader = Reader(source, mean=splits.mean, std=splits.std)
+        reader = Reader(source, inputs=splits.inputs)
         batches = [reader[request] for request in in_order(len(reader), batch_size=1000)]
         parts.append(
             [torch.cat([b.inputs for b in batches]), torch.cat([b.labels for b in batches])]

@@ -15,6 +15,7 @@ from torch import nn
 import tutelage
 from tutelage.data.loading import Reader, training_requests
 from tutelage.data.sources import TensorSource
+from tutelage.inputs import ImageInputs
 from tutelage.models.nets import mlp, resnet
 from tutelage.teachers.build import build_cache
 from tutelage.teachers.codecs import make_codec
@@ -73,7 +74,10 @@ def make_sides(case: Case, folder: Path) -> Mapping[str, Callable[[], object]]:
     source = TensorSource(images, torch.randint(0, CLASSES, (len(images),)))
     channels = case.shape[0]
     reader = Reader(
-        source, case.views, mean=[0.5] * channels, std=[0.25] * channels, num_classes=CLASSES
+        source,
+        case.views,
+        inputs=ImageInputs([0.5] * channels, [0.25] * channels),
+        num_classes=CLASSES,
     )
     requests = training_requests(
         len(source), case.views, batch_size=case.batch_size, seed=0, epoch=0

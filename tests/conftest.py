@@ -14,6 +14,7 @@ from tutelage.data.sources import Source, Splits, TensorSource
 from tutelage.data.views import Shift
 from tutelage.deploy import own
 from tutelage.engine import OptimizerSettings, TrainSettings
+from tutelage.inputs import ImageInputs
 from tutelage.job import Job, TeacherPlan
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.nets import mlp
@@ -86,8 +87,7 @@ def make_job() -> MakeJob:
                 valid=source(30, 1),
                 test=source(45, 2),
                 class_names=("left", "middle", "right"),
-                mean=(0.4,),
-                std=(0.3,),
+                inputs=ImageInputs((0.4,), (0.3,)),
             ),
             "teacher": TeacherPlan(
                 make=lambda: mlp(3, image_size=6, hidden=(24,), dropout=0.2), train=settings()

@@ -13,8 +13,8 @@ import yaml
 
 from tutelage.config import build_job, read_recipe
 from tutelage.data.cifar import unpack
-from tutelage.data.cutting import load_tokenizer
 from tutelage.errors import ConfigError, DataError, ModelError, TutelageError
+from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.models.load import NOT_OWN, import_own, make_model, read_state
 
 ROOT = Path(__file__).parents[1]

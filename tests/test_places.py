@@ -6,9 +6,9 @@ import time
 import pytest
 from huggingface_hub import constants
 
-from tutelage.data.cutting import load_tokenizer
 from tutelage.data.text import load_text
 from tutelage.errors import DataError, ModelError
+from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.models.load import make_model
 from tutelage.places import hub_asked_once
 

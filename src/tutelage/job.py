@@ -15,6 +15,7 @@ from tutelage.deploy.budgets import Budget
 from tutelage.engine import TrainSettings
 from tutelage.engine.inversion import InversionSettings
 from tutelage.errors import ConfigError, of_role
+from tutelage.inputs.base import Norm
 from tutelage.models.origin import origin_of
 from tutelage.objective import Objective, Term
 from tutelage.problem import Problem
@@ -25,7 +26,6 @@ from tutelage.teachers.module import ClassOrder, InputAdapter, inside_of
 from tutelage.types import Batch, Inputs, describe_inputs
 
 PROBED = 64  # samples
-Norm = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +239,7 @@ class Job:
         return Reader(
             source,
             views,
-            mean=self.splits.mean,
-            std=self.splits.std,
+            inputs=self.splits.inputs,
             num_classes=self.task.width,
         )
 
@@ -325,10 +324,9 @@ class Job:
         """A network with its own normalisation and input size."""
         if plan.norm is None and plan.image_size is None:
             return model
-        mean, std = self.splits.mean, self.splits.std
         return InputAdapter(
             model,
-            data_norm=None if mean is None or std is None else (mean, std),
+            data_norm=self.splits.inputs.norm,
             own_norm=self.own_norm(plan),
             image_size=plan.image_size,
         )

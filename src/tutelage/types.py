@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from tutelage.errors import DataError
+
 UNLABELLED = -100  # where a label would stand and there is none
 PRECISIONS: Mapping[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
 COUNTED = "counted"  # the input that says which tokens are items (tasks/tokens.py)
@@ -70,6 +72,20 @@ def each(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
 def first_tensor(inputs: Inputs) -> Tensor:
     """The first input tensor, which shows batch size and device."""
     return inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
+
+
+def one_tensor(inputs: Inputs) -> Tensor:
+    """Inputs that are one tensor.
+
+    Raises:
+        DataError: They are named.
+    """
+    if isinstance(inputs, Tensor):
+        return inputs
+    raise DataError(
+        f"Samples come as tensors by name ({describe_inputs(inputs)}), where the others are one "
+        "tensor each. All parts of the data need one form."
+    )
 
 
 def tensors_of(inputs: Inputs) -> list[Tensor]:

@@ -19,6 +19,7 @@ from tutelage.data.views import Identity, Shift
 from tutelage.engine import OptimizerSettings, TrainSettings
 from tutelage.engine.events import StageDone
 from tutelage.errors import ConfigError, TrainingError, UnknownNameError
+from tutelage.inputs import ImageInputs
 from tutelage.losses import FAMILIES, KD, LOSSES, CrossEntropy, FitNets
 from tutelage.models.nets import resnet
 from tutelage.records import load_record
@@ -43,7 +44,9 @@ def part(count, seed):
 
 @pytest.fixture
 def suite(monkeypatch):
-    splits = Splits(part(80, 0), part(30, 1), part(40, 2), ("a", "b", "c"), (0.3,), (0.3,))
+    splits = Splits(
+        part(80, 0), part(30, 1), part(40, 2), ("a", "b", "c"), ImageInputs((0.3,), (0.3,))
+    )
     tiny = Suite(
         title="Tiny",
         load=lambda path: splits,

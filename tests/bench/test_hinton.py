@@ -15,6 +15,7 @@ from tutelage.data.views import Elastic, Shift
 from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import StageDone
 from tutelage.errors import UnknownNameError
+from tutelage.inputs import ImageInputs
 from tutelage.pipeline.training import Trained
 from tutelage.records import load_record
 from tutelage.teachers import ModuleTeacher
@@ -37,8 +38,7 @@ def pictures() -> Splits:
         valid=None,
         test=TensorSource(inputs[500:], labels[500:]),
         class_names=names,
-        mean=(0.1,),
-        std=(0.2,),
+        inputs=ImageInputs((0.1,), (0.2,)),
     )
 
 

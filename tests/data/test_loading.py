@@ -13,6 +13,7 @@ from tutelage.data.loading import (
 from tutelage.data.sources import DatasetSource, TensorSource
 from tutelage.data.views import Identity, SeededViews, Shift
 from tutelage.errors import DataError
+from tutelage.inputs import ImageInputs
 
 COUNT = 23
 
@@ -116,7 +117,9 @@ def test_evaluation_goes_in_order_and_a_cache_through_every_view():
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 def test_workers_change_nothing():
     policy = SeededViews(_jitter, num_views=4, version="jitter")
-    reader = Reader(DatasetSource(Pictures()), policy, mean=[0.5], std=[0.2], num_classes=4)
+    reader = Reader(
+        DatasetSource(Pictures()), policy, inputs=ImageInputs([0.5], [0.2]), num_classes=4
+    )
     requests = list(training_requests(COUNT, policy, batch_size=5, seed=1, epoch=0))
     state = torch.random.get_rng_state()
     alone, helped = (list(iterate(reader, iter(requests), workers)) for workers in (0, 2))
@@ -150,7 +153,7 @@ def test_an_error_in_a_worker_comes_through_with_its_sample():
 
 def test_a_batch_carries_what_was_asked_for():
     source = DatasetSource(Pictures())
-    reader = Reader(source, Shift(1), mean=[0.25], std=[0.5])
+    reader = Reader(source, Shift(1), inputs=ImageInputs([0.25], [0.5]))
     ids, views = torch.tensor([3, 9]), torch.tensor([4, 0])
     batch = reader[ids, views]
     raw = source.fetch(ids)[0].float() / 255
@@ -160,7 +163,7 @@ def test_a_batch_carries_what_was_asked_for():
     torch.testing.assert_close(batch.inputs[1, :, 1:, 1:], (raw[1, :, :-1, :-1] - 0.25) / 0.5)
     assert batch.labels is not None
     assert batch.labels.tolist() == [3, 1]
-    torch.testing.assert_close(reader.pixels(batch.inputs)[0], raw[0])
+    torch.testing.assert_close(reader.inputs.export_inputs(batch.inputs)[0], raw[0])
 
 
 def test_floats_and_numbers_come_as_they_are():
@@ -184,8 +187,8 @@ def test_the_fingerprint_tells_data_and_normalisation_apart():
     readers = [
         Reader(TensorSource(inputs)),
         Reader(TensorSource(inputs + 1)),
-        Reader(TensorSource(inputs), mean=[0.0], std=[1.0]),
-        Reader(TensorSource(inputs), mean=[0.0], std=[2.0]),
+        Reader(TensorSource(inputs), inputs=ImageInputs([0.0], [1.0])),
+        Reader(TensorSource(inputs), inputs=ImageInputs([0.0], [2.0])),
     ]
     assert len({reader.fingerprint for reader in readers}) == 4
     assert readers[0].fingerprint == Reader(TensorSource(inputs.clone())).fingerprint
@@ -214,17 +217,17 @@ def test_texts_of_like_length_come_together_and_each_once():
 def test_normalisation_is_per_channel_for_any_number_of_further_axes(shape, dtype):
     inputs = torch.ones(4, *shape, dtype=dtype)
     unit = 255 if dtype == torch.uint8 else 1
-    reader = Reader(TensorSource(unit * inputs), mean=(0.0, 1.0), std=(1.0, 2.0))
+    reader = Reader(TensorSource(unit * inputs), inputs=ImageInputs((0.0, 1.0), (1.0, 2.0)))
     got = reader[torch.arange(3), torch.zeros(3, dtype=torch.long)].inputs
     assert got.shape == (3, *shape)
     assert torch.allclose(got[:, 0], torch.ones(()))
     assert torch.allclose(got[:, 1], torch.zeros(()), atol=1e-6)
-    assert torch.allclose(reader.pixels(got), torch.ones(()))
+    assert torch.allclose(reader.inputs.export_inputs(got), torch.ones(()))
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4, 4), (1, 4, 4), ()])
 def test_another_number_of_channels_than_mean_and_std_have_is_an_error(shape):
-    reader = Reader(TensorSource(torch.ones(4, *shape)), mean=(0.0, 1.0), std=(1.0, 1.0))
+    reader = Reader(TensorSource(torch.ones(4, *shape)), inputs=ImageInputs((0.0, 1.0), (1.0, 1.0)))
     with pytest.raises(
         DataError, match="mean and std have 2 values, one a channel, but the inputs"
     ):

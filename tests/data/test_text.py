@@ -5,12 +5,13 @@ import torch
 from texts import save_tokenizer, snippets, write_csv
 
 from tutelage.data import cutting
-from tutelage.data.cutting import Cutter, load_tokenizer
+from tutelage.data.cutting import Cutter
 from tutelage.data.loading import Reader
 from tutelage.data.text import load_text
 from tutelage.data.tokens import TokenSource
 from tutelage.data.words import load_words
 from tutelage.errors import DataError, ModelError, UnknownNameError
+from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.types import COUNTED, UNLABELLED
 
 pytest.importorskip("transformers")
@@ -42,7 +43,7 @@ def test_texts_are_cut_into_tokens_with_labels(folder, tokenizer):
     ends = inputs["attention_mask"].sum(dim=1) - 1
     assert inputs["input_ids"].gather(1, ends[:, None]).unique().tolist() == [3]  # [SEP]
     assert (inputs["input_ids"] == 0).eq(inputs["attention_mask"] == 0).all()
-    assert splits.train.facts["vocab_size"] == 42
+    assert splits.inputs.known["vocab_size"] == 42
     assert splits.notes == ()
 
 

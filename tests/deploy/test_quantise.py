@@ -106,5 +106,5 @@ def test_a_file_that_disagrees_too_often_is_an_error_and_no_file(job, monkeypatc
 def test_calibration_samples_come_from_all_over_the_data(job):
     (batch,) = exporting.calibration(job)
     reader = job.reader(job.splits.train)
-    last = reader.pixels(reader[torch.tensor([59]), torch.tensor([0])].inputs)[0]
+    last = reader.inputs.export_inputs(reader[torch.tensor([59]), torch.tensor([0])].inputs)[0]
     assert torch.equal(batch[-1], last)

@@ -16,6 +16,7 @@ from tutelage.engine import Arm, OptimizerSettings, TrainSettings, fit
 from tutelage.engine.events import Advanced
 from tutelage.engine.interrupt import Interrupted
 from tutelage.errors import CacheError, TrainingError
+from tutelage.inputs import ImageInputs
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.nets import cnn, mlp
 from tutelage.tasks import Classification
@@ -32,7 +33,9 @@ def reader():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (70, 1, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 4, (70,), generator=generator)
-    return Reader(TensorSource(images, labels), Shift(1), mean=[0.5], std=[0.3], num_classes=4)
+    return Reader(
+        TensorSource(images, labels), Shift(1), inputs=ImageInputs([0.5], [0.3]), num_classes=4
+    )
 
 
 def _net(kind):
@@ -57,7 +60,7 @@ def _arm(reader, folder, teacher, **settings):
 
 
 def replace_views(reader):
-    return Reader(reader.source, mean=[0.5], std=[0.3], num_classes=4)
+    return Reader(reader.source, inputs=ImageInputs([0.5], [0.3]), num_classes=4)
 
 
 def _teacher():

@@ -20,6 +20,7 @@ from tutelage.engine import (
 )
 from tutelage.engine.events import Advanced
 from tutelage.errors import SignalError
+from tutelage.inputs import ImageInputs
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.nets import cnn, mlp
 from tutelage.tasks import Classification
@@ -48,8 +49,8 @@ def arm_of(source, tmp_path):
             objective=objective or 0.1 * CrossEntropy() + 0.9 * KD(4.0),
             task=TASK,
             settings=TrainSettings(**chosen),
-            train=Reader(source, Shift(1), mean=[0.5], std=[0.3], num_classes=4),
-            valid=Reader(source, mean=[0.5], std=[0.3], num_classes=4),
+            train=Reader(source, Shift(1), inputs=ImageInputs([0.5], [0.3]), num_classes=4),
+            valid=Reader(source, inputs=ImageInputs([0.5], [0.3]), num_classes=4),
             teacher=a_teacher() if teacher == "live" else teacher,
             folder=tmp_path / name,
             key="k",
@@ -186,7 +187,7 @@ def test_batch_norm_trains_where_one_row_would_be_left(arm_of, source, batch_siz
     images, labels = source.fetch(torch.arange(47 if batch_size == 2 else 48))
     arm = replace(
         arm_of(batch_size=batch_size, epochs=1),
-        train=Reader(TensorSource(images, labels), mean=[0.5], std=[0.3]),
+        train=Reader(TensorSource(images, labels), inputs=ImageInputs([0.5], [0.3])),
     )
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
     progress = fit(net, arm).progress

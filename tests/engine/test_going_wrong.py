@@ -24,6 +24,7 @@ from tutelage.engine import (
 from tutelage.engine.memory import in_parts_note, is_out_of_memory, told_where
 from tutelage.engine.watch import DEAD_LOOKS, ENOUGH, LOOK_EVERY, GradientWatch
 from tutelage.errors import GradientError, OutOfMemoryError, TeacherChangedError, TrainingError
+from tutelage.inputs import ImageInputs
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.nets import cnn, mlp
 from tutelage.pipeline.stages import Clock
@@ -41,7 +42,7 @@ def reader(count=70):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 4, (count,), generator=generator)
-    return Reader(TensorSource(images, labels), mean=[0.5], std=[0.3], num_classes=4)
+    return Reader(TensorSource(images, labels), inputs=ImageInputs([0.5], [0.3]), num_classes=4)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from tutelage.engine.fit import CHECKPOINT
 from tutelage.engine.interrupt import Interrupted
 from tutelage.engine.prepare import prepare
 from tutelage.errors import ConfigError, ShapeError, SignalError, UnknownNameError
+from tutelage.inputs import ImageInputs
 from tutelage.losses import (
     CRD,
     FSP,
@@ -52,7 +53,7 @@ def reader():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (40, 1, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 4, (40,), generator=generator)
-    return Reader(TensorSource(images, labels), mean=[0.5], std=[0.3], num_classes=4)
+    return Reader(TensorSource(images, labels), inputs=ImageInputs([0.5], [0.3]), num_classes=4)
 
 
 @pytest.fixture

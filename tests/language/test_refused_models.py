@@ -8,10 +8,10 @@ from small_models import small
 from tiny_language import WORDS, make_model, make_tokenizer, save
 
 from tutelage.config import build_job, read_recipe
-from tutelage.data.cutting import load_tokenizer
 from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.doctor import check, preflight
 from tutelage.errors import ConfigError, ExportError, ModelError, TutelageError
+from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.models.causal import make_causal, num_positions
 from tutelage.models.hf import hf_factory
 

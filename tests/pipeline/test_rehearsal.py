@@ -48,7 +48,9 @@ def test_a_target_that_cannot_take_the_student_is_a_problem(recipe, monkeypatch,
     monkeypatch.setattr(sys, "argv", ["tutelage", "check", str(recipe)])
     monkeypatch.setenv("COLUMNS", "300")
     assert guarded(app) == 2
-    assert "student.pt2: PixelNetwork: cannot be exported to PyTorch" in capsys.readouterr().out
+    assert (
+        "student.pt2: NormalizedNetwork: cannot be exported to PyTorch" in capsys.readouterr().out
+    )
 
 
 def test_eight_bits_that_fail_untrained_are_warned_of(recipe, monkeypatch):

@@ -65,7 +65,7 @@ def test_networks_see_the_pictures_as_they_were_made(job):
     rows = torch.arange(24)
     batch = seen[rows, torch.full_like(rows, 4)]  # of 3 x 3 shifts the one that moves nothing
     kept = load_file(job.out / "transfer/pictures.safetensors")["pictures"]
-    torch.testing.assert_close(seen.pixels(batch.inputs), kept, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(seen.inputs.export_inputs(batch.inputs), kept, atol=1e-5, rtol=1e-5)
     # made by a batch norm, in two batches: mean 0 and spread 1, as normalised data
     assert abs(float(batch.inputs.mean())) < 0.3
     assert 0.5 < float(batch.inputs.std()) < 1.5
@@ -89,7 +89,7 @@ def test_a_recipe_says_how_they_are_made(tmp_path):
 
 def test_data_that_are_no_pictures_are_refused(job):
     numbers = TensorSource(torch.zeros(4, 5), torch.zeros(4, dtype=torch.long))
-    flat = job.on(replace(job.splits, train=numbers, mean=None, std=None))
+    flat = job.on(replace(job.splits, train=numbers, inputs=None))
     network = torch.nn.Linear(5, 3)
     teacher = Trained("teacher", 0, network, network, Progress(), "")
     with pytest.raises(ConfigError, match="transfer: it makes pictures"):

@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from tutelage.data.cutting import load_tokenizer
 from tutelage.deploy import open_session, run_session
 from tutelage.errors import ConfigError, MissingExtraError, RunFolderError
+from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.playground import write_single_file
 from tutelage.playground.content import read_run
 

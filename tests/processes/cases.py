@@ -18,6 +18,7 @@ from tutelage.engine.events import Advanced, ignore
 from tutelage.engine.interrupt import Interrupted
 from tutelage.engine.prepare import prepare
 from tutelage.engine.settings import OPTIMIZERS
+from tutelage.inputs import ImageInputs
 from tutelage.losses import (
     CRD,
     DIST,
@@ -109,7 +110,9 @@ def reader(views=True):
     images = torch.randint(0, 256, (ROWS, 1, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.arange(ROWS) % 4
     policy = Shift(1) if views else None
-    return Reader(TensorSource(images, labels), policy, mean=[0.5], std=[0.3], num_classes=4)
+    return Reader(
+        TensorSource(images, labels), policy, inputs=ImageInputs([0.5], [0.3]), num_classes=4
+    )
 
 
 def with_gaps():

@@ -137,8 +137,7 @@ class Lab:
 
     def reader(self, source: Source, views: ViewPolicy | None = None) -> Reader:
         """A reader of a source, normalised as the networks expect it."""
-        splits = self.splits
-        return Reader(source, views, mean=splits.mean, std=splits.std)
+        return Reader(source, views, inputs=self.splits.inputs)
 
     def train(
         self,

@@ -28,7 +28,6 @@ from tutelage.config.schema import (
 from tutelage.config.schema import Term as TermConfig
 from tutelage.data.arrays import load_arrays
 from tutelage.data.builtin import BUILTIN
-from tutelage.data.cutting import load_tokenizer
 from tutelage.data.images import load_image_folder
 from tutelage.data.labels import LabelKind, need_classes
 from tutelage.data.sources import Splits
@@ -40,6 +39,7 @@ from tutelage.deploy import TARGETS
 from tutelage.deploy.budgets import parse_budget
 from tutelage.engine.inversion import InversionSettings
 from tutelage.errors import ConfigError, TutelageError, find
+from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.job import ExportSettings, Job, MeasureSettings, TeacherPlan, TransferPlan
 from tutelage.losses import LOSSES
 from tutelage.models import causal, sentence, served
@@ -298,11 +298,7 @@ def _tokenizer(data: TextData, recipe: Recipe) -> str:
 def data_facts(splits: Splits) -> dict[str, Any]:
     """Facts about the data that networks may need."""
     inputs, _ = splits.train.fetch(torch.tensor([0]))
-    facts = {"num_classes": len(splits.class_names)}
-    if not isinstance(inputs, torch.Tensor):
-        return {**facts, **getattr(splits.train, "facts", {})}
-    size = inputs.shape[-1] if inputs.ndim > 2 else 1  # a vector is a picture of one place
-    return {**facts, "in_channels": inputs.shape[1], "image_size": size}
+    return {"num_classes": len(splits.class_names), **splits.inputs.facts(inputs)}
 
 
 def _maker(network: Network, folder: Path, facts: Mapping[str, Any]) -> Callable[[], nn.Module]:

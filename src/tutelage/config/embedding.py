@@ -58,7 +58,7 @@ def build_embedding_problem(
         make_teacher: Makes the teacher, which is trained already.
     """
     teacher = make_teacher().eval()
-    reader = Reader(splits.train)
+    reader = Reader(splits.train, inputs=splits.inputs)
     first = torch.zeros(1, dtype=torch.long)
     with torch.no_grad():
         width = Embedding(0).run(teacher, reader[first, first]).embeddings.shape[1]

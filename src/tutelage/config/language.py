@@ -9,11 +9,11 @@ from tutelage.data.corpus import (
     load_corpus,
     tokenizer_fingerprint,
 )
-from tutelage.data.cutting import load_tokenizer
 from tutelage.data.pairs import load_pairs
 from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine.writing import WritingSettings
 from tutelage.errors import ConfigError, find
+from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.models.causal import PREFIX, num_positions, save_causal
 from tutelage.models.served import DEFAULT_TOP
 from tutelage.models.served import PREFIX as SERVED

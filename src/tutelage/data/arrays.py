@@ -12,6 +12,7 @@ from torch import Tensor
 from tutelage.data.labels import CLASS_LABELS, LabelKind, check_count
 from tutelage.data.sources import Samples, Source, Splits
 from tutelage.errors import ConfigError, DataError
+from tutelage.inputs import ArrayInputs, ImageInputs
 
 INPUTS, LABELS = "inputs.npy", "labels.npy"
 LOOKED_AT = 4096
@@ -127,7 +128,9 @@ def load_arrays(
     _check_normalisation(train, mean, std)
     parts = [train, test] if valid is None else [train, test, valid]
     names = tuple(str(number) for number in range(_num_outputs(parts, num_classes)))
-    return Splits(train, valid, test, names, mean, std)
+    row, _ = train.fetch(torch.zeros(1, dtype=torch.long))
+    made = ImageInputs if ImageInputs.fits(row) else ArrayInputs
+    return Splits(train, valid, test, names, made(mean, std))
 
 
 def _num_outputs(parts: Sequence[ArraySource], given: int | None) -> int:

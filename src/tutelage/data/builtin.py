@@ -16,6 +16,7 @@ from tutelage.data.cifar import load_cifar100
 from tutelage.data.idx import read_idx
 from tutelage.data.sources import Source, Splits, TensorSource, split_off
 from tutelage.errors import DataError
+from tutelage.inputs.image import ImageInputs
 from tutelage.places import cache_dir, socket_timeout
 
 FILES = (
@@ -121,7 +122,7 @@ def load_digits(valid_fraction: float = 0.1, test_fraction: float = 1 / 3, seed:
     rest_labels = rest.fetch(torch.arange(len(rest)))[1]
     assert rest_labels is not None
     train, valid = _split_off_valid(rest, rest_labels, valid_fraction, seed)
-    return Splits(train, valid, test, DIGIT_NAMES, mean=(DIGITS_MEAN,), std=(DIGITS_STD,))
+    return Splits(train, valid, test, DIGIT_NAMES, ImageInputs((DIGITS_MEAN,), (DIGITS_STD,)))
 
 
 def load_mnist(
@@ -212,8 +213,7 @@ def _load(
         valid=valid,
         test=TensorSource(test_images, test_labels),
         class_names=kind.class_names,
-        mean=(kind.mean,),
-        std=(kind.std,),
+        inputs=ImageInputs((kind.mean,), (kind.std,)),
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from tutelage.data.sources import Source, Splits, TensorSource, split_off
 from tutelage.errors import DataError
 from tutelage.files import write_whole
+from tutelage.inputs.image import ImageInputs
 from tutelage.places import cache_dir, socket_timeout
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
@@ -65,7 +66,7 @@ def load_cifar100(
     if valid_fraction > 0:
         train, valid = split_off(train, valid_fraction, seed, labels.tolist())
     test = TensorSource(*read_records(folder / TEST))
-    return Splits(train, valid, test, _class_names(folder), MEAN, STD)
+    return Splits(train, valid, test, _class_names(folder), ImageInputs(MEAN, STD))
 
 
 def read_records(path: Path) -> tuple[UInt8[Tensor, "n 3 32 32"], Int[Tensor, " n"]]:

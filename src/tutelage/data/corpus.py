@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tutelage.data.cutting import load_tokenizer
 from tutelage.data.plain import PlainText
 from tutelage.data.sources import Samples, Source, Splits
 from tutelage.data.tables import Table, read_table
 from tutelage.data.text import read_parts
 from tutelage.errors import ConfigError, DataError
+from tutelage.inputs.text import TextInputs
+from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.types import UNLABELLED, tensor_bytes
 
 LINES = (".jsonl", ".ndjson")
@@ -48,6 +49,7 @@ class BlockSource(Source):
     """
 
     is_fast = True
+    input_kind = TextInputs()
 
     def __init__(
         self,
@@ -103,6 +105,7 @@ class PaddedSource(Source):
     """
 
     is_fast = True
+    input_kind = TextInputs()
 
     def __init__(
         self,

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from tutelage.data.plain import PlainText
 from tutelage.data.tokens import TokenSource
-from tutelage.errors import DataError, ModelError, require
-from tutelage.places import NO_CODE, find_place, hub_asked_once
+from tutelage.errors import DataError
 
 T = TypeVar("T")
 AT_ONCE = 10_000  # texts: beside its tokens a tokenizer says kilobytes of each
@@ -125,25 +124,3 @@ class Cutter:
             f"longer than {self.max_length} tokens and were cut there (data.max_length).",
             *self.plain.notes(),
         )
-
-
-def load_tokenizer(name: str) -> Any:
-    """Load a tokenizer from a folder, from a `tokenizer.json`, or by its name on the hub.
-
-    Raises:
-        ModelError: There is none.
-        MissingExtraError: transformers is not installed.
-    """
-    transformers = require("transformers", "text", "Cutting texts into tokens")
-    place = find_place(name)
-    try:
-        if place is not None and place.is_file():
-            return transformers.PreTrainedTokenizerFast(tokenizer_file=str(place))
-        with hub_asked_once(name):
-            return transformers.AutoTokenizer.from_pretrained(str(place or name), **NO_CODE)
-    except Exception as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ModelError(
-            f"data.tokenizer: {name}: cannot be loaded ({reason}). Give a folder with a "
-            "tokenizer.json, or a name on the hub."
-        ) from error

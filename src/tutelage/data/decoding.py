@@ -13,9 +13,8 @@ from PIL import ExifTags, Image, ImageColor, ImageOps
 from torch import Tensor
 
 from tutelage.errors import ConfigError
+from tutelage.inputs.image import MODES, WHITE
 
-MODES: Mapping[int, str] = MappingProxyType({1: "L", 3: "RGB"})
-WHITE = "white"
 _DEEP_GREYS = 65535
 _TWELVE_BITS = 4095
 _OPAQUE = 255

@@ -15,10 +15,11 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from tutelage.data.decoding import MODES, WHITE, decode, describe_images, parse_colour
+from tutelage.data.decoding import decode, describe_images, parse_colour
 from tutelage.data.labels import check_missing, some_names, sort_names
 from tutelage.data.sources import Source, Splits, SubsetSource, split_off
 from tutelage.errors import ConfigError, DataError
+from tutelage.inputs.image import MODES, WHITE, ImageInputs
 
 DEFAULT_MEAN: Mapping[int, tuple[float, ...]] = MappingProxyType(
     {1: (0.5,), 3: (0.485, 0.456, 0.406)}
@@ -227,7 +228,8 @@ def load_image_folder(  # noqa: PLR0913 - the keys of data in a recipe
     for source, part in ((rest, "training"), (test, "test")):
         _check_every_class(train, source, part)
     notes = tuple(_left_out(root, folders))
-    return Splits(rest, valid, test, train.class_names, mean=mean, std=std, notes=notes)
+    inputs = ImageInputs(mean, std, background)
+    return Splits(rest, valid, test, train.class_names, inputs, notes=notes)
 
 
 def _left_out(root: Path, parts: Mapping[str, Path]) -> Iterator[str]:

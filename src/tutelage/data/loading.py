@@ -1,10 +1,10 @@
 """Batches: samples and views, their order, reading and normalisation."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -12,8 +12,9 @@ from tutelage.data.labels import check_range
 from tutelage.data.order import shuffled
 from tutelage.data.sources import Source
 from tutelage.data.views import Identity, ViewPolicy
-from tutelage.errors import ConfigError, DataError, TutelageError
-from tutelage.types import UNLABELLED, Batch, Inputs
+from tutelage.errors import TutelageError
+from tutelage.inputs import InputKind
+from tutelage.types import UNLABELLED, Batch
 
 _BATCHES_AT_ONCE = 64  # views are chosen for so many: memory per sample is that of the order alone
 
@@ -26,8 +27,7 @@ class Reader(Dataset[Batch]):
     Args:
         source: Where samples come from.
         views: What can be done to them.
-        mean: Per channel, of inputs scaled to 0..1; None normalises nothing.
-        std: As mean.
+        inputs: What samples are; what the source says of them if not given.
         num_classes: If given, labels outside 0..num_classes-1 are an error.
     """
 
@@ -36,34 +36,26 @@ class Reader(Dataset[Batch]):
         source: Source,
         views: ViewPolicy | None = None,
         *,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        inputs: InputKind | None = None,
         num_classes: int | None = None,
     ) -> None:
-        """Prepare the normalisation."""
+        """Hold what reads."""
         self.source = source
+        self.inputs = inputs or source.input_kind
         self.views = views or Identity()
         self.num_classes = num_classes
-        self.mean = None if mean is None else torch.tensor(mean)
-        self.std = None if std is None else torch.tensor(std)
 
     @property
     def fingerprint(self) -> str:
         """Fingerprint that changes when any batch would change, views aside."""
-        return f"{self.source.fingerprint} {self._normalisation}"
+        return f"{self.source.fingerprint} {self.inputs.fingerprint}"
 
     def part_fingerprint(self, samples: range) -> str:
         """Fingerprint that changes when the inputs of these samples would change, views aside.
 
         Where data cannot say that of a part, it is the fingerprint of the whole.
         """
-        return f"{self.source.part_fingerprint(samples)} {self._normalisation}"
-
-    @property
-    def _normalisation(self) -> str:
-        mean = None if self.mean is None else self.mean.tolist()
-        std = None if self.std is None else self.std.tolist()
-        return f"mean={mean} std={std}"
+        return f"{self.source.part_fingerprint(samples)} {self.inputs.fingerprint}"
 
     @property
     def lengths(self) -> Int[Tensor, " n"] | None:
@@ -94,50 +86,11 @@ class Reader(Dataset[Batch]):
         has_gaps = self.source.is_partly_labelled
         if labels is not None and self.num_classes is not None:
             check_range(labels, sample_ids, self.num_classes, may_lack=has_gaps)
-        viewed = self._normalise(self._view(inputs, sample_ids, view_ids))
+        viewed = self.inputs.view(inputs, self.views, sample_ids, view_ids)
         is_labelled = labels != UNLABELLED if has_gaps and labels is not None else None
-        return Batch(viewed, labels, sample_ids, view_ids, is_labelled=is_labelled)
-
-    def _view(self, inputs: Inputs, sample_ids: Tensor, view_ids: Tensor) -> Inputs:
-        if isinstance(inputs, Tensor):
-            return self.views.apply(inputs, sample_ids, view_ids)
-        if self.views.num_views == 1:
-            return inputs
-        raise ConfigError(
-            f"views: {self.views.fingerprint} changes one tensor a sample, but these data come as "
-            f"{', '.join(inputs)}. Use views: {{kind: identity}}."
+        return Batch(
+            self.inputs.normalise(viewed), labels, sample_ids, view_ids, is_labelled=is_labelled
         )
-
-    def _normalise(self, inputs: Inputs) -> Inputs:
-        if not isinstance(inputs, Tensor):
-            return inputs
-        is_bytes = inputs.dtype == torch.uint8
-        if self.mean is None or self.std is None:
-            return inputs.float().div_(255) if is_bytes else inputs
-        mean, std = of_channels(self.mean, inputs), of_channels(self.std, inputs)
-        if is_bytes:  # one multiplication and one subtraction, both in place
-            return inputs.float().mul_(1 / (255 * std)).sub_(mean / std)
-        return (inputs - mean).div_(std)
-
-    def pixels(self, inputs: Inputs) -> Inputs:
-        """Undo the normalisation of images, to values 0..1; other inputs are unchanged."""
-        if self.mean is None or self.std is None or not isinstance(inputs, Tensor):
-            return inputs
-        return inputs * of_channels(self.std, inputs) + of_channels(self.mean, inputs)
-
-
-def of_channels(values: Float[Tensor, " channels"], inputs: Tensor) -> Tensor:
-    """Values per channel, shaped to broadcast over inputs of any number of axes.
-
-    Raises:
-        DataError: There are not as many as the inputs have channels.
-    """
-    if inputs.ndim < 2 or inputs.shape[1] != len(values):
-        raise DataError(
-            f"mean and std have {len(values)} values, one a channel, but the inputs have the shape "
-            f"{tuple(inputs.shape)} (samples, channels, ...). Give one for each channel."
-        )
-    return values.view(-1, *(1,) * (inputs.ndim - 2))
 
 
 def training_requests(

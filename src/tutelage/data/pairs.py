@@ -16,10 +16,11 @@ from tutelage.data.corpus import (
     read_documents,
     tokenizer_fingerprint,
 )
-from tutelage.data.cutting import load_tokenizer
 from tutelage.data.plain import PlainText
 from tutelage.data.sources import Samples, Source, Splits
 from tutelage.errors import ConfigError, DataError
+from tutelage.inputs.text import TextInputs
+from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.types import UNLABELLED
 
 OTHER = "teacher_"
@@ -84,6 +85,7 @@ class PairedSource(Source):
     """
 
     is_fast = True
+    input_kind = TextInputs()
 
     def __init__(self, pairs: Sequence[Pair], facts: str) -> None:
         """Store the documents that have a token to predict."""

@@ -4,7 +4,8 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +18,7 @@ from tutelage.data.items import as_tensor, split_item
 from tutelage.data.labels import CLASS_LABELS, LabelKind, check_count
 from tutelage.data.randomness import FixedDraws, random_state_kept, seed_random
 from tutelage.errors import DataError
+from tutelage.inputs import InputKind, kind_of
 from tutelage.types import Inputs, tensor_bytes
 
 FINGERPRINTED = 64  # items of a data set
@@ -54,6 +56,13 @@ class Source(ABC):
         networks take: a tensor, or tensors by the argument that they are passed as. Samples of
         different lengths are filled up here to the longest of the batch.
         """
+
+    @cached_property
+    def input_kind(self) -> InputKind:
+        """What kind of input samples are; where no class says, what the first one looks like."""
+        with random_state_kept():
+            inputs, _ = self.fetch(torch.zeros(1, dtype=torch.long))
+        return kind_of(inputs)
 
     @property
     def is_partly_labelled(self) -> bool:
@@ -346,6 +355,11 @@ class SubsetSource(Source):
         """Samples with these numbers of the subset."""
         return self.source.fetch(self.ids[ids])
 
+    @cached_property
+    def input_kind(self) -> InputKind:
+        """As of all samples."""
+        return self.source.input_kind
+
     @property
     def whole(self) -> Source:
         """Where the samples come from in the end."""
@@ -365,8 +379,7 @@ class Splits:
         valid: For model selection; None where there is none.
         test: For the numbers that are reported; never used for a choice.
         class_names: One a class, in the order of the labels.
-        mean: Per channel, of inputs scaled to 0..1; None leaves inputs as they come.
-        std: As mean.
+        inputs: What samples are; what `train` says of its own if not given.
         labelled: The part of `train` that has labels, where not all of it has.
         notes: What a reader of the numbers must know of the data.
     """
@@ -375,10 +388,24 @@ class Splits:
     valid: Source | None
     test: Source
     class_names: tuple[str, ...]
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    inputs: InputKind = field(default=None)  # type: ignore[assignment]
     labelled: Source | None = None
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Ask the training data what they are, where nobody says."""
+        if self.inputs is None:
+            object.__setattr__(self, "inputs", self.train.input_kind)
+
+    @property
+    def mean(self) -> tuple[float, ...] | None:
+        """Per channel, of inputs scaled to 0..1; None where they are taken as they are."""
+        return self.inputs.norm and self.inputs.norm[0]
+
+    @property
+    def std(self) -> tuple[float, ...] | None:
+        """As mean."""
+        return self.inputs.norm and self.inputs.norm[1]
 
 
 def split_off(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tutelage.data.cells import Cells
-from tutelage.data.cutting import Cutter, load_tokenizer
+from tutelage.data.cutting import Cutter
 from tutelage.data.labels import CLASS_LABELS, LabelKind, need_classes
 from tutelage.data.sources import Splits
 from tutelage.data.tables import (
@@ -20,6 +20,7 @@ from tutelage.data.tables import (
     read_table,
 )
 from tutelage.errors import DataError, require
+from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.places import find_place, hub_asked_once
 from tutelage.types import UNLABELLED
 

@@ -10,6 +10,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from tutelage.data.sources import Samples, Source
+from tutelage.inputs.text import TextInputs
 from tutelage.types import COUNTED, UNLABELLED, tensor_bytes
 
 
@@ -52,7 +53,7 @@ class TokenSource(Source):
         self.pad_id = pad_id
         self.pads_left = pads_left
         self.texts = texts
-        self.facts = dict(facts or {})
+        self.input_kind = TextInputs(facts, has_words=counted is not None)
         if not self.of_tokens and self.labels is not None:
             self.labelled_share = float((self.labels != UNLABELLED).double().mean())
         self.fingerprint = self._fingerprint()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tutelage.data.cutting import Cutter, load_tokenizer
+from tutelage.data.cutting import Cutter
 from tutelage.data.sources import Splits
 from tutelage.data.text import (
     Columns,
@@ -13,6 +13,7 @@ from tutelage.data.text import (
     transfer_table,
 )
 from tutelage.errors import DataError
+from tutelage.inputs.tokenizer import load_tokenizer
 
 LEAST = 3  # texts of a part that is judged by how each resembles the others
 

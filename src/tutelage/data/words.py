@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.data.cutting import Cutter, load_tokenizer
+from tutelage.data.cutting import Cutter
 from tutelage.data.labels import class_name, class_names, is_saved_list, some_names
 from tutelage.data.sources import Splits
 from tutelage.data.text import (
@@ -17,6 +17,7 @@ from tutelage.data.text import (
 )
 from tutelage.data.tokens import TokenSource
 from tutelage.errors import DataError
+from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.types import UNLABELLED
 
 NO_BREAK = "\N{NO-BREAK SPACE}"  # within a word, so that a space parts words

@@ -7,16 +7,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int, Shaped
-from torch import Tensor, nn
+from torch import nn
 
 from tutelage.deploy import TARGETS, measure_latency, target_of
-from tutelage.deploy.export import TEXT_INPUTS, check_named
 from tutelage.engine.events import Listener
 from tutelage.errors import ExportError
 from tutelage.files import fingerprint
 from tutelage.job import ExportSettings, Job
-from tutelage.models.calling import call, own_copies
 from tutelage.pipeline.exporting import (
     Costs,
     export_finetuned,
@@ -42,81 +39,9 @@ SUFFIXES = {
 }
 
 
-class PixelNetwork(nn.Module):
-    """A network with its normalisation, for inputs scaled to 0..1 as on a device.
-
-    Args:
-        model: The network.
-        mean: Per channel, of inputs scaled to 0..1.
-        std: As mean.
-    """
-
-    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Hold the normalisation as buffers."""
-        super().__init__()
-        self.mean: Tensor
-        self.std: Tensor
-        self.model = model
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
-
-    def forward(self, pixels: Float[Tensor, "batch c h w"]) -> Tensor:
-        """Logits."""
-        return call(self.model, (pixels - self.mean) / self.std)
-
-
-class LogitsNetwork(nn.Module):
-    """A network that returns its logits alone, from a forward with further outputs.
-
-    Args:
-        model: Gives `logits` as an attribute or by that key.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        """Store the network."""
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Shaped[Tensor, "batch ..."]) -> Tensor:
-        """Logits."""
-        return call(self.model, inputs)
-
-
-class TextNetwork(nn.Module):
-    """A text network that returns its logits alone.
-
-    Args:
-        model: Takes tokens and which of them are padding.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        """Store the network."""
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"]
-    ) -> Tensor:
-        """Logits."""
-        return call(self.model, {"input_ids": input_ids, "attention_mask": attention_mask})
-
-
-@torch.no_grad()
-def _gives_a_tensor(model: nn.Module, inputs: Tensor) -> bool:
-    return isinstance(model(own_copies(inputs)), Tensor)
-
-
 def deliverable(job: Job, model: nn.Module) -> nn.Module:
-    """Wrap a network for export: with its normalisation, on the CPU, in eval mode."""
-    mean, std = job.splits.mean, job.splits.std
-    inputs = typical(job)
-    check_named("export", inputs, TEXT_INPUTS)
-    if not isinstance(inputs, Tensor):
-        return TextNetwork(model).cpu().eval()
-    if mean is not None and std is not None:
-        whole: nn.Module = PixelNetwork(model, mean, std)
-    else:
-        whole = model if _gives_a_tensor(model.cpu().eval(), inputs) else LogitsNetwork(model)
+    """The network as it is exported: with its normalisation, on the CPU, in eval mode."""
+    whole = job.splits.inputs.wrap_for_export(model, typical(job))
     return whole.cpu().to(memory_format=torch.contiguous_format).eval()
 
 

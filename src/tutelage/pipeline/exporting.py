@@ -15,13 +15,13 @@ from tutelage.deploy.runtime import as_arrays
 from tutelage.errors import ExportError
 from tutelage.evidence import Interval, paired_interval
 from tutelage.files import staged
+from tutelage.inputs import InputKind
 from tutelage.job import Job
 from tutelage.models.cost import size_row
 from tutelage.records import LatencyRow, ParityRow, QuantisedRow, RefusedFile, SizeRow
 from tutelage.tasks import Predictions
 from tutelage.tasks.predicting import predict_data
-from tutelage.tasks.tokens import network_inputs
-from tutelage.types import Batch, Inputs, first_tensor
+from tutelage.types import Batch, Inputs
 
 NUM_PARITY, NUM_CALIBRATION = 512, 512
 LEAST_AGREEMENT = 0.9
@@ -261,19 +261,19 @@ def _against_plain(job: Job, row: QuantisedRow, path: Path, plain: Path) -> Quan
 class _FileNetwork(nn.Module):
     """An exported file in place of its network."""
 
-    def __init__(self, path: Path, pixels: Callable[[Tensor], Inputs]) -> None:
+    def __init__(self, path: Path, kind: InputKind) -> None:
         super().__init__()
         self.run = open_file(path, threads=torch.get_num_threads())
-        self.pixels = pixels
+        self.kind = kind
 
-    def forward(self, inputs: Tensor | None = None, **named: Tensor) -> Tensor:
-        taken = named if inputs is None else self.pixels(inputs)
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+        taken = self.kind.export_inputs(inputs[0] if inputs else named)
         return torch.from_numpy(self.run(as_arrays(taken)))
 
 
 def run_file(job: Job, path: Path) -> Predictions:
     """Predictions of an exported file on the test data."""
-    network = _FileNetwork(path, job.test_reader.pixels)
+    network = _FileNetwork(path, job.splits.inputs)
     cpu = torch.device("cpu")
     return predict_data(job.task, network, job.test_reader, batch_size=256, device=cpu)
 
@@ -312,19 +312,13 @@ def typical(job: Job) -> Inputs:
 
 
 def fed(reader: Reader, batch: Batch) -> Inputs:
-    """A batch as exported networks take it: pixels of 0 to 1; texts as the networks see them."""
-    if isinstance(batch.inputs, Tensor):
-        return reader.pixels(batch.inputs)
-    return network_inputs(batch)
+    """A batch as exported networks take it: pixels of 0 to 1; of texts what networks see."""
+    return reader.inputs.export_inputs(batch.inputs)
 
 
 def cost_notes(job: Job) -> list[str]:
     """Notes for the reader on sizes and latencies."""
-    inputs = None if job.measure is None else typical(job)
-    if inputs is None or isinstance(inputs, Tensor):
+    if job.measure is None:
         return []
-    length = first_tensor(inputs).shape[1]
-    return [
-        f"MACs and latencies are of texts of {length} tokens, the median of the "
-        f"{judged_on(job.splits)} texts."
-    ]
+    note = job.splits.inputs.cost_note(typical(job), judged_on(job.splits))
+    return [] if note is None else [note]

@@ -10,31 +10,27 @@ import torch
 import yaml
 
 from tutelage import __version__
-from tutelage.data.cutting import load_tokenizer
-from tutelage.data.decoding import MODES, WHITE
-from tutelage.data.images import picture_folders
 from tutelage.deploy import example, target_of
-from tutelage.deploy.runtime import as_arrays
+from tutelage.deploy.runtime import Arrays, as_arrays
 from tutelage.deploy.targets import Port
 from tutelage.errors import ExportError
 from tutelage.files import (
     file_sha256,
     read_bytes,
-    staged_folder,
     write_bytes,
     write_json,
     write_text,
     write_whole,
 )
+from tutelage.inputs.base import by_name
 from tutelage.job import Job
 from tutelage.pipeline.exporting import SAMPLE, calibration_ids, fed, typical
 from tutelage.pipeline.training import Trained
 from tutelage.records import ParityRow, QuantisedRow, RunRecord
 from tutelage.report.card import write_card
-from tutelage.types import Inputs
+from tutelage.types import Inputs, on_cpu
 
 NUM_SAMPLES = 8
-IMAGE_AXES = 4
 
 
 def hand_over(job: Job, record: RunRecord, student: Trained) -> Path | None:
@@ -62,13 +58,11 @@ def hand_over(job: Job, record: RunRecord, student: Trained) -> Path | None:
     write_json(folder / "config.json", _config(job, record, rows))
     write_text(folder / "labels.txt", "".join(f"{name}\n" for name in record.class_names))
     write_json(folder / "calibration.json", _calibration(job, record, student))
-    samples = _samples(job)
-    is_one = isinstance(samples, torch.Tensor)
-    name = "samples.npy" if is_one else "samples.npz"
-    write_whole(folder / name, lambda path: _save_samples(samples, path))
-    if not is_one:
-        write_whole(source / SAMPLE, lambda path: _save_samples(typical(job), path))
-    _leave_tokenizer(job, folder / "tokenizer")
+    samples = as_arrays(_example_inputs(job))
+    name = "samples.npy" if isinstance(samples, np.ndarray) else "samples.npz"
+    write_whole(folder / name, lambda path: _save_arrays(samples, path))
+    _save_sample(job, source / SAMPLE)
+    job.splits.inputs.save_files(folder)
     write_text(folder / "recipe.yaml", yaml.safe_dump(dict(record.recipe), sort_keys=False))
     write_text(folder / "example.py", Path(example.__file__).read_text(encoding="utf-8"))
     write_text(folder / "README.md", write_card(record, job.export.licences, student.seed))
@@ -88,14 +82,6 @@ def _is_of_tokens(job: Job) -> bool:
     return job.task.items_per_sample is None
 
 
-def _leave_tokenizer(job: Job, folder: Path) -> None:
-    """Save the tokenizer beside files that take tokens."""
-    name = getattr(job.splits.test, "facts", {}).get("tokenizer")
-    if name is not None:
-        with staged_folder(folder) as staging:
-            load_tokenizer(str(name)).save_pretrained(staging)
-
-
 def _student_rows(record: RunRecord) -> list[ParityRow | QuantisedRow]:
     rows: list[ParityRow | QuantisedRow] = [*record.parity, *record.quantised]
     return [row for row in rows if row.name != "teacher"]
@@ -107,6 +93,8 @@ def _copy(source: Path, target: Path) -> None:
 
 def _config(job: Job, record: RunRecord, rows: list[ParityRow | QuantisedRow]) -> dict[str, Any]:
     """Machine-readable description of how to call the student."""
+    kind = job.splits.inputs
+    raw, _ = job.splits.test.fetch(torch.arange(1))
     counts = next(row for row in record.sizes if row.name == rows[0].name)
     return {
         "tutelage": __version__,
@@ -114,8 +102,8 @@ def _config(job: Job, record: RunRecord, rows: list[ParityRow | QuantisedRow]) -
         "network": record.recipe.get("student"),
         "parameters": counts.parameters,
         "macs": counts.macs,
-        "preprocessing": _preprocessing(job),
-        "inputs": _inputs(job),
+        "preprocessing": kind.preprocessing(raw),
+        "inputs": kind.describe_export(_example_inputs(job), raw),
         "outputs": {
             "name": "logits",
             "shape": ["batch", *["length"] * _is_of_tokens(job), len(record.class_names)],
@@ -124,61 +112,6 @@ def _config(job: Job, record: RunRecord, rows: list[ParityRow | QuantisedRow]) -
         "files": [_file(job.out / "export" / row.file, row) for row in rows],
         "weights": "student.safetensors",
     }
-
-
-def _preprocessing(job: Job) -> dict[str, Any]:
-    """Preprocessing of an image or a text, as `example.py` implements it."""
-    facts = getattr(job.splits.test, "facts", None)
-    if facts is not None:
-        kind = "words" if _is_of_tokens(job) else "text"
-        keys = ("tokenizer", "max_length", "pad_id")
-        return {"kind": kind} | {key: facts[key] for key in keys if key in facts}
-    raw, _ = job.splits.test.fetch(torch.arange(1))
-    if not (isinstance(raw, torch.Tensor) and raw.dtype == torch.uint8 and raw.ndim == IMAGE_AXES):
-        return {"kind": "array"}
-    channels, height, width = raw.shape[1:]
-    if channels not in MODES:
-        return {"kind": "array"}
-    folders = picture_folders(job.splits)
-    background = folders[0].background if folders else WHITE
-    return {
-        "kind": "picture",
-        "mode": MODES[channels],
-        "height": height,
-        "width": width,
-        "background": background,
-        "steps": [
-            "turn it upright by its EXIF orientation",
-            f"lay what is transparent on {background}",
-            f"bring it to {MODES[channels]}, 16-bit greys divided by 257",
-            f"cut out the largest centred part of {width}:{height}",
-            f"resize to {width} x {height}, bilinear as Pillow does it",
-            "channels first, divided by 255; mean and std are inside the files",
-        ],
-    }
-
-
-def _inputs(job: Job) -> dict[str, Any] | list[dict[str, Any]]:
-    """Inputs of the files: one tensor of pixels or numbers, or a text's named inputs."""
-    inputs = _samples(job)
-    if not isinstance(inputs, torch.Tensor):
-        facts = getattr(job.splits.test, "facts", {})
-        said = {key: facts[key] for key in ("tokenizer", "max_length", "pad_id") if key in facts}
-        return [_input(name, value, ["batch", "length"]) | said for name, value in inputs.items()]
-    raw, _ = job.splits.test.fetch(torch.arange(1))
-    is_scaled = isinstance(raw, torch.Tensor) and raw.dtype == torch.uint8
-    return _input("inputs", inputs, ["batch", *inputs.shape[1:]]) | {
-        "range": [0, 1] if is_scaled else None,
-        "normalisation": {
-            "in_the_files": True,
-            "mean": job.splits.mean,
-            "std": job.splits.std,
-        },
-    }
-
-
-def _input(name: str, value: torch.Tensor, shape: list[Any]) -> dict[str, Any]:
-    return {"name": name, "shape": shape, "dtype": str(value.dtype).removeprefix("torch.")}
 
 
 def _file(path: Path, row: ParityRow | QuantisedRow) -> dict[str, Any]:
@@ -234,14 +167,22 @@ def _calibration(job: Job, record: RunRecord, student: Trained) -> dict[str, Any
     }
 
 
-def _samples(job: Job) -> Inputs:
+def _example_inputs(job: Job) -> Inputs:
+    """The first test samples, as exported files take them."""
     reader = job.test_reader
     ids = torch.arange(min(NUM_SAMPLES, len(reader)))
     return fed(reader, reader[ids, torch.zeros_like(ids)])
 
 
-def _save_samples(samples: Inputs, path: Path) -> None:
-    arrays = as_arrays(samples)
+def _save_sample(job: Job, path: Path) -> None:
+    """The sample that latency is measured with, where files take samples of several sizes."""
+    sample = typical(job)
+    if any(len(axes) > 1 for axes in job.splits.inputs.axes(sample).values()):
+        arrays = {name: value.numpy() for name, value in by_name(on_cpu(sample)).items()}
+        write_whole(path, lambda path: _save_arrays(arrays, path))
+
+
+def _save_arrays(arrays: Arrays, path: Path) -> None:
     with path.open("wb") as file:
         if isinstance(arrays, np.ndarray):
             np.save(file, arrays, allow_pickle=False)

@@ -1,7 +1,5 @@
 """Evaluation: every network on the test data, summaries, verdicts, samples."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +15,7 @@ from tutelage.pipeline.training import Trained
 from tutelage.records import Confusion, SoftTargetSample, Summary, TrainingRecord, Verdict
 from tutelage.tasks import Predictions, Task
 from tutelage.tasks.predicting import predict_data
-from tutelage.types import HiddenStates, first_tensor
+from tutelage.types import HiddenStates
 
 NUM_SAMPLES = 8
 MAX_CHOICE, MAX_TEXT = 20_000, 400
@@ -164,7 +162,7 @@ def _samples(job: Job, teacher: _Said, arms: Sequence[_Said]) -> list[SoftTarget
             SoftTargetSample(
                 sample_id=sample_id,
                 label=int(labels[number]),
-                picture_png=_png(first_tensor(reader.pixels(batch.inputs))[0]),
+                picture_png=reader.inputs.picture_png(reader.inputs.export_inputs(batch.inputs)),
                 logits={name: rows[number].tolist() for name, rows in logits.items()},
                 text=_text(reader.source, sample_id, _word(job.task, teacher.selected, number)),
             )
@@ -207,14 +205,3 @@ def _text(source: Source, sample_id: int, word: tuple[int, int] | None) -> str |
         text = " ".join(words)
     cut = text[begin : begin + MAX_TEXT]
     return f"{'…' if begin else ''}{cut}{'…' if begin + MAX_TEXT < len(text) else ''}"
-
-
-def _png(pixels: Tensor) -> str | None:
-    """An image as base64 PNG; None for other inputs."""
-    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3) or min(pixels.shape[1:]) < 2:
-        return None
-    from torchvision.transforms.functional import to_pil_image
-
-    buffer = io.BytesIO()
-    to_pil_image(pixels.clamp(0, 1).mul(255).round().byte()).save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode()

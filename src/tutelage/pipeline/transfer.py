@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from tutelage.data.loading import Reader
 from tutelage.data.sources import TensorSource
@@ -18,6 +17,7 @@ from tutelage.pipeline.stages import Stage
 from tutelage.pipeline.training import Trained
 from tutelage.ranks import first
 from tutelage.teachers.module import state_fingerprint
+from tutelage.types import one_tensor
 
 PICTURES = "pictures.safetensors"
 
@@ -75,9 +75,7 @@ def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
 def _keep(path: Path, reader: Reader, made: TensorSource) -> None:
     """Write the images, scaled as inputs are before normalisation."""
     pictures, labels = made.fetch(torch.arange(len(made)))
-    assert isinstance(pictures, Tensor)
     assert labels is not None
-    pixels = reader.pixels(pictures)
-    assert isinstance(pixels, Tensor)
+    pixels = one_tensor(reader.inputs.export_inputs(pictures))
     content = {"pictures": pixels.contiguous(), "labels": labels}
     write_whole(path, lambda temporary: save_file(content, temporary))

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tutelage.data.decoding import MODES
 from tutelage.deploy.runtime import Arrays
 from tutelage.errors import ConfigError, RunFolderError
+from tutelage.inputs.image import MODES
 from tutelage.playground.kinds import Kind
 from tutelage.records import SoftTargetSample
 

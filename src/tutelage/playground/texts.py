@@ -7,10 +7,11 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from tutelage.data.cutting import Cutter, load_tokenizer
+from tutelage.data.cutting import Cutter
 from tutelage.deploy.runtime import Arrays
 from tutelage.errors import ConfigError, RunFolderError
 from tutelage.files import read_text
+from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.playground.kinds import Kind
 from tutelage.playground.runtime import TEXTS, TOKENIZER, find_package
 from tutelage.records import SoftTargetSample

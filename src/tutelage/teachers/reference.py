@@ -1,10 +1,13 @@
 """Data whose labels are the teacher's outputs."""
 
+from functools import cached_property
+
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from tutelage.data.sources import Samples, Source
+from tutelage.inputs import InputKind
 from tutelage.tasks import Task
 from tutelage.teachers.module import ModuleTeacher
 from tutelage.types import Batch
@@ -28,6 +31,11 @@ class ReferenceSource(Source):
         self.lengths = source.lengths
         self.fingerprint = f"{source.fingerprint} by {self.teacher.fingerprint}"
         self._known: dict[int, Tensor] = {}
+
+    @cached_property
+    def input_kind(self) -> InputKind:
+        """As of the samples themselves."""
+        return self.source.input_kind
 
     def __len__(self) -> int:
         """Number of samples."""

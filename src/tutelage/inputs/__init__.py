@@ -1,0 +1,31 @@
+"""Kinds of input: how samples are read, shown, exported, and what networks may ask of them."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from tutelage.inputs.array import ArrayInputs
+from tutelage.inputs.base import InputKind
+from tutelage.inputs.image import ImageInputs
+from tutelage.inputs.named import NamedInputs
+from tutelage.inputs.text import TextInputs
+from tutelage.types import Inputs
+
+__all__ = [
+    "INPUTS",
+    "ArrayInputs",
+    "ImageInputs",
+    "InputKind",
+    "NamedInputs",
+    "TextInputs",
+    "kind_of",
+]
+
+INPUTS: Mapping[str, type[InputKind]] = MappingProxyType(
+    {kind.name: kind for kind in (ImageInputs, ArrayInputs, TextInputs, NamedInputs)}
+)
+"""Every kind, the more special before the more general."""
+
+
+def kind_of(inputs: Inputs) -> InputKind:
+    """The kind that inputs look like, for data of which nobody says what they are."""
+    return next(kind() for kind in INPUTS.values() if kind.fits(inputs))
