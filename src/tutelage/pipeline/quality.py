@@ -12,7 +12,7 @@ from tutelage.errors import of_role
 from tutelage.job import Job
 from tutelage.ranks import first, here
 from tutelage.records import Metric
-from tutelage.tasks.predicting import are_shares, check_logits, predict_data
+from tutelage.tasks.predicting import OF_PROBABILITIES, are_shares, check_logits, predict_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def measure_quality(job: Job, model: nn.Module, name: str) -> Quality | None:
     def ask() -> list[float]:
         said = predict_data(task, model.to(device), reader, batch_size=job.most_rows, device=device)
         check_logits(task, model, said.outputs)
-        shares = float(are_shares(said.outputs))
+        shares = float(task.gives in OF_PROBABILITIES and are_shares(said.outputs))
         return [task.validate(said)[0], task.chance(said.labels), shares]
 
     with of_role(name), told_where(name):

@@ -12,6 +12,7 @@ from tutelage.errors import ModelError
 from tutelage.tasks.base import Predictions, Task
 from tutelage.types import HiddenStates, Outputs, Signal
 
+OF_PROBABILITIES = frozenset({Signal.LOGITS, Signal.BINARY_LOGITS})
 SUMS_TO_1 = 0.01  # as exactly as bfloat16 adds up
 IMPOSSIBLE = -1e4  # a logit; exp of it is 0 at every temperature in use
 _SHARES = {"Sigmoid": "a sigmoid", "Hardsigmoid": "a sigmoid", "Softmax": "a softmax"}
@@ -79,10 +80,11 @@ def check_logits(task: Task, model: nn.Module, outputs: Outputs) -> None:
         ModelError: All rows are probabilities, or the network ends in a sigmoid or softmax.
     """
     logits = outputs.scores
-    if task.gives is not Signal.LOGITS or not isinstance(logits, Tensor):
+    if task.gives not in OF_PROBABILITIES or not isinstance(logits, Tensor):
         return
     sums = logits.float().sum(dim=-1)
-    if logits.shape[-1] > 1 and bool((logits >= 0).all() and ((sums - 1).abs() < SUMS_TO_1).all()):
+    is_of_classes = task.gives is Signal.LOGITS and logits.shape[-1] > 1
+    if is_of_classes and bool((logits >= 0).all() and ((sums - 1).abs() < SUMS_TO_1).all()):
         raise ModelError(
             f"{type(model).__name__} gives probabilities (each row is above 0 and sums to 1), but "
             "losses expect logits. Let its forward end before the softmax, or give their logarithm."
