@@ -47,6 +47,7 @@ from tutelage.teachers.codecs import check_scores, make_codec
 from tutelage.teachers.module import ModuleTeacher, new_head, state_fingerprint
 from tutelage.teachers.steady import said_twice
 from tutelage.types import Batch, Outputs, Signal, first_tensor, tensor_bytes, tensors_of
+from tutelage.wording import quantity
 
 PROBLEM, WARNING, FINE = "problem", "warning", "fine"
 SAMPLE = 512
@@ -313,14 +314,16 @@ def _look_at_data(job: Job) -> Iterator[Finding]:
 def _look_at_part(job: Job, name: str, found: Scan) -> Iterator[Finding]:
     if not found.has_labels:
         level = WARNING if Signal.LABELS in job.task.task_loss().needs else FINE
-        yield Finding(level, "data", f"{name}: {found.num_samples} samples without labels.")
+        yield Finding(
+            level, "data", f"{name}: {quantity(found.num_samples, 'sample')} without labels."
+        )
         return
     if found.counts is not None and found.num_read == found.num_samples:
         absent = (found.counts == 0).nonzero().flatten().tolist()
         names = [job.splits.class_names[number] for number in absent]
         if absent:
             yield Finding(WARNING, "data", f"{name}: no sample of {some_names(names)}.")
-    text = f"{name}: {found.num_samples} samples; {found.num_read} of them read."
+    text = f"{name}: {quantity(found.num_samples, 'sample')}, {found.num_read:,} read."
     yield Finding(FINE, "data", text)
 
 
@@ -337,8 +340,9 @@ def _compare_sizes(job: Job, count: int) -> Finding:
     try:
         teacher = count_parameters(job.new_teacher())
     except TutelageError:  # told where the teacher is looked at
-        return Finding(FINE, "student", f"{count:,} parameters.")
-    text = f"{count:,} parameters, the teacher has {teacher:,} ({teacher / max(1, count):.1f} x)."
+        return Finding(FINE, "student", f"{quantity(count, 'parameter')}.")
+    times = f"{teacher / max(1, count):.1f} x"
+    text = f"{quantity(count, 'parameter')}, the teacher has {teacher:,} ({times})."
     if count < teacher:
         return Finding(FINE, "student", text)
     return Finding(WARNING, "student", f"{text} It is no smaller.")
@@ -387,7 +391,7 @@ def _look_at_steadiness(teacher: nn.Module, task: Task, batch: Batch) -> Iterato
     elif moving:
         yield Finding(WARNING, "teacher", f"Parts stay in train mode. {_modules(moving)}")
     else:
-        yield Finding(FINE, "teacher", "It says the same twice and does not change.")
+        yield Finding(FINE, "teacher", "Same outputs on two passes; its buffers do not change.")
 
 
 def _modules(names: list[str]) -> str:
@@ -403,12 +407,14 @@ def _look_at_accuracy(job: Job, teacher: nn.Module) -> Iterator[Finding]:
     value, _ = job.teacher_task.validate(said)
     metric = job.task.metric
     if metric != ACCURACY:
-        text = f"{metric.title} {metric.text(value)} on {len(said.labels)} validation items."
+        items = quantity(len(said.labels), "validation item")
+        text = f"{metric.title} {metric.text(value)} on {items}."
         yield Finding(FINE, "teacher", text)
         return
     accuracy, labels = value, said.labels
     chance = job.task.chance(labels)
-    found = f"{accuracy:.2%} on {len(labels)} validation samples; the largest class is {chance:.2%}"
+    count = quantity(len(labels), "validation sample")
+    found = f"{accuracy:.2%} on {count}; the largest class is {chance:.2%}"
     if accuracy <= chance:
         text = f"It is no better than chance: {found}. Are its weights loaded, its classes in the "
         yield Finding(PROBLEM, "teacher", f"{text}order of the labels, its normalisation right?")
@@ -473,7 +479,7 @@ def _look_at_training(job: Job) -> Iterator[Finding]:
     steps = -(-steps // settings.accumulate)
     if settings.schedule.warmup_steps >= steps:
         text = f"schedule.warmup_steps is {settings.schedule.warmup_steps}, but the training has"
-        text += f" {steps} steps: the learning rate never reaches optimizer.lr."
+        text += f" {quantity(steps, 'step')}: the learning rate never reaches optimizer.lr."
         yield Finding(WARNING, "training", text)
     count = len(job.splits.train)
     if count < FEW_SAMPLES and _is_mostly_soft(job.objective):
@@ -505,13 +511,15 @@ def _look_at_cost(job: Job) -> Iterator[Finding]:
     yield Finding(
         FINE,
         "time",
-        f"About {_duration(seconds)} for {arms} trainings of {steps} steps "
+        f"About {_duration(seconds)} for {quantity(arms, 'training')} of {quantity(steps, 'step')} "
         f"({1000 * step_s:.1f} ms each) and the {source} ({1000 * teacher_s:.1f} ms a batch), "
         "the teacher's own training not counted.",
     )
     shown = job.settings.epochs * len(job.seeds)
     if job.codec and job.views.num_views > shown:
-        text = f"The cache takes {job.views.num_views} views of each sample, the distilled"
+        text = (
+            f"The cache takes {quantity(job.views.num_views, 'view')} of each sample, the distilled"
+        )
         text += f" students see {shown}: teaching live (cache: null) costs less for this run."
         yield Finding(WARNING, "cache", text)
     parameters = count_parameters(job.new_student(0)) * BYTES_A_PARAMETER
@@ -522,8 +530,8 @@ def _look_at_cost(job: Job) -> Iterator[Finding]:
         rows = job.task.items_per_sample or 1
         items = len(job.splits.train) * job.views.num_views * rows
         size = _item_bytes(job.codec, job.task.width) * items
-        unit = "views" if rows == 1 else "tokens"
-        cache = f"; the cache takes {size / 1e6:.1f} MB on disk ({items:,} {unit})"
+        size_text = quantity(items, "view" if rows == 1 else "token")
+        cache = f"; the cache takes {size / 1e6:.1f} MB on disk ({size_text})"
     yield Finding(FINE, "memory", f"{text}{cache}.")
 
 

@@ -20,6 +20,7 @@ from tutelage.records import (
     TrainingRecord,
     Verdict,
 )
+from tutelage.wording import quantity
 
 CHOICES = ("selected", "last")
 # How far the quantile of |t| of exponential effects lies above Student's, by seeds, at 95 %.
@@ -205,8 +206,8 @@ def judge(
     change = metric.over_baseline(found.mean)
     ends = f"{metric.difference(found.low)} to {metric.difference(found.high)}"
     interval = f"{level:.0%} interval {ends}"
-    pairs = f"{num_seeds} pair{'s' if num_seeds > 1 else ''} of trainings"
-    samples = f"{num_samples} {judged_on} sample{'s' if num_samples > 1 else ''}"
+    pairs = f"{quantity(num_seeds, 'pair')} of trainings"
+    samples = quantity(num_samples, f"{judged_on} sample")
     lead = {
         "helped": "Distillation helped",
         "hurt": "Distillation hurt",

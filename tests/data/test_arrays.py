@@ -149,7 +149,7 @@ def test_float64_inputs_and_a_column_of_whole_floats_are_taken(tmp_path):
 def test_arrays_of_one_class_or_with_another_number_of_channels_are_refused(tmp_path):
     for part in ("train", "test"):
         write(tmp_path / part, shape=(3, 4, 4))
-    with pytest.raises(ConfigError, match=r"data\.mean: 1 values, but the inputs have 3 channels"):
+    with pytest.raises(ConfigError, match=r"data\.mean: 1 value, but the inputs have 3 channels"):
         load_arrays(tmp_path, mean=(0.5,), std=(0.5,))
     with pytest.raises(ConfigError, match="mean and std belong together"):
         load_arrays(tmp_path, mean=(0.5,) * 3)

@@ -203,7 +203,7 @@ def test_images_of_several_sizes_are_refused():
 def test_masked_values_are_refused(hidden):
     given = {"inputs": np.ones((4, 3)), "labels": np.arange(4)}
     given[hidden] = np.ma.array(given[hidden], mask=given[hidden] == 1)
-    with pytest.raises(DataError, match=rf"data: {hidden}: \d+ values of the masked array"):
+    with pytest.raises(DataError, match=rf"data: {hidden}: \d+ masked values? in the array"):
         as_source((given["inputs"], given["labels"]), "data")
 
 

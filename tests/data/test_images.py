@@ -138,7 +138,7 @@ def test_a_class_name_that_no_report_could_print_is_refused(tmp_path: Path):
         ),
         (
             lambda p: make_classes(p, {"cat": 40, "dog": 1}),
-            "class 'dog': 1 picture is too few to be split",
+            "class 'dog': 1 image, too few to split",
         ),
         (lambda p: make_classes(p, {"cat": 2, "dog": 2}), "both parts need samples"),
     ],
@@ -157,7 +157,7 @@ def test_a_folder_that_cannot_be_used_is_refused(
     [
         ({"image_size": 0}, "image_size must be at least 1, got 0"),
         ({"channels": 4}, r"channels must be 1 \(grey\) or 3 \(RGB\), got 4"),
-        ({"mean": (0.5,)}, "mean has 1 values, but channels is 3"),
+        ({"mean": (0.5,)}, "mean has 1 value, but channels is 3"),
         ({"std": (0.5, 0.0, 0.5)}, "std must be above 0"),
     ],
 )
@@ -359,20 +359,20 @@ def test_what_is_changed_or_left_out_is_counted(tmp_path: Path):
     for name, (image, settings) in save.items():
         image.save(tmp_path / "a" / name, **settings)
     found = ImageFolder(tmp_path, 16).describe()
-    counts = {text.split("images ")[1][:24]: text.split(" images")[0] for text in found}
-    assert counts == {
-        "have transparent pixels,": "1 of 11",
-        "have 16 bits a channel a": "2 of 11",
-        "have 16 bits a channel, ": "1 of 11",
-        "have several frames or p": "1 of 11",
-        "are turned upright, as t": "1 of 11",
-        "are CMYK and are read wi": "1 of 11",
-        "have a colour profile ot": "1 of 11",
-        "are smaller than data.im": "1 of 11",
-        "are more than twice as l": "1 of 11",
+    counts = dict(text.rstrip(".").rsplit(": ", 1) for text in found)
+    assert {trait[7:33]: count for trait, count in counts.items()} == {
+        "with transparent pixels, w": "1 of 11",
+        "with 16 bits per channel, ": "2 of 11",
+        "with 16 bits per channel t": "1 of 11",
+        "with several frames or pag": "1 of 11",
+        "rotated upright by their E": "1 of 11",
+        "in CMYK, read without thei": "1 of 11",
+        "with a colour profile othe": "1 of 11",
+        "smaller than data.image_si": "1 of 11",
+        "more than twice as long as": "1 of 11",
     }
     grey = ImageFolder(tmp_path, 16, 1).describe()
-    assert any(text.startswith("9 of 11 images are stored in colour") for text in grey)
+    assert "Images in colour, read as grey (data.channels: 1): 9 of 11." in grey
 
 
 def test_folders_called_by_numbers_are_classes_in_the_order_of_the_numbers(tmp_path: Path):
@@ -579,7 +579,10 @@ def test_the_transparent_colour_of_a_file_is_on_the_scale_of_its_pixels(tmp_path
     assert seen.tolist() == again.tolist() == [[255, other]] * len(seen)
     blue = decode(file, 1, 3, "#0000ff")  # the square in the middle: half of each pixel
     assert blue[2, 0, 0] > blue[0, 0, 0]
-    assert "1 of 1 images have transparent pixels" in describe_images([file], 1, 3)[0]
+    assert (
+        "transparent pixels, which show the background (data.background): 1 of 1"
+        in describe_images([file], 1, 3)[0]
+    )
     assert any("16 bits" in text for text in describe_images([file], 1, 3)) == ("16" in kind)
     how = {"mode": "RGB", "height": 1, "width": 1, "background": "#0000ff"}
     expected = blue.numpy()[None] / np.float32(255)

@@ -21,7 +21,7 @@ def test_rows_of_tensors_are_compared_without_their_labels():
     splits = splits_of(train, test)
     assert num_shared(splits) == 3
     (note,) = overlap_note(splits)
-    assert note.startswith("3 of 4 test samples stand in the training data as well")
+    assert note.startswith("Test samples that are also training data (or transfer data): 3 of 4.")
 
 
 def test_nothing_is_said_where_none_is_shared():
@@ -72,4 +72,6 @@ def test_samples_that_are_for_validation_too_are_called_so():
     train, test = TensorSource(pictures[:4]), TensorSource(pictures[2:])
     same, note = overlap_note(replace(splits_of(train, test), valid=test))
     assert same == SAME_NOTE
-    assert note.startswith("2 of 4 validation samples stand in the training data as well")
+    assert note.startswith(
+        "Validation samples that are also training data (or transfer data): 2 of 4."
+    )

@@ -83,7 +83,7 @@ def test_a_control_token_that_a_text_spells_is_plain_text(kind):
     (ids,) = cutter.cut(["good [SEP] film [PAD] [CLS]"])
     assert (ids[0], ids[-1]) == (2, 3)
     assert not {0, 2, 3} & set(ids[1:-1])
-    assert "1 texts spell a control token" in " ".join(cutter.notes())
+    assert "Texts that spell a control token of the tokenizer: 1 " in " ".join(cutter.notes())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -51,7 +51,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "text,label\none,1\ntwo\n", r"a\.csv, line 3: 1 fields, but the first .* 2 col"),
+        ("a.csv", "text,label\none,1\ntwo\n", r"a\.csv, line 3: 1 field, but the first .* 2 col"),
         ("a.csv", "text,text\none,1\n", r"a\.csv: the first line must name the columns, each once"),
         ("a.csv", "", r"a\.csv: the first line must name the columns"),
         ("a.csv", 'text,label\n"one,1\n', r"a\.csv: cannot be read: Error"),

@@ -74,8 +74,7 @@ def test_what_is_longer_is_cut_keeps_its_end_and_is_counted(folder, tokenizer):
     full = inputs["attention_mask"].sum(dim=1) == 4
     assert (inputs["input_ids"][full, 3] == 3).all()
     (note,) = splits.notes
-    assert "texts (" in note
-    assert "longer than 4 tokens and were cut there (data.max_length)" in note
+    assert note.startswith("Texts truncated to 4 tokens (data.max_length): ")
     with pytest.raises(DataError, match=r"max_length: 2 leaves no room .* adds 2 tokens"):
         load_text(folder, tokenizer, max_length=2)
 
@@ -111,7 +110,7 @@ def test_texts_without_labels_join_the_training_texts_alone(folder, tokenizer):
     # What is trained on the labelled texts alone stays whatever texts join them.
     assert splits.labelled.fingerprint == load_text(folder, tokenizer).train.fingerprint
     (note,) = load_text(folder, tokenizer, transfer=transfer, max_length=4).notes
-    assert f"of {40 + len(splits.valid) + len(splits.test)} texts (" in note
+    assert f"of {40 + len(splits.valid) + len(splits.test)} (" in note
 
 
 def test_numbers_name_classes_by_size_and_words_by_letter(tmp_path, tokenizer):
@@ -211,7 +210,7 @@ def test_words_and_labels_of_different_number_are_refused(tmp_path, tokenizer):
     rows = [("w1 w2", "N N"), ("w1 w2", "N")]
     for part in ("train", "valid", "test"):
         tagged(tmp_path / f"{part}.jsonl", rows)
-    with pytest.raises(DataError, match=r"train\.jsonl, row 2: 2 words, but 1 labels"):
+    with pytest.raises(DataError, match=r"train\.jsonl, row 2: 2 words, but 1 label"):
         load_words(tmp_path, tokenizer, text_column="words", label_column="tags")
 
 

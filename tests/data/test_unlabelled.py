@@ -61,8 +61,8 @@ def test_more_texts_are_trained_on_and_given_parts_are_kept(tmp_path, tokenizer)
 def test_what_is_cut_is_said(tmp_path, tokenizer):
     splits = load_unlabelled(write(tmp_path / "a.txt"), tokenizer, max_length=4)
     assert int(splits.train.lengths.max()) == 4
-    assert "of 40 texts" in splits.notes[0]
-    assert "longer than 4 tokens and were cut there (data.max_length)" in splits.notes[0]
+    assert "of 40 (" in splits.notes[0]
+    assert "Texts truncated to 4 tokens (data.max_length): " in splits.notes[0]
 
 
 def test_an_unknown_column_is_named_with_those_that_are_there(tmp_path, tokenizer):

@@ -36,7 +36,7 @@ def test_other_tokens_or_another_tokenizer_is_another_source():
 
 
 def test_too_few_tokens_for_a_block_are_refused():
-    with pytest.raises(DataError, match="There are 8 tokens, a block needs 9"):
+    with pytest.raises(DataError, match="The text has 8 tokens, a block needs 9"):
         BlockSource(torch.arange(8), 8)
 
 
@@ -145,7 +145,7 @@ def test_all_parts_of_a_saved_data_set_are_read(tmp_path):
 BROKEN = [
     ("text.jsonl", '{"text": "a"}\n{"other": "b"}\n', r"line 2 .* 'text'"),
     ("text.csv", "body,n\nthe cat,1\n", r"Unknown column of .*text.csv \(data.text\) 'text'.*body"),
-    ("text.csv", "text,n\nthe cat\n", r"line 2: 1 fields, but the first line names 2"),
+    ("text.csv", "text,n\nthe cat\n", r"line 2: 1 field, but the first line names 2"),
     ("text.parquet", "no parquet", r"text.parquet: cannot be read"),
     ("text.jsonl", "no json\n", "line 1 is no JSON object"),
     ("text.jsonl", '{"text": 3}\n', "line 1: 'text' holds no text"),
@@ -169,7 +169,7 @@ def test_a_path_without_text_is_refused(tmp_path):
 
 
 def test_more_tokens_than_there_are_is_refused(corpus_path, teacher_path):
-    with pytest.raises(DataError, match=r"99999 tokens are asked for, \d+ are left"):
+    with pytest.raises(DataError, match=r"99,999 tokens asked for, but only [\d,]+ left"):
         load_corpus(corpus_path, str(teacher_path), block=8, test_tokens=99999)
 
 
@@ -200,10 +200,7 @@ def test_documents_apart_are_samples_of_their_own(corpus_path, teacher_path):
     assert corpus.block is None
     inputs, _ = corpus.splits.train.fetch(torch.arange(3))
     assert inputs["input_ids"].shape[1] <= 12
-    assert any(
-        "documents are longer than 12 tokens and were cut there (data.block)" in note
-        for note in corpus.notes
-    )
+    assert any("Documents truncated to 12 tokens (data.block): " in note for note in corpus.notes)
 
 
 def beginning(tmp_path, template="<begin> $A"):
@@ -257,7 +254,7 @@ def test_blocks_that_begin_are_another_source():
     begins = BlockSource(tokens, 8, begin=7, end=0)
     assert begins.fingerprint != BlockSource(tokens, 8).fingerprint
     assert len(BlockSource(torch.arange(8), 8, begin=7, end=0)) == 1
-    with pytest.raises(DataError, match="There are 7 tokens, a block needs 8"):
+    with pytest.raises(DataError, match="The text has 7 tokens, a block needs 8"):
         BlockSource(torch.arange(7), 8, begin=7, end=0)
 
 

@@ -67,7 +67,7 @@ def test_a_second_call_keeps_what_is_there(data, networks, tmp_path):
 
 
 def test_test_samples_that_were_trained_on_are_told(data, networks, tmp_path):
-    (inputs, labels), told = data, "stand in the training data as well"
+    (inputs, labels), told = data, "Test samples that are also training data (or transfer data): "
     parts = {"valid_data": (inputs[80:100], labels[80:100]), "epochs": 1}
     test = (inputs[90:], labels[90:])
     apart = tutelage.distill(
@@ -77,7 +77,7 @@ def test_test_samples_that_were_trained_on_are_told(data, networks, tmp_path):
         *networks, (inputs[:95], labels[:95]), test_data=test, out=tmp_path / "2", **parts
     )
     assert not any(told in note for note in apart.record.notes)
-    assert any(note.startswith(f"5 of 30 test samples {told}") for note in mixed.record.notes)
+    assert any(note.startswith(f"{told}5 of 30.") for note in mixed.record.notes)
 
 
 def test_another_temperature_trains_again(data, networks, tmp_path):

@@ -508,5 +508,5 @@ def test_check_says_what_is_changed_as_pictures_are_read(make_job, folder, tmp_p
     job = _picture_job(make_job, folder, tmp_path / "run")
     found = [finding.text for finding in check(job) if finding.about == "images"]
     assert found == [
-        "1 of 61 images have transparent pixels, which show the background (data.background)."
+        "Images with transparent pixels, which show the background (data.background): 1 of 61."
     ]

@@ -82,7 +82,7 @@ def test_the_same_run_again_trains_nothing_and_still_says_so(out, monkeypatch, c
     monkeypatch.setenv("COLUMNS", "400")
     assert guarded(app) == 1
     said = capsys.readouterr()
-    assert "3 files of those asked for cannot be delivered; all else lies in" in said.err
+    assert "3 requested files cannot be delivered; everything else is in" in said.err
     assert "student.pt2" in said.out
 
 
@@ -103,7 +103,7 @@ def test_a_refused_file_that_can_be_made_later_is_refused_no_more(out):
 def test_one_target_that_fails_does_not_stop_the_next(out, monkeypatch):
     monkeypatch.setattr("tutelage.deploy.targets.onnx.export_onnx", broken)
     before = (out / "export" / "student.pt2").stat().st_mtime_ns
-    with pytest.raises(ExportError, match=r"1 file of those asked for.*no such operator"):
+    with pytest.raises(ExportError, match=r"1 requested file cannot.*no such operator"):
         export_run(out)
     assert (out / "export" / "student.pt2").stat().st_mtime_ns > before
     assert (out / "export" / "student" / "student.onnx").is_file()

@@ -154,7 +154,7 @@ def test_weights_are_taken_in_the_forms_that_programs_save(form, saved):
 
 
 def test_another_count_of_classes_is_refused_with_what_to_do(saved):
-    with pytest.raises(ModelError, match=r"1000 classes where the data have 10, head: new draws"):
+    with pytest.raises(ModelError, match=r"1,000 classes and the data 10, head: new draws"):
         make_model("mlp", {"hidden": [4]}, weights=saved(small(1000)), **FACTS)
 
 

@@ -21,6 +21,7 @@ from tutelage.places import place_or_name
 from tutelage.problem import Problem
 from tutelage.tasks import LanguageModeling, Task
 from tutelage.tasks.other_tokenizer import OtherTokenizer
+from tutelage.wording import quantity
 
 TASK = "language_modeling"
 LIKELIHOOD = "span_likelihood"
@@ -157,7 +158,7 @@ def _cost(recipe: Recipe, corpus: Corpus) -> list[str]:
     cost = "" if price is None else f", about {tokens * price / 1e6:.2f} at {price} a million"
     top = recipe.teacher.settings.get("top", DEFAULT_TOP)
     return [
-        f"The served teacher reads {tokens:,} tokens once{cost}.",
+        f"The served teacher reads {quantity(tokens, 'token')} once{cost}.",
         f"It tells the {top} likeliest tokens of each place alone; all others share what is left "
         "evenly, which is not what it holds of them. So its perplexity, and the KL to it, are "
         "estimates from these, exact only where the token is among them.",

@@ -13,6 +13,7 @@ from tutelage.data.labels import CLASS_LABELS, LabelKind, check_count
 from tutelage.data.sources import Samples, Source, Splits
 from tutelage.errors import ConfigError, DataError
 from tutelage.inputs import ArrayInputs, ImageInputs
+from tutelage.wording import quantity
 
 INPUTS, LABELS = "inputs.npy", "labels.npy"
 LOOKED_AT = 4096
@@ -170,8 +171,9 @@ def _check_normalisation(
     for name, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) != train.inputs.shape[1]:
             raise ConfigError(
-                f"data.{name}: {len(values)} values, but the inputs have {train.inputs.shape[1]} "
-                f"channels (shape {train.inputs.shape}). Give one for each channel."
+                f"data.{name}: {quantity(len(values), 'value')}, but the inputs have "
+                f"{quantity(train.inputs.shape[1], 'channel')} (shape {train.inputs.shape}). Give "
+                "one for each channel."
             )
 
 

@@ -20,6 +20,7 @@ from tutelage.errors import ConfigError, DataError
 from tutelage.inputs.text import TextInputs
 from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.types import UNLABELLED, tensor_bytes
+from tutelage.wording import quantity
 
 LINES = (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv", ".parquet")
@@ -66,8 +67,8 @@ class BlockSource(Source):
         self.begin, self.end = begin, end
         if not len(self):
             raise DataError(
-                f"There are {len(tokens)} tokens, a block needs {block + (begin is None)}. Give "
-                "more text, or a smaller block."
+                f"The text has {quantity(len(tokens), 'token')}, a block needs "
+                f"{block + (begin is None)}. Give more text, or a smaller block."
             )
         begins = "" if begin is None else f"{begin} {end} "
         digest = hashlib.sha256(f"{block} {tokenizer} {begins}".encode())
@@ -217,16 +218,16 @@ def load_corpus(  # noqa: PLR0913 - independent settings of a recipe
         if wanted is not None:
             if len(joined) <= wanted:
                 raise DataError(
-                    f"{path}: {wanted} tokens are asked for, {len(joined)} are left. Give more "
-                    "text, or ask for fewer."
+                    f"{path}: {quantity(wanted, 'token')} asked for, but only {len(joined):,} "
+                    "left. Give more text, or ask for fewer."
                 )
             joined = joined[: wanted + (begin is None)]
         return BlockSource(joined, block, made, begin=begin, end=end)
 
     test, valid, train = take(test_tokens), take(valid_tokens), take(train_tokens)
     notes = (
-        f"Text: {path.name}, {len(documents)} documents; tokenizer {made}; whole documents are in "
-        "one split.",
+        f"Text: {path.name}, {quantity(len(documents), 'document')}; tokenizer {made}; whole "
+        "documents are in one split.",
         *_cuts(block, test, valid, train),
         *plain.notes(),
     )
@@ -240,8 +241,8 @@ def _cuts(block: int, *sources: BlockSource | PaddedSource) -> Iterator[str]:
     count = sum(source.num_cut for source in apart)
     if count:
         yield (
-            f"{count} of {sum(map(len, apart))} documents are longer than {block} tokens and were "
-            "cut there (data.block)."
+            f"Documents truncated to {block} tokens (data.block): {count:,} of "
+            f"{sum(map(len, apart)):,}."
         )
 
 

@@ -120,7 +120,7 @@ class Cutter:
         if not self.num_cut:
             return self.plain.notes()
         return (
-            f"{self.num_cut} of {self.num_texts} texts ({self.num_cut / self.num_texts:.1%}) are "
-            f"longer than {self.max_length} tokens and were cut there (data.max_length).",
+            f"Texts truncated to {self.max_length} tokens (data.max_length): {self.num_cut:,} of "
+            f"{self.num_texts:,} ({self.num_cut / self.num_texts:.1%}).",
             *self.plain.notes(),
         )

@@ -25,18 +25,17 @@ _LOST_AT = 2  # times as long as wide: half of the image is outside of the centr
 
 TRAITS: Mapping[str, str] = MappingProxyType(
     {
-        "transparent": "have transparent pixels, which show the background (data.background)",
-        "deep": "have 16 bits a channel and are read as 8",
-        "dark": "have 16 bits a channel, use at most 12 of them and are nearly black as they are "
-        "read: scale them to their full range",
-        "frames": "have several frames or pages, of which the first is read",
-        "turned": "are turned upright, as their EXIF orientation says",
-        "cmyk": "are CMYK and are read without their colour profile",
-        "profile": "have a colour profile other than sRGB, which is not applied",
-        "colour": "are stored in colour and are read as grey (data.channels: 1)",
-        "small": "are smaller than data.image_size and are enlarged",
-        "narrow": "are more than twice as long as wide: less than half of each lies in the centred "
-        "square that is read",
+        "transparent": "with transparent pixels, which show the background (data.background)",
+        "deep": "with 16 bits per channel, read as 8",
+        "dark": "with 16 bits per channel that use at most 12 of them and are nearly black as they "
+        "are read (scale them to their full range)",
+        "frames": "with several frames or pages, of which the first is read",
+        "turned": "rotated upright by their EXIF orientation",
+        "cmyk": "in CMYK, read without their colour profile",
+        "profile": "with a colour profile other than sRGB, which is not applied",
+        "colour": "in colour, read as grey (data.channels: 1)",
+        "small": "smaller than data.image_size, which are enlarged",
+        "narrow": "more than twice as long as wide, whose centred square shows less than half",
     }
 )
 
@@ -191,7 +190,7 @@ def describe_images(files: Iterable[Path], image_size: int, channels: int) -> li
         channels: 3 for RGB, 1 for grey.
 
     Returns:
-        A sentence for each trait that at least one image has.
+        A line for each trait that at least one image has.
     """
     counts: Counter[str] = Counter()
     total = 0
@@ -200,7 +199,7 @@ def describe_images(files: Iterable[Path], image_size: int, channels: int) -> li
         with Image.open(file) as image:
             counts.update(_traits(image, image_size, channels))
     return [
-        f"{counts[name]:,} of {total:,} images {text}."
+        f"Images {text}: {counts[name]:,} of {total:,}."
         for name, text in TRAITS.items()
         if counts[name]
     ]

@@ -20,6 +20,7 @@ from tutelage.data.labels import check_missing, some_names, sort_names
 from tutelage.data.sources import Source, Splits, SubsetSource, split_off
 from tutelage.errors import ConfigError, DataError
 from tutelage.inputs.image import MODES, WHITE, ImageInputs
+from tutelage.wording import quantity
 
 DEFAULT_MEAN: Mapping[int, tuple[float, ...]] = MappingProxyType(
     {1: (0.5,), 3: (0.485, 0.456, 0.406)}
@@ -284,7 +285,9 @@ def _normalisation(
     std = DEFAULT_STD[channels] if std is None else tuple(std)
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != channels:
-            raise ConfigError(f"{name} has {len(values)} values, but channels is {channels}.")
+            raise ConfigError(
+                f"{name} has {quantity(len(values), 'value')}, but channels is {channels}."
+            )
     if not all(value > 0 for value in std):
         raise ConfigError(f"std must be above 0 in every channel, got {std}.")
     return mean, std
@@ -422,8 +425,8 @@ def _check_every_class(folder: ImageFolder, source: Source, part: str) -> None:
     label = int(counts.argmin())
     count = int((folder.labels == label).sum())
     raise DataError(
-        f"{folder.path}: class {folder.class_names[label]!r}: {count} "
-        f"picture{'s are' if count > 1 else ' is'} too few to be split, none fell into the {part} "
-        "part. Add pictures, remove the class, change the fractions, or give parts of your own "
+        f"{folder.path}: class {folder.class_names[label]!r}: "
+        f"{quantity(count, 'image')}, too few to split: the {part} part has none. "
+        "Add images, remove the class, change the fractions, or give parts of your own "
         "(train/, valid/, test/)."
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 from tutelage.data.cells import Cells
 from tutelage.errors import ConfigError, DataError
 from tutelage.types import UNLABELLED
+from tutelage.wording import quantity
 
 MISSING = (-1, UNLABELLED)  # what data sets write where a sample has no label
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
@@ -209,8 +210,8 @@ def check_no_gaps(value: Any, place: str) -> None:
     """
     if np.ma.is_masked(value):
         raise DataError(
-            f"{place}: {int(np.ma.getmaskarray(value).sum())} values of the masked array are "
-            "masked. Fill them in, or leave such samples out."
+            f"{place}: {quantity(int(np.ma.getmaskarray(value).sum()), 'masked value')} in the "
+            "array. Fill in every masked value, or leave such samples out."
         )
 
 
@@ -310,7 +311,8 @@ def check_count(num_inputs: int, num_labels: int, origin: str) -> None:
     """
     if num_inputs != num_labels:
         raise DataError(
-            f"{origin}: {num_inputs} inputs and {num_labels} labels. Each sample needs one of both."
+            f"{origin}: {quantity(num_inputs, 'input')} and {quantity(num_labels, 'label')}. "
+            "Each sample needs one of both."
         )
     if num_inputs == 0:
         raise DataError(f"{origin}: it is empty. Training needs samples.")

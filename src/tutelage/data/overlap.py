@@ -64,9 +64,8 @@ def overlap_note(splits: Splits) -> list[str]:
 
 def _shared_note(splits: Splits, count: int, kind: str) -> str:
     return (
-        f"{count} of {len(splits.test)} {kind} samples stand in the training data as well (or the "
-        "transfer data): what is measured on them may be remembered. Take them out of one of the "
-        "two."
+        f"{kind.capitalize()} samples that are also training data (or transfer data): {count:,} of "
+        f"{len(splits.test):,}. Results on them may be memorised. Remove them from one of the two."
     )
 
 

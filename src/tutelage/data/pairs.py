@@ -22,6 +22,7 @@ from tutelage.errors import ConfigError, DataError
 from tutelage.inputs.text import TextInputs
 from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.types import UNLABELLED
+from tutelage.wording import quantity
 
 OTHER = "teacher_"
 NOWHERE = -1
@@ -171,9 +172,9 @@ def load_pairs(  # noqa: PLR0913 - independent settings of a recipe
     together = sum(row != NOWHERE for pair in train.pairs for row in pair.rows)
     share = together / sum(len(pair.rows) for pair in train.pairs)
     notes = (
-        f"Text: {path.name}, {len(documents)} documents, each a sample. Teacher and student have "
-        f"different tokenizers, which end together at {share:.0%} of the student's tokens; their "
-        "perplexities are of different tokens and cannot be compared.",
+        f"Text: {path.name}, {quantity(len(documents), 'document')}, each a sample. Teacher and "
+        f"student have different tokenizers, which end together at {share:.0%} of the student's "
+        "tokens; their perplexities are of different tokens and cannot be compared.",
         *plain.notes(),
     )
     corpus = Corpus(Splits(train, valid, test, class_names=()), len(own), None, own, notes)
@@ -190,7 +191,7 @@ def _take(stream: Iterator[Pair], wanted: int | None, path: Path, facts: str) ->
             break
     if wanted is not None and count < wanted:
         raise DataError(
-            f"{path}: {wanted} tokens are asked for, {count} are left. Give more text, or ask for "
-            "fewer."
+            f"{path}: {quantity(wanted, 'token')} asked for, but only {count:,} left. Give more "
+            "text, or ask for fewer."
         )
     return PairedSource(taken, facts)

@@ -77,7 +77,7 @@ class PlainText:
         if not self.num_spelt:
             return ()
         return (
-            f"{self.num_spelt} texts spell a control token of the tokenizer (as "
+            f"Texts that spell a control token of the tokenizer: {self.num_spelt:,} (such as "
             f"{self.tokenizer.convert_ids_to_tokens(min(self._letters))}), which is read as plain "
             "text.",
         )

@@ -20,6 +20,7 @@ from tutelage.data.randomness import FixedDraws, random_state_kept, seed_random
 from tutelage.errors import DataError
 from tutelage.inputs import InputKind, kind_of
 from tutelage.types import Inputs, tensor_bytes
+from tutelage.wording import quantity
 
 FINGERPRINTED = 64  # items of a data set
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -435,8 +436,8 @@ def split_off(
     size = round(count * fraction)
     if not 0 < size < count:
         raise DataError(
-            f"A share of {fraction} of {count} samples is {size}: both parts need samples. "
-            "Choose another fraction or give a split of your own."
+            f"A share of {fraction} of {quantity(count, 'sample')} is {size}: both parts need "
+            "samples. Choose another fraction or give a split of your own."
         )
     return (
         SubsetSource(source, order[size:].sort().values),

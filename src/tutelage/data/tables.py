@@ -10,6 +10,7 @@ from typing import Any
 
 from tutelage.errors import DataError, TutelageError, find, require
 from tutelage.files import check_regular, open_regular
+from tutelage.wording import quantity
 
 Row = Mapping[str, Any]
 LONGEST_HEADER = 100_000
@@ -149,8 +150,9 @@ def _checked(
     for row in rows:
         if row and len(row) != len(header):
             raise DataError(
-                f"{path}, line {line()}: {len(row)} fields, but the first line names "
-                f"{len(header)} columns. Put a text that holds the separator into double quotes."
+                f"{path}, line {line()}: {quantity(len(row), 'field')}, but the first line names "
+                f"{quantity(len(header), 'column')}. Put a text that holds the separator into "
+                "double quotes."
             )
         if row:
             yield row

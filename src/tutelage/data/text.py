@@ -23,6 +23,7 @@ from tutelage.errors import DataError, require
 from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.places import find_place, hub_asked_once
 from tutelage.types import UNLABELLED
+from tutelage.wording import quantity
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -277,8 +278,8 @@ def _hold_out(examples: Examples, fraction: float, seed: int) -> tuple[Examples,
     count = round(len(order) * fraction)
     if not 0 < count < len(order):
         raise DataError(
-            f"{examples.table.origin}: a share of {fraction} of {len(order)} texts is {count}; "
-            "both parts need texts. Choose another fraction, or give a part of your own."
+            f"{examples.table.origin}: a share of {fraction} of {quantity(len(order), 'text')} is "
+            f"{count}; both parts need texts. Choose another fraction, or give a part of your own."
         )
     held, rest = sorted(order[:count]), sorted(order[count:])
     return (

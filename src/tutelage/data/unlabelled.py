@@ -14,6 +14,7 @@ from tutelage.data.text import (
 )
 from tutelage.errors import DataError
 from tutelage.inputs.tokenizer import load_tokenizer
+from tutelage.wording import quantity
 
 LEAST = 3  # texts of a part that is judged by how each resembles the others
 
@@ -55,9 +56,9 @@ def load_unlabelled(  # noqa: PLR0913 - the keys of data in a recipe
     for part in ("valid", "test"):
         if len(texts[part]) < LEAST:
             raise DataError(
-                f"{parts[part].table.origin}: the {part} part has {len(texts[part])} texts; at "
-                f"least {LEAST} are compared with one another. Give more, or a larger "
-                f"data.{part}_fraction."
+                f"{parts[part].table.origin}: the {part} part has "
+                f"{quantity(len(texts[part]), 'text')}; at least {LEAST} are compared with one "
+                f"another. Give more, or a larger data.{part}_fraction."
             )
     cut = Cutter(load_tokenizer(tokenizer), max_length, tokenizer)
     train, valid, test = (cut.source(texts[part], None) for part in ("train", "valid", "test"))

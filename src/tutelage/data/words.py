@@ -19,6 +19,7 @@ from tutelage.data.tokens import TokenSource
 from tutelage.errors import DataError
 from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.types import UNLABELLED
+from tutelage.wording import quantity
 
 NO_BREAK = "\N{NO-BREAK SPACE}"  # within a word, so that a space parts words
 
@@ -80,8 +81,8 @@ def _tagged(examples: Examples) -> Tagged:
             raise DataError(f"{place}: it has no words. Remove the row.")
         if len(words) != len(labels):
             raise DataError(
-                f"{place}: {len(words)} words, but {len(labels)} labels. Give each "
-                "word one, in lists or with spaces between them."
+                f"{place}: {quantity(len(words), 'word')}, but {quantity(len(labels), 'label')}. "
+                "Give each word one label, in lists or with spaces between them."
             )
         rows.append((words, labels))
     return rows

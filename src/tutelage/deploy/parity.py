@@ -18,6 +18,7 @@ from tutelage.models.cost import frozen_copy
 from tutelage.records import ParityRow
 from tutelage.tasks import Classification, Predictions, Task
 from tutelage.types import Inputs, Outputs, first_tensor, on_cpu
+from tutelage.wording import quantity
 
 ANY_CLASSES = Classification(0)  # whose picks are compared, however many there are
 
@@ -155,9 +156,9 @@ def _gate(row: ParityRow, allowed: float) -> None:
     if row.max_abs_difference > allowed:
         raise ExportError(
             f"{row.file}: the exported network differs from PyTorch by "
-            f"{row.max_abs_difference:.3g} over {row.count} samples, {allowed:.3g} is allowed; "
-            f"{row.agreement:.1%} of the predictions are equal. Random or data-dependent steps in "
-            "forward are the usual reason."
+            f"{row.max_abs_difference:.3g} over {quantity(row.count, 'sample')}, {allowed:.3g} is "
+            f"allowed; {row.agreement:.1%} of the predictions are equal. Random or data-dependent "
+            "steps in forward are the usual reason."
         )
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage.errors import OutOfMemoryError
+from tutelage.wording import quantity
 
 _TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
@@ -72,5 +73,5 @@ def in_parts_note(label: str, batch_size: int, parts: int, model: nn.Module) -> 
         "at a time."
     )
     if _has_batch_norm(model):
-        note += f" So did batch norm: its statistics are of {rows} samples."
+        note += f" So did batch norm: its statistics are of {quantity(rows, 'sample')}."
     return note

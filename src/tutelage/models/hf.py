@@ -12,6 +12,7 @@ from tutelage.errors import ConfigError, find, require
 from tutelage.models.origin import Origin, class_names_in, remember
 from tutelage.models.shrink import shrink
 from tutelage.places import NO_CODE, find_place, place_or_name
+from tutelage.wording import quantity
 
 HEADS = {
     "classification": "AutoModelForSequenceClassification",
@@ -86,7 +87,7 @@ def _loaded(
     is_tuned = any(kind.endswith(suffix) for kind in config.architectures or ())
     if is_tuned and head is None and config.num_labels != settings["num_labels"]:
         raise ConfigError(
-            f"model 'hf:{name}': its head has {config.num_labels} classes "
+            f"model 'hf:{name}': its head has {quantity(config.num_labels, 'class')} "
             f"({', '.join(map(str, list(config.id2label.values())[:4]))}), the data have "
             f"{settings['num_labels']}. head: new draws one for the data's classes, to be trained."
         )

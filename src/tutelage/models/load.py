@@ -37,6 +37,7 @@ from tutelage.models.slices import initialise, slice_network
 from tutelage.models.strangers import check_code
 from tutelage.places import hub_asked_once
 from tutelage.sealed import LARGEST_JSON, is_sealed, read_facts
+from tutelage.wording import quantity
 
 Factory = Callable[..., Any]
 
@@ -246,9 +247,9 @@ def _misfit(
     is_head = all(state[name].shape[1:] == own[name].shape[1:] for name in others)
     if is_head and there.ndim in (1, 2) and {len(own[name]) for name in others} == {len(here)}:
         return (
-            f"{text}If these are {len(there)} classes where the data have {len(here)}, head: new "
-            "draws a last layer for the data's, to be trained. If not, check the network's settings"
-            " (widths, num_classes)."
+            f"{text}If the file has {quantity(len(there), 'class')} and the data {len(here)}, "
+            "head: new draws a last layer for the data's classes, to be trained. If not, check the "
+            "network's settings (widths, num_classes)."
         )
     return f"{text}Check the network's settings (widths, num_classes)."
 

@@ -14,6 +14,7 @@ from tutelage.errors import ConfigError, ModelError, of_role
 from tutelage.models.calling import call_checked
 from tutelage.models.modes import left_as_it_was
 from tutelage.types import each
+from tutelage.wording import quantity
 
 LOOKED_AT = 4096  # labels, spread over data that name no classes
 
@@ -87,17 +88,17 @@ def _inside(data: Any) -> Iterator[Any]:
 def _check_teacher(count: int, others: int, names: Sequence[str], source: Source) -> None:
     """Report a mismatch of the teacher; otherwise the error is about the student."""
     if names:
-        known, fits = f"the data name {len(names)} classes", len(names) == count
+        known, fits = f"the data name {quantity(len(names), 'class')}", len(names) == count
     else:
         highest = _highest_label(source)
         known = f"the highest label seen in the data is {highest}"
         fits = highest is None or (highest < count and not highest < others < count)
     if not fits:
         raise ConfigError(
-            f"teacher: it gives {count:,} logits a sample, the student {others:,}, and {known}. "
-            "Both need one logit a class of the data. Give the teacher a last layer of as many "
-            "(num_classes=...) and train it on the data first, as a recipe does with head: new "
-            f"and training; or, if {count:,} classes are meant, give class_names and a student "
+            f"teacher: it gives {quantity(count, 'logit')} per sample, the student {others:,}, and "
+            f"{known}. Both need one logit a class of the data. Give the teacher a last layer of "
+            "as many (num_classes=...) and train it on the data first, as a recipe does with head: "
+            f"new and training; or, if {count:,} classes are meant, give class_names and a student "
             f"with num_classes={count}."
         )
 

@@ -22,6 +22,7 @@ from tutelage.records import LatencyRow, ParityRow, QuantisedRow, RefusedFile, S
 from tutelage.tasks import Predictions
 from tutelage.tasks.predicting import predict_data
 from tutelage.types import Batch, Inputs
+from tutelage.wording import quantity
 
 NUM_PARITY, NUM_CALIBRATION = 512, 512
 LEAST_AGREEMENT = 0.9
@@ -82,9 +83,9 @@ def raise_refused(refused: Sequence[RefusedFile], out: Path) -> None:
     """
     if refused:
         reasons = " ".join(entry.sentence for entry in refused)
-        count = "1 file" if len(refused) == 1 else f"{len(refused)} files"
         raise ExportError(
-            f"{count} of those asked for cannot be delivered; all else lies in {out}. {reasons}"
+            f"{quantity(len(refused), 'requested file')} cannot be delivered; everything else is "
+            f"in {out}. {reasons}"
         )
 
 

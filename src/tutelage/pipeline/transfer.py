@@ -18,6 +18,7 @@ from tutelage.pipeline.training import Trained
 from tutelage.ranks import first
 from tutelage.teachers.module import state_fingerprint
 from tutelage.types import one_tensor
+from tutelage.wording import quantity
 
 PICTURES = "pictures.safetensors"
 
@@ -61,12 +62,13 @@ def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
         do=do,
         load=lambda: load_file(path),
         total=plan.num_images,
-        note=lambda _: f"{plan.num_images:,} pictures",
+        note=lambda _: quantity(plan.num_images, "image"),
     )
     kept = stage.run(listener)
     note = (
-        f"The students saw no training data: they learned from {plan.num_images:,} pictures that "
-        "were drawn out of the teacher, and the baseline from the classes that were asked for."
+        "The students saw no training data: they learned from "
+        f"{quantity(plan.num_images, 'image')} drawn from the teacher, and the baseline from the "
+        "classes requested for these."
     )
     splits = replace(job.splits, train=TensorSource(kept["pictures"], kept["labels"]))
     return replace(job.on(splits), notes=(*job.notes, note))

@@ -9,6 +9,7 @@ from tutelage.records import LatencyRow, ParityRow, QuantisedRow, RunRecord
 from tutelage.report.formatting import DASH, percent, significant, size, tiny
 from tutelage.report.networks import metric_cell, metric_interval, metric_label
 from tutelage.report.remarks import remarks
+from tutelage.wording import quantity
 
 ARMS = ("teacher", "baseline", "distilled")
 NOT_STATED = "not stated by whoever ran this"
@@ -60,9 +61,9 @@ def write_card(record: RunRecord, licences: Mapping[str, str], seed: int) -> str
 def _summary(record: RunRecord) -> str:
     student = record.recipe.get("student", {})
     return (
-        f"A network (`{_named(student)}`) that puts inputs into {len(record.class_names)} classes, "
-        f"taught by a larger one (`{_named(record.recipe.get('teacher', {}))}`). Made by Tutelage "
-        f"{record.version}."
+        f"A network (`{_named(student)}`) that puts inputs into "
+        f"{quantity(len(record.class_names), 'class')}, taught by a larger one "
+        f"(`{_named(record.recipe.get('teacher', {}))}`). Made by Tutelage {record.version}."
     )
 
 
@@ -85,7 +86,7 @@ def _quality(record: RunRecord) -> str:
             rows.append((arm, *cells, percent(found.retention)))
     heads = ("network", metric_label(record), "agreement, %", "ECE, %", "retention, %")
     table = _table(heads, rows)
-    samples = f"{record.teacher.selected.count:,} {record.judged_on} samples"
+    samples = quantity(record.teacher.selected.count, f"{record.judged_on} sample")
     return f"On {samples}, means over seeds:\n\n{table}"
 
 

@@ -8,6 +8,7 @@ from tutelage.records import CalibrationBin, LatencyRow, RunRecord
 from tutelage.report import formatting, networks
 from tutelage.report.curves import curve_charts
 from tutelage.report.figures import LONGEST_NAME, Chart, axis, colour, draw, marker, safe_text
+from tutelage.wording import quantity
 
 LOWEST_CLASSES = 20
 NUM_BINS = 10
@@ -66,8 +67,7 @@ def _better(record: RunRecord) -> str:
 
 
 def _conditions(row: LatencyRow) -> str:
-    threads = "1 thread" if row.threads == 1 else f"{row.threads} threads"
-    return f"{row.runtime}, batch {row.batch_size}, {threads}."
+    return f"{row.runtime}, batch {row.batch_size}, {quantity(row.threads, 'thread')}."
 
 
 def _cost_figure(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tutelage.records import LEADING, RunRecord, Verdict
 from tutelage.report import formatting, networks
+from tutelage.wording import quantity
 
 TONES = {"helped": "good", "hurt": "bad"}
 
@@ -88,8 +89,8 @@ def _place(record: RunRecord, verdict: Verdict) -> Interval | None:
             f"{_signed(record, verdict.difference)} {record.metric.unit.partition(' ')[0]}, "
             f"{formatting.percent(verdict.level, digits=0)} % interval "
             f"{_signed(record, verdict.low)} to {_signed(record, verdict.high)}, "
-            f"{verdict.num_seeds} {'seed' if verdict.num_seeds == 1 else 'seeds'}, "
-            f"{formatting.count(verdict.num_samples)} {record.judged_on} samples"
+            f"{quantity(verdict.num_seeds, 'seed')}, "
+            f"{quantity(verdict.num_samples, f'{record.judged_on} sample')}"
         ),
     )
 

@@ -8,6 +8,7 @@ from tutelage.records import MeasuredRow, Measurement, RunRecord, TrainingRecord
 from tutelage.report import formatting, networks
 from tutelage.report.figures import Chart, axis, colour, draw, marker, safe_text
 from tutelage.report.tables import Cell, Row, Table
+from tutelage.wording import quantity
 
 COLUMNS = ["p50, ms", "p95, ms", "samples a second", "energy, mJ a sample", "size", "peak memory"]
 COLUMNS += ["runtime"]
@@ -193,5 +194,4 @@ def _table(measurement: Measurement) -> Table:
 
 
 def _conditions(row: MeasuredRow) -> str:
-    threads = "1 thread" if row.threads == 1 else f"{row.threads} threads"
-    return f"batch {row.batch_size}, {threads}"
+    return f"batch {row.batch_size}, {quantity(row.threads, 'thread')}"

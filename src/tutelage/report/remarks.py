@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from tutelage.records import ParityRow, QuantisedRow, RunRecord
 from tutelage.report.formatting import is_noise, significant, size
+from tutelage.wording import quantity
 
 SETTINGS = (
     "try a temperature of 1 or 2, a higher task_weight (0.5) with a lower weight of the loss "
@@ -29,9 +30,9 @@ def remarks(record: RunRecord) -> list[str]:
 def few_samples_advice(count: int) -> str:
     """Advice for few training samples under mostly soft targets."""
     return (
-        f"{count} training samples are few, and the teacher's softened outputs weigh more than the "
-        "labels: this has hurt small students (9 points with 270 samples, temperature 4, weight "
-        f"0.9). If the verdict says so, {SETTINGS}"
+        f"There are only {quantity(count, 'training sample')}, and the teacher's softened outputs "
+        "weigh more than the labels: this has hurt small students (9 points with 270 samples, "
+        f"temperature 4, weight 0.9). If the verdict says so, {SETTINGS}"
     )
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from tutelage.records import Evaluation, LatencyRow, RunRecord, Summary, TrainingRecord
 from tutelage.report import formatting, networks
 from tutelage.report.formatting import Number, count, duration, number, percent, short_count, size
+from tutelage.wording import quantity
 
 PERCENT = "percent"
 NATS = "nats"
@@ -175,7 +176,7 @@ def _places(record: RunRecord) -> list[Place]:
 def _latency_rows(record: RunRecord, names: list[str], place: Place) -> list[Row]:
     here = [row for row in record.latencies if _place(row) == place]
     runtime, batch_size, threads = place
-    where = f"{runtime}, batch {batch_size}, {threads} {'thread' if threads == 1 else 'threads'}"
+    where = f"{runtime}, batch {batch_size}, {quantity(threads, 'thread')}"
     found = {"p50": {r.name: r.p50_ms for r in here}, "p95": {r.name: r.p95_ms for r in here}}
     return [
         _cost_row(

@@ -18,6 +18,7 @@ from tutelage.teachers.store import (
     verify,
 )
 from tutelage.types import Batch, Outputs, Signal
+from tutelage.wording import quantity
 
 MOST_CLASSES = 10**7
 
@@ -109,7 +110,7 @@ class CachedTeacher:
         if samples.min() < 0 or samples.max() >= key.num_samples or views.max() >= key.num_views:
             raise CacheError(
                 f"{self.folder}: asked for sample {samples.max()}, view {views.max()}; the cache "
-                f"holds {key.num_samples} samples of {key.num_views} views."
+                f"holds {quantity(key.num_samples, 'sample')} of {quantity(key.num_views, 'view')}."
             )
         shards = samples // self._per_shard
         items = (samples - shards * self._per_shard) * self._views + views

@@ -190,7 +190,7 @@ def finish_or_say(place: Place) -> Manifest:
     missing = missing_shards(notes)
     some = ", ".join(map(str, missing[:MOST_NAMED])) + (", ..." if missing[MOST_NAMED:] else "")
     raise CacheError(
-        f"{place}: {len(missing)} of {len(missing) + len(notes)} shards are missing ({some}). Run "
+        f"{place}: missing shards: {len(missing)} of {len(missing) + len(notes)} ({some}). Run "
         f"the parts that build them again: {_BUILD}."
     )
 

@@ -8,6 +8,7 @@ from tutelage.files import write_text
 from tutelage.report.figures import Axis, Chart, axis, colour, draw, safe_text
 from tutelage.report.page import render_page
 from tutelage.tune.records import TrialRow, Tuned
+from tutelage.wording import quantity
 
 SHOWN_SETTINGS = 6
 
@@ -42,18 +43,18 @@ def say_what_was_found(tuned: Tuned) -> str:
     best = tuned.trial(tuned.best)
     if not tuned.confirmed:
         return (
-            f"{len(tuned.front)} of {len(tuned.trials)} trials are beaten by no other in both "
-            f"{tuned.metric.title} and latency. The best reaches {tuned.text(best.score)} on the "
-            "validation data."
+            f"Pareto front of {tuned.metric.title} and latency: {len(tuned.front)} of "
+            f"{quantity(len(tuned.trials), 'trial')}. The best reaches {tuned.text(best.score)} on "
+            "the validation data."
         )
     found = {confirmed.number: confirmed for confirmed in tuned.confirmed}
-    seeds = len(found[tuned.best].scores)
+    seeds = quantity(len(found[tuned.best].scores), "seed")
     own = tuned.text(found[0].mean if 0 in found else None)
     if tuned.best == 0:
-        return f"No trial was better than the recipe as it stands ({own} over {seeds} seeds)."
+        return f"No trial was better than the recipe as it stands ({own} over {seeds})."
     return (
         f"Trial {tuned.best + 1} reaches {tuned.text(found[tuned.best].mean)} on the validation "
-        f"data over {seeds} seeds, the recipe as it stands {own}."
+        f"data over {seeds}, the recipe as it stands {own}."
     )
 
 

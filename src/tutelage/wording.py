@@ -1,0 +1,13 @@
+"""Counts in messages, with their noun in singular or plural."""
+
+
+def quantity(count: int, noun: str) -> str:
+    """A count with its noun, such as "1 image" or "2,000 images".
+
+    Args:
+        count: How many there are.
+        noun: The noun in the singular; its plural is regular.
+    """
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}es" if noun.endswith("s") else f"{count:,} {noun}s"
