@@ -28,10 +28,11 @@ from tutelage.data.loading import in_order
 from tutelage.deploy import export_onnx, measure_latency, open_session, quantise_onnx, run_session
 from tutelage.evidence import correct, judge, paired_interval
 from tutelage.files import write_text
+from tutelage.inputs.wrapping import NormalizedNetwork
 from tutelage.job import Job
 from tutelage.models.load import make_model
 from tutelage.pipeline import run_job
-from tutelage.pipeline.delivery import PixelNetwork, deliverable
+from tutelage.pipeline.delivery import deliverable
 from tutelage.pipeline.run import Finished
 from tutelage.pipeline.training import Trained
 
@@ -224,7 +225,7 @@ def leave_untrained(chosen: argparse.Namespace) -> None:
             network = make_model(
                 part.model, part.settings, num_classes=10, in_channels=1, image_size=SHAPE[-1]
             )
-            network = PixelNetwork(network, (0.13,), (0.31,)).eval()
+            network = NormalizedNetwork(network, ((0.13,), (0.31,)), num_axes=4).eval()
             export_onnx(network, pixels, export / f"{name}.onnx")
         files = (export / "student.onnx", export / "student.int8.onnx")
         quantise_onnx(*files, list(pixels.split(64)), "minmax")
