@@ -170,7 +170,7 @@ def test_speeds_of_untrained_students_need_no_data(place, capsys):
     words = ["mnist", "--untrained", "--again", "1", "--seconds", "0.1", "--sizes", "8", "4"]
     threads = torch.get_num_threads()
     try:
-        assert run_script(BENCHMARKS / "bytes_curve.py", words) == 0
+        assert run_script(BENCHMARKS / "bytes_curve.py", *words) == 0
     finally:
         torch.set_num_threads(threads)
     assert "| 4 |" in capsys.readouterr().out
