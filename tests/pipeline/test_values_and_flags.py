@@ -225,3 +225,16 @@ def test_labels_of_items_are_read_as_values() -> None:
     found = tutelage.distill(Knowing(), _net(1), items, task="regression", epochs=1)
     assert found.record.teacher.selected.values["mae"] == pytest.approx(0, abs=0.01)
     assert Path(found.out).is_dir()
+
+
+def test_the_report_shows_values_and_labels_in_words(priced, flagged, tmp_path) -> None:
+    page = priced.report(tmp_path / "report.html").read_text()
+    assert "What the networks give for real samples" in page
+    worst = [sample for sample in priced.record.shown if sample.is_worst]
+    assert len(worst) == 4
+    assert worst[0].outputs["distilled"] in page
+    assert float(worst[0].label) == pytest.approx(float(worst[0].outputs["teacher"]))
+    (first, *_) = flagged.record.shown
+    assert all(
+        part.endswith("%") for part in first.outputs["teacher"].split(", ") if part != "none"
+    )

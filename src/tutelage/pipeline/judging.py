@@ -12,7 +12,14 @@ from tutelage.evidence import CHOICES, judge, summarise
 from tutelage.job import Job
 from tutelage.metrics import confusions
 from tutelage.pipeline.training import Trained
-from tutelage.records import Confusion, SoftTargetSample, Summary, TrainingRecord, Verdict
+from tutelage.records import (
+    Confusion,
+    ShownSample,
+    SoftTargetSample,
+    Summary,
+    TrainingRecord,
+    Verdict,
+)
 from tutelage.tasks import Predictions, Task
 from tutelage.tasks.predicting import predict_data
 from tutelage.types import HiddenStates
@@ -30,6 +37,7 @@ class Judged:
     summaries: list[Summary]
     verdicts: dict[str, Verdict]
     samples: list[SoftTargetSample]
+    shown: list[ShownSample]
     confusion: Confusion | None
 
 
@@ -65,6 +73,7 @@ def judge_stage(
     teacher_record = _record(task, teacher_said, None)
     said = [_ask(job, trained, device) for trained in arms]
     records = [_record(task, one, teacher_said.selected) for one in said]
+    of_seed = [one for one in said if one.trained.seed == shown]
     by_arm = {
         name: [one for one in said if one.trained.arm == name]
         for name in dict.fromkeys(trained.arm for trained in arms)
@@ -74,7 +83,8 @@ def judge_stage(
         arms=records,
         summaries=_summaries(job, teacher_record, records, list(by_arm)),
         verdicts=_verdicts(task, by_arm, judged_on(job.splits)),
-        samples=_samples(job, teacher_said, [one for one in said if one.trained.seed == shown]),
+        samples=_samples(job, teacher_said, of_seed),
+        shown=_shown(job, teacher_said, of_seed),
         confusion=_confusion(said, records, shown),
     )
 
@@ -165,6 +175,34 @@ def _samples(job: Job, teacher: _Said, arms: Sequence[_Said]) -> list[SoftTarget
                 picture_png=reader.inputs.picture_png(reader.inputs.export_inputs(batch.inputs)),
                 logits={name: rows[number].tolist() for name, rows in logits.items()},
                 text=_text(reader.source, sample_id, _word(job.task, teacher.selected, number)),
+            )
+        )
+    return samples
+
+
+def _shown(job: Job, teacher: _Said, arms: Sequence[_Said]) -> list[ShownSample]:
+    """Test samples with outputs in words: half where the student errs most, half from anywhere."""
+    task, names = job.task, job.splits.class_names
+    students = [one.selected for one in arms if one.trained.arm == "distilled"]
+    labels = teacher.selected.labels
+    if not students or not task.say_label(labels[0], names):
+        return []
+    worst = task.scores(students[0]).argsort()[: NUM_SAMPLES // 2].tolist()
+    spread = torch.linspace(0, len(labels) - 1, NUM_SAMPLES // 2).long().tolist()
+    networks = {"teacher": teacher} | {one.trained.arm: one for one in arms}
+    reader = job.test_reader
+    samples = []
+    for number in dict.fromkeys([*worst, *spread]):
+        batch = reader[torch.tensor([number]), torch.tensor([0])]
+        rows = {name: one.selected.logits[number] for name, one in networks.items()}
+        samples.append(
+            ShownSample(
+                sample_id=number,
+                label=task.say_label(labels[number], names),
+                outputs={name: task.say(row, names) for name, row in rows.items()},
+                is_worst=number in worst,
+                picture_png=reader.inputs.picture_png(reader.inputs.export_inputs(batch.inputs)),
+                text=_text(reader.source, number, None),
             )
         )
     return samples

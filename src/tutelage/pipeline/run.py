@@ -398,6 +398,7 @@ def _record(
         quantised=costs.quantised,
         measurements=load_measurements(job.out),
         samples=judged.samples,
+        shown=judged.shown,
         cache=cache,
         notes=[*job.notes, *overlap_note(splits), *notes],
         seconds=seconds,

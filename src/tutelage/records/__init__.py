@@ -42,6 +42,7 @@ __all__ = [
     "QuantisedRow",
     "RefusedFile",
     "RunRecord",
+    "ShownSample",
     "SizeRow",
     "SoftTargetSample",
     "Summary",
@@ -338,6 +339,27 @@ class SoftTargetSample:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownSample:
+    """One test sample with every network's output in words, for tasks without soft targets.
+
+    Attributes:
+        sample_id: Position in the test data.
+        label: The label in words.
+        outputs: Network name ("teacher", "baseline", "distilled") to its output in words.
+        is_worst: Whether it was chosen for the student's error.
+        picture_png: The image as a base64 PNG, or None for other inputs.
+        text: The text, or None for other inputs.
+    """
+
+    sample_id: int
+    label: str
+    outputs: Mapping[str, str]
+    is_worst: bool
+    picture_png: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TextFileRow:
     """A language model's student as one file, against PyTorch on the same test text.
 
@@ -472,6 +494,7 @@ class RunRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     metric: Metric = ACCURACY
     metrics: list[Metric] = field(default_factory=list)
+    shown: list[ShownSample] = field(default_factory=list)
     text_files: list[TextFileRow] = field(default_factory=list)
     written: list[WrittenText] = field(default_factory=list)
     machine: str = ""

@@ -84,6 +84,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "num_seeds": max(len(networks.trainings(record, arm)) for arm in networks.ARMS[1:]),
         "charts": charts,
         "cards": cards,
+        "shown": soft_targets.without_bad_pictures(record),
         "slider": soft_targets.make_slider(record.temperature),
         "recipe": recipe_text.write_recipe(record.recipe),
         "format": formatting,
@@ -117,6 +118,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     sections = [
         ("side-by-side", "Side by side", True),
         ("soft-targets", "Soft targets", content["cards"]),
+        ("shown", "Samples", content["shown"]),
         ("written", "How they go on", content["record"].written),
         ("curves", "Learning curves", charts["curves"]),
         ("costs", f"{title} against cost", charts["costs"]),

@@ -1,9 +1,9 @@
 """The samples with soft targets on the page, and the classes that get a bar."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tutelage.records import RunRecord, SoftTargetSample
+from tutelage.records import RunRecord, ShownSample, SoftTargetSample
 from tutelage.report import networks
 
 MOST_BARS = 12
@@ -62,6 +62,14 @@ def make_slider(temperature: float) -> Slider:
 def make_cards(record: RunRecord) -> list[Card]:
     """One card per sample."""
     return [_make_card(record, sample) for sample in record.samples if sample.logits]
+
+
+def without_bad_pictures(record: RunRecord) -> list[ShownSample]:
+    """The samples with outputs in words, without pictures that are no base64."""
+    return [
+        sample if BASE64.fullmatch(sample.picture_png or "") else replace(sample, picture_png=None)
+        for sample in record.shown
+    ]
 
 
 def _make_card(record: RunRecord, sample: SoftTargetSample) -> Card:

@@ -231,6 +231,19 @@ class Task(ABC):
         """
         return log_mean_probabilities(scores, log_weights)
 
+    def say(self, scores: Float[Tensor, " width"], names: Sequence[str]) -> str:  # noqa: ARG002
+        """A network's output for one sample in words; empty where soft targets show it.
+
+        Args:
+            scores: As networks give them.
+            names: Names of the classes, labels or values.
+        """
+        return ""
+
+    def say_label(self, label: Shaped[Tensor, "..."], names: Sequence[str]) -> str:  # noqa: ARG002
+        """The label of one sample in words; empty where `say` is."""
+        return ""
+
     def agreement(
         self, expected: Float[Tensor, "items width"], given: Float[Tensor, "items width"]
     ) -> float:

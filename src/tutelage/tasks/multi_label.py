@@ -1,6 +1,6 @@
 """Multi-label and yes/no classification: one sigmoid per label."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -14,6 +14,7 @@ from tutelage.losses import BinaryCrossEntropy, BinaryKD
 from tutelage.losses.divergences import (
     binary_cross_entropy_per_item,
     binary_kl_per_item,
+    log_yes,
     logit_of_mean_yes,
 )
 from tutelage.measures import Measure
@@ -21,6 +22,8 @@ from tutelage.objective import Loss
 from tutelage.records import Evaluation
 from tutelage.tasks.base import Predictions, Task
 from tutelage.types import Signal
+
+HALF, NONE = 0.5, "none"
 
 
 @final
@@ -91,6 +94,17 @@ class MultiLabel(Task):
     ) -> float:
         """Share of equal decisions, at a probability of 50 %."""
         return float(((given > 0) == (expected > 0)).double().mean())
+
+    def say(self, scores: Float[Tensor, " width"], names: Sequence[str]) -> str:
+        """The labels that are likelier than not, with their probabilities."""
+        likely = log_yes(scores).exp().tolist()
+        pairs = sorted(zip(likely, names, strict=True), reverse=True)
+        return ", ".join(f"{name} {share:.0%}" for share, name in pairs if share > HALF) or NONE
+
+    def say_label(self, label: Shaped[Tensor, "..."], names: Sequence[str]) -> str:
+        """The labels that are there."""
+        pairs = zip(label.tolist(), names, strict=True)
+        return ", ".join(name for is_there, name in pairs if is_there) or NONE
 
     def mean_of(
         self, scores: Float[Tensor, "members rows width"], log_weights: Float[Tensor, " members"]

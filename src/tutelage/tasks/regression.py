@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -108,6 +108,10 @@ class ValueTask(Task):
         constant = labels.mean(dim=0, keepdim=True).expand_as(labels)
         return self.measures[self.leading].value(self.as_sure(constant), labels)
 
+    def say_label(self, label: Shaped[Tensor, "..."], names: Sequence[str]) -> str:
+        """The values with their names."""
+        return _listed(names, [f"{float(value):.4g}" for value in label])
+
     @abstractmethod
     def as_sure(self, values: Float[Tensor, "items values"]) -> Float[Tensor, "items width"]:
         """Predictions equal to the values, with the labels' overall variance."""
@@ -164,6 +168,10 @@ class Regression(ValueTask):
     ) -> Float[Tensor, "rows width"]:
         """The mean of the values."""
         return (scores * log_weights.exp()[:, None, None]).sum(dim=0)
+
+    def say(self, scores: Float[Tensor, " width"], names: Sequence[str]) -> str:
+        """The values with their names."""
+        return self.say_label(scores, names)
 
     def task_loss(self) -> Loss:
         """The mean squared error."""
@@ -227,6 +235,12 @@ class GaussianRegression(ValueTask):
         variance = (weights * (logs.exp() + (means - mean).square())).sum(dim=0)
         return torch.cat([mean, variance.log()], dim=-1)
 
+    def say(self, scores: Float[Tensor, " width"], names: Sequence[str]) -> str:
+        """The values with their names and standard deviations."""
+        means, logs = scores.chunk(2)
+        pairs = zip(means.tolist(), (logs / 2).exp().tolist(), strict=True)
+        return _listed(names, [f"{mean:.4g} \N{PLUS-MINUS SIGN} {std:.2g}" for mean, std in pairs])
+
     def task_loss(self) -> Loss:
         """The negative log-likelihood."""
         return GaussianNLL()
@@ -242,3 +256,10 @@ class GaussianRegression(ValueTask):
         surprise = 0.5 * (logs + (means - labels).square() / logs.exp() + math.log(2 * math.pi))
         value = self.measures[self.leading].value(said.logits, said.labels)
         return value, float(surprise.mean())
+
+
+def _listed(names: Sequence[str], values: Sequence[str]) -> str:
+    """Values with their names; a single one alone."""
+    if len(values) == 1:
+        return values[0]
+    return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
