@@ -18,6 +18,7 @@ import pytest
 from programs import load_script
 from shown import PAGES, ROOT, Shown, commands_of
 from test_recipes import NETS, write_pictures
+from texts import snippets, write_csv
 
 from tests.data.test_cifar import write_set
 from tutelage.bench import comparison, hinton
@@ -74,6 +75,7 @@ def place(home, tmp_path, monkeypatch) -> Path:
     for folder in ("path/to/folder", "photos", "data/images"):
         write_pictures(tmp_path / folder)
     write_set(tmp_path / "path/to/cifar-100-binary")
+    write_csv(tmp_path / "reviews.csv", snippets(60), header="review,rating")
     (tmp_path / "nets.py").write_text(NETS)
     template = shipped_recipes()["template"].read_text(encoding="utf-8")
     (tmp_path / "mine.yaml").write_text(template)
