@@ -115,7 +115,7 @@ def one_line(error: BaseException | str, *, limit: int = 300) -> str:
     """First meaningful line of an error's text, without terminal colours.
 
     Args:
-        error: Of another library, or its text.
+        error: Error of another library, or its text.
         limit: Most characters.
     """
     plain = _COLOURS.sub("", str(error))

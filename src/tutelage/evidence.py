@@ -141,7 +141,7 @@ def half_width(
     differs, as far as `scale`: no interval is of zero width.
 
     Args:
-        found: Of the paired differences; two samples at least.
+        found: Components of the paired differences, from two samples or more.
         level: Confidence level.
         scale: How far a sample may differ where none does.
 

@@ -15,7 +15,7 @@ def run_isolated(script: Path, arguments: Sequence[str]) -> subprocess.Completed
 
     Args:
         script: The file.
-        arguments: Of its command line; paths among them are absolute.
+        arguments: Arguments of its command line; paths among them are absolute.
 
     Returns:
         What it printed, and its exit status.

@@ -36,12 +36,13 @@ class TeacherPlan:
         make: Makes the network; weights, if any are given, are in it.
         train: How to train it on the labels here; None takes it as it is.
         views: What it sees while it is trained.
-        seed: Of its initial weights and training.
+        seed: Seed of its initial weights and training.
         norm: Mean and std that it expects, if other than the data's.
         image_size: Height and width that it expects, if other than the data's.
         weight: Among several teachers, of its probabilities in their mean.
         shard: Whether several processes hold a piece each of it while it teaches live.
-        precision: Of its forward while it teaches, "float32" or "bf16"; the same for all teachers.
+        precision: Precision of the teacher's forward pass, "float32" or "bf16"; the same for all
+            teachers.
         head_epochs: Epochs of a newly drawn head alone, before the whole network is trained.
         class_names: In the order of its logits; None takes what it brings, or the data's.
     """
@@ -65,7 +66,7 @@ class MeasureSettings:
 
     Attributes:
         batch_sizes: Latency is measured at each.
-        threads: Of the runtime.
+        threads: Number of threads of the runtime.
         seconds: Time for all latencies together.
         int8: How an eight-bit file of the student is made: "minmax", "percentile" or "dynamic";
             None makes none.
@@ -84,7 +85,7 @@ class TransferPlan:
     Attributes:
         num_images: How many.
         settings: How they are made.
-        seed: Of the noise that they begin as.
+        seed: Random seed of the initial noise.
     """
 
     num_images: int
@@ -120,7 +121,7 @@ class Job:
     """Everything that a run needs.
 
     Attributes:
-        name: Of the run.
+        name: Name of the run.
         out: The run folder.
         problem: What is to be learned: data and task.
         teacher: Where the teacher comes from.
@@ -134,14 +135,14 @@ class Job:
         views: What students and teacher see.
         seeds: One pair of trainings each.
         has_baseline: Whether the baseline is trained.
-        codec: Of the teacher cache; None teaches live.
+        codec: Codec of the teacher cache; None teaches live.
         cache_path: Where the teacher cache lies, a folder or an address with `://`; None puts it
             into the run folder.
         measure: Export and timing; None leaves both out.
         budget: What the student may need; None allows anything.
         export: What the student is delivered as.
         has_report: Whether report.html is written at the end.
-        recipe: As resolved, for the record.
+        recipe: The resolved recipe, for the record.
         own_files: Python files that networks come from, of which the run folder keeps copies.
         command: What repeats the run.
         notes: What a reader of the report must know of the set-up.
@@ -307,7 +308,7 @@ class Job:
 
         Args:
             plan: The teacher's.
-            member: As `new_member` makes it.
+            member: A teacher from `new_member`.
         """
         names = None if plan.train else origin_of(inside_of(member)[0]).class_names
         if names is None or not self._by_number(plan, names):

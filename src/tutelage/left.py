@@ -43,7 +43,7 @@ def check_left(out: Path, record: RunRecord, files: Iterable[Path]) -> None:
     Args:
         out: The run folder.
         record: Its results.
-        files: Of its stages.
+        files: Files of its stages.
 
     Raises:
         RunFolderError: One is another file, or none.

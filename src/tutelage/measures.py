@@ -169,8 +169,8 @@ def pseudo_values(
 
     Args:
         metric: Says whether more is better.
-        whole: Of all samples.
-        without: Of all but each.
+        whole: Value of all samples.
+        without: Values without each sample in turn.
 
     Source:
         Tukey 1958, "Bias and confidence in not quite large samples"; Efron & Tibshirani 1993,

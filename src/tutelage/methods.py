@@ -21,8 +21,8 @@ class Setting:
     """One argument of a loss.
 
     Attributes:
-        name: As in a recipe.
-        default: As Python writes it; None where the argument must be given.
+        name: Name as in a recipe.
+        default: Default as Python source; None where the argument must be given.
         meaning: What it is, with usual values.
     """
 
@@ -36,7 +36,7 @@ class Method:
     """One loss of the catalogue.
 
     Attributes:
-        name: As in a recipe.
+        name: Name as in a recipe.
         family: labels, logit, feature, relational, transformer, embedding, language or unaided.
         summary: What it is, in a line.
         advice: When to use it and when not.

@@ -89,7 +89,7 @@ def evaluate_classes(
     """All metrics of one network's logits on a data set.
 
     Args:
-        logits: Of the network.
+        logits: Logits of the network.
         labels: Ground truth.
         teacher_logits: On the same samples; None for the teacher itself.
     """

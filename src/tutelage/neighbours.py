@@ -18,7 +18,7 @@ def rank_correlations(
 
     Args:
         vectors: At least three rows.
-        wanted: Of the same samples; the width may differ.
+        wanted: Vectors of the same samples; the width may differ.
 
     Returns:
         One number a sample, -1 to 1. Of more than 2,049 samples the first 2,048 are the others.
@@ -40,7 +40,7 @@ def jackknife_values(
 
     Args:
         vectors: At least four rows.
-        wanted: Of the same samples; the width may differ.
+        wanted: Vectors of the same samples; the width may differ.
 
     Returns:
         One number a sample; their mean is that of `rank_correlations`.

@@ -69,7 +69,7 @@ class DryRun:
     Attributes:
         student: Outputs of a copy of the student, without gradient.
         teacher: Outputs for the same views; None without a teacher.
-        num_samples: Of the training data.
+        num_samples: Number of training samples.
         teacher_part: Gives a frozen copy of a part of the teacher's network by its name; None
             where the teacher is no live network.
         run: Calls another network as the student is called, for losses that bring one.

@@ -29,7 +29,7 @@ def cache_dir(name: str) -> Path:
     """A data set's folder in the user's cache, into which scripts/get-data writes.
 
     Args:
-        name: Of the data set, as in a recipe.
+        name: Name of the data set, as in a recipe.
     """
     return user_cache() / "datasets" / name
 
@@ -58,7 +58,7 @@ def hub_asked_once(name: str | Path) -> Iterator[None]:
     they ask it again for a minute first, with a line of their own each time.
 
     Args:
-        name: As in a recipe; a place on this machine asks no hub.
+        name: Name as in a recipe; a place on this machine asks no hub.
     """
     constants = None if find_place(name) else _hub_constants()
     if (

@@ -34,7 +34,7 @@ class Ranks:
 
     Attributes:
         number: From 0; the first one writes files and prints.
-        count: Of all processes, on all machines.
+        count: Number of processes on all machines.
     """
 
     number: int = 0
@@ -54,7 +54,7 @@ class Ranks:
         """This process's rows of a batch.
 
         Args:
-            rows: Of the whole batch.
+            rows: Number of rows of the whole batch.
 
         Returns:
             The rows to read, and which of them count (None: all). Where there are fewer than two

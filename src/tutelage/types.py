@@ -260,8 +260,8 @@ class HiddenStates:
 
     Attributes:
         values: Hidden states after the last layer.
-        weight: Of the head; it may be the embedding's own.
-        bias: Of the head, or None.
+        weight: Weight of the head; it may be the embedding's own.
+        bias: Bias of the head, or None.
         cap: Bound that the logits approach but never reach, as cap * tanh(product / cap) does
             (Gemma 2); None leaves the product as it is.
     """

@@ -26,7 +26,7 @@ class Untouched:
         """Refuse a loss that wrote into any of them, because other terms would read the change.
 
         Args:
-            name: Of the loss's term, for the message.
+            name: Name of the loss's term, for the message.
 
         Raises:
             ConfigError: It did.

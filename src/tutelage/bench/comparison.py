@@ -54,10 +54,10 @@ def compare(
     """Tune and train every method; finished trainings are not repeated.
 
     Args:
-        name: Of the suite.
+        name: Name of the suite.
         out: The folder of all suites; this one's trainings lie below `NAME/LENGTH`.
         length: `short` or `full`.
-        num_seeds: Of the trainings that are reported.
+        num_seeds: Number of seeds of the trainings that are reported.
         methods: Which to compare; the baseline and plain KD are always there. Empty: all.
         data: Where the data lie; None searches the usual places.
         listener: Told of every stage and step.

@@ -58,7 +58,7 @@ def costs_against(
         task: How it is called.
         teacher: With all layers that any of the objectives looks at; it is asked once.
         batch: The samples of every step.
-        num_samples: Of the training data.
+        num_samples: Number of training samples.
     """
 
     def stepper(name: str) -> Callable[[], object]:

@@ -56,10 +56,12 @@ def reproduce_hinton_mnist(
 
     Args:
         out: The folder of all trainings; results.json and table.md lie in it.
-        num_seeds: Of every student row.
+        num_seeds: Number of seeds of every student row.
         effort: Multiplies every number of epochs; below 1 for a trial.
-        precision: Of all trainings: "float32", or "bf16" where the processor is faster with it.
-        teacher_epochs: Of the section's teacher, 300 if not given; fewer have it tell more.
+        precision: Precision of all trainings: "float32", or "bf16" where the processor is faster
+            with it.
+        teacher_epochs: Number of epochs of the section's teacher, 300 if not given; fewer have it
+            tell more.
         only: Parts of the table; all if empty.
         listener: Told of every stage and step.
 

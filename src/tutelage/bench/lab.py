@@ -63,7 +63,7 @@ class Kept(ViewPolicy):
     """The views of another policy, each computed once and kept in memory.
 
     Args:
-        policy: Of images of whole numbers.
+        policy: A view policy of images with whole numbers.
         num_samples: Numbers of samples are below this.
     """
 
@@ -97,7 +97,7 @@ class TeacherOfPart:
     """A teacher of a whole data set, used for a subset with its own numbering.
 
     Args:
-        teacher: Of the whole.
+        teacher: Teacher of the whole data set.
         ids: The part's numbers in the whole.
     """
 
@@ -154,13 +154,13 @@ class Lab:
         """Train a network, or load it if this very training is done.
 
         Args:
-            name: Of the arm, and of its folder.
-            seed: Of initial weights, order and views.
+            name: Name of the arm, and of its folder.
+            seed: Seed of initial weights, order and views.
             make: Makes the network.
             objective: What it minimises.
             settings: How.
             views: What it sees.
-            teacher: Of the whole training data.
+            teacher: Teacher of the whole training data.
             part: Numbers of the training samples to use; None uses all.
         """
         source: Source = self.splits.train

@@ -59,7 +59,8 @@ class Standing:
         over_baseline: Difference of accuracy to the baseline with its interval; None for itself.
         over_kd: The same to plain KD; None for the baseline and for KD.
         seconds: Training time of all its settings and seeds, as first measured.
-        parameters: Of the student that it trains and delivers; None where it is not recorded.
+        parameters: Number of parameters of the student that it trains and delivers; None where it
+            is not recorded.
     """
 
     method: str
@@ -86,20 +87,20 @@ class Leaderboard:
         title: For people.
         length: Name of the students' budget.
         command: What repeats it.
-        version: Of Tutelage.
+        version: Version of Tutelage.
         environment: Versions and machine.
         date: When the last of it was measured.
         num_seeds: Trainings of each method with its best settings.
         num_train: Samples that students learn from.
         num_valid: Samples that settings are chosen on.
         num_test: Samples that the numbers are of.
-        epochs: Of each student.
-        batch_size: Of each step.
+        epochs: Epochs of each student.
+        batch_size: Batch size of each step.
         optimizer: In words.
         views: What students see.
         grid_size: Settings tried of each method.
-        teacher_parameters: Of the teacher.
-        student_parameters: Of a student.
+        teacher_parameters: Number of parameters of the teacher.
+        student_parameters: Number of parameters of a student.
         teacher: On the test data.
         standings: One a method, as far as measured.
         costs: By method; measured last.

@@ -44,7 +44,7 @@ class Row:
 
     Attributes:
         name: What was trained and how it was judged.
-        unit: Of both numbers.
+        unit: Unit of both numbers.
         paper: The paper's number, in its own words; empty where the paper has none.
         ours: What was measured.
         note: What a reader must know to compare the two.
@@ -62,11 +62,11 @@ class Reproduction:
     """A reproduced table.
 
     Attributes:
-        title: Of the table.
+        title: Title of the table.
         source: The paper.
         command: What repeats it.
-        version: Of Tutelage.
-        rows: As far as they were measured.
+        version: Version of Tutelage.
+        rows: The rows measured so far.
         seconds: Training time of each part, as first measured.
         environment: Versions and machine.
     """

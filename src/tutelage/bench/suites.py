@@ -47,7 +47,7 @@ class Length:
 
     Attributes:
         epochs: Passes over its training samples.
-        samples: Of the training data, drawn at random; None takes all.
+        samples: Number of training samples, drawn at random; None takes all.
         views: What it sees of them.
     """
 
@@ -61,7 +61,7 @@ class Suite:
     """One comparison of all methods.
 
     Attributes:
-        title: Of its page.
+        title: Title of its page.
         load: Reads the data, from a path if one is given.
         teacher_name: Names the teacher's folder; suites with the same teacher share it.
         teacher: Makes the teacher.

@@ -81,7 +81,7 @@ class BuiltinData(Strict):
         kind: digits, mnist, fashion_mnist or cifar100.
         path: Where to look first (all but digits).
         valid_fraction: Share of the training data held out for model selection.
-        seed: Of the splits.
+        seed: Random seed of the splits.
     """
 
     kind: Literal["digits", "mnist", "fashion_mnist", "cifar100"]
@@ -102,8 +102,8 @@ class ImageData(Strict):
         valid_fraction: Share held out for model selection, where there is no valid/.
         test_fraction: Share held out for the reported numbers, where there is no test/.
         mean: Per channel; ImageNet's if not given.
-        std: As mean.
-        seed: Of the splits.
+        std: Standard deviations, in the form of `mean`.
+        seed: Random seed of the splits.
     """
 
     kind: Literal["images"]
@@ -128,13 +128,13 @@ class CorpusData(Strict):
             one on the hub.
         tokenizer: A Hugging Face folder or name; the teacher's if not given.
         block: Tokens of a sample.
-        train_tokens: Of training; all that is left if not given.
+        train_tokens: Tokens of the training data; all that is left if not given.
         valid_tokens: Held out for model selection.
         test_tokens: Held out for the reported numbers.
         is_packed: Documents one after another in blocks, with an end sign between; false makes
             each a sample, cut to the block's length and filled up, which cannot be cached.
         text: Field of a .jsonl line, or column of a table, that holds the document.
-        seed: Of the order of documents.
+        seed: Random seed of the order of documents.
     """
 
     kind: Literal["corpus"]
@@ -157,9 +157,9 @@ class ArrayData(Strict):
         path: A folder with train/, test/ and, for model selection, valid/ inside; each holds
             inputs.npy (float32, float16, float64 or uint8, one row a sample) and labels.npy: class
             numbers; for regression numbers, for multi_label 0 and 1, one or one row a sample.
-        num_classes: Of classes; one more than the highest training label if not given.
+        num_classes: Number of classes; one more than the highest training label if not given.
         mean: Per channel, of inputs scaled to 0..1; none if not given.
-        std: As mean.
+        std: Standard deviations, in the form of `mean`.
     """
 
     kind: Literal["arrays"]
@@ -178,17 +178,17 @@ class TextData(Strict):
             labels are needed); a folder with files or folders named train, valid and test; a
             folder with one subfolder of .txt files a class; a folder that `datasets` saved, or a
             name on its hub.
-        text_column: Of the texts; for token_classification, of their words.
-        label_column: Of the labels: classes, numbers, or 0 and 1, as the task has them; a list of
-            columns for several values or yes-or-no labels; for token_classification, of the words'
-            classes; null for embedding, which learns from the texts alone.
+        text_column: Column of the texts; for token_classification, of their words.
+        label_column: Column of the labels: classes, numbers, or 0 and 1, as the task has them; a
+            list of columns for several values or yes-or-no labels; for token_classification, of the
+            words' classes; null for embedding, which learns from the texts alone.
         tokenizer: A folder, a tokenizer.json, or a name on the hub; the teacher's if not given.
         max_length: Tokens of a text; what is longer is cut, counted and said.
         transfer: More texts, without labels: students learn from what the teacher says of them.
-        transfer_column: Of their texts.
+        transfer_column: Column of their texts.
         valid_fraction: Share held out for model selection, where there is no valid part.
         test_fraction: Share held out for the reported numbers, where there is no test part.
-        seed: Of the parts held out.
+        seed: Random seed of the held-out parts.
     """
 
     kind: Literal["text"]
@@ -273,12 +273,12 @@ class TeacherTraining(Strict):
 
     Attributes:
         train: Length, batches, precision.
-        optimizer: Of the teacher.
-        schedule: Of the teacher.
+        optimizer: Optimizer of the teacher.
+        schedule: Schedule of the teacher.
         views: Augmentation of this training; the recipe's views if not given.
-        head_epochs: Of a newly drawn head alone, before the whole network is trained: the body is
+        head_epochs: Epochs of a new head alone, before the whole network is trained: the body is
             frozen meanwhile.
-        seed: Of its initial weights, its order of data and its views.
+        seed: Seed of its initial weights, its order of data and its views.
     """
 
     train: Train = Train()
@@ -298,11 +298,11 @@ class Teacher(Network):
             are matched to the data's by name. Null takes those that its folder or checkpoint names.
         weight: Among several teachers, of its probabilities in their mean.
         mean: Normalisation that it expects, where it is not the data's.
-        std: As mean.
+        std: Standard deviations, in the form of `mean`.
         image_size: Size that it expects, where it is not the data's.
         shard: Whether several processes hold a piece each of it; it teaches live then.
-        precision: Of its forward while it teaches, live or into a cache; bf16 is faster where the
-            processor knows it. Several teachers answer together, so all need the same.
+        precision: Precision of the teacher's forward pass, live or into a cache; bf16 is faster
+            where the processor knows it. Several teachers answer together, so all need the same.
     """
 
     training: TeacherTraining | None = None
@@ -362,10 +362,10 @@ class Transfer(Strict):
         steps: Updates of each batch of pictures.
         lr: 0.003 for a generator and 0.1 for pixels if not given.
         batch_size: Pictures that are made together.
-        statistics_weight: Of the distance to the batch norms' statistics.
-        variation_weight: Of the total variation.
-        size_weight: Of the mean squared pixel.
-        seed: Of the noise that they begin as.
+        statistics_weight: Weight of the distance to the batch norms' statistics.
+        variation_weight: Weight of the total variation.
+        size_weight: Weight of the mean squared pixel.
+        seed: Random seed of the initial noise.
     """
 
     kind: Literal["generator", "pixels"] = "generator"
@@ -383,10 +383,10 @@ class OnPolicy(Strict):
     """Share of a language model's training text that a network writes; see `WritingSettings`.
 
     Attributes:
-        share: Of the batches whose text is written.
+        share: Share of batches whose text is generated.
         writer: Who writes: student (on-policy), or teacher (sequence-level distillation).
         prompt_tokens: Tokens of each block that are read before it is written on.
-        sampling_temperature: Of the writing.
+        sampling_temperature: Sampling temperature of the generation.
     """
 
     share: float = Field(default=0.5, gt=0, le=1)
@@ -415,7 +415,7 @@ class Measure(Strict):
 
     Attributes:
         batch_sizes: Latency is measured at each.
-        threads: Of the runtime.
+        threads: Number of threads of the runtime.
         seconds: Time for all of it.
         int8: An eight-bit file of the student too, measured against the float one; null for none.
     """
@@ -431,8 +431,8 @@ class Finetune(Strict):
 
     Attributes:
         train: Length, batches, precision.
-        optimizer: As a rule with a tenth of the student's learning rate.
-        schedule: Of the learning rate.
+        optimizer: Settings of the optimizer, usually with a tenth of the student's learning rate.
+        schedule: Schedule of the learning rate.
     """
 
     train: Train = Train(epochs=4)
@@ -449,8 +449,8 @@ class Export(Strict):
         int8: Ways to eight bits, each of every target that has it; that of `measure.int8` is the
             first.
         finetune: Train the student on for the first of these ways; null leaves it out.
-        licences: Of student, teacher and data, for the model card; what you state and nothing
-            more.
+        licences: Licences of student, teacher and data, for the model card; what you state and
+            nothing more.
     """
 
     targets: tuple[str, ...] | None = None
@@ -477,8 +477,8 @@ class Recipe(Strict):
         transfer: Pictures drawn out of the teacher, which the students see instead of the training
             data; null leaves those.
         train: How students are trained.
-        optimizer: Of the students.
-        schedule: Of the students.
+        optimizer: Optimizer of the students.
+        schedule: Schedule of the students.
         seeds: One pair of trainings each.
         baseline: Whether the baseline is trained.
         on_policy: Text that a language model writes while it learns; null reads all of it.

@@ -107,7 +107,7 @@ def load_arrays(
         num_classes: One more than the highest label of the training data if not given; labels that
             are values or flags tell it themselves.
         mean: Per channel, of inputs scaled to 0..1; None leaves inputs as they come.
-        std: As mean.
+        std: Standard deviations, in the form of `mean`.
         kind: What labels are.
 
     Raises:

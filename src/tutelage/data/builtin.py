@@ -37,13 +37,13 @@ class _Kind:
     """Differences between data sets of four IDX files.
 
     Attributes:
-        name: As in a recipe, and the folder's name in the user's cache.
+        name: Name as in a recipe, and the folder's name in the user's cache.
         folders: Names that its folder goes by inside a folder of data sets.
-        system_package: Of Debian, for the message; empty if there is none.
+        system_package: Name of the Debian package, for the message; empty if there is none.
         torchvision_class: The class that downloads it.
         class_names: In the order of the labels.
-        mean: Of the training pictures, scaled to 0..1.
-        std: As mean.
+        mean: Mean of the training pictures, scaled to 0..1.
+        std: Standard deviations, in the form of `mean`.
         train_labels_sha256: Of the official training labels, to tell the data sets apart.
     """
 

@@ -37,7 +37,7 @@ def plain(cell: Any, place: str) -> str | float | None:
     """A cell as text, number, or None where nothing is said.
 
     Args:
-        cell: As a reader of files gives it.
+        cell: Value as read from the file.
         place: Where it stands, for messages.
 
     Raises:
@@ -101,7 +101,7 @@ def target_number(cell: Any, place: str, column: str) -> float:
     """A cell of a target column as a number.
 
     Args:
-        cell: As a reader of files gives it.
+        cell: Value as read from the file.
         place: Where it stands, for messages.
         column: Its name, for messages.
 

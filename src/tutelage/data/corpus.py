@@ -39,7 +39,7 @@ class BlockSource(Source):
     would be read.
 
     Args:
-        tokens: Of all documents, one after another.
+        tokens: Tokens of all documents, concatenated.
         block: Tokens of a block.
         tokenizer: Fingerprint of what made them.
         begin: The token that every text begins with; None where there is none.
@@ -182,13 +182,13 @@ def load_corpus(  # noqa: PLR0913 - independent settings of a recipe
             or .parquet; a folder that `datasets` saved, or a name on its hub.
         tokenizer: A Hugging Face folder or name.
         block: Tokens of a sample.
-        train_tokens: Of training; all that are left if not given.
-        valid_tokens: Of model selection.
-        test_tokens: Of the reported numbers.
+        train_tokens: Tokens of the training data; all that are left if not given.
+        valid_tokens: Tokens of the validation data.
+        test_tokens: Tokens of the test data.
         is_packed: Whether documents follow one another in blocks, with an end sign between; else
             each is a sample of its own, cut to the block's length.
         text: Field or column that holds the document.
-        seed: Of the order of documents.
+        seed: Random seed of the order of documents.
 
     Raises:
         DataError: There is no text, or too little of it.

@@ -19,9 +19,9 @@ class Cutter:
     """Tokenises texts, and counts those that were truncated.
 
     Args:
-        tokenizer: Of `transformers`.
+        tokenizer: A tokenizer of `transformers`.
         max_length: Tokens of a text, those that the tokenizer adds included.
-        name: Of the tokenizer, for messages.
+        name: Name of the tokenizer, for messages.
     """
 
     def __init__(self, tokenizer: Any, max_length: int, name: str) -> None:

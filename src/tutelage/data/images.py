@@ -134,7 +134,7 @@ class ImageFolder(Source):
         """The file of a sample.
 
         Args:
-            number: Of the sample, from 0.
+            number: Number of the sample, from 0.
         """
         start = int(self._ends[number - 1]) if number else 0
         return self.path / os.fsdecode(self._paths[start : int(self._ends[number])])
@@ -202,7 +202,7 @@ def load_image_folder(  # noqa: PLR0913 - the keys of data in a recipe
         channels: 3 for RGB, 1 for grey.
         background: Colour behind transparent pixels: a name or #rrggbb.
         mean: Per channel, of values scaled to 0..1; ImageNet's if left out, 0.5 for grey.
-        std: As mean.
+        std: Standard deviations, in the form of `mean`.
 
     Returns:
         Parts that decode pictures when asked, and never keep them.

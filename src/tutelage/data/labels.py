@@ -47,7 +47,7 @@ class LabelKind(Protocol):
         """The label of one sample, in the form that `stack` takes.
 
         Args:
-            label: As the data set gives it.
+            label: Label as the data set returns it.
             place: Where it stands, for messages.
 
         Raises:
@@ -281,7 +281,7 @@ def check_range(
 
     Args:
         labels: Class numbers, of samples or of their tokens; embeddings pass.
-        sample_ids: Of the samples.
+        sample_ids: Numbers of the samples.
         num_classes: Labels are 0 to one less.
         may_lack: Whether a sample may have no label (`UNLABELLED`), as tokens may.
 

@@ -111,9 +111,9 @@ def training_requests(
         count: Number of samples.
         views: The view policy.
         batch_size: Rows a batch; the last one may be smaller, or larger by one.
-        seed: Of order and views.
+        seed: Seed of order and views.
         epoch: Counted from 0.
-        lengths: Of texts: those of like length come together, so that less is filled up.
+        lengths: Lengths of texts; texts of similar length are batched together, with less padding.
     """
     order = _in_batches(count, views, batch_size, seed, epoch, lengths)
     return _last_joined(order) if _leaves_one(count, batch_size) else order
@@ -179,8 +179,8 @@ def in_order(
     Args:
         count: Number of samples.
         batch_size: Rows a batch; the last one may be smaller.
-        view_id: Of the view.
-        lengths: Of texts; with them little is filled up.
+        view_id: Number of the view.
+        lengths: Lengths of texts, for batches with little padding.
     """
     order = None if lengths is None else lengths.argsort(stable=True)
     for start in range(0, count, batch_size):

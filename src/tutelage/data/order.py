@@ -41,7 +41,7 @@ def permuted(places: Int[Tensor, " places"], count: int, seed: int) -> Int[Tenso
     Args:
         places: From 0 to count - 1.
         count: How many numbers there are.
-        seed: Of the order.
+        seed: Seed of the order.
 
     Source:
         Black & Rogaway 2002, "Ciphers with Arbitrary Finite Domains", section "cycle walking".

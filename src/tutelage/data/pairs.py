@@ -141,15 +141,15 @@ def load_pairs(  # noqa: PLR0913 - independent settings of a recipe
     """Load documents for a student and a teacher tokenizer; see `load_corpus` for the settings.
 
     Args:
-        path: Of the text.
+        path: Path of the text.
         tokenizer: The student's.
         other: The teacher's.
         block: Largest number of tokens of a document.
-        train_tokens: Of training, in the student's tokens.
-        valid_tokens: Of model selection.
-        test_tokens: Of the reported numbers.
+        train_tokens: Tokens of the training data, in the student's tokens.
+        valid_tokens: Tokens of the validation data.
+        test_tokens: Tokens of the test data.
         text: Field of a .jsonl line.
-        seed: Of the order of documents.
+        seed: Random seed of the order of documents.
 
     Returns:
         The corpus in the student's tokens, and the number of the teacher's words.

@@ -17,8 +17,8 @@ class PlainText:
     was trained with these tokens.
 
     Args:
-        tokenizer: Of `transformers`.
-        name: Of the tokenizer, for messages.
+        tokenizer: A tokenizer of `transformers`.
+        name: Name of the tokenizer, for messages.
 
     Attributes:
         before: Tokens that the tokenizer itself sets before a text, such as `[CLS]` or `<s>`.

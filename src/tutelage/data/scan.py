@@ -23,8 +23,8 @@ class Scan:
     """Findings about a part of the data.
 
     Attributes:
-        num_samples: Of the part.
-        num_read: Of those, how many were looked at.
+        num_samples: Number of samples of the part.
+        num_read: How many of them were read.
         has_labels: Whether they have labels.
         counts: Samples of each class; None where labels are no classes of samples.
     """

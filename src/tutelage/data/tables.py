@@ -46,7 +46,7 @@ class Table:
         """One column.
 
         Args:
-            name: Of the column.
+            name: Name of the column.
             setting: Where the name was given, for the message.
 
         Raises:

@@ -38,9 +38,9 @@ class Columns:
     """Names of the columns to read.
 
     Attributes:
-        text: Of the text; for tasks of tokens, of its words.
-        label: Of the labels: of the class, for tasks of tokens of the words' classes; several for
-            several values or yes-or-no labels.
+        text: Column of the text; for token tasks, of its words.
+        label: Column of the labels: of the class, for tasks of tokens of the words' classes;
+            several for several values or yes-or-no labels.
     """
 
     text: str = "text"
@@ -54,7 +54,7 @@ class Examples:
     Attributes:
         table: Where they stand.
         rows: Their numbers there.
-        columns: Of text and label.
+        columns: Columns of text and label.
     """
 
     table: Table
@@ -81,7 +81,7 @@ class Examples:
         """Some columns as they stand.
 
         Args:
-            names: Of the columns.
+            names: Names of the columns.
             setting: Where they were named, for messages.
 
         Raises:
@@ -116,16 +116,16 @@ def load_text(  # noqa: PLR0913 - the keys of data in a recipe
             valid and test; a folder with one subfolder of .txt files a class, or with train/,
             valid/ and test/ of that form; a folder that `datasets` saved; or a name on its hub.
         tokenizer: A folder, a `tokenizer.json`, or a name on the hub.
-        text_column: Of the texts.
-        label_column: Of the labels: of classes any text or whole numbers; several columns for
-            several values or yes-or-no labels.
+        text_column: Column of the texts.
+        label_column: Column of the labels: of classes any text or whole numbers; several columns
+            for several values or yes-or-no labels.
         max_length: Tokens of a text; what is longer is cut, counted and said.
         valid_fraction: Share of the training texts held out where there is no valid part.
         test_fraction: Share held out where there is no test part.
         transfer: More texts, without labels: the student learns from what the teacher says of
             them. Files as above, or .txt with one text a line.
-        transfer_column: Of their texts.
-        seed: Of the parts held out.
+        transfer_column: Column of their texts.
+        seed: Random seed of the held-out parts.
         kind: What labels are.
 
     Raises:

@@ -33,15 +33,15 @@ def load_unlabelled(  # noqa: PLR0913 - the keys of data in a recipe
     """Texts as tokens, without labels.
 
     Args:
-        path: As in `load_text`; a file may be .txt too, with one text a line.
-        tokenizer: As in `load_text`.
-        text_column: Of the texts.
+        path: See `load_text`; a file may be .txt too, with one text a line.
+        tokenizer: See `load_text`.
+        text_column: Column of the texts.
         max_length: Tokens of a text; what is longer is cut, counted and said.
         valid_fraction: Share of the training texts held out where there is no valid part.
         test_fraction: Share held out where there is no test part.
         transfer: More texts to train on.
-        transfer_column: Of their texts.
-        seed: Of the parts held out.
+        transfer_column: Column of their texts.
+        seed: Random seed of the held-out parts.
 
     Raises:
         DataError: A file, a column or a text cannot be used; the message says where.

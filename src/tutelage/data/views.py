@@ -142,7 +142,7 @@ class Elastic(ViewPolicy):
         stretch: Largest share by which an axis grows or shrinks, 0 to below 1.
         pixels: Furthest move along each axis.
         bend: Furthest that a place is moved for itself, in pixels; neighbouring places go together.
-        seed: Of the draws.
+        seed: Random seed of the views.
 
     Source:
         Simard, Steinkraus & Platt 2003, "Best practices for convolutional neural networks applied
@@ -287,7 +287,7 @@ def standard_pipeline(
         image_size: Height and width of the views.
         num_views: Draws per sample.
         min_scale: Smallest share of the area that a crop keeps, above 0 to 1.
-        seed: Of the draws.
+        seed: Random seed of the views.
     """
     from torchvision.transforms import v2
 

@@ -37,14 +37,14 @@ def load_words(
     """Texts with labelled words as tokens.
 
     Args:
-        path: As in `load_text`.
-        tokenizer: As in `load_text`.
-        text_column: Of the words: lists, or words with spaces between them.
-        label_column: Of the words' classes, likewise.
+        path: See `load_text`.
+        tokenizer: See `load_text`.
+        text_column: Column of the words: lists, or words with spaces between them.
+        label_column: Column of the words' classes, likewise.
         max_length: Tokens of a text; what is longer is cut, counted and said.
         valid_fraction: Share of the training texts held out where there is no valid part.
         test_fraction: Share held out where there is no test part.
-        seed: Of the parts held out.
+        seed: Random seed of the held-out parts.
 
     Raises:
         DataError: Words and labels differ in number, or a label is unknown; the message says where.

@@ -21,7 +21,7 @@ class Needs:
     """Needs of a network, predicted or measured, at batch 1 on one thread.
 
     Attributes:
-        size_bytes: Of its exported file.
+        size_bytes: Size in bytes of its exported file.
         latency_ms: p50 of one call; None if not known.
         memory_bytes: While it runs, over the empty runtime; None if not known.
     """
@@ -36,7 +36,7 @@ class Budget:
     """Limits of a device; None is no limit.
 
     Attributes:
-        size_bytes: Of the exported file.
+        size_bytes: Size in bytes of the exported file.
         latency_ms: p50 of one sample.
         memory_bytes: While it runs, over the empty runtime.
     """

@@ -144,8 +144,8 @@ class OnnxText:
     """An opened ONNX file with a key-value cache.
 
     Args:
-        path: Of the file.
-        threads: Of ONNX Runtime.
+        path: Path of the file.
+        threads: Number of threads of ONNX Runtime.
 
     Raises:
         ExportError: It cannot be opened, or is another kind of file.
@@ -172,7 +172,7 @@ class OnnxText:
         Args:
             tokens: One row a text.
             past: What the call before gave, or `empty_past`.
-            mask: Of the tokens so far and these, 1 where they count; None counts all.
+            mask: Mask of the tokens so far and these, 1 where they count; None counts all.
 
         Raises:
             ExportError: The file does not take them.

@@ -113,7 +113,7 @@ def trace(network: nn.Module, arguments: tuple[Any, ...], **named: Any) -> Any:
 
     Args:
         network: In eval mode, on the CPU.
-        arguments: Of its forward.
+        arguments: Arguments of its forward.
         **named: Names of inputs and outputs, and which sizes may change, as `torch.onnx.export` has
             them.
 

@@ -66,7 +66,7 @@ def check_gguf(model: Any, tokenizer: Any) -> None:
 
     Args:
         model: A Hugging Face causal language model, with or without adapters.
-        tokenizer: Of transformers.
+        tokenizer: A tokenizer of `transformers`.
 
     Raises:
         ExportError: There is no such architecture here, or the tokenizer is of another kind.
@@ -96,7 +96,8 @@ def write_gguf(model: nn.Module, tokenizer: Any, path: Path, weights: str) -> No
 
     Args:
         model: A Hugging Face causal language model; adapters are folded into its weights.
-        tokenizer: Of transformers; a vocabulary filled up to a round number is written as it is.
+        tokenizer: A tokenizer of `transformers`; a vocabulary filled up to a round number is
+            written as it is.
         path: Where the file shall lie; written whole or not at all.
         weights: "float16", or "q8_0" (eight bits, a scale for each 32 numbers). Vectors, and
             matrices whose rows are no multiple of 32, stay wider.

@@ -21,11 +21,11 @@ class KitNetwork:
     """An exported file as measure.json lists it for the script.
 
     Attributes:
-        name: Of the network, in all tables.
+        name: Name of the network, in all tables.
         file: Its name in the folder.
         runtime: Its target, a key of `standalone.RUNTIMES`.
-        shape: Of one sample; of no account where there is one in a file.
-        dtype: Of its numbers, as numpy names it.
+        shape: Shape of one sample; ignored if a file holds one.
+        dtype: Data type of its numbers, as numpy names it.
         batch: The one batch size that the file takes; None takes any.
         parts: Other files that belong to it.
         sample: A file (.npz) with one sample, an array for each named input that the network takes;
@@ -73,7 +73,7 @@ def measure_folder(
         batch_sizes: Samples in one call.
         threads: Threads of the runtime.
         seconds: For all latencies together; as long again for energy where it is told.
-        name: Of this machine.
+        name: Name of this machine.
 
     Raises:
         ConfigError: A number below 1, or no time.

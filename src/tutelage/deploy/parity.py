@@ -42,9 +42,9 @@ def export_checked(
         path: Where the file shall lie.
         name: The network's name in the run's records.
         target: What kind of file: a name of `TARGETS`.
-        labels: Of the samples, for the metric of both; None leaves it out.
+        labels: Labels of the samples, for the metric of both; None leaves it out.
         task: What the scores are, which says whether two of them agree.
-        tolerance: As in `check_parity`.
+        tolerance: See `check_parity`.
 
     Raises:
         UnknownNameError: There is no such target.
@@ -82,7 +82,7 @@ def check_parity(
         path: The file; its suffix says of which target it is.
         batches: Real samples, as the network takes them.
         name: The network's name in the run's records.
-        labels: Of the samples, for the metric of both; None leaves it out.
+        labels: Labels of the samples, for the metric of both; None leaves it out.
         task: What the scores are, which says whether two of them agree.
         tolerance: Largest difference of two logits, relative to 1 + the largest logit.
 

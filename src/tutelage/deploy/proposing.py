@@ -30,7 +30,7 @@ class Form:
 
     Attributes:
         target: A name of `TARGETS`.
-        way: Of the target's to eight bits; None stands for the float file.
+        way: Int8 scheme of the target; None is the float file.
     """
 
     target: str = "onnx"
@@ -86,8 +86,8 @@ class Predictor:
     """Predicts needs of a network from two measured ones: the teacher and the smallest candidate.
 
     Attributes:
-        bytes_a_weight: Of a file, for each byte of its float weights: near 1, or near 1/4.
-        bytes_a_layer: Of a file, beyond its weights.
+        bytes_a_weight: Bytes of a file, for each byte of its float weights: near 1, or near 1/4.
+        bytes_a_layer: Bytes of a file, beyond its weights.
         ms_a_layer: Time of a layer without MACs.
         ms_a_mac: Time of one MAC.
         runtime_bytes: Memory beyond weights and live tensors of the float network.
@@ -159,10 +159,10 @@ def propose(
 
     Args:
         original: The teacher.
-        facts: Of the data.
+        facts: Facts of the data.
         budget: What the device allows.
         count: How many to give.
-        form: As what they are delivered, and so predicted and measured.
+        form: Format in which they are delivered, predicted and measured.
         on_skip: Told of each candidate that cannot be delivered like that, by name and reason; the
             others are proposed without it.
 

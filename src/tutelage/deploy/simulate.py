@@ -94,7 +94,7 @@ def simulate_int8(network: nn.Module, way: str, steps: int = WEIGHT_STEPS) -> nn
     Args:
         network: A student; it is not changed.
         way: How activations will be scaled: "dynamic", or a static way.
-        steps: Of weights, as in `WeightGrid`.
+        steps: Steps of weights, as in `WeightGrid`.
 
     Raises:
         ModelError: It has no such layer.

@@ -315,11 +315,11 @@ def measure(
 
     Args:
         folder: Where the files lie.
-        networks: As in measure.json.
+        networks: Networks as in measure.json.
         batch_sizes: Samples in one call.
         threads: Threads of the runtime.
         seconds: For all latencies together; as long again for energy where it is told.
-        name: Of this machine.
+        name: Name of this machine.
         powercap: Where the kernel tells the energy.
     """
     there, files = [], []

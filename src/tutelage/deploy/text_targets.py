@@ -55,7 +55,7 @@ class GgufText:
     """A GGUF file, read back by transformers.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
     """
 
     def __init__(self, path: Path) -> None:

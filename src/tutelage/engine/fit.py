@@ -65,7 +65,7 @@ class Arm:
 
     Attributes:
         name: "teacher", "baseline" or "distilled".
-        seed: Of the order of data and views, and of whatever the networks draw while training.
+        seed: Seed of the order of data and views, and of whatever the networks draw while training.
         objective: What is minimised.
         task: How the network is called.
         settings: Length, optimizer and so on.

@@ -26,12 +26,12 @@ class InversionSettings:
             makes pictures of random codes, and the codes. What a generator has learned for one
             batch serves the next, and its pictures have a common style.
         steps: Optimizer updates of each batch of pictures.
-        lr: Of Adam; None takes 0.1 for pixels and 0.003 for a generator.
+        lr: Learning rate of Adam; None takes 0.1 for pixels and 0.003 for a generator.
         batch_size: Pictures that are made together; their statistics are what is matched, so at
             least a few a class.
-        statistics_weight: Of the distance to the batch norms' running statistics.
-        variation_weight: Of the total variation, which keeps pictures smooth.
-        size_weight: Of the mean squared pixel.
+        statistics_weight: Weight of the distance to the batch norms' running statistics.
+        variation_weight: Weight of the total variation, which keeps pictures smooth.
+        size_weight: Weight of the mean squared pixel.
     """
 
     kind: str = "pixels"
@@ -124,7 +124,7 @@ def invert(
         shape: Channels, height and width.
         num_classes: Classes are asked for in turn.
         settings: How they are made.
-        seed: Of the noise, and of a generator's weights.
+        seed: Seed of the noise, and of a generator's weights.
         progress: Told after each batch how many pictures of how many are made.
 
     Returns:

@@ -77,7 +77,7 @@ def prepare(
         task: How networks are called.
         batch: A few samples to try.
         teacher: What is learned from.
-        num_samples: Of the training data, for losses that remember every sample.
+        num_samples: Number of training samples, for losses that remember every sample.
         more: Gives so many training samples from all over the data, for losses that want to hear
             more of the teacher than the few; None lets them do with those.
 

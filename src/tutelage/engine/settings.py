@@ -175,7 +175,7 @@ class TrainSettings:
         shard: Whether several processes hold a piece each of weights, gradients and optimizer
             state, for students whose training fits no single device; one process holds all.
         optimizer: Which optimizer.
-        schedule: Of the learning rate.
+        schedule: Schedule of the learning rate.
     """
 
     epochs: int = 20

@@ -37,11 +37,11 @@ def try_training(
     them.
 
     Args:
-        name: Of the training, for messages.
+        name: Name of the training, for messages.
         trainee: Prepared; it is changed.
         teacher: What is learned from; it need not be trained yet.
         reader: The training data.
-        settings: Of the training.
+        settings: Settings of the training.
 
     Raises:
         TutelageError: The training would fail.

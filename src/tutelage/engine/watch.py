@@ -33,7 +33,7 @@ class GradientWatch:
 
         Args:
             module: What is trained, with its gradients.
-            norm: Of all gradients together, where it is known already.
+            norm: Norm of all gradients, if known.
 
         Raises:
             GradientError: The norm is not finite, a million times the usual one, or has been 0

@@ -28,10 +28,10 @@ class WritingSettings:
     """Share of the training text that a network generates.
 
     Attributes:
-        share: Of the batches whose text is written, above 0 and at most 1; GKD calls it lambda.
+        share: Share of batches whose text is generated, above 0 and at most 1; GKD calls it lambda.
         writer: "student" (on-policy), or "teacher" (sequence-level distillation).
         prompt_tokens: Tokens of each block that are read; the rest is written, and alone counts.
-        sampling_temperature: Of the writing, above 0; not that of any loss.
+        sampling_temperature: Sampling temperature of the generation, above 0; not that of any loss.
 
     Source:
         Agarwal et al. 2023, "On-Policy Distillation of Language Models: Learning from
@@ -76,9 +76,9 @@ def maybe_written(
         batch: Blocks of tokens, all of which count.
         writer: The network that writes; its mode and weights stay as they are.
         settings: How often, and how.
-        num_words: Of the tokenizer; a filled-up vocabulary is not written from.
-        seed: Of this batch; the same seed writes the same text.
-        rank: Of the process, where several share a batch; each writes its own.
+        num_words: Vocabulary size of the tokenizer; a filled-up vocabulary is not written from.
+        seed: Seed of this batch; the same seed writes the same text.
+        rank: Rank of the process, where several share a batch; each writes its own.
     """
     generator = torch.Generator(batch.device).manual_seed(seed)
     drawn = torch.rand((), generator=generator, device=batch.device)

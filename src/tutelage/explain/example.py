@@ -29,10 +29,11 @@ class Example:
         teacher_logits: One a class; None where there is no teacher or its probabilities are given.
         teacher_probabilities: The teacher's softened distribution at `temperature`, in place of
             its logits. Used as given: rounded values are not mended.
-        temperature: Of the distillation loss.
+        temperature: Temperature of the distillation loss.
         source: Where the numbers come from, for a person to read.
         picture_png: The sample's picture as a base64 PNG.
-        weights: Of task loss and distillation loss; None where the sample's origin has none.
+        weights: Weights of task loss and distillation loss; None where the sample's origin has
+            none.
     """
 
     classes: tuple[str, ...]

@@ -49,7 +49,7 @@ class TeacherLosses:
         soft_cross_entropy_parts: p (-log q) of each class.
         soft_cross_entropy: Their sum, with the teacher's probabilities as given.
         soft_cross_entropy_renormalised: The same with probabilities that sum to 1.
-        teacher_entropy: Of the probabilities that sum to 1.
+        teacher_entropy: Entropy of the probabilities that sum to 1.
         kl: KL(teacher || student), of the probabilities that sum to 1, without T squared.
         distillation_loss: T squared times that KL.
     """
@@ -87,8 +87,8 @@ class Explanation:
         teacher: The teacher's; None where there is no teacher.
         at: Temperature of the distillation loss.
         student_at: The student's probabilities there.
-        task_weight: Of the task loss.
-        weight: Of the distillation loss.
+        task_weight: Weight of the task loss.
+        weight: Weight of the distillation loss.
         hard_loss: The task loss, -log of the label's probability at T = 1; None without a label.
         teacher_losses: None without a teacher.
         total: The weighted sum; None where one of the two losses is missing.

@@ -18,7 +18,7 @@ class ArrayInputs(InputKind):
 
     Args:
         mean: Per channel, of inputs scaled to 0..1; None takes them as they are, bytes as 0..1.
-        std: As mean.
+        std: Standard deviations, in the form of `mean`.
     """
 
     name = "array"

@@ -18,7 +18,7 @@ class Normalisation:
 
     Args:
         mean: Per channel, of inputs scaled to 0..1; None normalises nothing.
-        std: As mean.
+        std: Standard deviations, in the form of `mean`.
 
     Raises:
         ConfigError: One of the two is given without the other.

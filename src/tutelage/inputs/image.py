@@ -27,7 +27,7 @@ class ImageInputs(InputKind):
 
     Args:
         mean: Per channel, of pixels scaled to 0..1; None leaves them at 0..1.
-        std: As mean.
+        std: Standard deviations, in the form of `mean`.
         background: Colour that transparent pixels were laid on, as Pillow names it.
     """
 

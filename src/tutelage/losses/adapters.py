@@ -12,7 +12,7 @@ class Adapter(nn.Module):
     """Changes the width of vectors, of tokens, or of each position of a map.
 
     Args:
-        widths: Of the input, of hidden layers (a ReLU after each), of the output.
+        widths: Widths of the input, of hidden layers (a ReLU after each), of the output.
         bias: Whether the layers have one.
     """
 
@@ -35,8 +35,8 @@ class Head(nn.Module):
     """A small classifier on a layer's features: adapter, ReLU, pooling, one linear layer.
 
     Args:
-        width: Of the features.
-        num_classes: Of the logits.
+        width: Width of the features.
+        num_classes: Number of the logits.
     """
 
     def __init__(self, width: int, num_classes: int) -> None:

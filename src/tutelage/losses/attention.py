@@ -46,9 +46,9 @@ class AttentionTransfer(Loss):
 
     Args:
         student_layers: One layer or several that give maps or tokens.
-        teacher_layers: As many; None takes the student's names. The larger of two maps is pooled
-            to the smaller.
-        power: Of the absolute values; 2 in the paper.
+        teacher_layers: The teacher's layers, as many; None takes the student's names. The larger of
+            two maps is pooled to the smaller.
+        power: Exponent of the absolute values; 2 in the paper.
 
     Usual weight: 1000.
 
@@ -119,8 +119,8 @@ class NST(Loss):
 
     Args:
         student_layers: One layer or several that give maps or tokens.
-        teacher_layers: As many; None takes the student's names. The larger of two maps is pooled
-            to the smaller.
+        teacher_layers: The teacher's layers, as many; None takes the student's names. The larger of
+            two maps is pooled to the smaller.
 
     Usual weight: 50.
 
@@ -173,7 +173,8 @@ class FSP(Loss):
     Args:
         student_layers: Two layers or more that give maps, from bottom to top; the flow is taken
             from each to the next.
-        teacher_layers: As many, of the same numbers of channels; None takes the student's names.
+        teacher_layers: The teacher's layers, as many, of the same numbers of channels; None takes
+            the student's names.
 
     Usual weight: 50.
 

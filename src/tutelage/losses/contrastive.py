@@ -62,8 +62,8 @@ def pick_out(
 
     Args:
         student: Vectors of length 1.
-        teacher: As many, of the same width.
-        temperature: Of the cosines, above 0.
+        teacher: The teacher's, as many, of the same width.
+        temperature: Temperature of the cosines, above 0.
 
     Returns:
         The sum of both directions' mean surprises in nats.
@@ -111,8 +111,8 @@ class CRD(LayerLoss):
     Args:
         student_layer: Any; maps and tokens are pooled. Usually the last before the classifier.
         teacher_layer: Any; None takes the student's name.
-        width: Of the embeddings that are compared; 128 in the paper.
-        temperature: Of the cosines, above 0; 0.07 in the paper.
+        width: Width of the embeddings that are compared; 128 in the paper.
+        temperature: Temperature of the cosines, above 0; 0.07 in the paper.
 
     Usual weight: 0.8, beside KD.
 
@@ -165,8 +165,8 @@ class CRDMemory(LayerLoss):
     Args:
         student_layer: Any; maps and tokens are pooled. Usually the last before the classifier.
         teacher_layer: Any; None takes the student's name.
-        width: Of the embeddings; 128 in the paper.
-        temperature: Of the cosines, above 0; 0.07 in the paper.
+        width: Width of the embeddings; 128 in the paper.
+        temperature: Temperature of the cosines, above 0; 0.07 in the paper.
         negatives: Samples drawn from the memory for each batch; 16384 in the paper.
         momentum: Share of the old embedding that a new one leaves, 0 to below 1; 0.5 in the paper.
 

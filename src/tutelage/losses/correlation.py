@@ -36,9 +36,12 @@ class DIST(Loss):
     of a class it learns in batches of two or more.
 
     Args:
-        inter_weight: Of the part over the classes of a sample (the paper's beta); 1 is usual.
-        intra_weight: Of the part over the samples of a class (the paper's gamma); 1 is usual.
-        temperature: Of both networks, above 0; 1 for ImageNet, 4 for CIFAR-100. A ramp moves it.
+        inter_weight: Weight of the part over the classes of a sample (the paper's beta); 1 is
+            usual.
+        intra_weight: Weight of the part over the samples of a class (the paper's gamma); 1 is
+            usual.
+        temperature: Temperature of both networks, above 0; 1 for ImageNet, 4 for CIFAR-100. A ramp
+            moves it.
 
     Source:
         Huang, You, Wang, Qian & Xu 2022, "Knowledge Distillation from A Stronger Teacher",
@@ -120,9 +123,9 @@ class MLKD(Loss):
 
     Args:
         temperatures: One or several, above 0; what is done at each is summed.
-        sample_weight: Of KD; 1 is usual.
-        batch_weight: Of the likeness of samples; 1 is usual.
-        class_weight: Of the likeness of classes; 1 is usual.
+        sample_weight: Weight of KD; 1 is usual.
+        batch_weight: Weight of the likeness of samples; 1 is usual.
+        class_weight: Weight of the likeness of classes; 1 is usual.
 
     Source:
         Jin, Wang & Lin 2023, "Multi-Level Logit Distillation", CVPR,

@@ -35,9 +35,9 @@ class DKD(Loss):
     second part is 0.
 
     Args:
-        label_weight: Of the first part (the paper's alpha); 1 is usual.
-        other_weight: Of the second part (the paper's beta): 8 for most CIFAR-100 pairs, 2 where
-            the teacher is weak, 0.5 to 2 on ImageNet. The setting that matters.
+        label_weight: Weight of the first part (the paper's alpha); 1 is usual.
+        other_weight: Weight of the second part (the paper's beta): 8 for most CIFAR-100 pairs, 2
+            where the teacher is weak, 0.5 to 2 on ImageNet. The setting that matters.
         temperature: Above 0; 4 for CIFAR-100, 1 for ImageNet. A ramp moves it.
 
     Source:
@@ -101,8 +101,9 @@ class NKD(Loss):
     one weight less. With two classes the second part is 0.
 
     Args:
-        other_weight: Of the second part (the paper's gamma); 1.5 is usual.
-        temperature: Of the second part, above 0; 1 for ImageNet, 3 for CIFAR-100. A ramp moves it.
+        other_weight: Weight of the second part (the paper's gamma); 1.5 is usual.
+        temperature: Temperature of the second part, above 0; 1 for ImageNet, 3 for CIFAR-100. A
+            ramp moves it.
 
     Source:
         Yang, Zeng, Li, Zhang, Yuan & Li 2023, "From Knowledge Distillation to Self-Knowledge
@@ -158,7 +159,7 @@ class OFALogit(Loss):
 
     Args:
         enhancement: The power, 1 or more (the paper's gamma); 1 to 1.5.
-        temperature: Of both networks, above 0; 1 in the paper. A ramp moves it.
+        temperature: Temperature of both networks, above 0; 1 in the paper. A ramp moves it.
 
     Source:
         Hao, Guo, Han, Tang, Hu, Wang & Xu 2023, "One-for-All: Bridge the Gap Between

@@ -54,7 +54,7 @@ def jensen_shannon_of_logs(
     Args:
         student_log: Log-probabilities.
         teacher_log: Log-probabilities.
-        teacher_share: Of the mixture; at 0 this is forward KL, at 1 reverse KL.
+        teacher_share: Share of the mixture; at 0 this is forward KL, at 1 reverse KL.
     """
     if teacher_share == 0:
         return kl_of_logs(student_log, teacher_log)
@@ -111,7 +111,7 @@ def adaptive_kl_of_logs(
     Args:
         student_log: Log-probabilities.
         teacher_log: Log-probabilities.
-        head_mass: Of the teacher's likeliest classes that are its head.
+        head_mass: Total probability of the teacher's most likely classes, its head.
     """
     with torch.no_grad():
         gap = (teacher_log.exp() - student_log.exp()).abs()

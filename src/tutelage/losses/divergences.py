@@ -18,7 +18,7 @@ def check_temperature(temperature: float | int, name: str = "temperature") -> fl
 
     Args:
         temperature: To be checked.
-        name: Of the setting, for the message.
+        name: Name of the setting, for the message.
 
     Raises:
         ConfigError: It is 0, negative, infinite or not a number.
@@ -200,7 +200,7 @@ def soft_cross_entropy(
     Args:
         student_logits: Before softmax.
         teacher_probabilities: Used as they are: rounded values that do not sum to 1 are not mended.
-        temperature: Of the student's softmax, above 0.
+        temperature: Temperature of the student's softmax, above 0.
         mask: True = counts; None counts all.
 
     Returns:
@@ -217,7 +217,7 @@ def weighed_surprise(
 
     Args:
         student_log: Log-probabilities.
-        weights: Of each class, 0 or more; soft targets make it a cross-entropy.
+        weights: Weights of each class, 0 or more; soft targets make it a cross-entropy.
     """
     return torch.where(weights > 0, -weights * student_log, 0.0).sum(dim=-1)
 
@@ -241,8 +241,8 @@ class LabelSplit(NamedTuple):
     """Log-probabilities of a distribution, split into the label and the rest.
 
     Attributes:
-        label_or_not: Of the label, and of all other classes together.
-        others: Of each class, given that it is not the label; `-inf` at the label.
+        label_or_not: Log-probability of the label, and of all other classes together.
+        others: Log-probability of each class, given that it is not the label; `-inf` at the label.
     """
 
     label_or_not: Float[Tensor, "*batch 2"]
@@ -282,7 +282,7 @@ def log_mean_probabilities(
     """Logarithm of the weighted mean of several distributions, usable as logits.
 
     Args:
-        logits: Of each member, before softmax.
+        logits: Logits of each member, before softmax.
         log_weights: Logarithms of weights that sum to 1.
     """
     parts = [log_soften(rows) + weight for rows, weight in zip(logits, log_weights, strict=True)]
@@ -295,7 +295,7 @@ def logit_of_mean_yes(
     """Logit of the weighted mean of several probabilities of yes, label by label.
 
     Args:
-        logits: Of each member, before a sigmoid each.
+        logits: Logits of each member, before a sigmoid each.
         log_weights: Logarithms of weights that sum to 1.
     """
     weights = log_weights.view(-1, *(1,) * (logits.ndim - 1))

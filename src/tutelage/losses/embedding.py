@@ -43,7 +43,7 @@ def similarity_kl(
 
     Args:
         student: At least two rows.
-        teacher: As many rows; the width may differ.
+        teacher: The teacher's, with as many rows; the width may differ.
         temperature: Above 0, of cosines: 0.05 is usual.
 
     Returns:
@@ -64,7 +64,7 @@ def margin_distance(
 
     Args:
         student: At least three rows.
-        teacher: As many rows; the width may differ.
+        teacher: The teacher's, with as many rows; the width may differ.
     """
     gaps = _without_diagonal(student @ student.T - teacher @ teacher.T)
     return 2 * gaps.var(dim=1).mean()
@@ -98,7 +98,7 @@ def between_embeddings(
         student: With gradient.
         teacher: A constant.
         batch: Its mask chooses the rows.
-        distance: Of the student's rows and the teacher's.
+        distance: Distance of the student's rows and the teacher's.
         least: Rows without which there is nothing to compare.
 
     Returns:
@@ -237,7 +237,7 @@ class SimilarityKL(Loss):
     `embedding_mse` it sharpens the order of near neighbours.
 
     Args:
-        temperature: Of cosines, above 0; 0.02 to 0.1 is usual.
+        temperature: Temperature of the cosines, above 0; 0.02 to 0.1 is usual.
 
     Usual weight: 0.1 to 1.
 

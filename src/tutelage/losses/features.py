@@ -45,8 +45,8 @@ def layer_pairs(
 
     Args:
         title: The loss, for the message.
-        ours: Of the student: a name, or several.
-        theirs: Of the teacher, as many; None takes the student's names.
+        ours: Layers of the student: a name, or several.
+        theirs: Layers of the teacher, as many; None takes the student's names.
 
     Raises:
         ConfigError: There is none, or the two differ in number.
@@ -59,8 +59,8 @@ class LayerLoss(Loss):
     """A loss on one layer of each network.
 
     Args:
-        student_layer: Of the student.
-        teacher_layer: Of the teacher; None takes the student's name.
+        student_layer: Layer of the student.
+        teacher_layer: Layer of the teacher; None takes the student's name.
     """
 
     def __init__(self, student_layer: str, teacher_layer: str | None = None) -> None:
@@ -88,7 +88,7 @@ def over_counted(
         student: With gradient.
         teacher: A constant; None where the loss looks at no layer of a teacher.
         batch: Its mask chooses the rows.
-        distance: Of the student's features and the teacher's, layer by layer.
+        distance: Distance of the student's features and the teacher's, layer by layer.
         least: Rows without which there is nothing to compare.
 
     Returns:

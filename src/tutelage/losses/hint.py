@@ -99,8 +99,9 @@ class VID(Loss):
 
     Args:
         student_layers: One layer or several; each gives maps, tokens or vectors.
-        teacher_layers: As many, of the same kinds; None takes the student's names.
-        variance: Of every channel at first, above 0.00001; 5 in the authors' code.
+        teacher_layers: The teacher's layers, as many, of the same kinds; None takes the student's
+            names.
+        variance: Initial variance of every channel, above 0.00001; 5 in the authors' code.
 
     Usual weight: 1.
 
@@ -185,7 +186,8 @@ class ActivationBoundaries(Loss):
 
     Args:
         student_layers: One layer or several; each gives maps, tokens or vectors.
-        teacher_layers: As many, of the same kinds; None takes the student's names.
+        teacher_layers: The teacher's layers, as many, of the same kinds; None takes the student's
+            names.
         margin: How far beyond zero the student shall be, above 0; 1 in the paper.
 
     Usual weight: 1 to 10.

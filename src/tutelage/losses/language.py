@@ -106,8 +106,8 @@ class JensenShannon(_OfLogs):
     share, and its ends are forward KL (0) and reverse KL (1) themselves.
 
     Args:
-        teacher_share: Of the teacher in the mixture: 0, 1, or from 0.001 to 0.999; 0.5 is usual.
-            GKD and TRL call it beta.
+        teacher_share: Share of the teacher in the mixture: 0, 1, or from 0.001 to 0.999; 0.5 is
+            usual. GKD and TRL call it beta.
         temperature: Above 0; 1 is usual for language models. A ramp moves it.
 
     Source:
@@ -314,7 +314,7 @@ class TAID(Loss):
         start: The teacher's share at first, 0 or more and below `end`; 0.4 is usual.
         end: Its share in the end, at most 1.
         rate: How much of the rest one step may add; 0.0005.
-        momentum: Of the loss's relative fall, 0 or more and below 1; 0.99.
+        momentum: Momentum of the loss's relative decrease, 0 or more and below 1; 0.99.
         temperature: Above 0; 1 is usual for language models. A ramp moves it.
 
     Source:
@@ -424,7 +424,7 @@ class UniversalLogitDistance(Loss):
     goes with the task loss.
 
     Args:
-        temperature: Of both, above 0; 1 is usual. A ramp moves it.
+        temperature: Temperature of both networks, above 0; 1 is usual. A ramp moves it.
 
     Usual weight: 1.5 beside a task loss of weight 1.
 

@@ -35,8 +35,8 @@ def log_distance(
 
     Args:
         student: One vector a sample, at least two.
-        teacher: As many, of the same width.
-        exponent: Of the differences.
+        teacher: The teacher's, as many, of the same width.
+        exponent: Exponent of the differences.
 
     Returns:
         The logarithm of the sum over dimensions, mean over samples; it may be negative.
@@ -62,7 +62,7 @@ class SRD(LayerLoss):
     Args:
         student_layer: Any; maps and tokens are pooled. Usually the last before the classifier.
         teacher_layer: Any; None takes the student's name.
-        exponent: Of the differences, 1 or more; 4 in the authors' ImageNet code.
+        exponent: Exponent of the differences, 1 or more; 4 in the authors' ImageNet code.
 
     Usual weight: 2, beside KD at temperature 1.
 

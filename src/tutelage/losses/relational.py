@@ -65,7 +65,7 @@ def similarity_distance(
 
     Args:
         student: One row a sample; whatever a row holds is taken as one vector.
-        teacher: As many rows.
+        teacher: The teacher's, with as many rows.
 
     Returns:
         The sum over pairs of samples, divided by their number.
@@ -135,8 +135,8 @@ class CorrelationCongruence(Relation):
     Args:
         student_layer: Any; maps and tokens are pooled.
         teacher_layer: Any; None takes the student's name.
-        gamma: Of the kernel, above 0; 0.4 in the paper.
-        order: Of its Taylor series, 1 or more; 2 in the paper.
+        gamma: Gamma of the kernel, above 0; 0.4 in the paper.
+        order: Order of its Taylor series, 1 or more; 2 in the paper.
 
     Usual weight: 100 beside KD.
 
@@ -258,7 +258,7 @@ def neighbour_divergence(
 
     Args:
         student: One vector a sample.
-        teacher: As many.
+        teacher: The teacher's, as many.
 
     Returns:
         In nats, summed over a sample's neighbours (itself among them), mean over samples.

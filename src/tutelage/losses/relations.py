@@ -30,7 +30,7 @@ class TinyBERTAttention(Loss):
 
     Args:
         student_layers: Attention parts, as `bert.encoder.layer.0.attention.self`; one or several.
-        teacher_layers: As many; None takes the student's names.
+        teacher_layers: The teacher's layers, as many; None takes the student's names.
         heads: Attention heads, the same number in both networks; 12 in BERT and MiniLM.
         parts: What queries and keys are called within them: `[q_lin, k_lin]` in DistilBERT.
 

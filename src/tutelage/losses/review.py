@@ -84,7 +84,8 @@ class ReviewKD(Loss):
     Args:
         student_layers: Two layers or more that give maps (vectors count as maps of one place),
             from bottom to top.
-        teacher_layers: As many; None takes the student's names. Sizes may differ.
+        teacher_layers: The teacher's layers, as many; None takes the student's names. Sizes may
+            differ.
         width: Channels of the fused maps; None takes the most that the student has, at most 512.
 
     Usual weight: 0.6 to 8; warm it up over the first epochs.

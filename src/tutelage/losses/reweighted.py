@@ -80,7 +80,8 @@ class ERKD(Loss):
 
     Args:
         inner: The loss that is reweighted; in a recipe `inner: {loss: kd, temperature: 4}`.
-        entropy_temperature: Of the teacher's distribution whose entropy weighs, above 0; 4.
+        entropy_temperature: Temperature of the teacher's distribution whose entropy weighs, above
+            0; 4.
 
     Source:
         Su, Tseng & Lee 2023, "Knowledge From the Dark Side: Entropy-Reweighted Knowledge

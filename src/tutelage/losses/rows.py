@@ -184,7 +184,7 @@ def checked_labels(
     Args:
         loss: Who asks.
         batch: Has the labels.
-        num_classes: Of the student's logits.
+        num_classes: Number of the student's logits.
         mask: True = counts; None counts all. Labels of other rows may be anything and become 0.
 
     Raises:

@@ -46,9 +46,9 @@ class SimCSE(Loss):
     baseline of the task of embeddings. The network needs dropout; a step takes twice as long.
 
     Args:
-        temperature: Of cosines, above 0; 0.05 in the paper.
-        dropout: Of every dropout layer of the network while this trains it, 0.1 in the paper;
-            None leaves the network's own.
+        temperature: Temperature of the cosines, above 0; 0.05 in the paper.
+        dropout: Probability of every dropout layer of the network while this trains it, 0.1 in the
+            paper; None leaves the network's own.
 
     Usual weight: 1, alone.
 

@@ -39,7 +39,7 @@ class OFA(Loss):
     Args:
         student_layers: One layer or several, of any kind.
         enhancement: 1 or more; 1 to 1.5 in the paper, above 1 the true class counts more.
-        temperature: Of both networks, above 0; 1 in the paper.
+        temperature: Temperature of both networks, above 0; 1 in the paper.
 
     Usual weight: 1.
 

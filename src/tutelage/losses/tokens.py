@@ -27,7 +27,7 @@ def over_tokens(
         student: With gradient.
         teacher: A constant.
         batch: Its inputs say which tokens there are, its mask which samples count.
-        by_token: Of the student's features, the teacher's, and which tokens count; one number a
+        by_token: Function of the student's features, the teacher's, and the mask; one number per
             token. Features of other tokens are 0 there.
 
     Returns:

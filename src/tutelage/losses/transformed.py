@@ -34,8 +34,8 @@ class TTM(Loss):
     The student learns at temperature 1, at which it is used, so its probabilities stay meaningful.
 
     Args:
-        temperature: Of the teacher, above 0; 5 to 10 is usual. The paper's exponent gamma is its
-            inverse. A ramp moves it.
+        temperature: Temperature of the teacher, above 0; 5 to 10 is usual. The paper's exponent
+            gamma is its inverse. A ramp moves it.
 
     Source:
         Zheng & Yang 2024, "Knowledge Distillation Based on Transformed Teacher Matching",
@@ -70,7 +70,7 @@ class WTTM(Loss):
     where it is sure, more where it is not.
 
     Args:
-        temperature: Of the teacher, above 0; 5 to 10 is usual. A ramp moves it.
+        temperature: Temperature of the teacher, above 0; 5 to 10 is usual. A ramp moves it.
 
     Source:
         Zheng & Yang 2024, "Knowledge Distillation Based on Transformed Teacher Matching",

@@ -20,7 +20,7 @@ class TokenLoss(Loss):
 
     Args:
         student_layers: One layer or several; each gives tokens (batch, tokens, width).
-        teacher_layers: As many; None takes the student's names.
+        teacher_layers: The teacher's layers, as many; None takes the student's names.
     """
 
     needs = frozenset({Signal.FEATURES})
@@ -59,7 +59,7 @@ class TinyBERTHidden(TokenLoss):
 
     Args:
         student_layers: One layer or several; each gives tokens (batch, tokens, width).
-        teacher_layers: As many; None takes the student's names.
+        teacher_layers: The teacher's layers, as many; None takes the student's names.
 
     Usual weight: 1.
 
@@ -123,7 +123,7 @@ class DistilBERTCosine(TokenLoss):
 
     Args:
         student_layers: One layer or several; each gives tokens. In the paper the last one.
-        teacher_layers: As many; None takes the student's names.
+        teacher_layers: The teacher's layers, as many; None takes the student's names.
 
     Usual weight: 1.
 

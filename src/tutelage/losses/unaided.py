@@ -29,7 +29,7 @@ class MutualLearning(Loss):
     step costs about two of the baseline's.
 
     Args:
-        temperature: Of what each tells the other, above 0; the paper has 1.
+        temperature: Temperature of what they teach each other, above 0; the paper has 1.
 
     Source:
         Zhang, Xiang, Hospedales & Lu 2018, "Deep Mutual Learning", arXiv:1706.00384, equations
@@ -94,8 +94,8 @@ class PastSelf(Loss):
     training data.
 
     Args:
-        share: Of the past predictions in the soft targets at the end of training; it rises from 0
-            in a straight line. Between 0 and 1; the paper has 0.8.
+        share: Share of the past predictions in the soft targets at the end of training; it rises
+            from 0 in a straight line. Between 0 and 1; the paper has 0.8.
 
     Source:
         Kim, Ji, Yoon & Hwang 2021, "Self-Knowledge Distillation with Progressive Refinement of

@@ -22,7 +22,7 @@ def fastest_attention(
     Args:
         model: Whatever is trained; what is no network of `transformers` stays as it is.
         device: Where.
-        precision: Of its forward.
+        precision: Precision of its forward.
         longest: Tokens of its longest text; None for data that are no texts.
     """
     is_slow = device.type == "cpu" and precision == "bf16"

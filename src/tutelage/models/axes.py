@@ -13,7 +13,7 @@ def principal_axes(
     """Principal directions of vectors as orthonormal columns, by decreasing variance.
 
     Args:
-        vectors: Of fewer rows than axes the last axes are any that stand upright on the others.
+        vectors: Row vectors. With fewer rows than axes, the last axes are any orthogonal ones.
         num_axes: How many directions, at most the width.
 
     Raises:

@@ -50,7 +50,7 @@ def make_causal(
         mlp_width: Units kept in each MLP, those whose weights are largest; all if not given.
         lora_rank: Train adapters of this rank alone (LoRA); none if not given.
         is_fresh: Draw new weights for the same configuration, with `changes`.
-        changes: Of the configuration, for a fresh model: {hidden_size: 256}.
+        changes: Changes of the configuration, for a fresh model: {hidden_size: 256}.
 
     Raises:
         ModelError: There is no such model, or it cannot be loaded.

@@ -41,7 +41,8 @@ class ChannelMap:
     """Result of tracing a forward pass.
 
     Attributes:
-        weights: Of each parameter and buffer, by name: the numbers along each of its dimensions.
+        weights: Weights of each parameter and buffer, by name: the numbers along each of its
+            dimensions.
         producers: The channels of each layer that gives new ones, in the order of the call.
     """
 

@@ -45,8 +45,8 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
 
         Args:
             num_classes: Width of the head.
-            task: Of the recipe; it chooses the head.
-            vocab_size: Of the data's tokenizer, to be checked.
+            task: Task of the recipe, which determines the head.
+            vocab_size: Vocabulary size of the data's tokenizer, to be checked.
             tokenizer: The data's, to be checked.
             keep_layers: Numbers of the layers that stay, from 0; null keeps all.
             num_layers: How many stay, evenly spread, first and last among them.
@@ -124,11 +124,11 @@ def save_hf(model: nn.Module, folder: Path, *, tokenizer: Any, class_names: Sequ
     """Save a network of `transformers` as a folder that it loads, with its tokenizer.
 
     Args:
-        model: As `hf_factory` makes them; of one that a loss has put into another, the weights
-            alone are written.
+        model: A network from `hf_factory`; of one that a loss has wrapped, the weights alone are
+            written.
         folder: Made if it is not there.
-        tokenizer: Of `transformers`.
-        class_names: Of the logits.
+        tokenizer: A tokenizer of `transformers`.
+        class_names: Names of the logits.
     """
     made: Any = model
     tokenizer.save_pretrained(folder)
@@ -168,11 +168,11 @@ def check_vocabulary(
     """Refuse token numbers that mean other tokens to the network.
 
     Args:
-        model: Of `transformers`.
+        model: A network of `transformers`.
         name: Where it comes from.
-        vocab_size: Of the data's tokenizer; None checks nothing.
+        vocab_size: Vocabulary size of the data's tokenizer; None checks nothing.
         tokenizer: Where the data's tokenizer comes from.
-        prefix: Of the name in a recipe.
+        prefix: Prefix of the name in a recipe.
 
     Raises:
         ConfigError: It knows fewer tokens, or comes with another tokenizer.

@@ -58,7 +58,7 @@ def sliced(
         num_classes: Width of the output.
         in_channels: Channels of the images.
         image_size: Height and width of the images.
-        settings: Of the other network.
+        settings: Settings of the other network.
         width: Share of each layer's channels that is kept.
         depth: Share of each row of blocks that is kept.
     """

@@ -70,7 +70,7 @@ def cnn(
         width: Channels of the first stage; each later stage has twice as many.
         stages: Each halves height and width.
         dropout: Share of pooled features dropped while training.
-        channels: Of each stage, in the place of `width` and `stages`.
+        channels: Channels of each stage, instead of `width` and `stages`.
 
     Raises:
         ConfigError: There is no stage, or one without channels.
@@ -200,9 +200,9 @@ def vit(
         num_classes: Width of the output.
         image_size: Height and width of the images, a multiple of `patch`.
         in_channels: Channels of the images.
-        width: Of each token; the blocks' inner width is twice as much.
+        width: Width of each token; the blocks' inner width is twice as much.
         depth: Number of blocks.
-        heads: Of attention; they share the width evenly.
+        heads: Number of heads of attention; they share the width evenly.
         patch: Height and width of a patch; None takes a quarter of the image's.
 
     Raises:

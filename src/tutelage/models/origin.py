@@ -44,7 +44,7 @@ def class_names_in(facts: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Class names in the order of logits, by the usual keys of libraries.
 
     Args:
-        facts: Of a checkpoint or a configuration.
+        facts: A checkpoint or a configuration.
 
     Returns:
         None where there are none, or they say no more than numbers (`LABEL_0`).

@@ -57,7 +57,7 @@ class Original:
 
     Attributes:
         model: Its name as in a recipe.
-        settings: Of its constructor.
+        settings: Settings of its constructor.
         network: With its weights, in eval mode.
         is_trained: Whether these weights are worth keeping.
     """
@@ -74,14 +74,14 @@ class Candidate:
 
     Attributes:
         name: In tables and file names.
-        model: As in a recipe.
-        settings: As in a recipe.
+        model: Name of the model as in a recipe.
+        settings: Settings as in a recipe.
         network: With the teacher's weights where it is a slice of a trained one.
         from_teacher: Whether it starts from them.
         parameters: Number of weights.
         macs: Multiply-accumulates of one sample.
-        weight_bytes: Of parameters and buffers, in float32.
-        memory_bytes: Of weights and of the tensors that live at once.
+        weight_bytes: Size in bytes of parameters and buffers, in float32.
+        memory_bytes: Bytes of weights and of the tensors that live at once.
     """
 
     name: str

@@ -102,7 +102,7 @@ def next_logits(
     """Logits after new tokens, and the arguments that hold the previous tokens.
 
     Args:
-        model: Of Hugging Face.
+        model: A Hugging Face model.
         tokens: What comes next.
         kept: The second result of the call before; empty at a text's beginning.
     """

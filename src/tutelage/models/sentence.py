@@ -60,7 +60,7 @@ class StaticEncoder(nn.Module):
         vectors: One row a token of the vocabulary.
         ignored: Numbers of the tokens that do not count, such as those at the ends of a text.
         axes: What the map is at first; None begins with the vectors as they are.
-        weights: Of the tokens at first, above 0; None weighs all alike.
+        weights: Weights of the tokens at first, above 0; None weighs all alike.
         tokenizer: Goes into the folder that is written.
         dropout: Share of the vectors' numbers dropped while training.
     """
@@ -133,7 +133,7 @@ def sentence(  # noqa: PLR0913 - the settings of a recipe's model
 
     Args:
         path: A folder of `sentence-transformers`, or a hub name.
-        vocab_size: Of the data's tokenizer, to be checked.
+        vocab_size: Vocabulary size of the data's tokenizer, to be checked.
         tokenizer: The data's, to be checked.
         max_length: Tokens of the data's longest text, to be checked.
         keep_layers: Numbers of the transformer's layers that stay, in order, from 0; null keeps
@@ -141,7 +141,7 @@ def sentence(  # noqa: PLR0913 - the settings of a recipe's model
         num_layers: How many stay, evenly spread, first and last among them.
         mlp_width: Units that stay in each MLP, those whose weights are largest; null keeps all.
         freeze_embeddings: Whether the token vectors stay as they are.
-        dropout: Of the whole transformer while it is trained; null leaves what it was made with.
+        dropout: Dropout probability of the whole transformer in training; null keeps its own.
 
     Raises:
         ModelError: It cannot be loaded, or its layers are not found.
@@ -175,10 +175,10 @@ def static(
     along their principal axes and weighed by how rare the token is.
 
     Args:
-        path: Of the encoder, as in `sentence`.
-        vocab_size: Of the data's tokenizer, to be checked.
+        path: Path of the encoder, as in `sentence`.
+        vocab_size: Vocabulary size of the data's tokenizer, to be checked.
         tokenizer: The data's, to be checked.
-        width: Of the vectors; null keeps the encoder's.
+        width: Width of the vectors; null keeps the encoder's.
         rarity: a in the weight a / (a + p), where p is a token's share of all text by Zipf's law
             from its place in the vocabulary; null weighs all alike.
         freeze_embeddings: Whether the vectors stay as they are, and weights and map alone are

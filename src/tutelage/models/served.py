@@ -35,7 +35,7 @@ class Endpoint:
 
     Attributes:
         url: Up to and without `/completions`, such as http://127.0.0.1:8000/v1.
-        name: Of the model there.
+        name: Name of the model there.
         top: Log-probabilities asked for at each token.
         key_variable: Environment variable that holds the key; None sends none.
         requests_per_minute: At most; None asks as fast as answers come.
@@ -89,7 +89,7 @@ class ServedModel(nn.Module):
 
     Args:
         endpoint: Where to ask.
-        num_words: Of the tokenizer.
+        num_words: Vocabulary size of the tokenizer.
     """
 
     def __init__(self, endpoint: Endpoint, num_words: int) -> None:
@@ -227,16 +227,16 @@ def make_served(  # noqa: PLR0913 - the settings of a recipe, checked by this si
     """A model behind an endpoint; see `Endpoint` for the settings.
 
     Args:
-        name: Of the model there.
-        num_words: Of the tokenizer; the data says it.
-        url: Of the endpoint.
+        name: Name of the model there.
+        num_words: Vocabulary size of the tokenizer; the data says it.
+        url: Address of the endpoint.
         top: Log-probabilities at each token.
         key_variable: Environment variable with the key.
         requests_per_minute: At most.
         concurrency: Requests at a time.
         retries: After a refusal that may pass.
         timeout_s: For one answer.
-        price_per_million: Of tokens.
+        price_per_million: Price of a million tokens.
     """
     endpoint = Endpoint(
         url=url,

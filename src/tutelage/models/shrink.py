@@ -34,7 +34,7 @@ def shrink(
     """The same network with fewer layers or narrower MLPs.
 
     Args:
-        model: Of `transformers`; it is changed.
+        model: A network of `transformers`; it is changed.
         keep_layers: Numbers of the layers that stay, in order, from 0; None keeps all.
         num_layers: How many stay, evenly spread, first and last among them.
         mlp_width: Units that stay in each MLP, those whose weights are largest; None keeps all.
@@ -100,7 +100,7 @@ def keep_some_layers(model: nn.Module, keep: Sequence[int]) -> nn.Module:
     """The same network with only some of its layers, in the order given.
 
     Args:
-        model: Of `transformers`; it is changed.
+        model: A network of `transformers`; it is changed.
         keep: Numbers of layers, from 0.
 
     Raises:
@@ -135,7 +135,7 @@ def narrow_mlps(model: nn.Module, width: int) -> None:
     A unit's size is the product of the norms of its weights: what it can add to the output.
 
     Args:
-        model: Of `transformers`, with or without a head.
+        model: A network of `transformers`, with or without a head.
         width: Units to keep.
 
     Raises:

@@ -43,7 +43,7 @@ def check_requests(url: str, key_variable: str | None) -> None:
     """Refuse to send texts and a key to a server while a finished run is opened.
 
     Args:
-        url: Of the server.
+        url: Address of the server.
         key_variable: Environment variable whose value would go along.
     """
     recipe = _CLOSED_FOR.get()

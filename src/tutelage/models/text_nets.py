@@ -30,8 +30,8 @@ class BagOfWords(nn.Module):
 
     Args:
         num_classes: Width of the logits.
-        vocab_size: Of the tokenizer.
-        width: Of the vectors.
+        vocab_size: Vocabulary size of the tokenizer.
+        width: Width of the vectors.
         buckets: Rows that pairs of neighbouring tokens share; 0 leaves pairs out.
         hidden: Width of a layer before the logits; 0 for none.
         dropout: Share of the mean's entries dropped while training.
@@ -99,12 +99,12 @@ class TextCNN(nn.Module):
 
     Args:
         num_classes: Width of the logits.
-        vocab_size: Of the tokenizer.
-        width: Of the vectors.
-        filters: Of each size.
+        vocab_size: Vocabulary size of the tokenizer.
+        width: Width of the vectors.
+        filters: Number of filters of each size.
         sizes: Tokens that a filter sees.
         dropout: Share of the answers dropped while training.
-        embeddings: As in `BagOfWords`.
+        embeddings: See `BagOfWords`.
 
     Source:
         Kim 2014, "Convolutional Neural Networks for Sentence Classification", arXiv:1408.5882.

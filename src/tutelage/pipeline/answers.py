@@ -30,9 +30,9 @@ def check_answers(
     Fingerprints cover weights and settings; that a forward was rewritten shows here alone.
 
     Args:
-        name: Of the network, for the message.
+        name: Name of the network, for the message.
         folder: Where its results lie.
-        key: Of what lies there; where it is another one, nothing of it is used, nor compared.
+        key: Key of the stored outputs; with another key they are ignored.
         network: Before any training here.
         task: How it is called.
         reader: The training data.

@@ -143,9 +143,9 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
         valid_data: For model selection; a tenth of the training data if not given.
         test_data: For the numbers reported; the validation data if not given, and verdict, notes
             and report then say so.
-        temperature: Of the distillation loss, above 0.
-        weight: Of the distillation loss.
-        task_weight: Of the task loss on the labels.
+        temperature: Temperature of the distillation loss, above 0.
+        weight: Weight of the distillation loss.
+        task_weight: Weight of the task loss on the labels.
         objective: Another objective, or one loss; replaces temperature, weight and task_weight.
         views: Augmentation that teacher and student share.
         settings: All about training; replaces epochs, batch_size and lr.
@@ -154,7 +154,7 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
         lr: Peak learning rate of AdamW with a cosine schedule.
         seeds: One training each; they differ in order of data, views and dropout.
         baseline: Whether to train the same student on labels alone too, for a verdict.
-        codec: Of the teacher cache ("float32", "float16", "topk:K"); None teaches live.
+        codec: Codec of the teacher cache ("float32", "float16", "topk:K"); None teaches live.
         task: What kind of label is learned: a name of `tutelage.tasks.TASKS`, such as
             "regression" or "multi_label"; "module:Class"; or a `tutelage.Task` of one's own.
         metric: What networks are compared by, of those that the task has; its first if not given.

@@ -36,7 +36,7 @@ def classes_of(
         data: The training data as they were given.
         source: The same as they are read.
         teacher: Gives one logit a class.
-        student: As the teacher.
+        student: The student network.
         kind: What labels are.
 
     Raises:

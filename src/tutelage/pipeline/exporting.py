@@ -94,7 +94,7 @@ def export_float(job: Job, network: nn.Module, target: str, path: Path, costs: C
 
     Args:
         job: For its test samples.
-        network: As it is delivered.
+        network: The network as delivered.
         target: A name of `TARGETS`.
         path: Where the file shall lie; its stem says whose it is.
         costs: What is known so far.
@@ -125,7 +125,7 @@ def export_int8(
 
     Args:
         job: For its data.
-        network: As it is delivered.
+        network: The network as delivered.
         target: A name of `TARGETS`.
         way: One of the target's.
         source: The float file.

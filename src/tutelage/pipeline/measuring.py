@@ -50,7 +50,7 @@ def measure_run(
         batch_sizes: Samples in one call.
         threads: Threads of the runtime.
         seconds: For all latencies together; as long again for energy where it is told.
-        name: Of this machine.
+        name: Name of this machine.
         allow_code: Open files of kinds that can run code, whoever wrote them.
 
     Returns:
@@ -109,7 +109,7 @@ def kit_networks(folder: Path, record: RunRecord, *, allow_code: bool = False) -
     Args:
         folder: The run folder.
         record: Its results.
-        allow_code: As for `measure_run`.
+        allow_code: See `measure_run`.
 
     Raises:
         RunFolderError: There is none, or one is missing or was changed.

@@ -36,7 +36,7 @@ class Question:
 
     Attributes:
         original: The teacher.
-        facts: Of the data.
+        facts: Facts of the data.
         recipe: What a proposal's recipe shares with others; None if there is none to write.
         teacher: The teacher's part of such a recipe.
     """
@@ -58,11 +58,12 @@ def ask(
     """Build the teacher that a command names.
 
     Args:
-        model: As in a recipe, or the folder of a run, whose teacher and recipe are then taken.
-        settings: Of the network's constructor.
-        weights: Of the teacher, where they are worth keeping.
+        model: Name of the model as in a recipe, or the folder of a run, whose teacher and recipe
+            are then taken.
+        settings: Settings of the network's constructor.
+        weights: The teacher's weights, if they are worth keeping.
         base: A recipe for all but the networks.
-        facts: Of the data, where no recipe tells.
+        facts: Facts of the data, where no recipe tells.
 
     Raises:
         ConfigError: Name, settings and recipe do not go together.
@@ -147,10 +148,10 @@ def write_proposals(
 
     Args:
         question: The teacher, and what the recipes share.
-        budget_text: Of what fits; stands in its recipe.
+        budget_text: Budget as text, for the recipes of students that fit.
         proposals: To write.
         folder: For recipes and weights.
-        form: As what the students are delivered.
+        form: Format in which the students are delivered.
 
     Raises:
         ConfigError: There is no recipe to build on.

@@ -33,8 +33,8 @@ class Quality:
         """Notes for the reader.
 
         Args:
-            name: Of the network, as "teacher".
-            metric: Of the task.
+            name: Name of the network, as "teacher".
+            metric: Metric of the task.
         """
         if metric.rank(self.value) <= metric.rank(self.chance):
             yield (

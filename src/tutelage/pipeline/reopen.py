@@ -27,7 +27,7 @@ class Reopened:
     """A loaded run.
 
     Attributes:
-        job: As its recipe says, with the run folder where it lies now.
+        job: The job of its recipe, with the current run folder.
         record: Its results.
         teacher: The teacher, loaded.
         student: The student that is delivered, loaded.

@@ -92,7 +92,7 @@ def mark_complete(folder: Path, key: str, files: Sequence[Path]) -> None:
     """Mark a stage as complete; written last.
 
     Args:
-        folder: Of the stage.
+        folder: Folder of the stage.
         key: Fingerprint of all that it depends on.
         files: Its result.
     """

@@ -105,7 +105,7 @@ def export_one(job: Job, model: nn.Module, name: str, sample: Sample) -> TextFil
     Args:
         job: For the tokenizer and the run folder.
         model: On the CPU, in eval mode.
-        name: Of `TEXT_TARGETS`.
+        name: A name in `TEXT_TARGETS`.
         sample: Test text.
 
     Raises:

@@ -226,7 +226,7 @@ def cache_progress(listener: Listener, items: int | None) -> Callable[[int, int]
 
     Args:
         listener: Told of it.
-        items: Of a sample.
+        items: Items of a sample.
 
     Returns:
         Called with what is done and all; shards of an earlier build may be among the first.
@@ -343,7 +343,7 @@ def load_adapters(objective: Objective, folder: Path) -> None:
 
     Args:
         objective: Prepared as for that training.
-        folder: Of the training.
+        folder: Folder of the training.
 
     Raises:
         RunFolderError: They are not there.

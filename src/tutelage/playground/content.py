@@ -27,12 +27,12 @@ class Network:
     """One network of the page.
 
     Attributes:
-        name: As in the run's record.
-        title: As the page calls it.
+        name: Name in the run's record.
+        title: Name on the page.
         column: The same, short.
         source: Its file in the run.
         file: Its file in the playground.
-        size_bytes: Of the file.
+        size_bytes: Size in bytes of the file.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Sample:
         sample_id: Its number in the test data.
         label: Its class.
         picture_png: Base64, of a picture.
-        text: Of a text.
+        text: The text, if the sample is one.
         logits: Network name to what ONNX Runtime gives here, for the page to compare with.
     """
 
@@ -67,13 +67,13 @@ class Content:
     """Content of the page.
 
     Attributes:
-        name: Of the run.
-        version: Of Tutelage, when it ran.
+        name: Name of the run.
+        version: Version of Tutelage that ran it.
         class_names: One a class.
         temperature: Where the slider starts.
         inputs: What the networks take.
         networks: The teacher, then the student's files.
-        samples: Of the test data.
+        samples: Samples of the test data.
     """
 
     name: str
@@ -90,7 +90,7 @@ def read_run(run: Path, runtime: Path | None = None) -> Content:
 
     Args:
         run: Its folder.
-        runtime: As for `find_runtime`.
+        runtime: See `find_runtime`.
 
     Raises:
         RunFolderError: Results or exported networks are missing.

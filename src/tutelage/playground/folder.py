@@ -21,8 +21,8 @@ class Written:
 
     Attributes:
         page: The page.
-        size_bytes: Of everything together.
-        names: Of all files beside the page that it needs, below its folder.
+        size_bytes: Size in bytes of everything together.
+        names: Names of all files beside the page that it needs, below its folder.
     """
 
     page: Path
@@ -64,10 +64,10 @@ def write_single_file(
     The networks and the runtime lie in it, compressed.
 
     Args:
-        run: As for `write_folder`.
+        run: See `write_folder`.
         page: The file.
-        runtime: As for `write_folder`.
-        given: As for `write_folder`.
+        runtime: See `write_folder`.
+        given: See `write_folder`.
 
     Raises:
         RunFolderError, ConfigError, WriteError: As for `write_folder`.

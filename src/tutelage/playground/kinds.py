@@ -13,7 +13,7 @@ class Kind(ABC):
 
     Attributes:
         one: What one is called.
-        template: Of the panel where a person makes one.
+        template: Template of the input panel.
         scripts: Beside those that all pages have, in order.
         credit: For the foot of the page: what else runs in it, with its licence.
     """

@@ -105,7 +105,7 @@ def measure_hand(pictures: Sequence[NDArray[np.uint8]]) -> Hand:
     The pen is such that a figure of usual stroke length covers as much as the pictures' ink does.
 
     Args:
-        pictures: Of shape (1, height, width).
+        pictures: Images of shape (1, height, width).
     """
     if not pictures:
         return Hand(background=0, extent=0.7, pen=0.09)

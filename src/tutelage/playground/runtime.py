@@ -61,7 +61,7 @@ class Runtime:
 
     Attributes:
         folder: Where they lie.
-        version: As the script's first lines say it.
+        version: Version from the script's first lines.
     """
 
     folder: Path
@@ -93,7 +93,7 @@ def find_package(package: Package, given: Path | None = None) -> Path:
 
     Args:
         package: Which.
-        given: As for `find_runtime`.
+        given: See `find_runtime`.
 
     Raises:
         MissingExtraError: As for `find_runtime`.

@@ -93,7 +93,8 @@ def make_server(folder: Path, names: Collection[str] = (PAGE,)) -> ThreadingHTTP
 
     Args:
         folder: Where they lie.
-        names: Of the files, below the folder; nothing else is served, and no link is followed.
+        names: Names of the files, below the folder; nothing else is served, and no link is
+            followed.
     """
     listed = frozenset({PAGE, *names})
     return ThreadingHTTPServer((HOST, 0), partial(_Listed, folder=folder, names=listed))
@@ -105,7 +106,7 @@ def serve(folder: Path, tell: Callable[[str], None], names: Collection[str] = (P
     Args:
         folder: With an index.html.
         tell: Told the address before the browser is opened.
-        names: As for `make_server`.
+        names: See `make_server`.
     """
     with make_server(folder, names) as server:
         address = f"http://{HOST}:{server.server_port}/"

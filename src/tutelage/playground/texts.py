@@ -25,7 +25,7 @@ class Texts(Kind):
     """The page of a run on texts, with the run's tokenizer.
 
     Attributes:
-        folder: Of the tokenizer.
+        folder: Folder of the tokenizer.
         cutter: It, and how long a text may be.
         package: Where the script lies that runs it in a browser.
     """
@@ -45,7 +45,7 @@ class Texts(Kind):
 
         Args:
             run: Its folder.
-            runtime: As for `find_runtime`.
+            runtime: See `find_runtime`.
 
         Raises:
             RunFolderError: The run left no tokenizer.

@@ -87,13 +87,13 @@ class Metric:
     """The metric by which a task's networks are compared.
 
     Attributes:
-        name: Of its value in an `Evaluation` and in a `Summary`.
+        name: Name of its value in an `Evaluation` and in a `Summary`.
         title: In sentences and above tables.
         is_share: Whether it runs from 0 to 1 and is printed in percent.
         is_higher_better: Whether more of it is better.
-        unit: Of a difference of two arms' scores, as "points of accuracy"; such a difference is
-            multiplied by 100 where the metric is a share. Empty where the difference is one of the
-            metric itself, which is then said to be higher or lower.
+        unit: Unit of a difference of two arms' scores, as "points of accuracy"; such a difference
+            is multiplied by 100 where the metric is a share. Empty where the difference is one of
+            the metric itself, which is then said to be higher or lower.
         meaning: What it is, in one sentence for the report.
         task_loss: What the task loss on validation data is, for the report.
         reach: Largest difference that two networks' scores can have: 1 for shares of samples, 2
@@ -367,17 +367,17 @@ class TextFileRow:
         file: Its name, in the folder `student`.
         target: "onnx", "gguf" (float16) or "gguf_q8_0".
         runtime: What read it, with its version.
-        size_bytes: Of the file.
+        size_bytes: Size in bytes of the file.
         count: Tokens compared.
-        max_abs_difference: Of two logits.
+        max_abs_difference: Largest absolute difference of two logits.
         agreement: Share of tokens after which both pick the same next one.
         kl: Mean KL(PyTorch || file) of the next token, in nats.
-        perplexity: Of the file.
-        expected_perplexity: Of PyTorch, on the same tokens.
+        perplexity: Perplexity of the file.
+        expected_perplexity: Perplexity of PyTorch, on the same tokens.
         written: Tokens that the file wrote greedily with its key-value cache; 0 where it was not
             asked to.
-        shortfall: Of the tokens written, how far at most a logit lies below the likeliest, as
-            PyTorch and the file have it that read the whole text at once; 0 where all write alike.
+        shortfall: Largest gap between the logit of a generated token and the best one, as PyTorch
+            and the file have it that read the whole text at once; 0 where all write alike.
         tokens_per_s: Written for one text, on one thread; None where it was not timed.
         expected_tokens_per_s: The same in PyTorch, by turns with it.
     """
@@ -416,7 +416,7 @@ class Confusion:
     """Confusions between classes of the delivered student.
 
     Attributes:
-        seed: Of the student.
+        seed: Seed of the student.
         cells: Class, picked class and how many items; pairs that do not occur are left out.
     """
 
@@ -448,7 +448,7 @@ class RunRecord:
         recipe: The resolved recipe, or the call's settings.
         class_names: One a class.
         splits: Number of samples in train, valid and test.
-        temperature: Of the first term that has one; the report's slider starts there.
+        temperature: Temperature of the first term that has one; the report's slider starts there.
         teacher: The teacher's training (or only its evaluation).
         arms: Baseline and distilled trainings, paired by seed.
         summaries: Per arm and choice.
@@ -468,7 +468,7 @@ class RunRecord:
         finished: The day, as in 2026-01-31, in UTC; empty of old runs.
         machine: Where the run was finished: PyTorch's version, threads and cores, or the GPU.
         files: What the stages left: path below the run folder to SHA-256.
-        confusion: Of the delivered student; None of tasks without classes, and of old runs.
+        confusion: Confusions of the delivered student; None without classes, and in old runs.
         judged_on: "test", or "validation" where the test data are the validation data.
     """
 

@@ -43,9 +43,9 @@ class ParityRow:
     """An exported file in its own runtime against the PyTorch network, on real samples.
 
     Attributes:
-        name: Of the network.
+        name: Name of the network.
         file: Its name.
-        max_abs_difference: Of two logits.
+        max_abs_difference: Largest absolute difference of two logits.
         agreement: Share of samples on which both agree: of classes that both put into one.
         count: Samples compared.
         target: What kind of file it is.
@@ -88,11 +88,11 @@ class QuantisedRow:
         float_accuracy: The float file's.
         low, high: 95% interval of the difference, over other test samples.
         agreement: Share of samples that both put into the same class.
-        max_abs_difference: Of two logits.
+        max_abs_difference: Largest absolute difference of two logits.
         count: Test samples.
         target: What kind of file it is.
-        over_plain: Of a fine-tuned file: its accuracy less that of the file of eight bits made
-            from the student before; None of others.
+        over_plain: For a fine-tuned file: its accuracy minus that of the int8 file made from the
+            student before; None of others.
         over_plain_low, over_plain_high: 95% interval of that difference.
         gain: The metric less the float file's, higher being better; None where it is plainly that.
     """
@@ -162,10 +162,10 @@ class MeasuredFile:
     """One exported file on one machine.
 
     Attributes:
-        name: Of the network.
+        name: Name of the network.
         file: Its name.
         sha256: Of its content; empty where it was not there.
-        size_bytes: Of the file.
+        size_bytes: Size in bytes of the file.
         memory_bytes: Peak resident set of a process that runs it, over the empty runtime; None
             where the machine does not tell.
         problem: Why it could not be run there; None if it could.
@@ -186,14 +186,14 @@ class MeasuredRow:
     """One network at one batch size and thread count, measured in alternation with the others.
 
     Attributes:
-        name: Of the network.
+        name: Name of the network.
         runtime: With its version.
         batch_size: Samples in one call.
-        threads: Of the runtime.
+        threads: Number of threads of the runtime.
         p50_ms, p95_ms: Half of the calls, and 95 % of them, took at most this long.
         throughput_per_s: Samples a second.
         calls: That were timed.
-        energy_mj: Of the whole processor package, millijoules a sample; None where not told.
+        energy_mj: Energy of the whole processor package, millijoules per sample; None if unknown.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -214,7 +214,7 @@ class Measurement:
     """All exported files on one machine, as the script measure.py prints it.
 
     Attributes:
-        format: Of this record; 1.
+        format: Format of this record; 1.
         machine: What was measured on.
         when: UTC, as in 2026-01-31T12:00:00Z.
         files: Size and memory of each.

@@ -21,7 +21,7 @@ def write_card(record: RunRecord, licences: Mapping[str, str], seed: int) -> str
     Args:
         record: What the run found out.
         licences: Whose ("student", "teacher", "data") to what was stated of it.
-        seed: Of the student that is delivered.
+        seed: Seed of the student that is delivered.
     """
     parts = [
         f"# {record.name}: a distilled student",

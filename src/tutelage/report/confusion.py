@@ -18,7 +18,7 @@ class Entry:
 
     Attributes:
         count: How many, as text; empty for none.
-        share: Of the row's items, 0 to 1; 0 for a class without items.
+        share: Share of the row's items, 0 to 1; 0 for a class without items.
         is_right: Whether row and column are one class.
         meaning: The same in words.
     """

@@ -199,7 +199,7 @@ class Task(ABC):
         """The metric of a guess without inputs, which a network must beat.
 
         Args:
-            labels: Of the data that networks are judged on.
+            labels: Labels of the data that networks are judged on.
         """
 
     def scores(self, said: Predictions) -> Shaped[Tensor, " samples"]:
@@ -216,8 +216,8 @@ class Task(ABC):
         """All metrics of one network's predictions.
 
         Args:
-            said: Of the network.
-            teacher: Of the teacher, on the same data; None for the teacher itself.
+            said: Predictions of the network.
+            teacher: The teacher's predictions on the same data; None for the teacher itself.
         """
 
     def mean_of(
@@ -226,7 +226,7 @@ class Task(ABC):
         """Combined output of several networks: for classes the mean of their probabilities.
 
         Args:
-            scores: Of each network, as it gives them.
+            scores: Scores of each network, as it gives them.
             log_weights: Logarithms of weights that sum to 1.
         """
         return log_mean_probabilities(scores, log_weights)

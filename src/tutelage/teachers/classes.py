@@ -13,8 +13,8 @@ def class_order(own: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
     in one Unicode form, and numbers as numbers.
 
     Args:
-        own: Of the teacher, in the order of its logits.
-        wanted: Of the data, in the order of the labels.
+        own: The teacher's class names, in the order of its logits.
+        wanted: The data's class names, in the order of the labels.
 
     Raises:
         ConfigError: They are not the same classes.

@@ -26,7 +26,7 @@ class Codec(Protocol):
     """Logits to arrays and back.
 
     Attributes:
-        name: As recipes and manifests have it, settings included.
+        name: Name as in recipes and manifests, settings included.
         takes: Kinds of scores that it keeps.
     """
 

@@ -54,7 +54,8 @@ class ModuleTeacher:
         task: How it is called.
         chunk: Rows of each forward; of texts at most `TEXT_CHUNK`, counted as texts of 16 tokens.
         device: Where it runs; None leaves it.
-        precision: Of its forward, "float32" or "bf16"; what it gives is float32 either way.
+        precision: Precision of its forward, "float32" or "bf16"; what it gives is float32 either
+            way.
         layers: Parts whose features it gives beside the logits; of the network itself, also where
             it stands in an `InputAdapter`.
     """

@@ -32,8 +32,8 @@ class Part:
     """The shards that one of several jobs builds.
 
     Attributes:
-        number: Of this job, from 1.
-        count: Of all jobs.
+        number: Number of this job, from 1.
+        count: Number of jobs.
     """
 
     number: int = 1
@@ -68,8 +68,8 @@ class Note:
     """Facts about a shard, written beside it by its builder, for the manifest.
 
     Attributes:
-        number: Of the shard.
-        count: Of all shards of the cache.
+        number: Number of the shard.
+        count: Number of shards of the cache.
         key: What it was made from.
         shard: Its samples, size and checksum.
         seconds: Time that it took.
@@ -99,7 +99,7 @@ def read_notes(place: Place, names: set[str], key: CacheKey | None = None) -> di
 
     Args:
         place: Where.
-        names: Of all its files.
+        names: Names of all its files.
         key: Only notes of a cache made from this; None takes all.
     """
     notes = {}

@@ -91,7 +91,7 @@ class Remote:
     """An address that fsspec supports. Files are uploaded whole; small ones are renamed into place.
 
     Args:
-        url: As `s3://bucket/folder`.
+        url: Address such as `s3://bucket/folder`.
 
     Raises:
         MissingExtraError: fsspec or what it needs for this kind of address is not installed.

@@ -87,14 +87,14 @@ class Manifest:
     """Description of a cache, written last: a cache with a manifest is complete.
 
     Attributes:
-        format: Of the files.
+        format: Format of the files.
         key: What it was made from.
         shards: One a file.
-        size_bytes: Of all files.
-        bytes_per_item: Of a row of a view: a sample's, or a token's.
+        size_bytes: Size in bytes of all files.
+        bytes_per_item: Size in bytes of a row of a view: a sample's, or a token's.
         kl_to_live: Mean divergence of what is read back from what the teacher said, in nats.
         build_seconds: Time of the build.
-        gradient_bias: Of caches that keep a part of a vocabulary: how far the mean gradient of
+        gradient_bias: For caches that keep a part of a vocabulary: how far the mean gradient of
             forward KL is off, relative to that of the live teacher; None of others.
     """
 

@@ -18,7 +18,7 @@ class TrialRow:
         settings: Dotted key to value.
         score: The task's metric on the validation data, at the best epoch; None before the first.
         epochs: That were trained.
-        latency_ms: Of its student, where students were searched.
+        latency_ms: Latency of its student, where students were searched.
     """
 
     number: int
@@ -34,7 +34,7 @@ class Confirmed:
     """A setting trained again under other seeds, still on validation data.
 
     Attributes:
-        number: Of the trial.
+        number: Number of the trial.
         scores: One a further seed; where none was asked for, that of the search alone. The
             search's own seed is not among them: it chose the setting, and so flatters it.
     """
@@ -53,7 +53,7 @@ class Tuned:
     """The result of a search.
 
     Attributes:
-        name: Of the run.
+        name: Name of the run.
         space: Dotted key to what was searched, in words.
         trials: In order.
         importance: Dotted key to its share of the variance of the score, largest first.

@@ -46,14 +46,14 @@ class Search:
 
     Attributes:
         recipe: To start from; its own values are the first trial.
-        folder: Of the recipe, for files it names.
+        folder: The recipe's folder, for files that it names.
         trials: How many, those of an earlier call included.
-        groups: Of settings, from `GROUPS`; empty takes all.
+        groups: Groups of settings, from `GROUPS`; empty takes all.
         students: To choose from; with any, accuracy and latency are searched together.
         confirm: Trainings of the best few under further seeds, which alone decide; with none the
             search's own seed decides, which favours whatever it was kind to.
         top: How many are confirmed beside the recipe as it stands.
-        seed: Of what is tried.
+        seed: Random seed of the search.
     """
 
     recipe: Recipe
@@ -326,7 +326,7 @@ class _Report:
     """Reports every epoch to Optuna and every step to the progress bar, and prunes poor trials.
 
     Args:
-        listener: Of the whole search.
+        listener: Listener of the whole search.
         trial: To judge; None judges none.
         metric: It is judged by.
     """

@@ -40,8 +40,8 @@ def find_students(
 
     Args:
         recipe: Its teacher is trained or loaded first.
-        folder: Of the recipe.
-        budget: As in a recipe.
+        folder: Folder of the recipe.
+        budget: Budget as in a recipe.
         count: Proposals beside the own student.
         listener: Told of every stage.
     """

@@ -37,7 +37,7 @@ def open_file(path: Path, *, threads: int = 1) -> Runner:
 
     Args:
         path: The file.
-        threads: Of the runtime, inside one operator.
+        threads: Number of threads of the runtime, inside one operator.
 
     Raises:
         UnknownNameError: No target has such files.

@@ -31,8 +31,8 @@ class Port:
     Attributes:
         name: By which the runtime knows it; None where it goes by place.
         shape: "batch" or "length" where any number is taken.
-        dtype: Of its numbers, as numpy names it.
-        scale: Of whole numbers that stand for others: value = scale * (number - zero_point).
+        dtype: Data type of its numbers, as numpy names it.
+        scale: Scale of quantised numbers: value = scale * (number - zero_point).
         zero_point: The number that stands for 0.
     """
 
@@ -109,8 +109,8 @@ class Target(ABC):
         name: In recipes and on the command line.
         title: What runs it, in words.
         places: Where it is meant to run.
-        suffix: Of the file.
-        extra: Of Tutelage, which installs what is needed.
+        suffix: Suffix of the file.
+        extra: Extra of Tutelage that installs what is needed.
         modules: What is imported from that extra.
         beside_others: Where the extra does not go into every environment: what to do.
         batch_size: Samples that a file takes at once; None takes any number.
@@ -207,7 +207,7 @@ class Target(ABC):
         """Write the int8 file of a network.
 
         Args:
-            network: As for `write`.
+            network: See `write`.
             source: Its float file of this kind.
             calibration: Real samples, as the network takes them, to scale activations by.
             path: Where the file shall lie.
@@ -236,7 +236,7 @@ class Target(ABC):
 
         Args:
             path: The file.
-            threads: Of the runtime, inside one operator.
+            threads: Number of threads of the runtime, inside one operator.
 
         Raises:
             ExportError: The runtime cannot load it, or opening it would run code.
