@@ -21,6 +21,7 @@ from tutelage.records.costs import (
     SizeRow,
 )
 from tutelage.sealed import read_sealed, write_sealed
+from tutelage.wording import plain_number
 
 __all__ = [
     "ACCURACY",
@@ -115,14 +116,14 @@ class Metric:
 
     def text(self, value: float) -> str:
         """The value as text."""
-        return f"{value:.2%}" if self.is_share else f"{value:.4g}"
+        return f"{value:.2%}" if self.is_share else plain_number(value)
 
     def difference(self, value: float) -> str:
         """A difference of scores, higher being better, as text with its sign or direction."""
         if self.unit:
             return f"{100 * value:+.2f}" if self.is_share else f"{value:+.4f}"
         word = "higher" if (value > 0) == self.is_higher_better else "lower"
-        return f"{abs(value):.4g} {word}"
+        return f"{plain_number(abs(value))} {word}"
 
     def over_baseline(self, value: float) -> str:
         """A difference of two arms' scores as text."""

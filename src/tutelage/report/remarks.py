@@ -6,15 +6,15 @@ from tutelage.records import ParityRow, QuantisedRow, RunRecord
 from tutelage.report.formatting import is_noise, significant, size
 from tutelage.wording import quantity
 
-SETTINGS = (
-    "try a temperature of 1 or 2, a higher task_weight (0.5) with a lower weight of the loss "
-    "(0.5), more epochs, and a teacher that is clearly better than the baseline; let validation "
-    "data choose (tutelage tune)."
+OTHERS = (
+    "a higher task_weight (0.5) with a lower weight of the loss (0.5), more epochs, and a teacher "
+    "that is clearly better than the baseline; let validation data choose (tutelage tune)."
 )
-TRY = (
+SETTINGS = f"try a temperature of 1 or 2, {OTHERS}"
+WHERE = (
     "Where distillation hurts or shows nothing, often with little data or a very small student, "
-    f"{SETTINGS}"
 )
+TRY = WHERE + SETTINGS
 # 270 samples lost 9 points by T = 4 and weight 0.9; the 1,078 of the digits recipe lose nothing.
 FEW_SAMPLES = 1000
 MORE = "The interval is wide: more seeds narrow it most, 5 to 10 rather than 2 or 3."
@@ -41,7 +41,8 @@ def _advice(record: RunRecord) -> Iterator[str]:
     verdict = record.verdict
     if verdict is None or verdict.word == "helped":
         return
-    yield TRY
+    has_classes = record.teacher.selected.accuracy is not None
+    yield TRY if has_classes else f"{WHERE}try {OTHERS}"
     if verdict.word == "no evidence" and verdict.num_seeds < FEW_SEEDS:
         yield MORE
 

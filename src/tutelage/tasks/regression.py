@@ -20,6 +20,7 @@ from tutelage.records import Evaluation
 from tutelage.tasks.base import Predictions, Task
 from tutelage.types import Batch, Signal
 from tutelage.value_measures import GAUSSIAN_MEASURES, VALUE_MEASURES, mean_square
+from tutelage.wording import plain_number
 
 NEAR = 0.1  # of the labels' standard deviation: two values as near agree
 FAR, WIDE, NARROW = 2.0, 5.0, 0.2  # from where on labels are too far from what a new network gives
@@ -110,7 +111,7 @@ class ValueTask(Task):
 
     def say_label(self, label: Shaped[Tensor, "..."], names: Sequence[str]) -> str:
         """The values with their names."""
-        return _listed(names, [f"{float(value):.4g}" for value in label])
+        return _listed(names, [plain_number(float(value)) for value in label])
 
     @abstractmethod
     def as_sure(self, values: Float[Tensor, "items values"]) -> Float[Tensor, "items width"]:
@@ -239,7 +240,13 @@ class GaussianRegression(ValueTask):
         """The values with their names and standard deviations."""
         means, logs = scores.chunk(2)
         pairs = zip(means.tolist(), (logs / 2).exp().tolist(), strict=True)
-        return _listed(names, [f"{mean:.4g} \N{PLUS-MINUS SIGN} {std:.2g}" for mean, std in pairs])
+        return _listed(
+            names,
+            [
+                f"{plain_number(mean)} \N{PLUS-MINUS SIGN} {plain_number(std)}"
+                for mean, std in pairs
+            ],
+        )
 
     def task_loss(self) -> Loss:
         """The negative log-likelihood."""
