@@ -32,7 +32,7 @@ from tutelage.inputs.wrapping import NormalizedNetwork
 from tutelage.job import Job
 from tutelage.models.load import make_model
 from tutelage.pipeline import run_job
-from tutelage.pipeline.delivery import deliverable
+from tutelage.pipeline.delivery import wrap_for_export
 from tutelage.pipeline.run import Finished
 from tutelage.pipeline.training import Trained
 
@@ -308,7 +308,7 @@ def file_right(job: Job, trained: Trained) -> Tensor:
     ]
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        export_onnx(deliverable(job, trained.selected), calibration[0], source)
+        export_onnx(wrap_for_export(job, trained.selected), calibration[0], source)
         quantise_onnx(source, target, calibration, "minmax")
         return right_of(job, open_session(target, threads=1))
 

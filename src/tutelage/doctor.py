@@ -42,7 +42,6 @@ from tutelage.objective import Objective, Ramp, value_at
 from tutelage.records import ACCURACY
 from tutelage.report.remarks import FEW_SAMPLES, few_samples_advice
 from tutelage.tasks import Task
-from tutelage.tasks.tokens import network_inputs
 from tutelage.teachers.codecs import check_scores, make_codec
 from tutelage.teachers.module import ModuleTeacher, new_head, state_fingerprint
 from tutelage.teachers.steady import said_twice
@@ -97,14 +96,14 @@ def preflight(job: Job) -> None:
 def _check_export(job: Job, batch: Batch) -> None:
     if job.measure is None:
         return
-    if not isinstance(batch.inputs, torch.Tensor) and job.task.items_per_sample not in (1, None):
+    if job.task.items_per_sample not in (1, None):
         raise ConfigError(
             "measure: networks of texts can be exported and timed where texts or their words are "
             f"classified, not by {type(job.task).__name__}. Set measure: null."
         )
-    inputs = batch.inputs if isinstance(batch.inputs, torch.Tensor) else network_inputs(batch)
+    kind = job.splits.inputs
     for target in job.export.all_targets:
-        TARGETS[target].check_inputs(inputs)
+        TARGETS[target].check_inputs(kind.export_inputs(batch.inputs), kind)
 
 
 def _check_text_targets(job: Job) -> None:

@@ -19,7 +19,7 @@ from tutelage.deploy import (
     open_session,
     run_session,
 )
-from tutelage.deploy.export import _check_length_is_dynamic
+from tutelage.deploy.export import _check_sizes_are_dynamic
 from tutelage.errors import ExportError, MissingExtraError, RunFolderError
 from tutelage.models.load import make_model
 
@@ -299,6 +299,7 @@ def test_a_text_cnn_s_file_takes_texts_of_any_length(tmp_path):
 def test_a_file_for_texts_of_one_length_is_refused():
     kind = onnx.TensorProto.INT64
     values = [onnx.helper.make_tensor_value_info("input_ids", kind, ["batch", n]) for n in ("l", 8)]
-    _check_length_is_dynamic("Net", onnx.helper.make_graph([], "g", values[:1], []))
-    with pytest.raises(ExportError, match=r"Net: forward fixes the length.*texts of 8 tokens"):
-        _check_length_is_dynamic("Net", onnx.helper.make_graph([], "g", values[1:], []))
+    axes = {"input_ids": {0: "batch", 1: "length"}}
+    _check_sizes_are_dynamic("Net", onnx.helper.make_graph([], "g", values[:1], []), axes)
+    with pytest.raises(ExportError, match=r"Net: forward fixes the length.* samples of length 8"):
+        _check_sizes_are_dynamic("Net", onnx.helper.make_graph([], "g", values[1:], []), axes)

@@ -305,7 +305,7 @@ def test_a_teacher_that_sees_more_than_a_linear_baseline_is_fine(job):
     for number, label in enumerate(labels.tolist()):
         inputs[number, :, :, 2 * label : 2 * label + 2] += 2 * sign[number]
     data = TensorSource(inputs, labels)
-    splits = replace(job.splits, train=data, valid=data, test=data, inputs=None)
+    splits = replace(job.splits, train=data, valid=data, test=data, inputs=data.input_kind)
 
     def by_eye(inner, inputs):
         thirds = inputs.view(-1, 6, 3, 2).mean(dim=(1, 3))

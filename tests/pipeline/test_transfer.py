@@ -89,7 +89,7 @@ def test_a_recipe_says_how_they_are_made(tmp_path):
 
 def test_data_that_are_no_pictures_are_refused(job):
     numbers = TensorSource(torch.zeros(4, 5), torch.zeros(4, dtype=torch.long))
-    flat = job.on(replace(job.splits, train=numbers, inputs=None))
+    flat = job.on(replace(job.splits, train=numbers, inputs=numbers.input_kind))
     network = torch.nn.Linear(5, 3)
     teacher = Trained("teacher", 0, network, network, Progress(), "")
     with pytest.raises(ConfigError, match="transfer: it makes pictures"):

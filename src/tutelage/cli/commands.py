@@ -16,7 +16,7 @@ from tutelage.errors import TutelageError
 from tutelage.job import Job
 from tutelage.locks import locked
 from tutelage.pipeline import run_job
-from tutelage.pipeline.delivery import deliverable
+from tutelage.pipeline.delivery import wrap_for_export
 from tutelage.pipeline.exporting import raise_refused
 from tutelage.pipeline.proposals import check_budget
 from tutelage.pipeline.rehearsal import rehearse_exports
@@ -58,7 +58,7 @@ def _look_at_budget(job: Job) -> list[doctor.Finding]:
     if job.budget is None:
         return []
     try:
-        text = check_budget(job, deliverable(job, job.new_student(0)))
+        text = check_budget(job, wrap_for_export(job, job.new_student(0)))
     except TutelageError as error:
         return [doctor.Finding(doctor.PROBLEM, "budget", str(error))]
     return [doctor.Finding(doctor.FINE, "budget", text)]

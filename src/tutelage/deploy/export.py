@@ -1,6 +1,5 @@
 """A network as one ONNX file."""
 
-from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,16 @@ from torch import Tensor, nn
 from tutelage.deploy.quiet import quiet
 from tutelage.errors import ExportError, one_line, require
 from tutelage.files import write_bytes
+from tutelage.inputs import InputKind, kind_of
+from tutelage.inputs.base import Axes
 from tutelage.models.calling import called
 from tutelage.models.cost import frozen_copy
 from tutelage.types import Inputs, describe_inputs, each, first_tensor
 
-TEXT_INPUTS = ("input_ids", "attention_mask")
 
-
-def export_onnx(model: nn.Module, example: Inputs, path: Path) -> None:
+def export_onnx(
+    model: nn.Module, example: Inputs, path: Path, inputs: InputKind | None = None
+) -> None:
     """Write a network as one ONNX file: input "inputs", output "logits", any batch size.
 
     Inputs that have names keep them, and may be of any length: texts as tokens.
@@ -30,62 +31,37 @@ def export_onnx(model: nn.Module, example: Inputs, path: Path) -> None:
         model: A network that takes one tensor, or named ones, and gives logits.
         example: A batch as the network takes it; only its first sample is used.
         path: Where the file shall lie; written whole or not at all.
+        inputs: What samples are, which says which sizes may change; what `example` looks like if
+            not given.
 
     Raises:
         ExportError: The network cannot be expressed in ONNX, or gives no logits.
         RunFolderError: The place cannot be written.
     """
-    content = _onnx_bytes(frozen_copy(model), example)
+    content = _onnx_bytes(frozen_copy(model), example, inputs or kind_of(example))
     write_bytes(path, content)
 
 
-def _onnx_bytes(network: nn.Module, example: Inputs) -> bytes:
-    check_named(type(network).__name__, example)
+def _onnx_bytes(network: nn.Module, example: Inputs, kind: InputKind) -> bytes:
+    kind.check_export(type(network).__name__, example)
     if not len(first_tensor(example)):
         raise ExportError(
             f"example: holds no sample ({describe_inputs(example)}); the export needs one."
         )
     pair = each(example, _pair)
     checked_logits(network, pair)
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
+    axes = kind.axes(pair)
+    counts = {count for sizes in axes.values() for count in sizes.values()}
+    dims = {count: torch.export.Dim(count) for count in sorted(counts)}
+    shapes = {name: {a: dims[count] for a, count in sizes.items()} for name, sizes in axes.items()}
+    names: dict[str, Any] = {"input_names": [*axes], "output_names": ["logits"]}
     if isinstance(pair, Tensor):
-        named: dict[str, Any] = {"input_names": ["inputs"], "dynamic_shapes": ({0: batch},)}
-        proto = trace(network, (pair,), output_names=["logits"], **named)
+        proto = trace(network, (pair,), dynamic_shapes=(*shapes.values(),), **names)
     else:
-        sizes = {name: {0: batch, 1: length} for name in pair}
-        named = {"kwargs": dict(pair), "input_names": [*pair], "dynamic_shapes": sizes}
-        proto = trace(network, (), output_names=["logits"], **named)
-        _check_length_is_dynamic(type(network).__name__, proto.graph)
+        proto = trace(network, (), kwargs=dict(pair), dynamic_shapes=shapes, **names)
     _check_batch_is_dynamic(type(network).__name__, proto.graph)
+    _check_sizes_are_dynamic(type(network).__name__, proto.graph, axes)
     return serialised(network, proto)
-
-
-def check_named(who: str, inputs: Inputs, names: Collection[str] = ()) -> None:
-    """Refuse named inputs other than texts, whose sizes may not vary together.
-
-    Args:
-        who: For the message.
-        inputs: A batch.
-        names: That they must have; none given allows all.
-
-    Raises:
-        ExportError: They are neither one tensor nor rows of tokens, all of one shape.
-    """
-    if isinstance(inputs, Tensor):
-        return
-    if not isinstance(inputs, Mapping):
-        raise ExportError(
-            f"{who}: got a {type(inputs).__name__} of inputs. Give one tensor, or tensors by name."
-        )
-    shapes = {tuple(value.shape) for value in inputs.values()}
-    is_whole = not any(value.is_floating_point() for value in inputs.values())
-    is_text = is_whole and len(shapes) == 1 and len(shapes.pop()) == 2
-    if not is_text or (names and {*names} != {*inputs}):
-        raise ExportError(
-            f"{who}: of networks with named inputs those of texts can be exported ("
-            f"{', '.join(TEXT_INPUTS)}), these are {describe_inputs(inputs)}. Let the network take "
-            "one tensor that holds them all, and cut it in its forward (torch.split)."
-        )
 
 
 def _pair(tensor: Tensor) -> Tensor:
@@ -154,15 +130,17 @@ def _check_batch_is_dynamic(name: str, graph: Any) -> None:
             )
 
 
-def _check_length_is_dynamic(name: str, graph: Any) -> None:
+def _check_sizes_are_dynamic(name: str, graph: Any, axes: Axes) -> None:
     for value in graph.input:
         sizes = value.type.tensor_type.shape.dim
-        if not sizes[1].dim_param:
-            raise ExportError(
-                f"{name}: forward fixes the length, so {value.name!r} of the file would take only "
-                f"texts of {sizes[1].dim_value} tokens. Use inputs.shape[1] or -1 instead of a "
-                "number, and no pooling over the length."
-            )
+        for axis, counted in axes[value.name].items():
+            if not sizes[axis].dim_param:
+                raise ExportError(
+                    f"{name}: forward fixes the {counted}, so {value.name!r} of the file would "
+                    f"take only samples of {counted} {sizes[axis].dim_value}. Use "
+                    f"inputs.shape[{axis}] or -1 instead of a number, and no pooling to a fixed "
+                    "size."
+                )
 
 
 def strip(message: Any) -> None:

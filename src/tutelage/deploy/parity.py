@@ -14,6 +14,7 @@ from tutelage.deploy.runtime import as_arrays
 from tutelage.deploy.targets import TARGETS, Runner, target_of
 from tutelage.errors import ExportError, find
 from tutelage.files import staged
+from tutelage.inputs import InputKind
 from tutelage.models.cost import frozen_copy
 from tutelage.records import ParityRow
 from tutelage.tasks import Classification, Predictions, Task
@@ -23,7 +24,7 @@ from tutelage.wording import quantity
 ANY_CLASSES = Classification(0)  # whose picks are compared, however many there are
 
 
-def export_checked(
+def export_checked(  # noqa: PLR0913 - independent of one another
     model: nn.Module,
     batches: Iterable[Inputs],
     path: Path,
@@ -33,6 +34,7 @@ def export_checked(
     labels: Shaped[Tensor, "n ..."] | None = None,
     task: Task = ANY_CLASSES,
     tolerance: float = 1e-3,
+    inputs: InputKind | None = None,
 ) -> ParityRow:
     """Export a network and compare it with PyTorch; the file appears only when both agree.
 
@@ -45,6 +47,7 @@ def export_checked(
         labels: Labels of the samples, for the metric of both; None leaves it out.
         task: What the scores are, which says whether two of them agree.
         tolerance: See `check_parity`.
+        inputs: Kind of the samples; decided from the first ones if not given.
 
     Raises:
         UnknownNameError: There is no such target.
@@ -53,13 +56,13 @@ def export_checked(
         RunFolderError: The place cannot be written.
     """
     kind = find("target", target, TARGETS)
-    rest = (inputs for inputs in batches if len(first_tensor(inputs)))
+    rest = (batch for batch in batches if len(first_tensor(batch)))
     first = next(rest, None)
     if first is None:
         raise _no_samples(name)
     network = frozen_copy(model)
     with staged(path, kind.files) as staging:
-        kind.write(network, first, staging)
+        kind.write(network, first, staging, inputs)
         samples = itertools.chain([first], rest)
         judged = _Judge(task, labels, tolerance)
         return _compare(network, staging, samples, name, judged)

@@ -25,7 +25,9 @@ INPUTS: Mapping[str, type[InputKind]] = MappingProxyType(
 )
 """Every kind, the more special before the more general."""
 
+_PLAIN = tuple(kind() for kind in INPUTS.values())
+
 
 def kind_of(inputs: Inputs) -> InputKind:
     """The kind that inputs look like, for data of which nobody says what they are."""
-    return next(kind() for kind in INPUTS.values() if kind.fits(inputs))
+    return next(kind for kind in _PLAIN if kind.fits(inputs))

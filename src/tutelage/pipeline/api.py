@@ -23,8 +23,8 @@ from tutelage.models.copies import copied
 from tutelage.models.modes import left_as_it_was
 from tutelage.objective import Loss, Objective, objective_of
 from tutelage.pipeline.classes import classes_of
-from tutelage.pipeline.delivery import deliverable
-from tutelage.pipeline.exporting import fed
+from tutelage.pipeline.delivery import wrap_for_export
+from tutelage.pipeline.exporting import export_inputs
 from tutelage.pipeline.networks import as_network, check_names, named, plan_of
 from tutelage.pipeline.run import run_job
 from tutelage.problem import Problem
@@ -89,9 +89,15 @@ class Distilled:
         """
         reader = self._job.test_reader
         ids = torch.arange(min(256, len(reader)))
-        inputs = [fed(reader, reader[part, torch.zeros_like(part)]) for part in ids.split(64)]
+        inputs = [
+            export_inputs(reader, reader[part, torch.zeros_like(part)]) for part in ids.split(64)
+        ]
         return export_checked(
-            deliverable(self._job, self.student), inputs, Path(path), name="student"
+            wrap_for_export(self._job, self.student),
+            inputs,
+            Path(path),
+            name="student",
+            inputs=self._job.splits.inputs,
         )
 
     def report(self, path: str | Path) -> Path:

@@ -16,19 +16,19 @@ from tutelage.files import fingerprint
 from tutelage.job import ExportSettings, Job
 from tutelage.pipeline.exporting import (
     Costs,
+    example_input,
     export_finetuned,
     export_float,
     export_int8,
     finetuned_path,
     int8_name,
-    typical,
 )
 from tutelage.pipeline.finetuning import Finetuned
 from tutelage.pipeline.stages import Stage
 from tutelage.pipeline.training import Trained, save_weights
 from tutelage.records import LatencyRow, Metric, load_record, save_record
 
-__all__ = ["Costs", "deliverable", "delivery_stage", "export_all", "pick_student"]
+__all__ = ["Costs", "delivery_stage", "export_all", "pick_student", "wrap_for_export"]
 
 NOT_FINETUNED = Finetuned()
 COSTS, WEIGHTS = "costs.json", "student.safetensors"
@@ -39,9 +39,9 @@ SUFFIXES = {
 }
 
 
-def deliverable(job: Job, model: nn.Module) -> nn.Module:
+def wrap_for_export(job: Job, model: nn.Module) -> nn.Module:
     """The network as it is exported: with its normalisation, on the CPU, in eval mode."""
-    whole = job.splits.inputs.wrap_for_export(model, typical(job))
+    whole = job.splits.inputs.wrap_for_export(model, example_input(job))
     return whole.cpu().to(memory_format=torch.contiguous_format).eval()
 
 
@@ -82,9 +82,9 @@ def delivery_stage(
 def _deliver(job: Job, teacher: Trained, student: Trained, finetuned: Finetuned) -> list[Path]:
     folder = job.out / "export"
     _clear(folder)
-    whole, path = deliverable(job, teacher.selected), folder / "teacher.onnx"
+    whole, path = wrap_for_export(job, teacher.selected), folder / "teacher.onnx"
     costs = Costs().attempt(path.name, lambda costs: export_float(job, whole, "onnx", path, costs))
-    network = deliverable(job, student.selected)
+    network = wrap_for_export(job, student.selected)
     for target in job.export.all_targets:
         costs = export_all(job, network, target, job.int8, costs)
     if job.export.finetune is not None:
@@ -132,7 +132,7 @@ def _export_one_finetuned(job: Job, finetuned: Finetuned, target: str, costs: Co
     path, trained = _path(job, target), finetuned.by_steps.get(TARGETS[target].weight_steps)
     if trained is None:
         raise ExportError(f"{finetuned_path(path).name}: fine-tuning failed. {finetuned.problem}")
-    network = deliverable(job, trained.selected)
+    network = wrap_for_export(job, trained.selected)
     return export_finetuned(job, network, target, job.int8[0], path, costs)
 
 
@@ -156,7 +156,7 @@ def _latencies(job: Job, costs: Costs) -> list[LatencyRow]:
         return []
     return measure_latency(
         {row.name: job.out / "export" / row.file for row in rows},
-        typical(job),
+        example_input(job),
         batch_sizes=job.measure.batch_sizes,
         threads=job.measure.threads,
         seconds=job.measure.seconds,

@@ -12,7 +12,7 @@ from tutelage.files import fingerprint
 from tutelage.left import CompletionMarker, check_left, left_files
 from tutelage.locks import locked
 from tutelage.models.strangers import without_own_code
-from tutelage.pipeline.delivery import COSTS, WEIGHTS, deliverable, export_all, save_costs
+from tutelage.pipeline.delivery import COSTS, WEIGHTS, export_all, save_costs, wrap_for_export
 from tutelage.pipeline.exporting import Costs, raise_refused
 from tutelage.pipeline.handover import hand_over
 from tutelage.pipeline.reopen import Reopened, reopen
@@ -89,7 +89,7 @@ def _export(run: Reopened, target: str | None, way: str | None) -> RunRecord:
     folder = run.job.out / "export"
     costs, key = _so_far(run)
     save_weights(run.student.selected, folder / WEIGHTS)
-    network, before = deliverable(run.job, run.student.selected), costs.refused
+    network, before = wrap_for_export(run.job, run.student.selected), costs.refused
     targets = (target,) if target else run.job.export.all_targets
     if "distilled" not in {row.name for row in costs.parity}:
         targets = tuple(dict.fromkeys(("onnx", *targets)))

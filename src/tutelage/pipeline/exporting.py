@@ -108,13 +108,20 @@ def export_float(job: Job, network: nn.Module, target: str, path: Path, costs: C
     inputs, labels = _parity_samples(job)
     name = float_name(target, path.stem)
     parity = export_checked(
-        network, inputs, path, name=name, target=target, labels=labels, task=job.task
+        network,
+        inputs,
+        path,
+        name=name,
+        target=target,
+        labels=labels,
+        task=job.task,
+        inputs=job.splits.inputs,
     )
     if path.stem != TEACHER:
         given = run_file(job, path)
         value, _ = job.task.validate(given)
         parity = replace(parity, test_accuracy=value, test_count=len(given.sample_ids.unique()))
-    size = size_row(name, network, typical(job), path)
+    size = size_row(name, network, example_input(job), path)
     return costs.with_float(parity, replace(size, size_bytes=TARGETS[target].size_bytes(path)))
 
 
@@ -283,7 +290,7 @@ def calibration(job: Job) -> list[Inputs]:
     """Calibration samples spread over the training data, as inputs of the exported network."""
     reader = job.reader(job.splits.train)
     parts = calibration_ids(job).split(64)
-    return [fed(reader, reader[part, torch.zeros_like(part)]) for part in parts]
+    return [export_inputs(reader, reader[part, torch.zeros_like(part)]) for part in parts]
 
 
 def calibration_ids(job: Job) -> Tensor:
@@ -297,22 +304,22 @@ def _parity_samples(job: Job) -> tuple[list[Inputs], Tensor | None]:
     reader = job.test_reader
     requests = in_order(min(NUM_PARITY, len(reader)), batch_size=64)
     batches = [reader[request] for request in requests]
-    inputs = [fed(reader, batch) for batch in batches]
+    inputs = [export_inputs(reader, batch) for batch in batches]
     labels = [batch.labels for batch in batches if batch.labels is not None]
     has_labels = len(labels) == len(batches) and job.task.items_per_sample == 1
     return inputs, torch.cat(labels) if has_labels else None
 
 
-def typical(job: Job) -> Inputs:
+def example_input(job: Job) -> Inputs:
     """One typical test sample as the exported network takes it; a text of median length."""
     reader = job.test_reader
     lengths = reader.lengths
     number = 0 if lengths is None else int(lengths.argsort(stable=True)[len(lengths) // 2])
     ids = torch.tensor([number])
-    return fed(reader, reader[ids, torch.zeros_like(ids)])
+    return export_inputs(reader, reader[ids, torch.zeros_like(ids)])
 
 
-def fed(reader: Reader, batch: Batch) -> Inputs:
+def export_inputs(reader: Reader, batch: Batch) -> Inputs:
     """A batch as exported networks take it: pixels of 0 to 1; of texts what networks see."""
     return reader.inputs.export_inputs(batch.inputs)
 
@@ -321,5 +328,5 @@ def cost_notes(job: Job) -> list[str]:
     """Notes for the reader on sizes and latencies."""
     if job.measure is None:
         return []
-    note = job.splits.inputs.cost_note(typical(job), judged_on(job.splits))
+    note = job.splits.inputs.cost_note(example_input(job), judged_on(job.splits))
     return [] if note is None else [note]

@@ -24,7 +24,7 @@ from tutelage.files import (
 )
 from tutelage.inputs.base import by_name
 from tutelage.job import Job
-from tutelage.pipeline.exporting import SAMPLE, calibration_ids, fed, typical
+from tutelage.pipeline.exporting import SAMPLE, calibration_ids, example_input, export_inputs
 from tutelage.pipeline.training import Trained
 from tutelage.records import ParityRow, QuantisedRow, RunRecord
 from tutelage.report.card import write_card
@@ -171,12 +171,12 @@ def _example_inputs(job: Job) -> Inputs:
     """The first test samples, as exported files take them."""
     reader = job.test_reader
     ids = torch.arange(min(NUM_SAMPLES, len(reader)))
-    return fed(reader, reader[ids, torch.zeros_like(ids)])
+    return export_inputs(reader, reader[ids, torch.zeros_like(ids)])
 
 
 def _save_sample(job: Job, path: Path) -> None:
     """The sample that latency is measured with, where files take samples of several sizes."""
-    sample = typical(job)
+    sample = example_input(job)
     if any(len(axes) > 1 for axes in job.splits.inputs.axes(sample).values()):
         arrays = {name: value.numpy() for name, value in by_name(on_cpu(sample)).items()}
         write_whole(path, lambda path: _save_arrays(arrays, path))

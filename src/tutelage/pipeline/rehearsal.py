@@ -13,8 +13,8 @@ from tutelage.doctor import FINE, PROBLEM, WARNING, Finding
 from tutelage.errors import TutelageError
 from tutelage.job import Job
 from tutelage.models.causal import merged
-from tutelage.pipeline.delivery import deliverable
-from tutelage.pipeline.exporting import calibration, typical
+from tutelage.pipeline.delivery import wrap_for_export
+from tutelage.pipeline.exporting import calibration, example_input
 from tutelage.pipeline.reporting import report_notes
 from tutelage.pipeline.run import check_extras
 from tutelage.pipeline.text_files import export_one, test_sample
@@ -50,10 +50,10 @@ def _extras(job: Job) -> Iterator[Finding]:
 def _files(job: Job) -> Iterator[Finding]:
     if job.measure is None:
         return
-    inputs = typical(job)
-    teacher = deliverable(job, job.new_teacher().eval())
+    inputs = example_input(job)
+    teacher = wrap_for_export(job, job.new_teacher().eval())
     yield _float(job, teacher, "teacher", "onnx", inputs)
-    student = deliverable(job, job.new_student(0).eval())
+    student = wrap_for_export(job, job.new_student(0).eval())
     for target in job.export.all_targets:
         finding = _float(job, student, "student", target, inputs)
         yield finding
@@ -65,7 +65,9 @@ def _files(job: Job) -> Iterator[Finding]:
 def _float(job: Job, network: nn.Module, name: str, target: str, inputs: Inputs) -> Finding:
     path = _path(job, name, target)
     try:
-        row = export_checked(network, [inputs], path, name=name, target=target)
+        row = export_checked(
+            network, [inputs], path, name=name, target=target, inputs=job.splits.inputs
+        )
     except TutelageError as error:
         return Finding(PROBLEM, ABOUT, f"{path.name}: {error}")
     text = f"{path.name} runs in {row.runtime} and computes what PyTorch does (untrained)."

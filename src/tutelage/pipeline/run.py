@@ -27,9 +27,9 @@ from tutelage.left import left_files
 from tutelage.locks import locked
 from tutelage.pipeline.delivery import (
     Costs,
-    deliverable,
     delivery_stage,
     pick_student,
+    wrap_for_export,
 )
 from tutelage.pipeline.environment import environment, say_machine
 from tutelage.pipeline.exporting import cost_notes
@@ -116,7 +116,7 @@ def _at_work(job: Job, what: str) -> Iterator[None]:
     first(lambda: preflight(job))
     check_extras(job)
     if job.budget is not None:
-        check_budget(job, deliverable(job, job.new_student(0)))
+        check_budget(job, wrap_for_export(job, job.new_student(0)))
     if not here().is_first:
         yield
         return

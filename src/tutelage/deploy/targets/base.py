@@ -13,11 +13,11 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tutelage.deploy.export import TEXT_INPUTS, check_named
 from tutelage.deploy.quiet import quiet
 from tutelage.deploy.runtime import Arrays, describe_arrays
 from tutelage.deploy.simulate import WEIGHT_STEPS
 from tutelage.errors import ExportError, MissingExtraError, TutelageError, find, one_line, require
+from tutelage.inputs import InputKind, kind_of
 from tutelage.models.cost import frozen_copy
 from tutelage.types import Inputs, on_cpu
 
@@ -162,7 +162,7 @@ class Target(ABC):
             raise ExportError(f"{self.name} has no eight-bit files: {self.why_no_int8}")
         find(f"way to eight bits of {self.name}", way, self.ways)
 
-    def check_inputs(self, inputs: Inputs) -> None:
+    def check_inputs(self, inputs: Inputs, kind: InputKind | None = None) -> None:
         """Refuse named inputs where files take a single tensor, and named inputs other than texts.
 
         Raises:
@@ -173,7 +173,7 @@ class Target(ABC):
                 f"{self.name}: networks that take one tensor can be exported, these take "
                 f"{', '.join(inputs)}. Leave it out of export.targets; onnx takes them."
             )
-        check_named(self.name, inputs, TEXT_INPUTS)
+        (kind or kind_of(inputs)).check_export(self.name, inputs)
 
     def files(self, path: Path) -> list[Path]:
         """All files of an export, the named one last."""
@@ -183,7 +183,9 @@ class Target(ABC):
         """Total size in bytes of all files."""
         return sum(file.stat().st_size for file in self.files(path))
 
-    def write(self, network: nn.Module, example: Inputs, path: Path) -> None:
+    def write(
+        self, network: nn.Module, example: Inputs, path: Path, kind: InputKind | None = None
+    ) -> None:
         """Write a network as a file of this kind.
 
         Args:
@@ -191,15 +193,17 @@ class Target(ABC):
             example: A batch as the network takes it.
             path: Where the file shall lie. Nobody has compared it with the network yet:
                 `export_checked` writes it, compares, and only then puts it in its place.
+            kind: What samples are; what `example` looks like if not given.
 
         Raises:
             ExportError: The network cannot be expressed there.
             MissingExtraError: The extra is not installed.
         """
         self.check()
-        self.check_inputs(example)
+        kind = kind or kind_of(example)
+        self.check_inputs(example, kind)
         with self._wrapped(type(network).__name__, "be exported to"):
-            self._write(frozen_copy(network), on_cpu(example), path)
+            self._write(frozen_copy(network), on_cpu(example), path, kind)
 
     def quantise(
         self, network: nn.Module, source: Path, calibration: Sequence[Inputs], path: Path, way: str
@@ -265,7 +269,7 @@ class Target(ABC):
     def _describe(self, path: Path) -> Ports: ...
 
     @abstractmethod
-    def _write(self, network: nn.Module, example: Any, path: Path) -> None: ...
+    def _write(self, network: nn.Module, example: Any, path: Path, kind: InputKind) -> None: ...
 
     @abstractmethod
     def _open(self, path: Path, threads: int) -> Runner: ...

@@ -22,6 +22,7 @@ from tutelage.deploy.targets.base import (
     traced,
 )
 from tutelage.files import write_bytes
+from tutelage.inputs import InputKind
 
 SMALLEST_SCALE = 2**-12  # XNNPACK's own
 SCALAR_TYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
@@ -49,7 +50,7 @@ logits = numpy.concatenate([method.execute([torch.from_numpy(s[None])])[0] for s
         "dynamic": "linear layers; activations scaled anew in each call",
     }
 
-    def _write(self, network: nn.Module, example: Tensor, path: Path) -> None:
+    def _write(self, network: nn.Module, example: Tensor, path: Path, kind: InputKind) -> None:
         _lower(traced(network, example, any_batch=False), path)
 
     def _quantise(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tutelage.deploy.targets.base import Batches, Port, Ports, Runner, Target, label
 from tutelage.errors import ExportError
 from tutelage.files import write_bytes
+from tutelage.inputs import InputKind
 
 TOO_NEW = (2, 15)
 
@@ -68,7 +69,7 @@ for sample in samples:
             )
         super().check()
 
-    def _write(self, network: nn.Module, example: Tensor, path: Path) -> None:
+    def _write(self, network: nn.Module, example: Tensor, path: Path, kind: InputKind) -> None:
         import litert_torch
 
         with torch.no_grad():

@@ -10,6 +10,7 @@ from tutelage.deploy.export import export_onnx
 from tutelage.deploy.quantise import WAYS, quantise_onnx
 from tutelage.deploy.runtime import check_whole, open_session, run_session
 from tutelage.deploy.targets.base import Port, Ports, Runner, Target, label, sizes
+from tutelage.inputs import InputKind
 from tutelage.types import Inputs
 
 NUMPY_TYPES: Mapping[str, str] = {
@@ -40,8 +41,8 @@ session = onnxruntime.InferenceSession("FILE")
 logits = session.run(None, {session.get_inputs()[0].name: samples})[0]
 """
 
-    def _write(self, network: nn.Module, example: Inputs, path: Path) -> None:
-        export_onnx(network, example, path)
+    def _write(self, network: nn.Module, example: Inputs, path: Path, kind: InputKind) -> None:
+        export_onnx(network, example, path, kind)
 
     def _quantise(
         self, network: nn.Module, source: Path, calibration: Sequence[Inputs], path: Path, way: str

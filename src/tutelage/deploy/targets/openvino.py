@@ -17,6 +17,7 @@ from tutelage.deploy.targets.base import (
     sizes,
     traced,
 )
+from tutelage.inputs import InputKind
 
 
 @final
@@ -51,7 +52,7 @@ logits = compiled(samples)[0]
         """The weights file, then the graph."""
         return [path.with_suffix(".bin"), path]
 
-    def _write(self, network: nn.Module, example: Tensor, path: Path) -> None:
+    def _write(self, network: nn.Module, example: Tensor, path: Path, kind: InputKind) -> None:
         import openvino
 
         model = openvino.convert_model(traced(network, example, any_batch=True))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tutelage.deploy.own import check_own, remember
 from tutelage.deploy.targets.base import Port, Ports, Runner, Target, label, sizes, traced
+from tutelage.inputs import InputKind
 
 
 @final
@@ -36,7 +37,7 @@ class TorchExport(Target):
 logits = torch.export.load("FILE").module()(torch.from_numpy(samples)).detach().numpy()
 """
 
-    def _write(self, network: nn.Module, example: Tensor, path: Path) -> None:
+    def _write(self, network: nn.Module, example: Tensor, path: Path, kind: InputKind) -> None:
         torch.export.save(traced(network, example, any_batch=True), path)
         remember(path)
 
