@@ -4,7 +4,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +12,8 @@ from torch import nn
 from tutelage.config.embedding import TASK as EMBEDDING
 from tutelage.config.embedding import build_embedding_problem, check_embedding
 from tutelage.config.language import build_language_problem, is_language_model, located
+from tutelage.config.making import make
+from tutelage.config.objective import build_objective
 from tutelage.config.resolved import own_files, resolved
 from tutelage.config.schema import (
     ArrayData,
@@ -25,7 +27,6 @@ from tutelage.config.schema import (
     Views,
     train_settings,
 )
-from tutelage.config.schema import Term as TermConfig
 from tutelage.data.arrays import load_arrays
 from tutelage.data.builtin import BUILTIN
 from tutelage.data.images import load_image_folder
@@ -38,21 +39,18 @@ from tutelage.data.words import load_words
 from tutelage.deploy import TARGETS
 from tutelage.deploy.budgets import parse_budget
 from tutelage.engine.inversion import InversionSettings
-from tutelage.errors import ConfigError, TutelageError, find
+from tutelage.errors import ConfigError, find
 from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.job import ExportSettings, Job, MeasureSettings, TeacherPlan, TransferPlan
-from tutelage.losses import LOSSES
 from tutelage.models import causal, sentence, served
 from tutelage.models.hf import HEADS, save_hf
 from tutelage.models.load import BUILTIN as BUILTIN_NETWORKS
-from tutelage.models.load import ENCODERS, import_own, make_model
+from tutelage.models.load import ENCODERS, make_model
 from tutelage.models.origin import origin_of
-from tutelage.objective import Loss, Objective, Ramp, Term
 from tutelage.problem import Problem
-from tutelage.tasks import TASKS, Task
+from tutelage.tasks import TASKS
 from tutelage.tasks.making import TaskPlan, plan_task
 
-Made = TypeVar("Made")
 OF_WORDS = "token_classification"
 TRAINED = (causal.PREFIX, served.PREFIX, sentence.SENTENCE, sentence.STATIC)
 
@@ -79,7 +77,7 @@ def build_job(
         co_teachers=_co_teachers(recipe, folder, facts),
         assistants=tuple(_maker(network, folder, facts) for network in recipe.assistants),
         make_student=_maker(recipe.student, folder, facts),
-        objective=_objective(recipe, problem.task),
+        objective=build_objective(recipe, problem.task),
         transfer=None if recipe.transfer is None else _transfer(recipe.transfer),
         settings=train_settings(recipe.train, recipe.optimizer, recipe.schedule),
         views=_views(recipe.views, facts),
@@ -254,24 +252,24 @@ def load_data(recipe: Recipe, kind: LabelKind) -> Splits:
     if isinstance(data, TextData):
         return _text(data, recipe, settings | {"tokenizer": _tokenizer(data, recipe)}, kind)
     if isinstance(data, ArrayData):
-        return _make("data", load_arrays, settings | {"kind": kind})
+        return make("data", load_arrays, settings | {"kind": kind})
     need_classes(kind, f"data kind {data.kind!r}")
     if isinstance(data, ImageData):
-        return _make("data", load_image_folder, settings)
-    return _make(f"data kind {data.kind!r}", BUILTIN[data.kind], settings)
+        return make("data", load_image_folder, settings)
+    return make(f"data kind {data.kind!r}", BUILTIN[data.kind], settings)
 
 
 def _text(data: TextData, recipe: Recipe, settings: dict[str, Any], kind: LabelKind) -> Splits:
     if recipe.task == EMBEDDING:
         settings.pop("label_column", None)
-        return _make("data", load_unlabelled, settings)
+        return make("data", load_unlabelled, settings)
     if data.label_column is None:
         raise ConfigError(
             f"data.label_column: {recipe.task} needs labels. Name their column; texts without any "
             "belong in data.transfer."
         )
     if recipe.task != OF_WORDS:
-        return _make("data", load_text, settings | {"kind": kind})
+        return make("data", load_text, settings | {"kind": kind})
     if not isinstance(data.label_column, str):
         raise ConfigError(
             f"data.label_column: {recipe.task} has the labels of all words in one column. Name one."
@@ -279,7 +277,7 @@ def _text(data: TextData, recipe: Recipe, settings: dict[str, Any], kind: LabelK
     if data.transfer:
         raise ConfigError(f"data.transfer: texts without labels cannot be used for {recipe.task}.")
     of_words = {k: v for k, v in settings.items() if not k.startswith("transfer")}
-    return _make("data", load_words, of_words)
+    return make("data", load_words, of_words)
 
 
 def _tokenizer(data: TextData, recipe: Recipe) -> str:
@@ -321,81 +319,8 @@ def _views(views: Views, facts: Mapping[str, Any]) -> ViewPolicy:
     settings = dict(views.model_extra or {})
     if "image_size" in inspect.signature(factory).parameters:
         settings.setdefault("image_size", facts.get("image_size"))
-    policy: ViewPolicy = _make(f"views {views.kind!r}", factory, settings)
+    policy: ViewPolicy = make(f"views {views.kind!r}", factory, settings)
     return policy
-
-
-def _objective(recipe: Recipe, made: Task) -> Objective:
-    task = made.task_loss()
-    terms = [Term(task, recipe.objective.task_weight, task.title)]
-    terms += [_term(term, number) for number, term in enumerate(recipe.objective.terms)]
-    return Objective(terms)
-
-
-def _term(term: TermConfig, number: int) -> Term:
-    place = f"objective.terms[{number}]"
-    loss = _loss(term.loss, term.model_extra or {}, place)
-    weight = term.weight if isinstance(term.weight, float) else Ramp(**term.weight.model_dump())
-    return Term(loss, weight, loss.title)
-
-
-def _loss(name: str, settings: Mapping[str, Any], place: str) -> Loss:
-    values = {key: _setting(value, f"{place}.{key}") for key, value in settings.items()}
-    return _make(f"{place}: loss {name!r}", _loss_class(name, place), values)
-
-
-def _setting(value: Any, place: str) -> Any:
-    """A setting as a loss takes it: a loss inside a loss, a ramp, a tuple, or the plain value."""
-    match value:
-        case {"loss": str(name)}:
-            return _loss(name, {key: v for key, v in value.items() if key != "loss"}, place)
-        case {"start": _, "end": _, **_rest}:
-            return _make(place, Ramp, value)
-        case list():
-            return tuple(_setting(item, f"{place}[{n}]") for n, item in enumerate(value))
-        case _:
-            return value
-
-
-def _loss_class(name: str, place: str) -> Callable[..., Loss]:
-    module, _, attribute = name.partition(":")
-    if not attribute:
-        return find("loss", name, LOSSES)
-    what = f"{place}: loss {name!r}"
-    try:
-        found = getattr(import_own(module, what), attribute)
-    except ConfigError:
-        raise
-    except Exception as error:  # the module is the user's own: anything can happen
-        raise ConfigError(
-            f"{what} cannot be imported: {type(error).__name__}: {error}. Write it as module:Class."
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, Loss)):
-        raise ConfigError(f"{place}: {name!r} is no subclass of tutelage.Loss.")
-    return found
-
-
-def _make(what: str, factory: Callable[..., Made], settings: Mapping[str, Any]) -> Made:
-    """Call a factory with settings that its signature has."""
-    _check_settings(what, factory, settings)
-    try:
-        return factory(**settings)
-    except TutelageError:
-        raise
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in settings.items()) or "no settings"
-        raise ConfigError(
-            f"{what} cannot be made with {given}: {type(error).__name__}: {error}."
-        ) from error
-
-
-def _check_settings(what: str, factory: Callable[..., Any], settings: Mapping[str, Any]) -> None:
-    """Check settings against the constructor's signature, which holds the defaults."""
-    known = dict.fromkeys(inspect.signature(factory).parameters)
-    for key in settings:
-        if not known:
-            raise ConfigError(f"{what} takes no settings, got {key}.")
-        find(f"setting of {what}", key, known)
 
 
 def _norm(teacher: Teacher, place: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -67,7 +67,7 @@ def build_language_problem(recipe: Recipe) -> Problem:
         own = _model_name(recipe.student) or name
         del settings["is_packed"]
         corpus, num_words = load_pairs(path, own, name, **settings)
-        is_likelihood = recipe.objective.terms[0].loss == LIKELIHOOD
+        is_likelihood = any(t.loss == LIKELIHOOD for t in recipe.objective.terms or ())
         teacher_task = OtherTokenizer(num_words, tells_likelihood=is_likelihood)
     else:
         corpus = load_corpus(path, name, **settings)
@@ -95,7 +95,7 @@ def _learns_across(recipe: Recipe) -> bool:
     Raises:
         ConfigError: It would, and the rest of the recipe does not go with that.
     """
-    losses = [term.loss for term in recipe.objective.terms]
+    losses = [term.loss for term in recipe.objective.terms or ()]
     across = next((name for name in ACROSS if name in losses), None)
     if across is None:
         return False
@@ -172,7 +172,7 @@ def _writing(recipe: Recipe, data: CorpusData) -> WritingSettings | None:
         ConfigError: They do not.
     """
     chosen = recipe.on_policy
-    terms = {term.loss for term in recipe.objective.terms}
+    terms = {term.loss for term in recipe.objective.terms or ()}
     is_own = chosen is not None and chosen.writer == "student"
     if "sampled_reverse_kl" in terms and not (
         chosen and is_own and chosen.share == 1 and chosen.sampling_temperature == 1

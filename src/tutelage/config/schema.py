@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tutelage.deploy.budgets import parse_budget
 from tutelage.engine.settings import OptimizerSettings, ScheduleSettings, TrainSettings
@@ -346,11 +346,12 @@ class ObjectiveConfig(Strict):
 
     Attributes:
         task_weight: Weight of the loss on labels.
-        terms: Distillation losses.
+        terms: Distillation losses; what distilling means for the task, with a weight of 0.9, if not
+            given.
     """
 
     task_weight: float = 0.1
-    terms: tuple[Term, ...] = (Term(loss="kd", weight=0.9),)
+    terms: tuple[Term, ...] | None = None
 
 
 class Transfer(Strict):
@@ -489,6 +490,18 @@ class Recipe(Strict):
         export: Targets and eight bits of the student.
         output: The run folder.
     """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_usual_term(cls, content: Any) -> Any:
+        """Write out what distilling means for a known task, where the recipe does not say."""
+        if not isinstance(content, dict):
+            return content
+        task, objective = content.get("task", "classification"), content.get("objective", {})
+        if not isinstance(objective, dict) or "terms" in objective or task not in TASKS:
+            return content
+        usual = {"loss": TASKS[task].distillation.title, "weight": 0.9}
+        return {**content, "objective": {**objective, "terms": [usual]}}
 
     task: Annotated[str, AfterValidator(_task)] = "classification"
     metric: str | None = None

@@ -1,5 +1,6 @@
 """Interface of tasks: calling networks, loss on labels, evaluation."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class Task(ABC):
         label_kind: How labels are read.
         gives: What kind of scores its networks give.
         items_per_sample: 1 where an item is a sample; None where samples differ in it.
+        distillation: What distilling means for these scores, unless something else is asked for.
         measures: What networks are judged by, by name, in the order in which it is shown.
         leading: The measure that networks are compared by: selection, retention and verdict.
         row_is: What one row of scores is, for messages.
@@ -63,6 +65,7 @@ class Task(ABC):
     label_kind: ClassVar[LabelKind] = CLASS_LABELS
     gives: ClassVar[Signal] = Signal.LOGITS
     measures: ClassVar[Mapping[str, Measure]] = {}
+    distillation: ClassVar[type[Loss]] = KD
 
     @property
     @abstractmethod
@@ -144,12 +147,13 @@ class Task(ABC):
         """The loss on labels."""
 
     def distillation_loss(self, temperature: float) -> Loss:
-        """The default distillation loss of these scores.
+        """What distilling means for these scores, unless something else is asked for.
 
         Args:
             temperature: Above 0, where the loss has one.
         """
-        return KD(temperature=temperature)
+        has_one = "temperature" in inspect.signature(self.distillation).parameters
+        return self.distillation(**({"temperature": temperature} if has_one else {}))
 
     def ready(self, network: nn.Module, probe: Callable[[], Batch]) -> nn.Module:  # noqa: ARG002
         """A network prepared for training on these labels; usually unchanged.

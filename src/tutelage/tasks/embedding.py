@@ -18,6 +18,7 @@ from tutelage.neighbours import (
     rank_correlations,
     shared_neighbours,
 )
+from tutelage.objective import Loss
 from tutelage.records import Evaluation, Metric
 from tutelage.tasks.base import Predictions, Task
 from tutelage.types import Batch, Outputs, Signal
@@ -50,6 +51,7 @@ class Embedding(Task):
 
     num_classes: int
     gives: ClassVar[Signal] = Signal.EMBEDDINGS
+    distillation: ClassVar[type[Loss]] = EmbeddingCosine
 
     @property
     def width(self) -> int:
@@ -90,10 +92,6 @@ class Embedding(Task):
     def task_loss(self) -> SimCSE:
         """The loss without a teacher; during it, dropout has the paper's probability."""
         return SimCSE(dropout=DROPOUT)
-
-    def distillation_loss(self, temperature: float) -> EmbeddingCosine:  # noqa: ARG002 - as for any
-        """The cosine distance from the teacher's vector."""
-        return EmbeddingCosine()
 
     def validate(self, said: Predictions) -> tuple[float, float]:
         """The rank correlation, and the mean squared difference of cosines."""

@@ -43,6 +43,7 @@ class MultiLabel(Task):
     compared_by: str = "average_precision"
     label_kind: ClassVar[FlagLabels] = FlagLabels()
     gives: ClassVar[Signal] = Signal.BINARY_LOGITS
+    distillation: ClassVar[type[Loss]] = BinaryKD
     measures: ClassVar[Mapping[str, Measure]] = FLAG_MEASURES
     row_is: ClassVar[str] = "one logit a label"
 
@@ -63,10 +64,6 @@ class MultiLabel(Task):
     def task_loss(self) -> Loss:
         """The binary cross-entropy of each label."""
         return BinaryCrossEntropy()
-
-    def distillation_loss(self, temperature: float) -> Loss:
-        """Knowledge distillation through sigmoids."""
-        return BinaryKD(temperature=temperature)
 
     def validate(self, said: Predictions) -> tuple[float, float]:
         """The leading metric and the binary cross-entropy."""

@@ -140,6 +140,7 @@ class Regression(ValueTask):
     """How a network with real values is run and evaluated."""
 
     gives: ClassVar[Signal] = Signal.VALUES
+    distillation: ClassVar[type[Loss]] = ValueMSE
     measures: ClassVar[Mapping[str, Measure]] = VALUE_MEASURES
     row_is: ClassVar[str] = "one number a value"
 
@@ -178,10 +179,6 @@ class Regression(ValueTask):
         """The mean squared error."""
         return SquaredError()
 
-    def distillation_loss(self, temperature: float) -> Loss:  # noqa: ARG002 - values have none
-        """The mean squared difference from the teacher's values."""
-        return ValueMSE()
-
     def validate(self, said: Predictions) -> tuple[float, float]:
         """The leading metric, and the mean squared error in squared standard deviations."""
         error = self.for_losses(said.logits) - self.for_losses(said.labels)
@@ -198,6 +195,7 @@ class GaussianRegression(ValueTask):
     """
 
     gives: ClassVar[Signal] = Signal.GAUSSIANS
+    distillation: ClassVar[type[Loss]] = GaussianKL
     measures: ClassVar[Mapping[str, Measure]] = GAUSSIAN_MEASURES
     row_is: ClassVar[str] = "a mean for each value, then the logarithm of each variance"
 
@@ -251,10 +249,6 @@ class GaussianRegression(ValueTask):
     def task_loss(self) -> Loss:
         """The negative log-likelihood."""
         return GaussianNLL()
-
-    def distillation_loss(self, temperature: float) -> Loss:  # noqa: ARG002 - values have none
-        """The KL divergence from the teacher's Gaussians."""
-        return GaussianKL()
 
     def validate(self, said: Predictions) -> tuple[float, float]:
         """The leading metric, and the negative log-likelihood in standardised units."""

@@ -85,7 +85,7 @@ def _number(key: str, default: float, low: float, high: float) -> Setting:
 
 
 def _terms(content: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, term in enumerate(content["objective"]["terms"]):
+    for number, term in enumerate(content["objective"]["terms"] or ()):
         yield f"objective.terms.{number}", term
 
 
