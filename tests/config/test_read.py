@@ -206,7 +206,7 @@ def test_a_missing_key_is_named(tmp_path):
         ("objective.terms.0.loss=':x'", r"':x' cannot be imported"),
         ("objective.terms.0.loss='..:x'", r"'\.\.:x' cannot be imported"),
         ("data.path=x", r"Unknown setting of data kind 'digits' 'path'\. Known: seed,"),
-        ("data.valid_fraction=0.99999", r"A share of 0\.99999 of 1198 samples is 1198"),
+        ("data.valid_fraction=0.99999", r"A share of 0\.99999 of 1,198 samples is 1,198"),
         ("teacher.training=null", r"teacher: it has neither weights nor training"),
         ("teacher.mean=[0.5]", r"teacher: mean and std belong together"),
     ],
