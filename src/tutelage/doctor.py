@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tutelage.data.images import check_pictures, picture_folders
 from tutelage.data.labels import some_names
 from tutelage.data.loading import Reader, in_order, num_batches, spread
 from tutelage.data.randomness import random_state_kept
-from tutelage.data.scan import Scan, parts_of, scan
+from tutelage.data.scan import Scan, check_files, parts_of, scan, sources_of_files
 from tutelage.deploy import TARGETS
 from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine import TrainSettings
@@ -239,6 +238,7 @@ def _try_out(
         chunk=len(batch),
         precision=job.teacher.precision,
         layers=layers,
+        inputs=job.splits.inputs,
     )
     objective = copy.deepcopy(job.objective)
     student = prepare_from(
@@ -300,9 +300,10 @@ def _look_at_output(job: Job) -> Iterator[Finding]:
 def _look_at_data(job: Job) -> Iterator[Finding]:
     splits = job.splits
     yield from (Finding(FINE, "data", note) for note in job.notes)
-    check_pictures(picture_folders(splits))
-    for folder in picture_folders(splits):
-        yield from (Finding(FINE, "images", text) for text in folder.describe())
+    files = sources_of_files(splits)
+    check_files(files)
+    for source in files:
+        yield from (Finding(FINE, "images", text) for text in source.describe())
     if splits.valid is None:
         yield Finding(WARNING, "data", "There is no valid data: the last epoch is delivered.")
     for name, source in parts_of(splits).items():
@@ -429,8 +430,8 @@ def _look_at_accuracy(job: Job, teacher: nn.Module) -> Iterator[Finding]:
 
 def _linear_floor(job: Job) -> float | None:
     """Accuracy of logistic regression on raw inputs, a baseline that takes a second."""
-    inputs = first_batch(job, 1).inputs
-    if job.splits.valid is None or not isinstance(inputs, torch.Tensor):
+    kind = job.splits.inputs
+    if job.splits.valid is None or kind.as_rows(first_batch(job, 1).inputs) is None:
         return None
     from sklearn.linear_model import RidgeClassifier
 
@@ -440,7 +441,9 @@ def _linear_floor(job: Job) -> float | None:
         batch = reader[ids, torch.zeros_like(ids)]
         if batch.labels is None:
             raise DataError("no labels")
-        return first_tensor(batch.inputs).flatten(start_dim=1).numpy(), batch.labels.numpy()
+        rows = kind.as_rows(batch.inputs)
+        assert rows is not None
+        return rows.numpy(), batch.labels.numpy()
 
     model = RidgeClassifier().fit(*flat(job.splits.train, 4 * SAMPLE))
     return float(model.score(*flat(job.splits.valid, 4 * SAMPLE)))

@@ -9,6 +9,7 @@ from torch import nn
 from tutelage.data.scan import longest_sample, parts_of
 from tutelage.engine.inversion import check_invertible
 from tutelage.errors import ConfigError, TutelageError, of_role
+from tutelage.inputs import kind_of
 from tutelage.job import Job
 from tutelage.models.copies import copied, state_of
 from tutelage.models.modes import frozen
@@ -27,7 +28,7 @@ def try_between(job: Job, *batches: Batch) -> None:
         TutelageError: One of them cannot be made, or called.
     """
     if job.transfer is not None:
-        check_pictured(batches[0])
+        check_pictured(job)
         with of_role("transfer"):
             check_invertible(job.new_teacher())
     for number in range(len(job.assistants)):
@@ -49,14 +50,16 @@ def try_teachers(job: Job, *batches: Batch) -> None:
     try_network("teacher", job.new_teacher, job.teacher_task, *batches)
 
 
-def check_pictured(batch: Batch) -> tuple[int, ...]:
+def check_pictured(job: Job) -> tuple[int, int, int]:
     """Channels, height and width of images.
 
     Raises:
         ConfigError: Transfer pictures cannot be made, for the data are none.
     """
-    if isinstance(batch.inputs, torch.Tensor) and batch.inputs.ndim == 4:
-        return tuple(batch.inputs.shape[1:])
+    first = torch.tensor([0])
+    shape = job.splits.inputs.image_shape(job.train_reader[first, first].inputs)
+    if shape is not None:
+        return shape
     raise ConfigError(
         "transfer: it makes pictures, but these data are none (channels, height, width). Leave "
         "transfer out."
@@ -97,10 +100,7 @@ def _try_longest(network: nn.Module, task: Task, longest: Batch) -> None:
     try:
         task.run(network, longest)
     except TutelageError as error:
-        raise type(error)(
-            f"it takes no text as long as the longest of the data. Set data.max_length to what it "
-            f"takes: {error}"
-        ) from error
+        raise type(error)(f"{kind_of(longest.inputs).too_long}: {error}") from error
 
 
 def longest_batch(job: Job) -> list[Batch]:

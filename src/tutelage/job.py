@@ -15,7 +15,7 @@ from tutelage.deploy.budgets import Budget
 from tutelage.engine import TrainSettings
 from tutelage.engine.inversion import InversionSettings
 from tutelage.errors import ConfigError, of_role
-from tutelage.inputs.base import Norm
+from tutelage.inputs.base import InputKind, Norm
 from tutelage.models.origin import origin_of
 from tutelage.objective import Objective, Term
 from tutelage.problem import Problem
@@ -341,7 +341,8 @@ class Job:
         number = next(n for n, other in enumerate(self.teachers) if other is plan)
         place = f"co_teachers[{number - 1}]" if number else "teacher"
         inputs, _ = self.splits.train.fetch(torch.tensor([0]))
-        if plan.image_size is not None and not is_picture(inputs):
+        kind = self.splits.inputs
+        if plan.image_size is not None and kind.image_shape(inputs) is None:
             raise ConfigError(
                 f"{place}.image_size: the data are no images ({describe_inputs(inputs)}). Leave it "
                 "out."
@@ -350,33 +351,31 @@ class Job:
             return None
         mean, std = plan.norm
         return (
-            one_a_channel(mean, inputs, f"{place}.mean"),
-            one_a_channel(std, inputs, f"{place}.std"),
+            one_a_channel(mean, inputs, kind, f"{place}.mean"),
+            one_a_channel(std, inputs, kind, f"{place}.std"),
         )
 
 
-def is_picture(inputs: Inputs) -> bool:
-    """Whether inputs have channels, height and width."""
-    return isinstance(inputs, torch.Tensor) and inputs.ndim == 4
-
-
-def one_a_channel(values: Sequence[float], inputs: Inputs, place: str) -> tuple[float, ...]:
+def one_a_channel(
+    values: Sequence[float], inputs: Inputs, kind: InputKind, place: str
+) -> tuple[float, ...]:
     """Normalisation values, one per channel; a single one applies to all.
 
     Args:
         values: Mean or std.
-        inputs: Samples of the data.
+        inputs: Raw samples of the data.
+        kind: Their kind.
         place: The key, for messages.
 
     Raises:
         ConfigError: There are not as many as channels, or the inputs have none.
     """
-    if not isinstance(inputs, torch.Tensor) or inputs.ndim < 2:
+    channels = kind.num_channels(inputs)
+    if channels is None:
         raise ConfigError(
             f"{place}: the inputs have no channels ({describe_inputs(inputs)}). Leave mean and std "
             "out."
         )
-    channels = inputs.shape[1]
     if len(values) not in (1, channels):
         raise ConfigError(
             f"{place}: {len(values)} values, but the inputs have {channels} channels "

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tutelage.data.images import check_pictures, load_image_folder, picture_folders
+from tutelage.data.images import load_image_folder
+from tutelage.data.scan import check_files, sources_of_files
 from tutelage.data.sources import TensorSource
 from tutelage.data.views import Identity
 from tutelage.doctor import check
@@ -451,7 +452,7 @@ def test_all_pictures_that_are_bad_are_told_at_once_and_looked_at_once(
     make_job, folder, tmp_path, monkeypatch
 ):
     job = _picture_job(make_job, folder, tmp_path / "run")
-    check_pictures(picture_folders(job.splits))
+    check_files(sources_of_files(job.splits))
     listener = Stages()
     run_job(job, listener)
     assert listener.kept["pictures"] is False
@@ -461,7 +462,7 @@ def test_all_pictures_that_are_bad_are_told_at_once_and_looked_at_once(
     for file in bad:
         file.write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"0\.png: cannot .*/1\.png: .*/4\.png: .*And 2 more\."):
-        check_pictures(picture_folders(job.splits))
+        check_files(sources_of_files(job.splits))
 
 
 def test_a_class_without_pictures_is_named_before_anything_is_trained(make_job, folder, tmp_path):

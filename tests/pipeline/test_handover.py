@@ -256,10 +256,10 @@ def test_wrong_names_are_refused_before_anything_is_loaded(tmp_path, out):
 def test_a_file_that_fails_parity_is_an_error_and_the_old_one_stays(out, monkeypatch):
     before = (out / "export" / "student.onnx").read_bytes()
 
-    def spoil(network, example, path):
+    def spoil(network, example, path, kind):
         with torch.no_grad():
             next(network.parameters()).add_(1)
-        spoilt(network, example, path)
+        spoilt(network, example, path, kind)
 
     spoilt = onnx_target.export_onnx
     monkeypatch.setattr(onnx_target, "export_onnx", spoil)

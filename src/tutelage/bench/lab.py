@@ -190,7 +190,12 @@ class Lab:
     def live(self, teacher: Trained, *, chunk: int, layers: Sequence[str] = ()) -> ModuleTeacher:
         """A trained teacher that is run on every batch."""
         return ModuleTeacher(
-            teacher.selected, self.task, chunk=chunk, device=self.device, layers=layers
+            teacher.selected,
+            self.task,
+            chunk=chunk,
+            device=self.device,
+            layers=layers,
+            inputs=self.splits.inputs,
         )
 
     def cached(

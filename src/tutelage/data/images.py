@@ -45,8 +45,6 @@ _CLUTTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
 
-MOST_NAMED = 5
-
 
 class ImageFolder(Source):
     """Images in one folder with a subfolder per class.
@@ -73,6 +71,7 @@ class ImageFolder(Source):
     """
 
     is_fast = False
+    has_files = True
 
     def __init__(
         self, path: Path, image_size: int, channels: int = 3, background: str = WHITE
@@ -245,29 +244,6 @@ def _left_out(root: Path, parts: Mapping[str, Path]) -> Iterator[str]:
             count = sum(os.path.splitext(name)[1].lower() in _SUFFIXES for name in names)
         if count:
             yield f"{folder}: image files beside the class folders that are not read: {count}."
-
-
-def picture_folders(splits: Splits) -> list[ImageFolder]:
-    """The folders of images that the parts come from, each once."""
-    found: dict[Path, ImageFolder] = {}
-    for source in (splits.train, splits.valid, splits.test):
-        while isinstance(source, SubsetSource):
-            source = source.source
-        if isinstance(source, ImageFolder):
-            found[source.path] = source
-    return list(found.values())
-
-
-def check_pictures(folders: Sequence[ImageFolder]) -> None:
-    """Decode every image once, so that a damaged file shows before training.
-
-    Raises:
-        DataError: Names the first bad files and counts the others.
-    """
-    bad = [problem for folder in folders for problem in folder.check_all()]
-    if bad:
-        more = f" And {len(bad) - MOST_NAMED} more." if len(bad) > MOST_NAMED else ""
-        raise DataError(" ".join(bad[:MOST_NAMED]) + more)
 
 
 def _check_settings(image_size: int, channels: int) -> None:

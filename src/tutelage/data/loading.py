@@ -68,8 +68,7 @@ class Reader(Dataset[Batch]):
         if self.lengths is not None:
             return int(self.lengths.max())
         inputs, _ = self.source.fetch(torch.tensor([0]))
-        ids = None if isinstance(inputs, Tensor) else inputs.get("input_ids")
-        return None if ids is None else ids.shape[1]
+        return self.inputs.length(inputs)
 
     def __len__(self) -> int:
         """Number of samples."""

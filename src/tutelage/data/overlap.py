@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tutelage.data.sources import Source, Splits
-from tutelage.types import tensor_bytes
+from tutelage.inputs.base import by_name
+from tutelage.types import Inputs, tensor_bytes
 
 CHUNK = 4096
 LOOKED_AT = 64
@@ -49,8 +50,13 @@ def judged_on(splits: Splits) -> str:
 
 def _fetched(source: Source, number: Tensor) -> list[bytes]:
     inputs, labels = source.fetch(number)
-    named = [inputs] if isinstance(inputs, Tensor) else [inputs[name] for name in sorted(inputs)]
-    return [bytes(tensor_bytes(part)) for part in [*named, *([] if labels is None else [labels])]]
+    parts = [*_parts(inputs), *([] if labels is None else [labels])]
+    return [bytes(tensor_bytes(part)) for part in parts]
+
+
+def _parts(inputs: Inputs) -> list[Tensor]:
+    """The tensors of inputs, in the order of their names."""
+    return [tensor for _, tensor in sorted(by_name(inputs).items())]
 
 
 def overlap_note(splits: Splits) -> list[str]:
@@ -73,18 +79,14 @@ def _digests(source: Source) -> Iterator[bytes]:
     """Hashes of each sample's inputs, in any order."""
     for ids in _unfilled(source):
         inputs, _ = source.fetch(ids)
-        named = (
-            [inputs] if isinstance(inputs, Tensor) else [inputs[name] for name in sorted(inputs)]
-        )
-        yield from (b"".join(map(_digest, row)) for row in zip(*named, strict=True))
+        yield from (b"".join(map(_digest, row)) for row in zip(*_parts(inputs), strict=True))
 
 
 def _unfilled(source: Source) -> Iterator[Tensor]:
     """Groups of samples of equal length, which need no padding."""
-    first, _ = source.fetch(torch.zeros(1, dtype=torch.long))
     lengths = source.lengths
     if lengths is None:
-        yield from torch.arange(len(source)).split(CHUNK if isinstance(first, Tensor) else 1)
+        yield from torch.arange(len(source)).split(1 if source.input_kind.is_padded else CHUNK)
         return
     for length in lengths.unique():
         yield from (lengths == length).nonzero().squeeze(dim=1).split(CHUNK)

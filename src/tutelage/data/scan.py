@@ -1,6 +1,6 @@
 """Validation of a data set's samples before training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from tutelage.errors import DataError
 from tutelage.types import Inputs, tensors_of
 
 CHUNK = 1024
+MOST_NAMED = 5  # bad files
 FEW = 20_000  # samples that are read whole even where each takes time
 SPREAD = 2_048  # samples of larger training data that are read where each takes time
 
@@ -75,6 +76,24 @@ def scan(source: Source, part: str, num_classes: int, *, workers: int = 0) -> Sc
             has_classes = True
             counts += torch.bincount(labels[labels >= 0], minlength=num_classes)
     return Scan(count, len(ids), has_labels, counts if has_classes else None)
+
+
+def sources_of_files(splits: Splits) -> list[Source]:
+    """The sources of files that the parts come from, each once."""
+    found = {id(source.whole): source.whole for source in parts_of(splits).values()}
+    return [source for source in found.values() if source.has_files]
+
+
+def check_files(sources: Sequence[Source]) -> None:
+    """Read every file once, so that a damaged one shows before training.
+
+    Raises:
+        DataError: Names the first bad files and counts the others.
+    """
+    bad = [problem for source in sources for problem in source.check_all()]
+    if bad:
+        more = f" And {len(bad) - MOST_NAMED} more." if len(bad) > MOST_NAMED else ""
+        raise DataError(" ".join(bad[:MOST_NAMED]) + more)
 
 
 def longest_sample(splits: Splits) -> tuple[str, int, int] | None:

@@ -37,6 +37,7 @@ class Source(ABC):
         lengths: Places of each sample, such as tokens, where samples differ in that; else None.
         is_random: Whether samples differ from call to call.
         labelled_share: Share of the samples that have a label, where some have none; else 1.
+        has_files: Whether each sample is a file of its own, which may be damaged.
     """
 
     fingerprint: str
@@ -44,6 +45,7 @@ class Source(ABC):
     lengths: Int[Tensor, " n"] | None = None
     is_random: bool = False
     labelled_share: float = 1.0
+    has_files: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -74,6 +76,14 @@ class Source(ABC):
     def whole(self) -> "Source":
         """The source that this one takes its samples from; itself where it holds them."""
         return self
+
+    def check_all(self) -> list[str]:
+        """Read every file once: one message for each that training would fail on."""
+        return []
+
+    def describe(self) -> list[str]:
+        """What is changed or left out as files are read, with counts."""
+        return []
 
     def part_fingerprint(self, samples: range) -> str:  # noqa: ARG002 - it cannot say of a part
         """Changes when the inputs of these samples would change, or at most those of the whole."""

@@ -22,6 +22,7 @@ class ArrayInputs(InputKind):
     """
 
     name = "array"
+    is_padded = False
 
     def __init__(
         self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
@@ -39,6 +40,15 @@ class ArrayInputs(InputKind):
     def fingerprint(self) -> str:
         """The normalisation."""
         return self.normalisation.fingerprint
+
+    def num_channels(self, inputs: Inputs) -> int | None:
+        """Size of the second axis, where there is one."""
+        shape = one_tensor(inputs).shape
+        return shape[1] if len(shape) > 1 else None
+
+    def as_rows(self, inputs: Inputs) -> Tensor:
+        """All numbers of each sample."""
+        return one_tensor(inputs).flatten(start_dim=1)
 
     def facts(self, inputs: Inputs) -> dict[str, Any]:
         """Channels, and the size of the last axis; a vector is an image of one pixel."""

@@ -45,11 +45,15 @@ class InputKind(ABC):
 
     Attributes:
         name: In `tutelage.inputs.INPUTS`.
+        is_padded: Whether samples may differ in size, so that those of a batch are filled up.
+        too_long: What is wrong with a network that fails on the longest sample, and what to do.
         norm: Mean and standard deviation of each channel, which networks see at 0 and 1; None
             where inputs have no channels or are taken as they are.
     """
 
     name: ClassVar[str]
+    is_padded: ClassVar[bool] = True
+    too_long: ClassVar[str] = "it takes no sample as long as the longest of the data"
     norm: Norm | None = None
 
     @classmethod
@@ -61,6 +65,35 @@ class InputKind(ABC):
     def fingerprint(self) -> str:
         """Changes when networks would see the same raw inputs otherwise."""
         return "mean=None std=None"  # what fingerprints of all data say since there are caches
+
+    def length(self, inputs: Inputs) -> int | None:  # noqa: ARG002 - of one size
+        """Places of a batch's samples, such as tokens; None where samples are all of one size."""
+        return None
+
+    def lengths(self, inputs: Inputs) -> Int[Tensor, " batch"] | None:  # noqa: ARG002
+        """Places that each sample of a batch takes; None where nothing says so."""
+        return None
+
+    def cut(
+        self,
+        inputs: Inputs,
+        rows: Int[Tensor, " rows"],  # noqa: ARG002 - of kinds that have lengths
+        length: int,  # noqa: ARG002
+    ) -> Inputs:
+        """Some samples of a batch, filled up to so many places and no more."""
+        raise AssertionError(f"{self.name} inputs have no lengths: {describe_inputs(inputs)}")
+
+    def num_channels(self, inputs: Inputs) -> int | None:  # noqa: ARG002 - of tensors by name
+        """Channels of raw inputs; None where they have none."""
+        return None
+
+    def image_shape(self, inputs: Inputs) -> tuple[int, int, int] | None:  # noqa: ARG002
+        """Channels, height and width of images; None of what is none."""
+        return None
+
+    def as_rows(self, inputs: Inputs) -> Shaped[Tensor, "batch numbers"] | None:  # noqa: ARG002
+        """All numbers of each sample in a row, for a linear classifier; None where that is vain."""
+        return None
 
     def facts(self, inputs: Inputs) -> dict[str, Any]:  # noqa: ARG002 - of tensors by name
         """What the constructor of a network may ask for.

@@ -32,6 +32,7 @@ class ImageInputs(InputKind):
     """
 
     name = "image"
+    is_padded = False
 
     def __init__(
         self,
@@ -53,6 +54,21 @@ class ImageInputs(InputKind):
     def fingerprint(self) -> str:
         """The normalisation."""
         return self.normalisation.fingerprint
+
+    def num_channels(self, inputs: Inputs) -> int | None:
+        """Size of the second axis."""
+        return one_tensor(inputs).shape[1]
+
+    def image_shape(self, inputs: Inputs) -> tuple[int, int, int] | None:
+        """Sizes of all axes but the first."""
+        match tuple(one_tensor(inputs).shape):
+            case (_, channels, height, width):
+                return channels, height, width
+        return None
+
+    def as_rows(self, inputs: Inputs) -> Tensor:
+        """All numbers of each sample."""
+        return one_tensor(inputs).flatten(start_dim=1)
 
     def facts(self, inputs: Inputs) -> dict[str, Any]:
         """Channels, and the size of the last axis; a vector is an image of one pixel."""

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
 
@@ -26,11 +28,34 @@ class TextInputs(InputKind):
     """
 
     name = "text"
+    too_long = (
+        "it takes no text as long as the longest of the data. Set data.max_length to what it takes"
+    )
 
     def __init__(self, facts: Mapping[str, Any] | None = None, *, has_words: bool = False) -> None:
         """Hold the facts."""
         self.known = dict(facts or {})
         self.has_words = has_words
+
+    def length(self, inputs: Inputs) -> int | None:
+        """Tokens of the longest text."""
+        ids = by_name(inputs).get(IDS)
+        return None if ids is None else ids.shape[1]
+
+    def lengths(self, inputs: Inputs) -> Int[Tensor, " batch"] | None:
+        """Tokens of each text that are no padding."""
+        mask = by_name(inputs).get(MASK)
+        return None if mask is None else mask.bool().sum(dim=1)
+
+    def cut(self, inputs: Inputs, rows: Int[Tensor, " rows"], length: int) -> Inputs:
+        """Some texts, padded on the side where the batch is, padding being 0."""
+        named = by_name(inputs)
+        mask = named[MASK].bool()
+        pads_left = bool((~mask[:, 0] & mask[:, -1]).any())
+        return {
+            name: _columns(torch.where(mask[rows], values[rows], 0), length, pads_left)
+            for name, values in named.items()
+        }
 
     def facts(self, inputs: Inputs) -> dict[str, Any]:  # noqa: ARG002 - those of the tokenizer
         """What the tokenizer says."""
@@ -89,6 +114,14 @@ class TextInputs(InputKind):
         """What networks see: all but what the task counts."""
         assert isinstance(inputs, Mapping)
         return {name: value for name, value in inputs.items() if name != COUNTED}
+
+
+def _columns(values: Tensor, length: int, pads_left: bool) -> Tensor:
+    """Columns padded or truncated to a number of tokens."""
+    missing = length - values.shape[1]
+    if missing > 0:
+        return F.pad(values, (missing, 0) if pads_left else (0, missing))
+    return values[:, -length:] if pads_left else values[:, :length]
 
 
 class TextNetwork(nn.Module):

@@ -112,6 +112,7 @@ def _wrapped(job: Job, student: nn.Module, teacher: nn.Module) -> nn.Module:
             chunk=job.most_rows,
             device=torch.device("cpu"),
             layers=job.objective.teacher_layers,
+            inputs=job.splits.inputs,
         )
     return prepare_from(
         student,

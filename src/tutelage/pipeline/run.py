@@ -12,9 +12,8 @@ from accelerate import Accelerator
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage import __version__
-from tutelage.data.images import check_pictures, picture_folders
 from tutelage.data.overlap import judged_on, overlap_note
-from tutelage.data.scan import parts_of, scan
+from tutelage.data.scan import check_files, parts_of, scan, sources_of_files
 from tutelage.deploy import TARGETS
 from tutelage.deploy.simulate import simulate_int8
 from tutelage.doctor import preflight
@@ -255,7 +254,9 @@ def live_teacher(job: Job, trained: Trained) -> ModuleTeacher:
     chunk = job.most_rows
     row = torch.zeros(1, dtype=torch.int64)
     layers = job.objective.teacher_layers
-    if not is_cut and goes_by_length(job.train_reader[row, row], job.teacher_task, layers):
+    if not is_cut and goes_by_length(
+        job.train_reader[row, row], job.teacher_task, layers, job.splits.inputs
+    ):
         chunk = TEXT_CHUNK  # one cache for all batch sizes
     return ModuleTeacher(
         trained.selected,
@@ -264,15 +265,16 @@ def live_teacher(job: Job, trained: Trained) -> ModuleTeacher:
         device=device,
         precision=job.teacher.precision,
         layers=layers,
+        inputs=job.splits.inputs,
     )
 
 
 def _data_stage(job: Job, listener: Listener) -> None:
     """Inspect every sample once, and again only if the files change."""
-    folders = picture_folders(job.splits)
-    if folders:
-        names = [folder.fingerprint for folder in folders]
-        _look_once(job, "pictures", names, lambda: check_pictures(folders), listener)
+    files = sources_of_files(job.splits)
+    if files:
+        names = [source.fingerprint for source in files]
+        _look_once(job, "pictures", names, lambda: check_files(files), listener)
         return
     parts = parts_of(job.splits)
 

@@ -35,8 +35,7 @@ def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
     plan = job.transfer
     if plan is None:
         return job
-    first_id = torch.tensor([0])
-    shape = check_pictured(job.train_reader[first_id, first_id])
+    shape = check_pictured(job)
     path = job.out / "transfer" / PICTURES
 
     def draw() -> None:

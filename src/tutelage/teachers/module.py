@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, TeacherChangedError, find
+from tutelage.inputs import InputKind, kind_of
 from tutelage.models.calling import call
 from tutelage.models.copies import copied, state_of
 from tutelage.models.modes import frozen
@@ -17,7 +18,7 @@ from tutelage.models.origin import origin_of
 from tutelage.models.taps import find_layer
 from tutelage.sharding import cut, piece
 from tutelage.tasks import Task
-from tutelage.teachers.lengths import by_length, has_lengths
+from tutelage.teachers.lengths import by_length
 from tutelage.types import (
     PRECISIONS,
     Batch,
@@ -37,9 +38,13 @@ CHUNK_TOKENS = 16
 TEXTS_AT_ONCE = 2048  # of each length there are many then, and chunks are full
 
 
-def goes_by_length(batch: Batch, task: Task, layers: Sequence[str]) -> bool:
+def goes_by_length(
+    batch: Batch, task: Task, layers: Sequence[str], kind: InputKind | None = None
+) -> bool:
     """Whether samples are chunked by length: texts, if no layer is read."""
-    return has_lengths(batch) and not layers and task.items_per_sample == 1
+    if layers or task.items_per_sample != 1:
+        return False
+    return (kind or kind_of(batch.inputs)).lengths(batch.inputs) is not None
 
 
 class ModuleTeacher:
@@ -58,6 +63,7 @@ class ModuleTeacher:
             way.
         layers: Parts whose features it gives beside the logits; of the network itself, also where
             it stands in an `InputAdapter`.
+        inputs: Kind of its inputs; decided from each batch if not given.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class ModuleTeacher:
         device: torch.device | None = None,
         precision: str = "float32",
         layers: Sequence[str] = (),
+        inputs: InputKind | None = None,
     ) -> None:
         """Freeze the network."""
         find("precision", precision, PRECISIONS)
@@ -81,6 +88,7 @@ class ModuleTeacher:
         self.device = device or own or torch.device("cpu")
         self.task = task
         self.chunk = chunk
+        self.inputs = inputs
         self.layers = tuple(layers)
         self.network, self._inside = inside_of(model)
         self._is_reordered = isinstance(model, ClassOrder)
@@ -168,13 +176,13 @@ class ModuleTeacher:
             )
 
     def _is_sorted(self, batch: Batch) -> bool:
-        return self._root is None and goes_by_length(batch, self.task, self.layers)
+        return self._root is None and goes_by_length(batch, self.task, self.layers, self.inputs)
 
     def _by_length(self, batch: Batch) -> Outputs:
         """Texts in chunks of one shape each, independent of the other texts in the batch."""
         tokens = min(self.chunk, TEXT_CHUNK) * CHUNK_TOKENS
         rows, logits = [], []
-        for numbers, length, part in by_length(batch):
+        for numbers, length, part in by_length(batch, self.inputs or kind_of(batch.inputs)):
             chunk = max(1, tokens // length)
             rows.append(numbers)
             logits += [self._run(few, chunk).logits for few in split(part, chunk)]

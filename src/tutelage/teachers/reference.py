@@ -26,7 +26,7 @@ class ReferenceSource(Source):
     def __init__(self, source: Source, model: nn.Module, task: Task, chunk: int = 64) -> None:
         """Start without labels."""
         self.source = source
-        self.teacher = ModuleTeacher(model, task, chunk=chunk)
+        self.teacher = ModuleTeacher(model, task, chunk=chunk, inputs=source.input_kind)
         self.is_fast = source.is_fast
         self.lengths = source.lengths
         self.fingerprint = f"{source.fingerprint} by {self.teacher.fingerprint}"
