@@ -1,7 +1,7 @@
 """Trials that explain rows of the reproduction of Hinton et al. 2015: one change at a time.
 
 Each trial is a training like a row's, with one thing changed, in bfloat16 (a third of the time
-where the processor has it). What was trained is kept; interrupted, the same command goes on there.
+where the processor has it). What was trained is kept; interrupted, the same command resumes there.
 Figures stand in docs/hinton-mnist.md.
 """
 

@@ -193,9 +193,7 @@ def test_a_teacher_of_other_items_is_refused():
     values = randn(ROWS, WIDTH, seed=0)
     scores = HiddenStates(values, randn(WORDS, WIDTH, seed=1))
     longer = Outputs(randn(ROWS + 1, WORDS, seed=4))
-    with pytest.raises(
-        ShapeError, match=f"student speaks of {ROWS} items, the teacher of {ROWS + 1}"
-    ):
+    with pytest.raises(ShapeError, match=f"student has {ROWS} items, the teacher {ROWS + 1}"):
         OBJECTIVES["kd"]()(Outputs(scores), longer, batch())
 
 

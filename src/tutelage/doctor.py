@@ -383,7 +383,7 @@ def _look_at_steadiness(teacher: nn.Module, task: Task, batch: Batch) -> Iterato
         after = state_fingerprint(teacher)
     moving = [name for name, module in teacher.named_modules() if module.training]
     if before != after:
-        text = "Its buffers move in eval mode (a batch norm that goes on learning?)."
+        text = "Its buffers change in eval mode (a batch norm that still updates?)."
         yield Finding(PROBLEM, "teacher", f"{text} {_modules(moving)}")
     elif not torch.equal(first.nan_to_num(), second.nan_to_num()):
         text = "It gives other logits for the same inputs in eval mode (dropout left on?)."

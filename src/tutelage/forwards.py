@@ -61,8 +61,8 @@ def check_pictured(job: Job) -> tuple[int, int, int]:
     if shape is not None:
         return shape
     raise ConfigError(
-        "transfer: it makes pictures, but these data are none (channels, height, width). Leave "
-        "transfer out."
+        "transfer: it generates images, but these data are not images (channels, height, width). "
+        "Leave transfer out."
     )
 
 

@@ -506,8 +506,8 @@ def _in_chunks(
         teacher = None if teacher is None else teacher.pick(counted)
     if teacher is not None and teacher.shape[0] != len(hidden):
         raise ShapeError(
-            f"The student speaks of {len(hidden)} items, the teacher of {teacher.shape[0]}. Both "
-            "must see the same samples, cut into the same items."
+            f"The student has {len(hidden)} items, the teacher {teacher.shape[0]}. Both need the "
+            "same samples, split into the same items."
         )
 
     def value_of(logits: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:

@@ -106,8 +106,8 @@ def _check_sharding() -> None:
     for name in _SHARDING:
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             raise ConfigError(
-                f"accelerate launch: whether weights are cut into pieces is said in the recipe "
-                f"here, not by {name} of the launcher. Start the processes without it "
+                f"accelerate launch: the recipe decides whether weights are sharded, not {name} "
+                f"of the launcher. Start the processes without it "
                 "(--multi_gpu), and set train.shard: true (PyTorch's FSDP) for a student whose "
                 "training fits no single device."
             )

@@ -38,8 +38,8 @@ RMSE = _metric(
 R2 = _metric(
     "r2",
     "R²",
-    "Share of the labels' variance that is explained; mean over values. 0 for whoever gives the "
-    "mean for everything.",
+    "Share of the labels' variance that is explained; mean over values. 0 for always predicting "
+    "the mean.",
     is_higher_better=True,
 )
 SPEARMAN = _metric(

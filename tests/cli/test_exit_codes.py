@@ -152,7 +152,7 @@ def test_an_interrupt_is_130_and_says_where_it_stopped(capsys, monkeypatch):
         assert call("run", "digits", *CHANGES, "output=out") == 130
     told = capsys.readouterr()
     assert "teacher, seed 0: stopped in epoch 1; the state is saved" in told.out
-    assert told.err == "Interrupted. The same command goes on there.\n"
+    assert told.err == "Interrupted. The same command resumes there.\n"
     assert call("run", "digits", *CHANGES, "output=out") == 0
 
 
@@ -199,7 +199,7 @@ def test_a_real_interrupt_of_a_real_process_is_130_and_loses_nothing(tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    assert "The same command goes on there." in error
+    assert "The same command resumes there." in error
     assert "Traceback" not in error
     assert not (tmp_path / "out/results.json").exists()
     assert call("run", "digits", *changes) == 0
@@ -217,7 +217,7 @@ def test_a_real_sigterm_outside_of_a_training_is_130_and_one_line(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    assert error == "Interrupted. The same command goes on there.\n"
+    assert error == "Interrupted. The same command resumes there.\n"
 
 
 def _told(folder):

@@ -94,7 +94,7 @@ def of_objects():
         ("inputs.npy", np.zeros((49, 2), np.float32), "49 inputs and 50 labels"),
         ("labels.npy", np.zeros((50, 2), np.int64), "several numbers a sample"),
         ("labels.npy", np.full(50, 0.5, np.float32), r"sample 0: the label is 0\.5"),
-        ("labels.npy", np.full(50, -1), "sample 0: the label is -1, which stands for 'no label'"),
+        ("labels.npy", np.full(50, -1), "sample 0: the label is -1, which means 'no label'"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path, name, content, match):

@@ -406,7 +406,7 @@ def test_links_to_folders_are_read_and_those_that_lead_back_are_refused(tmp_path
 
 def test_what_stands_for_no_label_is_no_class_folder(tmp_path: Path):
     make_classes(tmp_path, {"0": 1, "1": 1, "-1": 1})
-    with pytest.raises(DataError, match="-1 stands for 'no label'"):
+    with pytest.raises(DataError, match="-1 means 'no label'"):
         ImageFolder(tmp_path, 8)
 
 
@@ -495,7 +495,7 @@ def test_a_bad_file_is_an_error_when_it_is_read(tmp_path: Path):
     damage(tmp_path)
     folder = ImageFolder(tmp_path, 8)
     assert len(folder.fetch(torch.tensor([0, len(folder) - 1]))[0]) == 2
-    with pytest.raises(DataError, match=r"truncated\.jpg: cannot be read .* Mend or remove it"):
+    with pytest.raises(DataError, match=r"truncated\.jpg: cannot be read .* Repair or remove it"):
         folder.fetch(torch.arange(len(folder) - 2, len(folder)))
 
 

@@ -25,8 +25,8 @@ WRONG = {
     "floats": (torch.tensor([0.0, 1.7]), r"sample 1: the label is 1\.7"),
     "nan": (torch.tensor([0.0, math.nan]), "sample 1: the label is nan"),
     "inf": (torch.tensor([0.0, math.inf]), "sample 1: the label is inf"),
-    "minus one": (torch.tensor([0, -1]), "sample 1: the label is -1, which stands for 'no label'"),
-    "minus hundred": (np.array([0, -100]), "sample 1: the label is -100, which stands for"),
+    "minus one": (torch.tensor([0, -1]), "sample 1: the label is -1, which means 'no label'"),
+    "minus hundred": (np.array([0, -100]), "sample 1: the label is -100, which means"),
     "negative": ([0, -3], "sample 1: the label is -3. Number the classes from 0"),
     "one-hot": (torch.eye(3)[[0, 2]], r"one-hot, of shape \(2, 3\).*labels\.argmax\(1\)"),
     "several": (torch.tensor([[0.0, 1.0], [1.0, 1.0]]), "several numbers a sample"),
@@ -128,7 +128,7 @@ def test_numbers_come_by_size_before_names_by_letters():
 
 @pytest.mark.parametrize("names", [["0", "1", "-1"], ["a", "b", "-1"], ["0", "1", "-100"]])
 def test_what_stands_for_no_label_is_no_class(names):
-    with pytest.raises(DataError, match=r"data\.label_column: -1(00)? stands for 'no label'"):
+    with pytest.raises(DataError, match=r"data\.label_column: -1(00)? means 'no label'"):
         class_names(names, "data.label_column")
 
 

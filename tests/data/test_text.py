@@ -167,7 +167,7 @@ def test_a_row_that_cannot_be_used_is_one_error_with_its_place(tmp_path, tokeniz
 
 def test_a_class_that_is_new_in_the_test_part_is_refused(folder, tokenizer):
     write_csv(folder / "test.csv", [("w1", "positive"), ("w2", "neutral")])
-    with pytest.raises(DataError, match=r"test\.csv, row 3: the label 'neutral' stands nowhere"):
+    with pytest.raises(DataError, match=r"test\.csv, row 3: the label 'neutral' does not occur"):
         load_text(folder, tokenizer)
 
 
@@ -244,8 +244,8 @@ def test_labels_that_are_numbers_are_one_class_in_every_spelling(tmp_path, token
         ('"[1, 0]"', r"row 3: the label '\[1, 0\]' is a list that was written as text"),
         ("null", "row 3: the label is empty"),
         ("NaN", "row 3: the label is empty"),
-        ("-1", "data.label_column: -1 stands for 'no label'"),
-        ("-100", "data.label_column: -100 stands for 'no label'"),
+        ("-1", "data.label_column: -1 means 'no label'"),
+        ("-100", "data.label_column: -100 means 'no label'"),
     ],
 )
 def test_a_label_that_is_no_class_is_refused_with_its_row(tmp_path, tokenizer, label, match):

@@ -497,6 +497,4 @@ def test_a_teacher_that_gives_no_pictures_is_seen_before_any_training(job):
 
 def test_epochs_of_a_head_that_is_not_new_are_seen_before_any_training(job):
     plan = TeacherPlan(make=job.make_student, train=TrainSettings(epochs=1), head_epochs=1)
-    assert "head_epochs: this network has no newly drawn" in texts(
-        replace(job, teacher=plan), PROBLEM
-    )
+    assert "head_epochs: this network has no new head" in texts(replace(job, teacher=plan), PROBLEM)

@@ -145,7 +145,7 @@ def test_refusals_that_pass_are_waited_for_as_long_as_the_endpoint_says(server, 
 
 def test_an_endpoint_that_stays_silent_is_one_line(server):
     server.trouble = lambda number: (503, {})
-    with pytest.raises(ModelError, match=r"gave no answer \(HTTP 503: busy\).*goes on there"):
+    with pytest.raises(ModelError, match=r"gave no answer \(HTTP 503: busy\).*resumes there"):
         ask(server, retries=2).sparse_logits(IDS[:1])
     assert len(server.asked) == 3
 
@@ -234,7 +234,7 @@ def served_recipe(write_recipe, server, teacher_path):
 def test_a_served_teacher_becomes_a_cached_one(served_recipe, server):
     job = build_job(read_recipe(served_recipe))
     assert any("reads 1,760 tokens once, about 0.00 at 2.0 a million" in n for n in job.notes)
-    assert any("likeliest tokens of each place alone" in note for note in job.notes)
+    assert any("most likely tokens of each position" in note for note in job.notes)
     record = run_job(job).record
     # Training, validation and test text, each block once, though several stages ask.
     assert len({tuple(body["prompt"]) for body in server.asked}) <= 110
@@ -258,7 +258,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(server, tmp_path):
         build_cache(tmp_path, teacher, text, codec, device=device, shard_bytes=600)
 
     server.trouble = lambda number: (401, {}) if number >= 13 else None
-    with pytest.raises(ModelError, match=r"HTTP 401.*goes on there"):
+    with pytest.raises(ModelError, match=r"HTTP 401.*resumes there"):
         build()
     shards = sorted(tmp_path.glob("shard-*.safetensors"))
     assert shards

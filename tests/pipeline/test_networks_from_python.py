@@ -201,7 +201,7 @@ def test_precision_that_was_changed_is_told(data):
         (net, Locked, "student: Locked: the network cannot be copied"),
         (Locked, net, "teacher: Locked: the network cannot be copied"),
         (Moves, net, "teacher: Moves writes into its buffer 'calls' .* eval mode"),
-        (Drops, net, "teacher: Drops gives other logits when it is asked again"),
+        (Drops, net, "teacher: Drops gives different logits when it is run again"),
         (
             net,
             lambda: nn.LazyLinear(3),
@@ -295,7 +295,7 @@ def test_a_copy_shares_no_memory():
     [
         ("abc", "class_names: it must be a list of texts, one a class, got 'abc'"),
         ([0, 1, 2], r"class_names: it must be a list of texts, one a class, got \[0, 1, 2\]"),
-        (["a", "b", "a"], "class_names: 'a' stands there twice"),
+        (["a", "b", "a"], "class_names: 'a' occurs twice"),
     ],
 )
 def test_what_names_no_classes_is_refused(names, message):
@@ -306,7 +306,7 @@ def test_what_names_no_classes_is_refused(names, message):
 
 def test_class_names_are_looked_at_before_anything_is_run(data):
     for argument in ("class_names", "teacher_class_names"):
-        with pytest.raises(ConfigError, match=f"^{argument}: 'a' stands there twice"):
+        with pytest.raises(ConfigError, match=f"^{argument}: 'a' occurs twice"):
             distilled(net(), net(), data, **{argument: ["a", "b", "a"]})
 
 
@@ -325,5 +325,5 @@ def test_a_network_whose_code_changed_does_not_go_on(role, codec, data, tmp_path
     again = distilled(**networks, data=data, out=tmp_path, codec=codec)
     assert torch.equal(first.student.net[0].weight, again.student.net[0].weight)
     networks[role].turns = -1
-    with pytest.raises(RunFolderError, match="its code was changed since"):
+    with pytest.raises(RunFolderError, match="its code has changed since"):
         distilled(**networks, data=data, out=tmp_path, codec=codec)

@@ -387,7 +387,7 @@ def guarded(command: Callable[..., Any]) -> int:
     except typer.Exit as done:
         return done.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        _tell("Interrupted. The same command goes on there.")
+        _tell("Interrupted. The same command resumes there.")
         return INTERRUPTED
     except TutelageError as error:
         if _State.debug:
@@ -408,7 +408,7 @@ def _unforeseen(error: Exception) -> int:
         raise error
     _tell(
         f"Error: another process of this run is gone ({str(error).splitlines()[0]}). Start all "
-        "of them again with the same command: it goes on there."
+        "of them again with the same command: it resumes there."
     )
     return FAILED
 

@@ -159,9 +159,9 @@ def _cost(recipe: Recipe, corpus: Corpus) -> list[str]:
     top = recipe.teacher.settings.get("top", DEFAULT_TOP)
     return [
         f"The served teacher reads {quantity(tokens, 'token')} once{cost}.",
-        f"It tells the {top} likeliest tokens of each place alone; all others share what is left "
-        "evenly, which is not what it holds of them. So its perplexity, and the KL to it, are "
-        "estimates from these, exact only where the token is among them.",
+        f"It returns only the {top} most likely tokens of each position. The remaining probability "
+        "is spread evenly over all others, which is not its own distribution. So its perplexity, "
+        "and the KL to it, are estimates, exact only where the token is among these.",
     ]
 
 

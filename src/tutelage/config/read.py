@@ -88,7 +88,7 @@ class _Loader(yaml.SafeLoader):
         if twice is not None:
             line = node.start_mark.line + 1
             raise yaml.YAMLError(
-                f"the key {_short(twice)} stands twice in the mapping of line {line}"
+                f"the key {_short(twice)} occurs twice in the mapping of line {line}"
             )
         return super().construct_mapping(node, deep)
 

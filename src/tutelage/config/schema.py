@@ -21,7 +21,7 @@ def _folder(path: object) -> object:
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
-        raise ValueError("each seed may stand once: equal seeds train the same network again")
+        raise ValueError("each seed may occur once: equal seeds train the same network again")
     return seeds
 
 

@@ -106,8 +106,8 @@ class ClassLabels:
         if len(train.columns) > 1:
             raise ConfigError(
                 f"{train.setting}: {len(train.columns)} columns ({some_names([*train.columns])}), "
-                "but a class stands in one. Name one, or learn several yes-or-no labels with task: "
-                "multi_label, several numbers with task: regression."
+                "but a class needs only one. Name one, or learn several yes-or-no labels with "
+                "task: multi_label, several numbers with task: regression."
             )
         given = {part: _class_names_of(cells) for part, cells in parts.items()}
         names = class_names(given["train"], train.setting)
@@ -127,7 +127,7 @@ def _numbered(cells: Cells, names: Sequence[str], numbers: Mapping[str, int]) ->
     for row, name in enumerate(names):
         if name not in numbers:
             raise DataError(
-                f"{cells.place(row)}: the label {name!r} stands nowhere in the training data. "
+                f"{cells.place(row)}: the label {name!r} does not occur in the training data. "
                 f"Known: {some_names(list(numbers))}."
             )
     return [numbers[name] for name in names]
@@ -264,7 +264,7 @@ def _why_no_number(value: Any) -> str:
     is_number = isinstance(value, int | float)
     if is_number and value in MISSING:
         return (
-            f"the label is {value:g}, which stands for 'no label' in many data sets. Leave such "
+            f"the label is {value:g}, which means 'no label' in many data sets. Leave such "
             "samples out, or number the classes from 0."
         )
     if is_number and value < 0:
@@ -299,7 +299,7 @@ def check_range(
     place = tuple(wrong[0].tolist())
     raise DataError(
         f"Sample {int(sample_ids[place[0]])} has label {int(labels[place])}; allowed are 0 to "
-        f"{num_classes - 1}, one a class. Renumber the labels or mend num_classes."
+        f"{num_classes - 1}, one a class. Renumber the labels or correct num_classes."
     )
 
 
@@ -418,6 +418,6 @@ def check_missing(names: Sequence[str], origin: str) -> None:
     for number in MISSING:
         if number in numbers and is_missing[number]:
             raise DataError(
-                f"{origin}: {numbers[number]} stands for 'no label' in many data sets. Leave such "
+                f"{origin}: {numbers[number]} means 'no label' in many data sets. Leave such "
                 "samples out, or, if it is a class, give it another name."
             )

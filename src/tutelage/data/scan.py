@@ -129,6 +129,6 @@ def _check_finite(inputs: Inputs, ids: Int[Tensor, " some"], part: str) -> None:
         first = int(wrong[0])
         value = "NaN" if bool(rows[first].isnan().any()) else "infinity"
         raise DataError(
-            f"{part} data: sample {int(ids[first])} holds {value}, which no training survives. "
-            "Mend or remove it, and all like it."
+            f"{part} data: sample {int(ids[first])} holds {value}, which would ruin a training. "
+            "Repair or remove it, and all like it."
         )

@@ -298,7 +298,7 @@ class DatasetSource(Source):
         except Exception as error:
             raise DataError(
                 f"Sample {number} of {type(self.dataset).__name__} cannot be read: "
-                f"{type(error).__name__}: {error}. Mend or remove it."
+                f"{type(error).__name__}: {error}. Repair or remove it."
             ) from error
         place = f"Sample {number}"
         inputs, label = split_item(item, place)

@@ -146,7 +146,7 @@ def _of_tokens(
     for label in labels:
         if label not in numbers:
             raise DataError(
-                f"{examples.place(row)}: the label {label!r} stands nowhere in the training texts. "
+                f"{examples.place(row)}: the label {label!r} does not occur in the training texts. "
                 f"Known: {some_names(list(numbers))}."
             )
     return [UNLABELLED if word == UNLABELLED else numbers[labels[word]] for word in of_tokens]

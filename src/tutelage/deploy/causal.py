@@ -112,9 +112,9 @@ def check_causal(model: nn.Module) -> None:
         steps.append(given.logits)
     if not torch.allclose(torch.cat(steps, dim=1), whole, rtol=1e-2, atol=1e-3):
         raise ExportError(
-            f"{type(model).__name__}: with keys and values of the tokens so far it says something "
-            "else than of the whole text (it keeps another state, or looks back less far). The "
-            "ONNX file is made of them: leave onnx out of export.targets."
+            f"{type(model).__name__}: with cached keys and values it gives other logits than "
+            "for the whole text (it keeps another state, or looks back less far). The ONNX file "
+            "needs this cache: leave onnx out of export.targets."
         )
 
 

@@ -189,7 +189,7 @@ def propose(
     if missing > 0 and rest:  # of those that only might have fitted, too few did
         found += measure(_evenly(rest, missing))
     if not found:
-        raise ExportError("No proposed student can be measured; the reasons were told one by one.")
+        raise ExportError("No proposed student can be measured; the reasons are printed above.")
     fitting = [proposal for proposal in found if proposal.fits]
     return fitting[:count] or sorted(found, key=lambda p: p.excess)[:count]
 
@@ -216,7 +216,7 @@ def _reference(
             return Predictor.fit(teacher, candidates[-1], needs), candidates
         on_skip(candidates[-1].name, problems[candidates[-1].name])
         candidates = candidates[:-1]
-    raise ExportError("No proposed student can be measured; the reasons were told one by one.")
+    raise ExportError("No proposed student can be measured; the reasons are printed above.")
 
 
 def _evenly(proposals: list[Proposal], count: int) -> list[Proposal]:

@@ -19,7 +19,7 @@ LOSS_TEMPERATURES = (0.01, 1e4)
 """Lowest and highest for a loss; above, temperature squared times KL is mostly rounding."""
 
 WEIGHTS = (0.1, 0.9)
-"""Of the task loss and of the distillation loss, where nothing else is said."""
+"""Default weights of the task loss and of the distillation loss."""
 
 MOST_INSERTED = 12
 """Terms of a sum that are written out."""

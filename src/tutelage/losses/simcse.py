@@ -101,8 +101,8 @@ def _dropping(network: nn.Module, dropout: float) -> nn.Module:
     layers = [module for module in twin.modules() if isinstance(module, nn.Dropout)]
     if not layers:
         raise ConfigError(
-            f"simcse: {type(network).__name__} has no nn.Dropout, so it says the same twice and "
-            "nothing can be learned from that. Give it one, or set baseline: false."
+            f"simcse: {type(network).__name__} has no nn.Dropout, so both of its passes are "
+            "equal and there is nothing to learn. Give it one, or set baseline: false."
         )
     for layer in layers:
         layer.p = dropout

@@ -71,7 +71,7 @@ def _in_order(names: Mapping[Any, Any], key: str) -> list[Any]:
             return [by_number[number] for number in sorted(by_number)]
     raise ModelError(
         f"{key}: {_shown(names)} does not number its {len(pairs)} classes, so the order of the "
-        "logits is not known. Give teacher.class_names, or mend the file."
+        "logits is not known. Give teacher.class_names, or correct the file."
     )
 
 

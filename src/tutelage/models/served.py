@@ -191,7 +191,7 @@ class ServedModel(nn.Module):
                 time.sleep(_pause(attempt, None))
         raise ModelError(
             f"{PREFIX}{self.endpoint.name}: {self.endpoint.url} gave no answer ({problem}). What "
-            "was answered before is in the cache; the same command goes on there."
+            "was answered before is in the cache; the same command resumes there."
         )
 
     def _request(self, asked: Mapping[str, Any]) -> urllib.request.Request:

@@ -52,9 +52,9 @@ def check_answers(
         write_tensors(path, {"answers": said}, {"key": key})
     elif not _is_near(said, before):
         raise RunFolderError(
-            f"{name}: its weights are those of an earlier run in {folder}, but what it says of the "
-            "same samples is not: its code was changed since. Give another output folder, or "
-            f"remove {folder} to begin anew."
+            f"{name}: its weights are those of an earlier run in {folder}, but its outputs on "
+            "the same samples differ: its code has changed since. Use another output folder, or "
+            f"remove {folder} to start again."
         )
 
 

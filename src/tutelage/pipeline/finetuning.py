@@ -120,5 +120,5 @@ def check_can_go_on(objective: Objective) -> None:
         if type(term.loss).wrap is not Loss.wrap:
             raise ConfigError(
                 f"export.finetune: the loss {term.name!r} adds parts to the student when training "
-                "starts, so it cannot go on from a trained one. Leave export.finetune out."
+                "starts, so it cannot continue from a trained one. Leave export.finetune out."
             )

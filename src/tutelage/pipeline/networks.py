@@ -85,7 +85,7 @@ def check_names(argument: str, names: object) -> None:
         )
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ConfigError(f"{argument}: {twice[0]!r} stands there twice. Give each class its own.")
+        raise ConfigError(f"{argument}: {twice[0]!r} occurs twice. Give each class its own.")
 
 
 def plan_of(teacher: nn.Module, class_names: Sequence[str] | None) -> TeacherPlan:

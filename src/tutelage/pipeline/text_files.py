@@ -233,12 +233,12 @@ def check(row: TextFileRow, most_kl: float) -> None:
     if not row.kl <= most_kl:
         raise ExportError(
             f"{row.file}: its next tokens differ from PyTorch's by {row.kl:.4f} nats of KL, "
-            f"{most_kl} is the most. No file was left. Weights or positions may be of a kind that "
-            "this format has not: leave it out of export.targets."
+            f"{most_kl} is allowed. No file was written. Its kind of weights or positions may not "
+            "exist in this format: leave it out of export.targets."
         )
     if not row.shortfall <= MOST_SHORTFALL:
         raise ExportError(
             f"{row.file}: with its key-value cache it writes tokens whose logits lie "
-            f"{row.shortfall:.3f} below the likeliest, {MOST_SHORTFALL} is the most. No file was "
-            "left."
+            f"{row.shortfall:.3f} below the best one, {MOST_SHORTFALL} is allowed. No file was "
+            "written."
         )

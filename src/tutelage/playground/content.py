@@ -147,6 +147,6 @@ def _networks(run: Path) -> list[Network]:
         elif name in ("teacher", "distilled"):
             raise RunFolderError(
                 f"{source}: no such file. The playground runs exported networks: finish the run "
-                "(the same command goes on there), with measure other than null."
+                "(the same command resumes there), with measure other than null."
             )
     return found

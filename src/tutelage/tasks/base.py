@@ -126,8 +126,8 @@ class Task(ABC):
         if tuple(scores.shape) != (rows, self.width):
             raise ShapeError(
                 f"{type(model).__name__} returned shape {tuple(scores.shape)} for {rows} samples; "
-                f"{(rows, self.width)} is needed, {self.row_is}. Mend its num_classes or its last "
-                "layer."
+                f"{(rows, self.width)} is needed, {self.row_is}. Correct its num_classes or its "
+                "last layer."
             )
         return scores
 

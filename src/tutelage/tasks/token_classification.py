@@ -83,7 +83,7 @@ class TokenClassification(Task):
             raise ShapeError(
                 f"{type(model).__name__} returned shape {tuple(given.shape)} for tokens of shape "
                 f"{tuple(counted.shape)}; {wanted} is needed, one logit a class for each token. "
-                "Mend its num_classes, or give it a head for tokens."
+                "Correct its num_classes, or give it a head for tokens."
             )
         return Outputs(given[counted], features)
 

@@ -171,7 +171,7 @@ class ModuleTeacher:
             raise TeacherChangedError(
                 f"the teacher changed while it taught (it was {self._state}, it is {now}). "
                 "Something trains it or writes into it: give the student no layer of the "
-                "teacher's own, and keep it in eval mode. What was learned from it is thrown away; "
+                "teacher's own, and keep it in eval mode. What was learned from it is discarded; "
                 "the same command begins this training anew."
             )
 
@@ -295,8 +295,8 @@ def new_head(model: nn.Module) -> set[str]:
     weights = {name for name, _ in model.named_parameters()}
     if not head & weights or head >= weights:
         raise ConfigError(
-            "teacher.training.head_epochs: this network has no newly drawn head on a body that was "
-            "loaded. Give weights and head: new, or leave head_epochs out."
+            "teacher.training.head_epochs: this network has no new head on a pretrained body. "
+            "Give weights and head: new, or leave head_epochs out."
         )
     return head
 

@@ -24,7 +24,7 @@ def said_twice(teacher: ModuleTeacher, batch: Batch) -> Outputs:
         )
     if isinstance(said.scores, torch.Tensor) and not _is_same(said.logits, again.logits):
         raise ModelError(
-            f"{name} gives other logits when it is asked again about the same inputs in eval mode. "
+            f"{name} gives different logits when it is run again on the same inputs in eval mode. "
             "Look for dropout or noise in its forward that does not ask self.training."
         )
     return said
