@@ -8,79 +8,42 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tutelage.data.views import (
-        CropFlip as CropFlip,
-    )
-    from tutelage.data.views import (
-        Elastic as Elastic,
-    )
-    from tutelage.data.views import (
-        Identity as Identity,
-    )
-    from tutelage.data.views import (
-        SeededViews as SeededViews,
-    )
-    from tutelage.data.views import (
-        Shift as Shift,
-    )
-    from tutelage.engine import (
-        Distiller as Distiller,
-    )
-    from tutelage.engine import (
-        OptimizerSettings as OptimizerSettings,
-    )
-    from tutelage.engine import (
-        ScheduleSettings as ScheduleSettings,
-    )
-    from tutelage.engine import (
-        Trainee as Trainee,
-    )
-    from tutelage.engine import (
-        TrainSettings as TrainSettings,
-    )
+    from tutelage.data.sources import Splits as Splits
+    from tutelage.data.views import CropFlip as CropFlip
+    from tutelage.data.views import Elastic as Elastic
+    from tutelage.data.views import Identity as Identity
+    from tutelage.data.views import SeededViews as SeededViews
+    from tutelage.data.views import Shift as Shift
+    from tutelage.engine import Distiller as Distiller
+    from tutelage.engine import OptimizerSettings as OptimizerSettings
+    from tutelage.engine import ScheduleSettings as ScheduleSettings
+    from tutelage.engine import Trainee as Trainee
+    from tutelage.engine import TrainSettings as TrainSettings
     from tutelage.losses import *  # noqa: F403 - its table of losses is the list
-    from tutelage.objective import (
-        Loss as Loss,
-    )
-    from tutelage.objective import (
-        LossReport as LossReport,
-    )
-    from tutelage.objective import (
-        Objective as Objective,
-    )
-    from tutelage.objective import (
-        Ramp as Ramp,
-    )
-    from tutelage.pipeline import (
-        Distilled as Distilled,
-    )
-    from tutelage.pipeline import (
-        distill as distill,
-    )
-    from tutelage.tasks import (
-        Classification as Classification,
-    )
-    from tutelage.tasks import (
-        Embedding as Embedding,
-    )
-    from tutelage.tasks import (
-        TokenClassification as TokenClassification,
-    )
-    from tutelage.teachers import (
-        CachedTeacher as CachedTeacher,
-    )
-    from tutelage.teachers import (
-        ModuleTeacher as ModuleTeacher,
-    )
-    from tutelage.types import (
-        Batch as Batch,
-    )
-    from tutelage.types import (
-        Outputs as Outputs,
-    )
-    from tutelage.types import (
-        Signal as Signal,
-    )
+    from tutelage.measures import CountMeasure as CountMeasure
+    from tutelage.measures import MeanMeasure as MeanMeasure
+    from tutelage.measures import WholeMeasure as WholeMeasure
+    from tutelage.objective import Loss as Loss
+    from tutelage.objective import LossReport as LossReport
+    from tutelage.objective import Objective as Objective
+    from tutelage.objective import Ramp as Ramp
+    from tutelage.pipeline import Distilled as Distilled
+    from tutelage.pipeline import distill as distill
+    from tutelage.records import Evaluation as Evaluation
+    from tutelage.records import Metric as Metric
+    from tutelage.tasks import Classification as Classification
+    from tutelage.tasks import Embedding as Embedding
+    from tutelage.tasks import GaussianRegression as GaussianRegression
+    from tutelage.tasks import MultiLabel as MultiLabel
+    from tutelage.tasks import Regression as Regression
+    from tutelage.tasks import Task as Task
+    from tutelage.tasks import TokenClassification as TokenClassification
+    from tutelage.tasks.base import Predictions as Predictions
+    from tutelage.teachers import CachedTeacher as CachedTeacher
+    from tutelage.teachers import ModuleTeacher as ModuleTeacher
+    from tutelage.types import Batch as Batch
+    from tutelage.types import Outputs as Outputs
+    from tutelage.types import Signal as Signal
 
 __version__ = "0.1.0"
 
@@ -99,7 +62,19 @@ _HOMES = {
     ),
     "tutelage.objective": ("Loss", "LossReport", "Objective", "Ramp"),
     "tutelage.pipeline": ("Distilled", "distill"),
-    "tutelage.tasks": ("Classification", "Embedding", "TokenClassification"),
+    "tutelage.tasks": (
+        "Classification",
+        "Embedding",
+        "GaussianRegression",
+        "MultiLabel",
+        "Regression",
+        "Task",
+        "TokenClassification",
+    ),
+    "tutelage.tasks.base": ("Predictions",),
+    "tutelage.measures": ("CountMeasure", "MeanMeasure", "WholeMeasure"),
+    "tutelage.records": ("Evaluation", "Metric"),
+    "tutelage.data.sources": ("Splits",),
     "tutelage.teachers": ("CachedTeacher", "ModuleTeacher"),
     "tutelage.types": ("Batch", "Outputs", "Signal"),
 }
