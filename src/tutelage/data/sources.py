@@ -446,7 +446,7 @@ def split_off(
     size = round(count * fraction)
     if not 0 < size < count:
         raise DataError(
-            f"A share of {fraction} of {quantity(count, 'sample')} is {size}: both parts need "
+            f"A share of {fraction} of {quantity(count, 'sample')} is {size:,}: both parts need "
             "samples. Choose another fraction or give a split of your own."
         )
     return (
