@@ -26,7 +26,9 @@ class Measure(Protocol):
         """Name, unit and meaning."""
         ...
 
-    def value(self, scores: Tensor, labels: Tensor) -> float:
+    def value(
+        self, scores: Tensor, labels: Tensor, sample_ids: Int[Tensor, " items"] | None = None
+    ) -> float:
         """The metric of all items."""
         ...
 
@@ -53,7 +55,12 @@ class MeanMeasure:
     metric: Metric
     of_items: Callable[[Tensor, Tensor], Shaped[Tensor, " items"]]
 
-    def value(self, scores: Tensor, labels: Tensor) -> float:
+    def value(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        sample_ids: Int[Tensor, " items"] | None = None,  # noqa: ARG002 - of sequences
+    ) -> float:
         """The mean over all items."""
         return float(self.of_items(scores, labels).double().mean())
 
@@ -87,7 +94,12 @@ class CountMeasure:
     terms: Callable[[Tensor, Tensor], Float[Tensor, "items terms"]]
     of_sums: Callable[[Float[Tensor, "*many terms"]], Float[Tensor, "*many"]]
 
-    def value(self, scores: Tensor, labels: Tensor) -> float:
+    def value(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        sample_ids: Int[Tensor, " items"] | None = None,  # noqa: ARG002 - of sequences
+    ) -> float:
         """The metric of all items."""
         return float(self.of_sums(self._whole(scores, labels)))
 
@@ -128,7 +140,12 @@ class WholeMeasure:
     of_all: Callable[[Tensor, Tensor], float]
     without_each: Callable[[Tensor, Tensor], Float[Tensor, " samples"]]
 
-    def value(self, scores: Tensor, labels: Tensor) -> float:
+    def value(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        sample_ids: Int[Tensor, " items"] | None = None,  # noqa: ARG002 - of sequences
+    ) -> float:
         """The metric of all items."""
         return self.of_all(scores, labels)
 

@@ -106,7 +106,7 @@ def _problem(recipe: Recipe, plan: TaskPlan, folder: Path, splits: Splits | None
         plain = {**data_facts(splits), "task": recipe.task}
         return build_embedding_problem(recipe, splits, _maker(recipe.teacher, folder, plain))
     splits = splits or load_data(recipe, plan.label_kind)
-    task = plan.make(len(splits.class_names), splits.train)
+    task = plan.make(splits.class_names, splits.train)
     facts = {"num_classes": task.width}
     return Problem(splits, task, save_student=_hf_folder(recipe, splits), facts=facts)
 

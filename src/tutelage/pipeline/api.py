@@ -193,7 +193,7 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
         names = classes_of(
             class_names, train_data, splits.train, teachers[0], kept, planned.label_kind
         )
-        made = planned.make(len(names), splits.train)
+        made = planned.make(names, splits.train)
         first, *others = [plan_of(one, teacher_class_names) for one in teachers]
         job = Job(
             name="distill",

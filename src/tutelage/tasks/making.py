@@ -1,7 +1,7 @@
 """From what a recipe or a Python call names as its task to the task."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,11 +38,11 @@ class TaskPlan:
         """How its labels are read."""
         return self.kind.label_kind
 
-    def make(self, count: int, train: Source) -> Task:
+    def make(self, names: Sequence[str], train: Source) -> Task:
         """The task.
 
         Args:
-            count: Outputs that have a name: classes, labels or values.
+            names: Names of the outputs: classes, labels or values.
             train: Training data, for tasks that ask for `label_mean` and `label_std`.
 
         Raises:
@@ -58,18 +58,19 @@ class TaskPlan:
             return self.kind
         asked = inspect.signature(self.kind).parameters
         settings: dict[str, Any] = {}
+        if "class_names" in asked:
+            settings["class_names"] = tuple(names)
         if self.metric is not None:
             if "compared_by" not in asked:
                 raise ConfigError(
                     f"metric: {self.kind.__name__} is compared by one metric. Leave metric out."
                 )
-            find("metric", self.metric, self.kind.measures)
             settings["compared_by"] = self.metric
         if "label_mean" in asked:
             mean, std = label_statistics(train)
             settings |= {"label_mean": tuple(mean.tolist()), "label_std": tuple(std.tolist())}
         make: Callable[..., Task] = self.kind
-        return make(count, **settings)
+        return make(len(names), **settings)
 
 
 def plan_task(

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from tutelage.entities import ENTITY_F1, EntityF1, are_bio
 from tutelage.errors import ShapeError, find
 from tutelage.losses import CrossEntropy
 from tutelage.losses.divergences import cross_entropy
@@ -34,19 +34,26 @@ class TokenClassification(Task):
 
     Attributes:
         num_classes: Width of its logits.
-        compared_by: The metric that leads: accuracy, balanced_accuracy or macro_f1, over tokens.
+        compared_by: The metric that leads: entity_f1 where labels are BIO tags; accuracy,
+            balanced_accuracy or macro_f1, over tokens. None takes the first of them.
+        class_names: Names of the classes, to know BIO tags by.
     """
 
     num_classes: int
-    compared_by: str = "accuracy"
-    measures: ClassVar[Mapping[str, Measure]] = {
-        **CLASS_MEASURES,
-        "accuracy": replace(PICKED, metric=OF_TOKENS),
-    }
+    compared_by: str | None = None
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse an unknown metric."""
-        find("metric", self.compared_by, self.measures)
+        find("metric", self.leading, self.measures)
+
+    @property
+    def measures(self) -> Mapping[str, Measure]:  # type: ignore[override]
+        """Those of entities where labels are BIO tags, then those of tokens."""
+        of_tokens = {**CLASS_MEASURES, "accuracy": replace(PICKED, metric=OF_TOKENS)}
+        if not are_bio(self.class_names):
+            return of_tokens
+        return {ENTITY_F1.name: EntityF1(self.class_names), **of_tokens}
 
     @property
     def width(self) -> int:
@@ -60,8 +67,8 @@ class TokenClassification(Task):
 
     @property
     def leading(self) -> str:
-        """The leading metric."""
-        return self.compared_by
+        """The leading metric: entity F1 of BIO tags, else accuracy, unless another is chosen."""
+        return self.compared_by or next(iter(self.measures))
 
     def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:
         """Call a network on a batch.
@@ -97,7 +104,7 @@ class TokenClassification(Task):
 
     def validate(self, said: Predictions) -> tuple[float, float]:
         """The leading metric and the cross-entropy, over tokens."""
-        value = self.measures[self.leading].value(said.logits, said.labels)
+        value = self.measures[self.leading].value(said.logits, said.labels, said.sample_ids)
         return value, float(cross_entropy(said.logits, said.labels))
 
     def chance(self, labels: Shaped[Tensor, "items ..."]) -> float:
@@ -107,6 +114,10 @@ class TokenClassification(Task):
 
     def evaluate(self, said: Predictions, teacher: Predictions | None = None) -> Evaluation:
         """Accuracy, calibration, and similarity to the teacher, over tokens."""
-        return evaluate_classes(
+        found = evaluate_classes(
             said.logits, said.labels, None if teacher is None else teacher.logits
         )
+        if ENTITY_F1.name not in self.measures:
+            return found
+        value = EntityF1(self.class_names).value(said.logits, said.labels, said.sample_ids)
+        return replace(found, others={ENTITY_F1.name: value, **found.others})
