@@ -10,7 +10,7 @@ from tutelage.metrics import (
     accuracy_by_class,
     calibration_bins,
     confusions,
-    evaluate,
+    evaluate_classes,
     expected_calibration_error,
 )
 
@@ -41,7 +41,7 @@ def slow_ece(probabilities, labels, num_bins=15):
 
 def test_accuracy_nll_and_class_accuracy_are_scikit_learns(scores):
     logits, teacher, labels = scores
-    found = evaluate(logits, labels, teacher)
+    found = evaluate_classes(logits, labels, teacher)
     picked = logits.argmax(dim=1).numpy()
     probabilities = np.exp(slow_log_softmax(logits.double().numpy(), axis=1))
     assert found.accuracy == pytest.approx(accuracy_score(labels, picked), abs=1e-12)
@@ -53,7 +53,7 @@ def test_accuracy_nll_and_class_accuracy_are_scikit_learns(scores):
 
 def test_agreement_and_kl_are_the_slow_ones(scores):
     logits, teacher, labels = scores
-    found = evaluate(logits, labels, teacher)
+    found = evaluate_classes(logits, labels, teacher)
     same = np.argmax(logits.numpy(), 1) == np.argmax(teacher.numpy(), 1)
     p, q = (slow_log_softmax(t.double().numpy(), axis=1) for t in (teacher, logits))
     assert found.agreement == pytest.approx(same.mean(), abs=1e-12)
@@ -65,7 +65,7 @@ def test_calibration_error_is_the_slow_one(scores):
     for tensor in (logits, teacher, 0.1 * logits, 10 * logits):
         probabilities = np.exp(slow_log_softmax(tensor.double().numpy(), axis=1))
         wanted = slow_ece(probabilities, labels.numpy())
-        assert evaluate(tensor, labels).ece == pytest.approx(wanted, abs=1e-6)
+        assert evaluate_classes(tensor, labels).ece == pytest.approx(wanted, abs=1e-6)
 
 
 def test_calibration_error_by_hand():
@@ -81,16 +81,16 @@ def test_a_calibrated_network_has_hardly_any_calibration_error():
     generator = torch.Generator().manual_seed(1)
     chances = torch.softmax(torch.randn(20_000, 4, generator=generator), dim=1)
     labels = torch.multinomial(chances, 1, generator=generator).squeeze(1)
-    assert evaluate(chances.log(), labels).ece < 0.015
-    assert evaluate(3 * chances.log(), labels).ece > 0.1
+    assert evaluate_classes(chances.log(), labels).ece < 0.015
+    assert evaluate_classes(3 * chances.log(), labels).ece > 0.1
 
 
 def test_a_perfect_network_and_one_that_knows_nothing():
     labels = torch.arange(40) % 4
-    perfect = evaluate(100 * torch.eye(4)[labels], labels, torch.eye(4)[labels])
+    perfect = evaluate_classes(100 * torch.eye(4)[labels], labels, torch.eye(4)[labels])
     assert (perfect.accuracy, perfect.agreement) == (1.0, 1.0)
     assert (perfect.nll, perfect.ece) == pytest.approx((0.0, 0.0), abs=1e-6)
-    even = evaluate(torch.zeros(40, 4), labels, torch.zeros(40, 4))
+    even = evaluate_classes(torch.zeros(40, 4), labels, torch.zeros(40, 4))
     assert even.accuracy == 0.25
     assert even.nll == pytest.approx(math.log(4))
     assert even.ece == pytest.approx(0, abs=1e-6)
@@ -99,7 +99,7 @@ def test_a_perfect_network_and_one_that_knows_nothing():
 
 def test_the_teacher_has_no_agreement_with_itself(scores):
     _, teacher, labels = scores
-    found = evaluate(teacher, labels)
+    found = evaluate_classes(teacher, labels)
     assert (found.agreement, found.kl_to_teacher) == (None, None)
 
 
@@ -122,7 +122,7 @@ def test_confusions_are_those_of_scikit_learn():
 
 def test_bins_count_every_sample_once_lowest_confidence_first(scores):
     logits, _, labels = scores
-    found = evaluate(logits, labels)
+    found = evaluate_classes(logits, labels)
     assert sum(b.count for b in found.calibration) == COUNT
     confidences = [b.confidence for b in found.calibration]
     assert confidences == sorted(confidences)

@@ -86,8 +86,8 @@ def test_every_method_is_tried_with_as_many_settings_as_any_other(name):
 
 def test_no_loss_is_left_out_but_where_it_cannot_work():
     maps = Layers(STAGES, STAGES, "pool", "pool", have_maps=True, have_equal_widths=True)
-    of_texts = (FAMILIES[kind].keys() for kind in ("language", "embedding", "transformer"))
-    pictured = LOSSES.keys() - set().union(*of_texts)
+    others = ("language", "embedding", "transformer", "binary", "values")
+    pictured = LOSSES.keys() - set().union(*(FAMILIES[kind].keys() for kind in others))
     assert candidates(maps).keys() == pictured
     unequal = replace(maps, have_equal_widths=False)
     assert pictured - candidates(unequal).keys() == {"fsp"}
