@@ -314,3 +314,12 @@ def test_the_programs_of_the_page_on_own_loops_run():
         exec(body, names)
     assert float(names["report"].total.detach()) > 0
     assert float(names["loss"]) > 0
+
+
+@pytest.mark.commands
+def test_the_programs_of_the_page_on_kinds_of_labels_run(capsys):
+    names = {}
+    for body in blocks_of(ROOT / "docs" / "how-to" / "kinds-of-labels.md", "python"):
+        exec(compile(body, "kinds-of-labels.md", "exec"), names)
+    assert names["result"].record.metric.name == "pinball"
+    assert "mean absolute error" in capsys.readouterr().out
