@@ -26,7 +26,7 @@ from tutelage.errors import (
     require,
 )
 from tutelage.files import check_regular, fingerprint
-from tutelage.models import cifar_nets, nets, text_nets
+from tutelage.models import cifar_nets, nets, series_nets, text_nets
 from tutelage.models.causal import make_causal
 from tutelage.models.copies import EXTRA, load_state, state_of
 from tutelage.models.hf import hf_factory
@@ -82,6 +82,7 @@ BUILTIN: Mapping[str, Factory] = {
     "slice": sliced,
     "bag_of_words": text_nets.BagOfWords,
     "text_cnn": text_nets.TextCNN,
+    "cnn1d": series_nets.CNN1d,
 }
 ENCODERS: Mapping[str, Factory] = {"sentence": sentence, "static": static}
 OF_A_NAME: Mapping[str, Factory] = {**ENCODERS, "causal": make_causal, "served": make_served}
