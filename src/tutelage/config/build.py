@@ -1,5 +1,6 @@
 """From a checked recipe to the objects of a run."""
 
+import importlib
 import inspect
 import os
 from collections.abc import Callable, Mapping
@@ -16,9 +17,9 @@ from tutelage.config.making import make
 from tutelage.config.objective import build_objective
 from tutelage.config.resolved import own_files, resolved
 from tutelage.config.schema import (
-    ArrayData,
     CorpusData,
     ImageData,
+    LoadedData,
     Network,
     Recipe,
     Teacher,
@@ -27,7 +28,6 @@ from tutelage.config.schema import (
     Views,
     train_settings,
 )
-from tutelage.data.arrays import load_arrays
 from tutelage.data.builtin import BUILTIN
 from tutelage.data.images import load_image_folder
 from tutelage.data.labels import LabelKind, need_classes
@@ -251,12 +251,18 @@ def load_data(recipe: Recipe, kind: LabelKind) -> Splits:
     settings = data.model_dump(exclude={"kind"}, exclude_none=True)
     if isinstance(data, TextData):
         return _text(data, recipe, settings | {"tokenizer": _tokenizer(data, recipe)}, kind)
-    if isinstance(data, ArrayData):
-        return make("data", load_arrays, settings | {"kind": kind})
+    if isinstance(data, LoadedData):
+        return make("data", _loader(data.loader), settings | {"kind": kind})
     need_classes(kind, f"data kind {data.kind!r}")
     if isinstance(data, ImageData):
         return make("data", load_image_folder, settings)
     return make(f"data kind {data.kind!r}", BUILTIN[data.kind], settings)
+
+
+def _loader(name: str) -> Callable[..., Splits]:
+    module, _, attribute = name.partition(":")
+    loader: Callable[..., Splits] = getattr(importlib.import_module(module), attribute)
+    return loader
 
 
 def _text(data: TextData, recipe: Recipe, settings: dict[str, Any], kind: LabelKind) -> Splits:

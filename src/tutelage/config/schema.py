@@ -1,7 +1,7 @@
 """Schema of recipes. Unknown keys are errors; every default is defined here once."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -149,7 +149,17 @@ class CorpusData(Strict):
     seed: Seed = 0
 
 
-class ArrayData(Strict):
+class LoadedData(Strict):
+    """Data whose loader takes these keys as they are, beside the kind of label.
+
+    Attributes:
+        loader: The loader, as module:name; it gives `Splits`.
+    """
+
+    loader: ClassVar[str]
+
+
+class ArrayData(LoadedData):
     """Memory-mapped NumPy files, for data larger than memory.
 
     Attributes:
@@ -161,6 +171,8 @@ class ArrayData(Strict):
         mean: Per channel, of inputs scaled to 0..1; none if not given.
         std: Standard deviations, in the form of `mean`.
     """
+
+    loader: ClassVar[str] = "tutelage.data.arrays:load_arrays"
 
     kind: Literal["arrays"]
     path: Path
@@ -213,7 +225,7 @@ class Network(Strict):
     """A network.
 
     Attributes:
-        model: mlp, cnn, resnet, vit, wide_resnet, vgg, bag_of_words, text_cnn, timm:NAME,
+        model: mlp, cnn, resnet, vit, wide_resnet, vgg, bag_of_words, text_cnn, cnn1d, timm:NAME,
             torchvision:NAME, hf:NAME_OR_FOLDER, sentence:NAME_OR_FOLDER, static:NAME_OR_FOLDER,
             causal:NAME, file.py:make or module:make.
         settings: Arguments of its constructor; num_classes, in_channels and image_size come from

@@ -135,19 +135,35 @@ def read_array(place: str, wanted: Any) -> Any:
         wanted: `inputs` of config.json.
     """
     if isinstance(wanted, list):
-        sys.exit(f"{place}: the student takes texts, no arrays.")
+        return _with_mask(place, wanted)
     _check_is_there(place)
     try:
         rows = np.load(place, allow_pickle=False)
     except (OSError, ValueError) as error:
         sys.exit(f"{place}: cannot be read as an array ({error}).")
     low, high = wanted["range"] or (-np.inf, np.inf)
-    if list(rows.shape[1:]) != wanted["shape"][1:] or str(rows.dtype) != wanted["dtype"]:
+    if not _fits(rows.shape, wanted["shape"]) or str(rows.dtype) != wanted["dtype"]:
         needed = f"{wanted['dtype']} of shape {wanted['shape']}"
         sys.exit(f"{place}: holds {rows.dtype} of shape {list(rows.shape)}; {needed} is needed.")
     if rows.size and not (rows.min() >= low and rows.max() <= high):
         sys.exit(f"{place}: its values go from {rows.min()} to {rows.max()}, not {low} to {high}.")
     return rows
+
+
+def _fits(shape: Any, wanted: Any) -> bool:
+    """Whether all sizes are those wanted; the names among these stand for any size."""
+    return len(shape) == len(wanted) and all(
+        isinstance(size, str) or size == given for given, size in zip(shape, wanted)
+    )
+
+
+def _with_mask(place: str, wanted: Any) -> Any:
+    """Samples of one length in an array file, with a mask that counts all of each."""
+    first, *others = wanted
+    if [port["name"] for port in others] != ["mask"]:
+        sys.exit(f"{place}: the student takes texts, no arrays.")
+    rows = read_array(place, {"range": None, **first})
+    return {first["name"]: rows, "mask": np.ones((len(rows), rows.shape[-1]), dtype=bool)}
 
 
 def read_text(place: str, how: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
@@ -200,11 +216,12 @@ def of_the_samples(session: Any, config: Mapping[str, Any], folder: Path) -> Ite
         return
     with np.load(folder / "samples.npz", allow_pickle=False) as loaded:
         samples = {name: loaded[name] for name in loaded.files}
-    for row, mask in zip(_run(session, samples), samples["attention_mask"]):
+    for place, row in enumerate(_run(session, samples)):
         if row.ndim == 1:
             yield labels[row.argmax()]
         else:
-            yield " ".join(labels[number] for number in row[mask == 1].argmax(axis=-1))
+            is_token = samples["attention_mask"][place] == 1
+            yield " ".join(labels[number] for number in row[is_token].argmax(axis=-1))
 
 
 def _run(session: Any, inputs: Any) -> Any:

@@ -153,16 +153,11 @@ def _inputs(
         raise RunFolderError(f"{file or export}: no such file. Run the same recipe again.")
     check_left(export.parent, record, [file])
     inputs = open_session(file, threads=1).get_inputs()
-    if len(inputs) > 1:
+    shape = tuple(inputs[0].shape[1:])
+    if len(inputs) > 1 or not all(isinstance(size, int) for size in shape):
         if not (export / SAMPLE).is_file():
             raise RunFolderError(f"{export / SAMPLE}: no such file. Run the same recipe again.")
         return (), "", SAMPLE
-    shape = tuple(inputs[0].shape[1:])
-    if not all(isinstance(size, int) for size in shape):
-        raise RunFolderError(
-            f"{file}: takes {inputs[0].name} {inputs[0].shape}. Of files with one input only those "
-            "of a fixed shape are measured."
-        )
     return shape, NUMPY_TYPES[inputs[0].type], None
 
 
