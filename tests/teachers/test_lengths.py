@@ -2,6 +2,7 @@ import pytest
 import torch
 from texts import save_transformer
 
+from tutelage.inputs import TextInputs
 from tutelage.models.load import make_model
 from tutelage.tasks import Classification
 from tutelage.tasks.token_classification import TokenClassification
@@ -60,7 +61,7 @@ def test_a_text_is_what_the_network_says_of_it_alone(teacher):
 def test_parts_hold_every_text_once_in_its_own_length(pads_left):
     batch = batch_of(list(range(len(LENGTHS))), pads_left=pads_left)
     seen = []
-    for rows, length, part in by_length(batch):
+    for rows, length, part in by_length(batch, TextInputs()):
         seen += rows.tolist()
         assert length == len(part.inputs["input_ids"][0])
         ids, mask = part.inputs["input_ids"], part.inputs["attention_mask"].bool()

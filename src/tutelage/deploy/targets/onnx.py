@@ -21,6 +21,7 @@ NUMPY_TYPES: Mapping[str, str] = {
     "tensor(int32)": "int32",
     "tensor(uint8)": "uint8",
     "tensor(int8)": "int8",
+    "tensor(bool)": "bool",
 }
 
 
