@@ -181,6 +181,31 @@ class ArrayData(LoadedData):
     std: tuple[Positive, ...] | None = None
 
 
+class SeriesData(LoadedData):
+    """Series, of one length or each of its own.
+
+    Attributes:
+        kind: series.
+        path: A folder with NAME_TRAIN.ts and NAME_TEST.ts, as aeon has its data sets; or with
+            train/, test/ and, for model selection, valid/ inside, each with labels.npy and
+            inputs.npy (series, channels, steps), or inputs.npz with an array (channels, steps) for
+            each series, in order.
+        valid_fraction: Share held out for model selection, where there is no valid part.
+        mean: Per channel; those of the training series if not given.
+        std: As mean.
+        seed: Seed of the part held out.
+    """
+
+    loader: ClassVar[str] = "tutelage.data.series:load_series"
+
+    kind: Literal["series"]
+    path: Path
+    valid_fraction: float = Field(default=0.1, ge=0, lt=1)
+    mean: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
+    seed: Seed = 0
+
+
 class TextData(Strict):
     """Texts, with or without labels.
 
@@ -217,7 +242,8 @@ class TextData(Strict):
 
 
 Data = Annotated[
-    BuiltinData | ImageData | TextData | CorpusData | ArrayData, Field(discriminator="kind")
+    BuiltinData | ImageData | TextData | CorpusData | ArrayData | SeriesData,
+    Field(discriminator="kind"),
 ]
 
 

@@ -7,6 +7,7 @@ from tutelage.inputs.array import ArrayInputs
 from tutelage.inputs.base import InputKind
 from tutelage.inputs.image import ImageInputs
 from tutelage.inputs.named import NamedInputs
+from tutelage.inputs.series import SeriesInputs
 from tutelage.inputs.text import TextInputs
 from tutelage.types import Inputs
 
@@ -16,12 +17,13 @@ __all__ = [
     "ImageInputs",
     "InputKind",
     "NamedInputs",
+    "SeriesInputs",
     "TextInputs",
     "kind_of",
 ]
 
 INPUTS: Mapping[str, type[InputKind]] = MappingProxyType(
-    {kind.name: kind for kind in (ImageInputs, ArrayInputs, TextInputs, NamedInputs)}
+    {kind.name: kind for kind in (ImageInputs, ArrayInputs, SeriesInputs, TextInputs, NamedInputs)}
 )
 """Every kind, the more special before the more general."""
 
