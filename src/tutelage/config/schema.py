@@ -191,8 +191,8 @@ class SeriesData(LoadedData):
             inputs.npy (series, channels, steps), or inputs.npz with an array (channels, steps) for
             each series, in order.
         valid_fraction: Share held out for model selection, where there is no valid part.
-        mean: Per channel; those of the training series if not given.
-        std: As mean.
+        mean: Mean per channel; that of the training series if not given.
+        std: Standard deviations, in the form of `mean`.
         seed: Seed of the part held out.
     """
 
