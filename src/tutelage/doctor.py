@@ -49,6 +49,7 @@ from tutelage.wording import quantity
 
 PROBLEM, WARNING, FINE = "problem", "warning", "fine"
 SAMPLE = 512
+SKEWED = 0.8  # share of one class from where on accuracy says little
 REPEATED = 16  # samples that are asked for twice before a cache is built
 TIMED_STEPS = 3
 BYTES_A_PARAMETER = 16
@@ -323,6 +324,14 @@ def _look_at_part(job: Job, name: str, found: Scan) -> Iterator[Finding]:
         names = [job.splits.class_names[number] for number in absent]
         if absent:
             yield Finding(WARNING, "data", f"{name}: no sample of {some_names(names)}.")
+        largest, all_known = int(found.counts.max()), int(found.counts.sum())
+        if name == "test" and largest > SKEWED * all_known and job.task.metric == ACCURACY:
+            yield Finding(
+                WARNING,
+                "data",
+                f"{largest / all_known:.0%} of the test samples are of one class: accuracy is as "
+                "high for whoever always names it. metric: balanced_accuracy or macro_f1 says more.",
+            )
     text = f"{name}: {quantity(found.num_samples, 'sample')}, {found.num_read:,} read."
     yield Finding(FINE, "data", text)
 

@@ -333,6 +333,18 @@ def test_a_class_without_samples_is_a_warning(job):
     assert "train: no sample of middle" in texts(lacking, WARNING, "data")
 
 
+def test_skewed_classes_are_told_of_where_accuracy_leads(job):
+    test = job.splits.test
+    ids = torch.cat([(test.labels == 1).nonzero()[:14, 0], (test.labels != 1).nonzero()[:2, 0]])
+    skewed = job.on(replace(job.splits, test=SubsetSource(test, ids)))
+    message = "88% of the test samples are of one class"
+    assert message in texts(skewed, WARNING, "data")
+    assert message not in texts(job, WARNING, "data")
+    task = Classification(3, "macro_f1")
+    led = replace(skewed, problem=replace(skewed.problem, task=task))
+    assert message not in texts(led, WARNING, "data")
+
+
 def test_missing_validation_data_is_a_warning(job):
     lacking = job.on(replace(job.splits, valid=None))
     assert "There is no valid data" in texts(lacking, WARNING, "data")
