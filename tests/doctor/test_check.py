@@ -20,6 +20,7 @@ from tutelage.models.nets import cnn, mlp
 from tutelage.objective import Ramp
 from tutelage.pipeline import run_job
 from tutelage.report.remarks import few_samples_advice
+from tutelage.tasks import Classification
 
 
 def findings(job, about):
