@@ -329,8 +329,8 @@ def _look_at_part(job: Job, name: str, found: Scan) -> Iterator[Finding]:
             yield Finding(
                 WARNING,
                 "data",
-                f"{largest / all_known:.0%} of the test samples are of one class: accuracy is as "
-                "high for whoever always names it. metric: balanced_accuracy or macro_f1 says more.",
+                f"{largest / all_known:.0%} of the test samples are of one class: to name it always "
+                "is as accurate. metric: balanced_accuracy or macro_f1 says more.",
             )
     text = f"{name}: {quantity(found.num_samples, 'sample')}, {found.num_read:,} read."
     yield Finding(FINE, "data", text)
