@@ -329,7 +329,7 @@ def _look_at_part(job: Job, name: str, found: Scan) -> Iterator[Finding]:
             yield Finding(
                 WARNING,
                 "data",
-                f"{largest / all_known:.0%} of the test samples are of one class: to name it always "
+                f"{largest / all_known:.0%} of the test samples are of one class: always naming it "
                 "is as accurate. metric: balanced_accuracy or macro_f1 says more.",
             )
     text = f"{name}: {quantity(found.num_samples, 'sample')}, {found.num_read:,} read."
