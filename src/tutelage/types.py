@@ -88,6 +88,11 @@ def one_tensor(inputs: Inputs) -> Tensor:
     )
 
 
+def by_name(inputs: Inputs) -> Mapping[str, Tensor]:
+    """Tensors by name; one tensor alone is called "inputs", as in exported files."""
+    return {"inputs": inputs} if isinstance(inputs, Tensor) else inputs
+
+
 def tensors_of(inputs: Inputs) -> list[Tensor]:
     """All tensors of inputs."""
     return [inputs] if isinstance(inputs, Tensor) else list(inputs.values())

@@ -169,3 +169,8 @@ def test_views_of_images_do_not_fit(tmp_path, folder):
     job = recipe(tmp_path, folder, views={"kind": "shift"})
     with pytest.raises(ConfigError, match="come as inputs, mask"):
         run_job(job)
+
+
+def test_a_budget_for_a_student_of_series_is_refused_in_words(tmp_path, folder):
+    with pytest.raises(ConfigError, match="data are series inputs; .* predicted for images alone"):
+        run_job(recipe(tmp_path, folder, budget="1 MB"))

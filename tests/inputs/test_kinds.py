@@ -8,8 +8,7 @@ import torch
 from tutelage.data.views import Identity, Shift
 from tutelage.errors import ConfigError, DataError, ExportError
 from tutelage.inputs import INPUTS, ArrayInputs, ImageInputs, NamedInputs, TextInputs, kind_of
-from tutelage.inputs.base import by_name
-from tutelage.types import COUNTED, each
+from tutelage.types import COUNTED, by_name, each
 
 TOKENS = torch.tensor([[3, 4, 5], [6, 7, 0]])
 TEXTS = {"input_ids": TOKENS, "attention_mask": (TOKENS > 0).long()}

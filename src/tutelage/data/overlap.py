@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.sources import Source, Splits
-from tutelage.inputs.base import by_name
-from tutelage.types import Inputs, tensor_bytes
+from tutelage.types import Inputs, by_name, tensor_bytes
 
 CHUNK = 4096
 LOOKED_AT = 64

@@ -18,7 +18,7 @@ from tutelage.models.readout import (
     next_logits,
     without_cache,
 )
-from tutelage.types import Batch
+from tutelage.types import Batch, by_name
 
 WRITERS = ("student", "teacher")
 
@@ -85,8 +85,8 @@ def maybe_written(
     if float(drawn) >= settings.share:
         return batch
     generator.manual_seed(seed + 7919 * rank)
-    inputs, labels = batch.inputs, batch.labels
-    if isinstance(inputs, Tensor) or labels is None or "attention_mask" in inputs:
+    inputs, labels = by_name(batch.inputs), batch.labels
+    if "input_ids" not in inputs or labels is None or "attention_mask" in inputs:
         raise DataError("Text can be written in place of packed blocks alone (is_packed: true).")
     read, length = settings.prompt_tokens, labels.shape[1]
     tokens = continued(

@@ -9,7 +9,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ExportError
-from tutelage.types import Inputs, describe_inputs
+from tutelage.types import Inputs, by_name, describe_inputs
 
 Axes = Mapping[str, Mapping[int, str]]
 """Of each input of an exported file, the axes that may have any size, and what they count."""
@@ -200,11 +200,6 @@ class InputKind(ABC):
             inputs: One sample as exported files take it.
         """
         return None
-
-
-def by_name(inputs: Inputs) -> Mapping[str, Tensor]:
-    """Tensors by the name of an exported file's input."""
-    return {"inputs": inputs} if isinstance(inputs, Tensor) else inputs
 
 
 def not_exported(who: str, inputs: Inputs) -> ExportError:

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tutelage.inputs.base import BATCH, LENGTH, Axes, InputKind, Norm, by_name, not_exported
+from tutelage.inputs.base import BATCH, LENGTH, Axes, InputKind, Norm, not_exported
 from tutelage.inputs.channels import Normalisation
 from tutelage.inputs.wrapping import with_norm
 from tutelage.models.calling import call
-from tutelage.types import Inputs
+from tutelage.types import Inputs, by_name
 
 SERIES, MASK = "inputs", "mask"
 NO_NORM: Norm = ((0.0,), (1.0,))

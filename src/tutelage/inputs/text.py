@@ -10,10 +10,10 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from tutelage.files import staged_folder
-from tutelage.inputs.base import BATCH, LENGTH, Axes, InputKind, by_name, not_exported
+from tutelage.inputs.base import BATCH, LENGTH, Axes, InputKind, not_exported
 from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.models.calling import call
-from tutelage.types import COUNTED, Inputs, first_tensor, tensors_of
+from tutelage.types import COUNTED, Inputs, by_name, first_tensor, tensors_of
 
 IDS, MASK = "input_ids", "attention_mask"
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from tutelage.errors import ShapeError
 from tutelage.losses.features import Features, features_of, nothing_of, precision_of
 from tutelage.objective import Loss
-from tutelage.types import COUNTED, Batch, Outputs
+from tutelage.types import COUNTED, Batch, Outputs, by_name
 
 ATTENTION_MASK = "attention_mask"
 ByToken = Callable[[Features, Features, Tensor], Tensor]
@@ -55,7 +55,7 @@ def over_tokens(
 
 def token_mask(batch: Batch, length: int, device: torch.device) -> Bool[Tensor, "samples length"]:
     """Mask of valid tokens of valid samples, without padding."""
-    named = {} if isinstance(batch.inputs, Tensor) else batch.inputs
+    named = by_name(batch.inputs)
     if ATTENTION_MASK in named:
         mask = named[ATTENTION_MASK].bool()
     else:

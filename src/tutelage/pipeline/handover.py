@@ -22,13 +22,12 @@ from tutelage.files import (
     write_text,
     write_whole,
 )
-from tutelage.inputs.base import by_name
 from tutelage.job import Job
 from tutelage.pipeline.exporting import SAMPLE, calibration_ids, example_input, export_inputs
 from tutelage.pipeline.training import Trained
 from tutelage.records import ParityRow, QuantisedRow, RunRecord
 from tutelage.report.card import write_card
-from tutelage.types import Inputs, on_cpu
+from tutelage.types import Inputs, by_name, on_cpu
 
 NUM_SAMPLES = 8
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from tutelage.config.build import data_facts, load_data
 from tutelage.config.read import read_recipe
 from tutelage.config.schema import Recipe
+from tutelage.data.sources import Splits
 from tutelage.deploy.budgets import needs_text
 from tutelage.deploy.proposing import FLOAT_ONNX, Form, Proposal, measure_needs, propose
 from tutelage.deploy.targets import TARGETS
@@ -110,7 +111,17 @@ def _of_run(folder: Path) -> Question:
 
 def facts_of(recipe: Recipe) -> Facts:
     """Facts about the images of a recipe's data."""
-    return Facts(**data_facts(load_data(recipe, plan_task(recipe.task, TASKS).label_kind)))
+    return _facts_of_images(load_data(recipe, plan_task(recipe.task, TASKS).label_kind))
+
+
+def _facts_of_images(splits: Splits) -> Facts:
+    facts = data_facts(splits)
+    if {*facts} != {field.name for field in fields(Facts)}:
+        raise ConfigError(
+            f"The data are {splits.inputs.name} inputs; what a student needs is predicted for "
+            "images alone. Leave budget out of the recipe, or propose students for images."
+        )
+    return Facts(**facts)
 
 
 def _teacher_part(
@@ -221,7 +232,7 @@ def check_budget(job: Job, deliverable: nn.Module) -> str:
         ConfigError: It needs more; the message names students that come nearest.
     """
     assert job.budget is not None
-    facts = Facts(**data_facts(job.splits))
+    facts = _facts_of_images(job.splits)
     student = describe(Original("student", {}, deliverable.eval(), False), facts)
     form = form_of(job)
     needs = measure_needs([student], facts, seconds=1.0, form=form)[student.name]

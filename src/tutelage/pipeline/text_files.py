@@ -23,6 +23,7 @@ from tutelage.pipeline.stages import MARKER, Stage
 from tutelage.pipeline.training import Trained
 from tutelage.records import RefusedFile, TextFileRow, load_record, save_record
 from tutelage.tasks.language_modeling import perplexity
+from tutelage.types import by_name
 
 Reading = Callable[[Tensor], Tensor]
 ROWS = "files.json"
@@ -126,12 +127,12 @@ def test_sample(job: Job) -> Sample:
     reader = job.test_reader
     ids = torch.arange(min(4 * NUM_TEXTS, len(reader)))
     batch = reader[ids, torch.zeros_like(ids)]
-    assert not isinstance(batch.inputs, Tensor)
     assert batch.labels is not None
-    lengths = batch.inputs["counted"].sum(dim=1)
+    inputs = by_name(batch.inputs)
+    lengths = inputs["counted"].sum(dim=1)
     longest = lengths.argsort(descending=True, stable=True)[:NUM_TEXTS]
     shortest = int(lengths[longest].min())
-    return Sample(batch.inputs["input_ids"][longest, :shortest], batch.labels[longest, :shortest])
+    return Sample(inputs["input_ids"][longest, :shortest], batch.labels[longest, :shortest])
 
 
 @torch.no_grad()

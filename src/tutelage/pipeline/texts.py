@@ -10,6 +10,7 @@ from tutelage.files import write_text
 from tutelage.job import Job
 from tutelage.models.readout import is_language_model
 from tutelage.records import WrittenText
+from tutelage.types import by_name
 
 NUM_TEXTS, READ, WRITTEN = 4, 32, 32
 
@@ -29,9 +30,7 @@ def write_texts(job: Job, networks: Mapping[str, nn.Module]) -> list[WrittenText
         return []
     reader = job.test_reader
     ids = torch.linspace(0, len(reader) - 1, min(NUM_TEXTS, len(reader))).long().unique()
-    inputs = reader[ids, torch.zeros_like(ids)].inputs
-    assert not isinstance(inputs, torch.Tensor)
-    tokens = inputs["input_ids"]
+    tokens = by_name(reader[ids, torch.zeros_like(ids)].inputs)["input_ids"]
     ways = {"the text itself": tokens[:, : READ + WRITTEN]} | {
         name: continued(network, tokens[:, :READ], WRITTEN, likeliest)
         for name, network in networks.items()

@@ -16,7 +16,7 @@ from tutelage.records import Evaluation, Metric
 from tutelage.tasks.base import Predictions, Task
 from tutelage.tasks.language_modeling import PERPLEXITY, LanguageModeling, log_likelihoods
 from tutelage.tasks.tokens import counted_tokens, token_items
-from tutelage.types import COUNTED, UNLABELLED, Batch, Outputs
+from tutelage.types import COUNTED, UNLABELLED, Batch, Outputs, by_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +127,10 @@ class OtherTokenizer(Task):
 
 
 def _inputs(batch: Batch) -> dict[str, Tensor]:
-    if isinstance(batch.inputs, Tensor) or f"{OTHER}ids" not in batch.inputs:
+    inputs = dict(by_name(batch.inputs))
+    if f"{OTHER}ids" not in inputs:
         raise DataError("The text was not read in the teacher's tokenizer too.")
-    return dict(batch.inputs)
+    return inputs
 
 
 def _own_inputs(ids: Tensor, mask: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tutelage.errors import DataError
 from tutelage.tasks.base import Predictions
-from tutelage.types import COUNTED, Batch
+from tutelage.types import COUNTED, Batch, by_name
 
 
 def counted_tokens(batch: Batch) -> Bool[Tensor, "samples length"]:
@@ -20,25 +20,25 @@ def counted_tokens(batch: Batch) -> Bool[Tensor, "samples length"]:
     Raises:
         DataError: The inputs do not say.
     """
-    if isinstance(batch.inputs, Tensor) or COUNTED not in batch.inputs:
+    counted = by_name(batch.inputs).get(COUNTED)
+    if counted is None:
         raise DataError(
             f"A task of tokens needs the input {COUNTED!r}, which says what tokens count. Use a "
             "data kind that gives it, or add it in your source's fetch."
         )
-    return batch.inputs[COUNTED].bool()
+    return counted.bool()
 
 
 def tokens_a_sample(batch: Batch) -> float:
     """Mean number of tokens per sample: valid ones, or all but padding; 0 without tokens."""
-    named = {} if isinstance(batch.inputs, Tensor) else batch.inputs
+    named = by_name(batch.inputs)
     mask = named.get(COUNTED, named.get("attention_mask"))
     return 0.0 if mask is None else float(mask.sum()) / len(batch)
 
 
 def network_inputs(batch: Batch) -> Mapping[str, Tensor]:
     """Inputs for the network."""
-    assert not isinstance(batch.inputs, Tensor)
-    return {name: value for name, value in batch.inputs.items() if name != COUNTED}
+    return {name: value for name, value in by_name(batch.inputs).items() if name != COUNTED}
 
 
 def token_items(batch: Batch) -> Batch:
