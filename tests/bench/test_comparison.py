@@ -1,8 +1,10 @@
 """All methods go through one comparison, small, and are judged by what is measured."""
 
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -42,8 +44,8 @@ def part(count, seed):
     return TensorSource(inputs, labels)
 
 
-@pytest.fixture
-def suite(monkeypatch):
+def small_suite(patch):
+    """A suite of tiny networks, in which a step is timed once."""
     splits = Splits(
         part(80, 0), part(30, 1), part(40, 2), ("a", "b", "c"), ImageInputs((0.3,), (0.3,))
     )
@@ -62,8 +64,46 @@ def suite(monkeypatch):
             "full": Length(1, None, Shift(1)),
         },
     )
-    monkeypatch.setitem(SUITES, "tiny", tiny)
+    patch.setitem(SUITES, "tiny", tiny)
+    patch.setattr(cost, "TURNS", 1)
     return tiny
+
+
+@pytest.fixture
+def suite(monkeypatch):
+    return small_suite(monkeypatch)
+
+
+class Done(NamedTuple):
+    """A comparison that others read, or go on from in a copy of its folder."""
+
+    out: Path
+    boards: list[Leaderboard]
+    trained: list[StageDone]
+
+    def copy(self, folder):
+        shutil.copytree(self.out, folder, dirs_exist_ok=True)
+        return folder
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The labels, plain KD and DKD over two seeds."""
+    out = tmp_path_factory.mktemp("bench")
+    with pytest.MonkeyPatch.context() as patch:
+        small_suite(patch)
+        return Done(out, *run(out, methods=["dkd"]))
+
+
+@pytest.fixture
+def single(monkeypatch):
+    """One setting of each method, so that nothing is tuned."""
+    there = comparison.candidates
+
+    def firsts(layers):
+        return {name: grid[:1] for name, grid in there(layers).items()}
+
+    monkeypatch.setattr(comparison, "candidates", firsts)
 
 
 def run(out, **choices):
@@ -93,10 +133,7 @@ def test_no_loss_is_left_out_but_where_it_cannot_work():
     assert pictured - candidates(unequal).keys() == {"fsp"}
 
 
-def test_all_methods_go_through(suite, tmp_path, monkeypatch):
-    firsts = {name: grid[:1] for name, grid in candidates(suite.layers).items()}
-    monkeypatch.setattr(comparison, "candidates", lambda layers: firsts)
-    monkeypatch.setattr(cost, "TURNS", 1)
+def test_all_methods_go_through(suite, single, tmp_path):
     board = list(compare("tiny", tmp_path, num_seeds=1))[-1]
     names = [standing.method for standing in board.standings]
     assert names[:2] == ["cross_entropy", "kd"]
@@ -107,17 +144,18 @@ def test_all_methods_go_through(suite, tmp_path, monkeypatch):
     assert others == {"simkd"}
 
 
-def test_a_second_call_trains_nothing_and_says_the_same(suite, tmp_path):
-    board = run(tmp_path, methods=["fitnets"])[0][-1]
-    assert load_record(tmp_path / "tiny/short/results.json", Leaderboard) == board
+def test_a_second_call_trains_nothing_and_says_the_same(suite, done, tmp_path):
+    out = done.copy(tmp_path)
+    board = run(out, methods=["fitnets"])[0][-1]
+    assert load_record(out / "tiny/short/results.json", Leaderboard) == board
     assert all(len(standing.last) == 2 for standing in board.standings)
-    again, trained = run(tmp_path, methods=["fitnets"])
+    again, trained = run(out, methods=["fitnets"])
     assert again[-1].standings == board.standings
     assert trained == []
 
 
-def test_settings_are_chosen_on_validation_data_under_a_seed_of_their_own(suite, tmp_path):
-    boards, trained = run(tmp_path, methods=["dkd"])
+def test_settings_are_chosen_on_validation_data_under_a_seed_of_their_own(done):
+    _, boards, trained = done
     kd = boards[-1].standings[1]
     best = max(trial.accuracy for trial in kd.trials)
     chosen = next(trial for trial in kd.trials if trial.accuracy == best)
@@ -127,9 +165,18 @@ def test_settings_are_chosen_on_validation_data_under_a_seed_of_their_own(suite,
     assert len([event for event in trained if event.name.startswith("dkd/")]) == GRID_SIZE + 2
 
 
-def test_all_students_of_a_seed_start_alike_and_learn_alike_from_equal_objectives(suite, tmp_path):
+def test_all_students_of_a_seed_start_alike_and_learn_alike_from_equal_objectives(
+    suite, done, tmp_path
+):
     study = comparison._Study(
-        "tiny", suite, suite.lengths["short"], tmp_path, "short", (0,), None, lambda event: None
+        "tiny",
+        suite,
+        suite.lengths["short"],
+        done.copy(tmp_path),
+        "short",
+        (0,),
+        None,
+        lambda event: None,
     )
     grid = (1.0 * CrossEntropy(), 1.0 * CrossEntropy() + 0.0 * KD())
     plain, idle = (study.train("twin", number, grid, 7) for number in range(2))
@@ -137,9 +184,16 @@ def test_all_students_of_a_seed_start_alike_and_learn_alike_from_equal_objective
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_a_remembered_teacher_teaches_as_the_live_one_does(suite, tmp_path):
+def test_a_remembered_teacher_teaches_as_the_live_one_does(suite, done, tmp_path):
     study = comparison._Study(
-        "tiny", suite, suite.lengths["short"], tmp_path, "short", (0,), None, lambda event: None
+        "tiny",
+        suite,
+        suite.lengths["short"],
+        done.copy(tmp_path),
+        "short",
+        (0,),
+        None,
+        lambda event: None,
     )
     grid = (1.0 * CrossEntropy() + 10.0 * FitNets("stage2"),)
     remembered = study.train("memory", 0, grid, 0)
@@ -151,14 +205,14 @@ def test_a_remembered_teacher_teaches_as_the_live_one_does(suite, tmp_path):
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_many_views_are_taught_from_a_cache_and_features_live(suite, tmp_path):
-    boards, _ = run(tmp_path, length="full", methods=["fitnets"])
+def test_many_views_are_taught_from_a_cache_and_features_live(suite, single, done, tmp_path):
+    boards, _ = run(done.copy(tmp_path), length="full", methods=["fitnets"])
     assert [standing.method for standing in boards[-1].standings][-1] == "fitnets"
     assert (tmp_path / "tiny/full/cache/manifest.json").is_file()
     assert boards[-1].num_train == 80
 
 
-def test_a_setting_whose_numbers_go_wrong_is_not_chosen(suite, tmp_path, monkeypatch):
+def test_a_setting_whose_numbers_go_wrong_is_not_chosen(suite, done, tmp_path, monkeypatch):
     train = comparison._Study.train
 
     def diverging(self, method, number, grid, seed):
@@ -167,7 +221,7 @@ def test_a_setting_whose_numbers_go_wrong_is_not_chosen(suite, tmp_path, monkeyp
         return train(self, method, number, grid, seed)
 
     monkeypatch.setattr(comparison._Study, "train", diverging)
-    boards, _ = run(tmp_path, methods=["kd"])
+    boards, _ = run(done.copy(tmp_path), methods=["kd"])
     kd = boards[-1].standings[1]
     assert kd.trials[0].accuracy is None
     assert kd.objective != kd.trials[0].objective
@@ -198,10 +252,9 @@ def standing(method, accuracies, over_baseline, over_kd=None):
     return Standing(method, f"1.0 * {method}", [], scores, scores, over_baseline, over_kd)
 
 
-def test_the_page_ranks_by_accuracy_and_says_what_the_intervals_say(suite, tmp_path):
-    boards, _ = run(tmp_path, methods=["kd"])
+def test_the_page_ranks_by_accuracy_and_says_what_the_intervals_say(suite, done):
     board = replace(
-        boards[-1],
+        done.boards[-1],
         standings=[
             standing("cross_entropy", [0.8, 0.82], None),
             standing("kd", [0.85, 0.87], (0.05, 0.01, 0.09)),
@@ -315,7 +368,9 @@ def test_cifar100_goes_through_from_a_path(tmp_path, monkeypatch):
     assert boards[-1].views == "crop_flip(4)"
 
 
-def test_the_command_prints_where_each_method_stands(suite, tmp_path, capsys):
+def test_the_command_prints_where_each_method_stands(suite, done, tmp_path, capsys):
+    done.copy(tmp_path)
+    (tmp_path / "tiny/short/leaderboard.md").unlink()
     arguments = ["bench", "tiny", "--out", str(tmp_path), "--seeds", "2", "--methods", "dkd"]
     assert guarded(lambda **settings: app(arguments, **settings)) == 0
     shown = capsys.readouterr().out

@@ -1,7 +1,7 @@
 """Which settings of each method a comparison tries: as many of one as of any other."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 
 from tutelage import losses
 from tutelage.bench.suites import Layers
@@ -19,6 +19,7 @@ Make = Callable[[], Loss]
 Grid = tuple[Objective, ...]
 
 
+@cache
 def candidates(layers: Layers) -> Mapping[str, Grid]:
     """Objectives to try, by method. The baseline has one, because it has no settings.
 

@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -86,14 +87,21 @@ def _boards(study: "_Study", chosen: Mapping[str, Grid]) -> Iterator[Leaderboard
         board = replace(board, standings=[*board.standings, study.standing(method, grid)])
         study.write(board)
         yield board
-    picked = {method: study.pick(method, grid)[0] for method, grid in chosen.items()}
-    board = replace(board, costs=study.costs({m: chosen[m][i] for m, i in picked.items()}))
+    picked = {method: grid[study.found[method].number] for method, grid in chosen.items()}
+    board = replace(board, costs=study.costs(picked))
     study.write(board)
     yield board
 
 
 def _first(grids: Mapping[str, Grid], *names: str) -> list[tuple[str, Grid]]:
     return sorted(grids.items(), key=lambda item: item[0] not in names)
+
+
+class _Found(NamedTuple):
+    """What others ask of a method: its best setting, and whether each seed's student is right."""
+
+    number: int
+    right: Tensor
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,7 @@ class _Study:
     seeds: tuple[int, ...]
     data: Path | None
     listener: Listener
+    found: dict[str, _Found] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -209,8 +218,10 @@ class _Study:
     def standing(self, method: str, grid: Grid) -> Standing:
         """Results of a method over all seeds."""
         number, trials = self.pick(method, grid)
-        logits = [self.test_logits(method, number, grid, seed) for seed in self.seeds]
-        right = self.right(method, number, grid)
+        students = [self.train(method, number, grid, seed) for seed in self.seeds]
+        logits = [self.test_logits(method, number, student) for student in students]
+        right = torch.stack([correct(last, self.labels) for last, _ in logits])
+        self.found[method] = _Found(number, right)
         return Standing(
             method=method,
             objective=grid[number].describe(),
@@ -220,7 +231,7 @@ class _Study:
             over_baseline=None if method == BASELINE else self.over(right, BASELINE),
             over_kd=None if method in (BASELINE, KD) else self.over(right, KD),
             seconds=round(self.seconds(method, number, grid), 1),
-            parameters=_count(self.train(method, number, grid, self.seeds[0]).last),
+            parameters=_count(students[0].last),
         )
 
     def seconds(self, method: str, number: int, grid: Grid) -> float:
@@ -230,15 +241,9 @@ class _Study:
         paths = [self.folder / method / str(n + 1) / f"seed-{s}" / PROGRESS for n, s in wanted]
         return sum(load_record(path, Progress).seconds for path in paths if path.is_file())
 
-    def right(self, method: str, number: int, grid: Grid) -> Tensor:
-        """Whether each seed's last student is right, by test sample."""
-        logits = [self.test_logits(method, number, grid, seed)[0] for seed in self.seeds]
-        return torch.stack([correct(rows, self.labels) for rows in logits])
-
     def over(self, right: Tensor, other: str) -> tuple[float, float, float]:
         """Difference of accuracy to another method, with its interval."""
-        grid = candidates(self.suite.layers)[other]
-        found = paired_interval(right, self.right(other, self.pick(other, grid)[0], grid))
+        found = paired_interval(right, self.found[other].right)
         return found.mean, found.low, found.high
 
     def score(self, logits: Tensor) -> Score:
@@ -250,10 +255,9 @@ class _Study:
     def teacher_logits(self) -> Tensor:
         return self.of_teacher.test_logits(self.teacher.selected)
 
-    def test_logits(self, method: str, number: int, grid: Grid, seed: int) -> tuple[Tensor, Tensor]:
+    def test_logits(self, method: str, number: int, trained: Trained) -> tuple[Tensor, Tensor]:
         """Test logits of the last epoch's student and of the one with the best validation score."""
-        trained = self.train(method, number, grid, seed)
-        path = self.folder / method / str(number + 1) / f"seed-{seed}" / TEST_LOGITS
+        path = self.folder / method / str(number + 1) / f"seed-{trained.seed}" / TEST_LOGITS
         known = _read(path, trained.key)
         if known is None:
             last = self.lab.test_logits(trained.last)

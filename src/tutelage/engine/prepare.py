@@ -106,9 +106,11 @@ def prepare(
         )
 
     losses = [term.loss for term in objective.counted]
-    for loss in losses:
-        student = loss.wrap(student, dry_run())
     dry = dry_run()
+    for loss in losses:
+        given_student, student = student, loss.wrap(student, dry)
+        if student is not given_student:
+            dry = dry_run()
     for loss in losses:
         loss.build(dry)
     return student
