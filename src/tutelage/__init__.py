@@ -8,6 +8,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tutelage.data.series import SeriesSource as SeriesSource
+    from tutelage.data.sources import Source as Source
     from tutelage.data.sources import Splits as Splits
     from tutelage.data.views import CropFlip as CropFlip
     from tutelage.data.views import Elastic as Elastic
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from tutelage.engine import ScheduleSettings as ScheduleSettings
     from tutelage.engine import Trainee as Trainee
     from tutelage.engine import TrainSettings as TrainSettings
+    from tutelage.inputs import InputKind as InputKind
     from tutelage.losses import *  # noqa: F403 - its table of losses is the list
     from tutelage.measures import CountMeasure as CountMeasure
     from tutelage.measures import MeanMeasure as MeanMeasure
@@ -74,7 +77,9 @@ _HOMES = {
     "tutelage.tasks.base": ("Predictions",),
     "tutelage.measures": ("CountMeasure", "MeanMeasure", "WholeMeasure"),
     "tutelage.records": ("Evaluation", "Metric"),
-    "tutelage.data.sources": ("Splits",),
+    "tutelage.data.series": ("SeriesSource",),
+    "tutelage.data.sources": ("Source", "Splits"),
+    "tutelage.inputs": ("InputKind",),
     "tutelage.teachers": ("CachedTeacher", "ModuleTeacher"),
     "tutelage.types": ("Batch", "Outputs", "Signal"),
 }

@@ -5,6 +5,7 @@ import pytest
 import torch
 import yaml
 
+import tutelage
 from tutelage.config.build import build_job
 from tutelage.config.read import read_recipe
 from tutelage.data.loading import Reader
@@ -172,5 +173,16 @@ def test_views_of_images_do_not_fit(tmp_path, folder):
 
 
 def test_a_budget_for_a_student_of_series_is_refused_in_words(tmp_path, folder):
-    with pytest.raises(ConfigError, match="data are series inputs; .* predicted for images alone"):
+    with pytest.raises(ConfigError, match=r"data are series inputs; .* predicted for images alone"):
         run_job(recipe(tmp_path, folder, budget="1 MB"))
+
+
+def test_series_are_distilled_from_python_with_their_own_normalisation(tmp_path):
+    train, valid = (tutelage.SeriesSource(*waves(40, seed)) for seed in (0, 1))
+    teacher, student = CNN1d(2, 2, (4,), (3,)), CNN1d(2, 2, (2,), (3,))
+    kind = SeriesInputs((0.0, 0.0), (0.5, 0.5))
+    made = tutelage.distill(
+        teacher, student, train, valid_data=valid, inputs=kind, epochs=1, out=tmp_path / "run"
+    )
+    row = made.export(tmp_path / "series.onnx")
+    assert (row.count, row.agreement) == (40, 1.0)

@@ -18,6 +18,7 @@ from tutelage.deploy import export_checked
 from tutelage.engine import OptimizerSettings, TrainSettings
 from tutelage.engine.events import Listener, ignore
 from tutelage.errors import DataError, of_role, with_known_names
+from tutelage.inputs import InputKind
 from tutelage.job import Job
 from tutelage.models.copies import copied
 from tutelage.models.modes import left_as_it_was
@@ -128,6 +129,7 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
     codec: str | None = None,
     task: str | type[Task] | Task = "classification",
     metric: str | None = None,
+    inputs: InputKind | None = None,
     class_names: Sequence[str] | None = None,
     teacher_class_names: Sequence[str] | None = None,
     out: str | Path | None = None,
@@ -164,6 +166,8 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
         task: What kind of label is learned: a name of `tutelage.tasks.TASKS`, such as
             "regression" or "multi_label"; "module:Class"; or a `tutelage.Task` of one's own.
         metric: What networks are compared by, of those that the task has; its first if not given.
+        inputs: What kind of input samples are, such as one of `tutelage.inputs` with its
+            normalisation; decided from the data if not given.
         class_names: One a class; those that the data set names (`classes`), or numbers, if not
             given.
         teacher_class_names: The teacher's classes in the order of its logits, to be matched to
@@ -182,6 +186,7 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
     check_names("teacher_class_names", teacher_class_names)
     planned = plan_task(task, TASKS, metric)
     splits = _splits(train_data, valid_data, test_data, notes, planned.label_kind)
+    splits = replace(splits, inputs=inputs or splits.inputs)
     teachers = [as_network(one, name, notes) for name, one in named(teacher)]
     with of_role("student"):  # before the teacher is frozen, whose parts it may share
         kept = copied(as_network(student, "student", notes))
