@@ -1,6 +1,6 @@
 """Batches: samples and views, their order, reading and normalisation."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ class Reader(Dataset[Batch]):
         source: Where samples come from.
         views: What can be done to them.
         inputs: What samples are; what the source says of them if not given.
+        mean: Per channel, of inputs scaled to 0..1; the normalisation of `inputs` if not given.
+        std: Standard deviations, in the form of `mean`.
         num_classes: If given, labels outside 0..num_classes-1 are an error.
     """
 
@@ -37,11 +39,15 @@ class Reader(Dataset[Batch]):
         views: ViewPolicy | None = None,
         *,
         inputs: InputKind | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         num_classes: int | None = None,
     ) -> None:
         """Hold what reads."""
         self.source = source
-        self.inputs = inputs or source.input_kind
+        kind = inputs or source.input_kind
+        has_own = mean is not None or std is not None
+        self.inputs = kind.normalised_by(mean, std) if has_own else kind
         self.views = views or Identity()
         self.num_classes = num_classes
 

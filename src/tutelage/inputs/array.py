@@ -36,6 +36,12 @@ class ArrayInputs(InputKind):
         """Any one tensor."""
         return isinstance(inputs, Tensor)
 
+    def normalised_by(
+        self, mean: Sequence[float] | None, std: Sequence[float] | None
+    ) -> "ArrayInputs":
+        """The same with this normalisation."""
+        return ArrayInputs(mean, std)
+
     @property
     def fingerprint(self) -> str:
         """The normalisation."""

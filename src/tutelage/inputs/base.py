@@ -1,7 +1,7 @@
 """What a kind of input answers: the one place where it is known what samples are."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -102,6 +102,20 @@ class InputKind(ABC):
             inputs: One raw sample.
         """
         return {}
+
+    def normalised_by(
+        self,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,  # noqa: ARG002 - of channels
+    ) -> "InputKind":
+        """The same kind with this normalisation.
+
+        Raises:
+            ConfigError: Such inputs have no channels.
+        """
+        raise ConfigError(
+            f"mean and std are for channels, and inputs of kind {self.name} have none."
+        )
 
     def view(
         self,

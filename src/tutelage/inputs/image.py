@@ -50,6 +50,12 @@ class ImageInputs(InputKind):
         """One tensor of four axes."""
         return isinstance(inputs, Tensor) and inputs.ndim == IMAGE_AXES
 
+    def normalised_by(
+        self, mean: Sequence[float] | None, std: Sequence[float] | None
+    ) -> "ImageInputs":
+        """The same with this normalisation."""
+        return ImageInputs(mean, std, self.background)
+
     @property
     def fingerprint(self) -> str:
         """The normalisation."""
