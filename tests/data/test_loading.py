@@ -232,3 +232,14 @@ def test_another_number_of_channels_than_mean_and_std_have_is_an_error(shape):
         DataError, match="mean and std have 2 values, one a channel, but the inputs"
     ):
         reader[torch.arange(2), torch.zeros(2, dtype=torch.long)]
+
+
+def test_a_reader_takes_mean_and_std_as_data_do():
+    source = TensorSource(torch.ones(4, 2, 5))
+    ids = torch.arange(2)
+    reader = Reader(source, mean=(0.0, 1.0), std=(1.0, 2.0))
+    own = Reader(source, inputs=ArrayInputs((0.0, 1.0), (1.0, 2.0)))
+    assert reader.fingerprint == own.fingerprint
+    assert torch.equal(reader[ids, ids * 0].inputs, own[ids, ids * 0].inputs)
+    with pytest.raises(ConfigError, match="mean and std belong together"):
+        Reader(source, mean=(0.0, 1.0))

@@ -105,7 +105,7 @@ class InputKind(ABC):
 
     def normalised_by(
         self,
-        mean: Sequence[float] | None,
+        mean: Sequence[float] | None,  # noqa: ARG002 - of channels
         std: Sequence[float] | None,  # noqa: ARG002 - of channels
     ) -> "InputKind":
         """The same kind with this normalisation.
