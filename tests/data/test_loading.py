@@ -12,8 +12,8 @@ from tutelage.data.loading import (
 )
 from tutelage.data.sources import DatasetSource, TensorSource
 from tutelage.data.views import Identity, SeededViews, Shift
-from tutelage.errors import DataError
-from tutelage.inputs import ImageInputs
+from tutelage.errors import ConfigError, DataError
+from tutelage.inputs import ArrayInputs, ImageInputs
 
 COUNT = 23
 
