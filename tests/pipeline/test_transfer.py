@@ -42,7 +42,7 @@ def test_students_learn_from_pictures_that_are_made_once(job, tmp_path):
     record = run_job(job, events.append).record
     assert record.splits["train"] == 24
     assert record.cache is None or record.cache.num_samples == 24
-    assert any("saw no training data: they learned from 24 pictures" in n for n in record.notes)
+    assert any("saw no training data: they learned from 24 images" in n for n in record.notes)
     kept = load_file(tmp_path / "transfer/pictures.safetensors")
     assert kept["pictures"].shape == (24, *_shape(job))
     events.clear()
@@ -92,5 +92,5 @@ def test_data_that_are_no_pictures_are_refused(job):
     flat = job.on(replace(job.splits, train=numbers, inputs=numbers.input_kind))
     network = torch.nn.Linear(5, 3)
     teacher = Trained("teacher", 0, network, network, Progress(), "")
-    with pytest.raises(ConfigError, match="transfer: it makes pictures"):
+    with pytest.raises(ConfigError, match="transfer: it generates images"):
         transfer_stage(replace(flat, views=Identity()), teacher, lambda event: None)
