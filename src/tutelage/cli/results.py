@@ -9,6 +9,7 @@ from rich.text import Text
 
 from tutelage.cli.console import PlainConsole
 from tutelage.records import (
+    ACCURACY,
     MEASURED,
     LatencyRow,
     Metric,
@@ -109,7 +110,8 @@ def _comparison(record: RunRecord) -> Table:
 def _others(record: RunRecord) -> dict[str, str]:
     """Headings of the other metrics, by name: the usual ones, then a task's own."""
     measured = dict.fromkeys(name for summary in record.summaries for name in summary.mean)
-    own = {name: name.replace("_", " ") for name in measured if name not in MEASURED}
+    beside = [metric.name for metric in record.metrics] if record.metric == ACCURACY else []
+    own = {n: n.replace("_", " ") for n in measured if n not in (*MEASURED, *beside)}
     known = {name: heading for name, heading in HEADINGS.items() if name in measured}
     return {n: heading for n, heading in (known | own).items() if n != record.metric.name}
 
