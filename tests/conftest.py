@@ -1,5 +1,6 @@
 """A whole run in miniature, for the tests of runs and of the doctor."""
 
+import functools
 import os
 import shutil
 import signal
@@ -63,6 +64,16 @@ def _notes_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("notes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(own, "_notes", lambda: folder)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_table_of_operators() -> Iterator[None]:
+    """PyTorch's table of ONNX operators is made once, not for every export: half a second each."""
+    module = pytest.importorskip("torch.onnx._internal.exporter._registration")
+    with pytest.MonkeyPatch.context() as patch:
+        table = functools.cache(module.ONNXRegistry.from_torchlib)
+        patch.setattr(module.ONNXRegistry, "from_torchlib", staticmethod(table))
         yield
 
 

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tutelage.config import build_job, read_recipe
+from tutelage.deploy import proposing
 from tutelage.deploy.budgets import Budget, Needs
 from tutelage.deploy.proposing import Form, Proposal
 from tutelage.errors import ConfigError, RunFolderError
@@ -136,7 +137,9 @@ def test_a_student_within_the_budget_passes_and_one_outside_stops_the_run(
         return {c.name: Needs(bits * c.weight_bytes, 0.1, None) for c in candidates}
 
     monkeypatch.setattr(proposals, "measure_needs", measure)
-    monkeypatch.setattr("tutelage.deploy.proposing.measure_needs", measure)
+    monkeypatch.setattr(
+        proposing, "try_needs", lambda *given, **form: (measure(*given, **form), {})
+    )
     job = build_job(read_recipe(recipe, ["budget=1 MB"]))
     assert "within the budget of 1 MB" in check_budget(job, job.new_student(0))
     eight = ["budget=500 B", "measure={int8: minmax}"]

@@ -83,7 +83,7 @@ def test_a_text_classifier_is_distilled_with_texts_that_have_no_labels(place, tm
 def test_students_of_a_cached_and_of_a_live_teacher_are_equal_bit_for_bit(place, tmp_path):
     found = []
     for name, cache in (("cached", {"codec": "float32"}), ("live", None)):
-        recipe = recipe_of(place, tmp_path / name, cache=cache, seeds=[0], baseline=False)
+        recipe = recipe_of(place, tmp_path / name, 1, cache=cache, seeds=[0], baseline=False)
         student = run_job(replace(build_job(recipe), has_report=False)).student
         found.append(state_fingerprint(student.last))
     assert found[0] == found[1]
@@ -95,7 +95,7 @@ def test_one_cache_of_texts_serves_every_batch_size_bit_for_bit(place, tmp_path)
     for name, size, kept in (("first", 8, cache), ("cached", 16, cache), ("live", 16, None)):
         train = {"epochs": 1, "batch_size": size}
         recipe = recipe_of(
-            place, tmp_path / name, cache=kept, train=train, seeds=[0], baseline=False
+            place, tmp_path / name, 1, cache=kept, train=train, seeds=[0], baseline=False
         )
         said = []
         student = run_job(replace(build_job(recipe), has_report=False), said.append).student
