@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from tutelage.data.cells import MISSING
 from tutelage.deploy.budgets import parse_budget
 from tutelage.engine.settings import OptimizerSettings, ScheduleSettings, TrainSettings
 from tutelage.errors import find
@@ -241,8 +242,46 @@ class TextData(Strict):
     seed: Seed = 0
 
 
+class TableData(LoadedData):
+    """A table: input columns of numbers and categories, and one or several target columns.
+
+    Attributes:
+        kind: table.
+        path: A file (.csv, .tsv, .jsonl, .ndjson, .parquet), or a folder with such files named
+            train, valid and test.
+        target: Name of the column that is learned; a list for several values or yes-or-no labels.
+        columns: Names of the input columns; all but the target and those left out if null.
+        leave_out: Names of columns that are not read, such as identifiers.
+        categories: Names of columns whose numbers stand for categories.
+        log: Names of columns of numbers of which the logarithm is taken, as sign(x) log(1 + |x|).
+        missing: Texts that stand for a missing cell.
+        fill: Number in the place of a missing one: median or mean of the training rows. A further
+            input says where it was missing.
+        max_categories: One-hot slots of a column at most; rarer categories share the last one.
+        valid_fraction: Share held out for model selection, where there is no valid part.
+        test_fraction: Share held out for the reported numbers, where there is no test part.
+        seed: Random seed of the parts held out.
+    """
+
+    loader: ClassVar[str] = "tutelage.data.frames:load_table"
+
+    kind: Literal["table"]
+    path: Path
+    target: str | Names
+    columns: Names | None = None
+    leave_out: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+    missing: tuple[str, ...] = MISSING
+    fill: Literal["median", "mean"] = "median"
+    max_categories: int = Field(default=64, ge=2, le=10_000)
+    valid_fraction: float = Field(default=0.1, gt=0, lt=1)
+    test_fraction: float = Field(default=0.1, gt=0, lt=1)
+    seed: Seed = 0
+
+
 Data = Annotated[
-    BuiltinData | ImageData | TextData | CorpusData | ArrayData | SeriesData,
+    BuiltinData | ImageData | TextData | CorpusData | ArrayData | SeriesData | TableData,
     Field(discriminator="kind"),
 ]
 

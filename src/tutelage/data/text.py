@@ -268,7 +268,7 @@ def held_out_parts(
             parts["train"], parts[part] = _hold_out(parts["train"], fraction, seed)
     for part, examples in parts.items():
         if not examples.rows:
-            raise DataError(f"{examples.table.origin}: the {part} part has no texts.")
+            raise DataError(f"{examples.table.origin}: the {part} part has no rows.")
     return parts
 
 
@@ -278,8 +278,8 @@ def _hold_out(examples: Examples, fraction: float, seed: int) -> tuple[Examples,
     count = round(len(order) * fraction)
     if not 0 < count < len(order):
         raise DataError(
-            f"{examples.table.origin}: a share of {fraction} of {quantity(len(order), 'text')} is "
-            f"{count}; both parts need texts. Choose another fraction, or give a part of your own."
+            f"{examples.table.origin}: a share of {fraction} of {quantity(len(order), 'row')} is "
+            f"{count}; both parts need rows. Choose another fraction, or give a part of your own."
         )
     held, rest = sorted(order[:count]), sorted(order[count:])
     return (
