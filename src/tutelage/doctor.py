@@ -37,6 +37,7 @@ from tutelage.forwards import (
 from tutelage.job import Job
 from tutelage.models.copies import copied
 from tutelage.models.cost import count_parameters
+from tutelage.models.estimators import holds_estimator
 from tutelage.objective import Objective, Ramp, value_at
 from tutelage.records import ACCURACY
 from tutelage.report.remarks import FEW_SAMPLES, few_samples_advice
@@ -347,9 +348,13 @@ def _look_at_student(job: Job) -> Iterator[Finding]:
 
 def _compare_sizes(job: Job, count: int) -> Finding:
     try:
-        teacher = count_parameters(job.new_teacher())
+        network = job.new_teacher()
     except TutelageError:  # told where the teacher is looked at
         return Finding(FINE, "student", f"{quantity(count, 'parameter')}.")
+    if holds_estimator(network):
+        text = f"{quantity(count, 'parameter')}; the teacher is no network."
+        return Finding(FINE, "student", text)
+    teacher = count_parameters(network)
     times = f"{teacher / max(1, count):.1f} x"
     text = f"{quantity(count, 'parameter')}, the teacher has {teacher:,} ({times})."
     if count < teacher:

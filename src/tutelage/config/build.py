@@ -12,6 +12,7 @@ from torch import nn
 
 from tutelage.config.embedding import TASK as EMBEDDING
 from tutelage.config.embedding import build_embedding_problem, check_embedding
+from tutelage.config.estimators import estimator_maker, is_estimator_name
 from tutelage.config.language import build_language_problem, is_language_model, located
 from tutelage.config.making import make
 from tutelage.config.objective import build_objective
@@ -73,8 +74,8 @@ def build_job(
         name=Path(os.path.abspath(recipe.output)).name,
         out=recipe.output,
         problem=problem,
-        teacher=_teacher(recipe.teacher, "teacher", recipe.views, folder, facts),
-        co_teachers=_co_teachers(recipe, folder, facts),
+        teacher=_teacher(recipe.teacher, "teacher", recipe.views, folder, facts, problem),
+        co_teachers=_co_teachers(recipe, folder, facts, problem),
         assistants=tuple(_maker(network, folder, facts) for network in recipe.assistants),
         make_student=_maker(recipe.student, folder, facts),
         objective=build_objective(recipe, problem.task),
@@ -155,8 +156,16 @@ def _export(recipe: Recipe) -> ExportSettings:
 
 
 def _teacher(
-    teacher: Teacher, place: str, views: Views, folder: Path, facts: Mapping[str, Any]
+    teacher: Teacher,
+    place: str,
+    views: Views,
+    folder: Path,
+    facts: Mapping[str, Any],
+    problem: Problem,
 ) -> TeacherPlan:
+    if is_estimator_name(teacher.model):
+        make = estimator_maker(teacher, place, problem)
+        return TeacherPlan(make, views=_views(views, facts), weight=teacher.weight)
     training = teacher.training
     _check_is_trained(teacher, place)
     if teacher.image_size is not None:
@@ -221,7 +230,9 @@ def _loaded(
     return loaded
 
 
-def _co_teachers(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[TeacherPlan, ...]:
+def _co_teachers(
+    recipe: Recipe, folder: Path, facts: Mapping[str, Any], problem: Problem
+) -> tuple[TeacherPlan, ...]:
     for number, teacher in enumerate(recipe.co_teachers):
         if teacher.precision != recipe.teacher.precision:
             raise ConfigError(
@@ -229,7 +240,7 @@ def _co_teachers(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tupl
                 f"{recipe.teacher.precision}. They answer together: give all the same."
             )
     return tuple(
-        _teacher(teacher, f"co_teachers[{number}]", recipe.views, folder, facts)
+        _teacher(teacher, f"co_teachers[{number}]", recipe.views, folder, facts, problem)
         for number, teacher in enumerate(recipe.co_teachers)
     )
 

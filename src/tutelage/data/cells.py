@@ -45,9 +45,11 @@ def plain(cell: Any, place: str) -> str | float | None:
     """
     if isinstance(cell, np.generic):
         cell = cell.item()
+    if isinstance(cell, bool):
+        return str(cell)  # as CSV files have it
     if isinstance(cell, str):
         return unicodedata.normalize("NFC", cell).strip()
-    if cell is None or isinstance(cell, bool | int | float | Decimal):
+    if cell is None or isinstance(cell, int | float | Decimal):
         return _number(cell, place)
     if isinstance(cell, list | tuple | dict | set | bytes | np.ndarray):
         raise DataError(

@@ -20,6 +20,7 @@ from tutelage.data.labels import CLASS_LABELS, LabelKind
 from tutelage.data.sources import Splits, TensorSource
 from tutelage.data.text import Columns, Examples, held_out_parts, read_parts
 from tutelage.errors import ConfigError, DataError, find
+from tutelage.inputs import TableInputs
 from tutelage.places import find_place
 
 SAME = 0.99999  # correlation from where on a column is the target written in another unit
@@ -115,7 +116,8 @@ def load_table(  # noqa: PLR0913 - the keys of data in a recipe
     )
     leaks = _leaks(rows["train"], labels["train"], encoder)
     unseen = _unseen(rows, encoder)
-    return Splits(train, valid, test, outputs, notes=(*notes, *unseen, *leaks))
+    inputs = TableInputs(encoder.describe())
+    return Splits(train, valid, test, outputs, inputs, notes=(*notes, *unseen, *leaks))
 
 
 def _input_columns(

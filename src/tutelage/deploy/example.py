@@ -5,26 +5,34 @@ Needs Python 3.8 or newer, numpy and onnxruntime; of pictures pillow, of texts t
 
     python example.py photo.jpg another.png        pictures
     python example.py "a text" letter.txt          texts, or files that hold one
+    python example.py rows.csv '{"size": 3}'       rows of a table: .csv, .tsv, .json, .jsonl
     python example.py rows.npy                     samples as config.json says
     python example.py                              the samples in this folder
     python example.py --file student.int8.onnx photo.jpg
 
-Each line has what was given and the class that the student puts it into.
+Each line has what was given and what the student says of it: the class, the values, or the labels
+that hold.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import math
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 DEEPEST_GREY = 65535
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", re.IGNORECASE)
+WHOLE = re.compile(r"([-+]?[0-9]+)(\.0*)?")
 TEXT_FILES = (".txt", ".text", ".md", ".csv", ".tsv", ".json", ".jsonl", ".html")
 
 
@@ -186,42 +194,177 @@ def read_text(place: str, how: Mapping[str, Any], folder: Path) -> tuple[Any, An
     return named, begun
 
 
+def read_rows(place: str) -> list[dict[str, Any]]:
+    """Rows of a table: a file of them, or one row as JSON.
+
+    Args:
+        place: A file (.csv, .tsv, .json, .jsonl), or the text of a JSON object.
+    """
+    if place.lstrip().startswith("{"):
+        return _json_rows(place, "the JSON given")
+    _check_is_there(place)
+    try:
+        text = Path(place).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        sys.exit(f"{place}: cannot be read as text in UTF-8 ({error}).")
+    if place.lower().endswith((".json", ".jsonl", ".ndjson")):
+        return _json_rows(text, place)
+    header = text.partition("\n")[0]
+    usual = "\t" if place.lower().endswith(".tsv") else ","
+    delimiter = next((sign for sign in (usual, ";", "\t", "|") if sign in header), usual)
+    lines = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
+    names = [name.strip() for name in next(lines, [])]
+    return [dict(zip(names, line)) for line in lines if line]
+
+
+def _json_rows(text: str, place: str) -> list[dict[str, Any]]:
+    try:
+        found = json.loads(text)
+        found = found if isinstance(found, list) else [found]
+    except ValueError:
+        try:
+            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+        except ValueError as error:
+            sys.exit(f"{place}: no JSON ({error}).")
+    if not all(isinstance(row, dict) for row in found):
+        sys.exit(f'{place}: each row must be an object, as {{"column": 3}}.')
+    return found
+
+
+def encode_rows(rows: Sequence[Mapping[str, Any]], how: Mapping[str, Any], place: str) -> Any:
+    """Rows of a table as the student takes them.
+
+    Args:
+        rows: Cells by column.
+        how: `preprocessing` of config.json.
+        place: Where they come from, for messages.
+    """
+    encoded = []
+    for number, row in enumerate(rows, start=1):
+        numbers: list[float] = []
+        for column in how["columns"]:
+            where = f"{place}, row {number}: {column['name']!r}"
+            if column["name"] not in row:
+                needed = ", ".join(str(other["name"]) for other in how["columns"])
+                sys.exit(f"{where} is not there. Columns: {needed}. Leave a cell empty instead.")
+            cell = _cell(row[column["name"]], how["missing"], where)
+            numbers += (_of_number if column["kind"] == "number" else _of_category)(
+                cell, column, where
+            )
+        encoded.append(numbers)
+    return np.array(encoded, dtype=np.float32).reshape(len(encoded), -1)
+
+
+def _cell(cell: Any, missing: Sequence[str], where: str) -> str | float | None:
+    """A cell as text or number; None where it is missing."""
+    if isinstance(cell, bool):
+        cell = str(cell)
+    if isinstance(cell, str):
+        text = unicodedata.normalize("NFC", cell).strip()
+        return None if text in missing else text
+    if cell is None or isinstance(cell, (int, float)):
+        return None if cell is None or math.isnan(cell) else float(cell)
+    sys.exit(f"{where} is a {type(cell).__name__}. Give a number or a text.")
+
+
+def _of_number(cell: str | float | None, column: Mapping[str, Any], where: str) -> list[float]:
+    if isinstance(cell, str) and not NUMBER.fullmatch(cell):
+        sys.exit(f"{where} is {cell!r}, no number.")
+    value = column["fill"] if cell is None else float(cell)
+    if not math.isfinite(value):
+        sys.exit(f"{where} is {value}. Give a finite number.")
+    if column["log"]:
+        value = math.copysign(math.log1p(abs(value)), value)
+    scaled = (value - column["mean"]) / column["std"]
+    return [scaled, float(cell is None)] if column["missing_slot"] else [scaled]
+
+
+def _of_category(cell: str | float | None, column: Mapping[str, Any], where: str) -> list[float]:
+    slots = [*column["categories"], *["other"] * column["other_slot"]]
+    numbers = [0.0] * (len(slots) + column["missing_slot"])
+    if cell is None and column["missing_slot"]:
+        numbers[-1] = 1.0
+        return numbers
+    text = cell if isinstance(cell, str) else repr(cell)
+    whole = WHOLE.fullmatch(text)
+    name = whole.group(1) if whole else text
+    if cell is not None and name in column["categories"]:
+        numbers[column["categories"].index(name)] = 1.0
+        return numbers
+    if cell is not None and not column["other_slot"]:
+        sys.stderr.write(f"{where} is {name!r}, which no training row had.\n")
+    if column["other_slot"]:
+        numbers[len(slots) - 1] = 1.0
+    return numbers
+
+
+def said(row: Any, config: Mapping[str, Any]) -> str:
+    """What the scores of one sample come to, in words.
+
+    Args:
+        row: Its scores.
+        config: The whole of config.json.
+    """
+    labels, kind = config["labels"], config["outputs"].get("scores", "logits")
+    if kind == "values":
+        return ", ".join(f"{name} {value:g}" for name, value in zip(labels, row))
+    if kind == "gaussians":
+        means, spreads = np.split(row, 2)
+        spreads = np.exp(0.5 * spreads)
+        triples = zip(labels, means, spreads)
+        return ", ".join(f"{name} {mean:g} ± {spread:g}" for name, mean, spread in triples)
+    if kind == "binary logits":
+        shares = 1 / (1 + np.exp(-row.astype(np.float64)))
+        pairs = [(name, share) for name, share in zip(labels, shares) if share > 0.5]
+        return ", ".join(f"{name} {share:.0%}" for name, share in pairs) or "none"
+    return str(labels[row.argmax()])
+
+
 def answers(
     session: Any, config: Mapping[str, Any], folder: Path, place: str
 ) -> Iterator[tuple[str, str]]:
-    """The input with its class; for labelled words, each word with its class."""
-    labels, how = config["labels"], config["preprocessing"]
+    """The input and what is said of it; for labelled words, each word with its class."""
+    how = config["preprocessing"]
     if place.endswith(".npy"):
         for number, row in enumerate(_run(session, read_array(place, config["inputs"]))):
-            yield f"{place}[{number}]", labels[row.argmax()]
+            yield f"{place}[{number}]", said(row, config)
     elif how["kind"] == "picture":
-        yield place, labels[_run(session, read_picture(place, how))[0].argmax()]
+        yield place, said(_run(session, read_picture(place, how))[0], config)
     elif how["kind"] == "text":
-        yield place, labels[_run(session, read_text(place, how, folder)[0])[0].argmax()]
+        yield place, said(_run(session, read_text(place, how, folder)[0])[0], config)
     elif how["kind"] == "words":
-        named, begun = read_text(place, how, folder)
-        for word, row in zip(begun, _run(session, named)[0]):
-            if word is not None:
-                yield word, labels[row.argmax()]
+        yield from _of_words(session, config, read_text(place, how, folder))
+    elif how["kind"] == "table":
+        inputs = encode_rows(read_rows(place), how, place)
+        for number, row in enumerate(_run(session, inputs), start=1):
+            yield f"row {number}", said(row, config)
     else:
         sys.exit(f"{place}: the student takes arrays. Give a file .npy, as config.json says.")
 
 
+def _of_words(
+    session: Any, config: Mapping[str, Any], read: tuple[Any, Any]
+) -> Iterator[tuple[str, str]]:
+    named, begun = read
+    for word, row in zip(begun, _run(session, named)[0]):
+        if word is not None:
+            yield word, said(row, config)
+
+
 def of_the_samples(session: Any, config: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """Classes of the samples in this folder, one line per sample or per token."""
-    labels = config["labels"]
+    """What is said of the samples in this folder, one line per sample or per token."""
     if (folder / "samples.npy").is_file():
         for row in _run(session, np.load(folder / "samples.npy", allow_pickle=False)):
-            yield labels[row.argmax()]
+            yield said(row, config)
         return
     with np.load(folder / "samples.npz", allow_pickle=False) as loaded:
         samples = {name: loaded[name] for name in loaded.files}
     for place, row in enumerate(_run(session, samples)):
         if row.ndim == 1:
-            yield labels[row.argmax()]
+            yield said(row, config)
         else:
             is_token = samples["attention_mask"][place] == 1
-            yield " ".join(labels[number] for number in row[is_token].argmax(axis=-1))
+            yield " ".join(said(scores, config) for scores in row[is_token])
 
 
 def _run(session: Any, inputs: Any) -> Any:
@@ -237,7 +380,7 @@ def main() -> None:
     if not files:
         sys.exit("No .onnx file was delivered; README.md says how to open the others.")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("given", nargs="*", help="pictures, texts or arrays (.npy)")
+    parser.add_argument("given", nargs="*", help="pictures, texts, rows or arrays (.npy)")
     parser.add_argument("--file", choices=files, default=files[0], help="which exported file")
     chosen = parser.parse_args()
     import onnxruntime

@@ -8,6 +8,7 @@ from tutelage.inputs.base import InputKind
 from tutelage.inputs.image import ImageInputs
 from tutelage.inputs.named import NamedInputs
 from tutelage.inputs.series import SeriesInputs
+from tutelage.inputs.table import TableInputs
 from tutelage.inputs.text import TextInputs
 from tutelage.types import Inputs
 
@@ -18,12 +19,23 @@ __all__ = [
     "InputKind",
     "NamedInputs",
     "SeriesInputs",
+    "TableInputs",
     "TextInputs",
     "kind_of",
 ]
 
 INPUTS: Mapping[str, type[InputKind]] = MappingProxyType(
-    {kind.name: kind for kind in (ImageInputs, ArrayInputs, SeriesInputs, TextInputs, NamedInputs)}
+    {
+        kind.name: kind
+        for kind in (
+            ImageInputs,
+            TableInputs,
+            ArrayInputs,
+            SeriesInputs,
+            TextInputs,
+            NamedInputs,
+        )
+    }
 )
 """Every kind, the more special before the more general."""
 

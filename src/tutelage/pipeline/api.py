@@ -26,7 +26,7 @@ from tutelage.objective import Loss, Objective, objective_of
 from tutelage.pipeline.classes import classes_of
 from tutelage.pipeline.delivery import wrap_for_export
 from tutelage.pipeline.exporting import export_inputs
-from tutelage.pipeline.networks import as_network, check_names, named, plan_of
+from tutelage.pipeline.networks import as_network, as_teacher, check_names, named, plan_of
 from tutelage.pipeline.run import run_job
 from tutelage.problem import Problem
 from tutelage.records import ParityRow, RunRecord, Summary, Verdict
@@ -109,7 +109,7 @@ class Distilled:
 
 @with_known_names
 def distill(  # noqa: PLR0913 - one call that needs no other object
-    teacher: nn.Module | Sequence[nn.Module],
+    teacher: Any,
     student: nn.Module,
     train_data: Any,
     *,
@@ -187,7 +187,8 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
     planned = plan_task(task, TASKS, metric)
     splits = _splits(train_data, valid_data, test_data, notes, planned.label_kind)
     splits = replace(splits, inputs=inputs or splits.inputs)
-    teachers = [as_network(one, name, notes) for name, one in named(teacher)]
+    gives = planned.kind.gives
+    teachers = [as_teacher(one, name, notes, gives) for name, one in named(teacher)]
     with of_role("student"):  # before the teacher is frozen, whose parts it may share
         kept = copied(as_network(student, "student", notes))
     with contextlib.ExitStack() as stack:  # share, is frozen

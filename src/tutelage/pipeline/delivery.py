@@ -14,6 +14,7 @@ from tutelage.engine.events import Listener
 from tutelage.errors import ExportError
 from tutelage.files import fingerprint
 from tutelage.job import ExportSettings, Job
+from tutelage.models.estimators import holds_estimator
 from tutelage.pipeline.exporting import (
     Costs,
     example_input,
@@ -82,8 +83,7 @@ def delivery_stage(
 def _deliver(job: Job, teacher: Trained, student: Trained, finetuned: Finetuned) -> list[Path]:
     folder = job.out / "export"
     _clear(folder)
-    whole, path = wrap_for_export(job, teacher.selected), folder / "teacher.onnx"
-    costs = Costs().attempt(path.name, lambda costs: export_float(job, whole, "onnx", path, costs))
+    costs = _export_teacher(job, teacher, folder / "teacher.onnx")
     network = wrap_for_export(job, student.selected)
     for target in job.export.all_targets:
         costs = export_all(job, network, target, job.int8, costs)
@@ -92,6 +92,14 @@ def _deliver(job: Job, teacher: Trained, student: Trained, finetuned: Finetuned)
     costs = replace(costs, latencies=_latencies(job, costs))
     save_weights(student.selected, folder / WEIGHTS)
     return save_costs(folder, costs)
+
+
+def _export_teacher(job: Job, teacher: Trained, path: Path) -> Costs:
+    """The teacher's file, for sizes and latencies beside the student's; none of an estimator."""
+    if holds_estimator(teacher.selected):
+        return Costs()
+    whole = wrap_for_export(job, teacher.selected)
+    return Costs().attempt(path.name, lambda costs: export_float(job, whole, "onnx", path, costs))
 
 
 def _clear(folder: Path) -> None:

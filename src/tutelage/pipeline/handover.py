@@ -105,6 +105,7 @@ def _config(job: Job, record: RunRecord, rows: list[ParityRow | QuantisedRow]) -
         "inputs": kind.describe_export(_example_inputs(job), raw),
         "outputs": {
             "name": "logits",
+            "scores": job.task.gives.value,
             "shape": ["batch", *["length"] * _is_of_tokens(job), len(record.class_names)],
         },
         "labels": record.class_names,

@@ -10,7 +10,9 @@ from torch import nn
 from tutelage.errors import ConfigError, of_role
 from tutelage.job import TeacherPlan
 from tutelage.models.copies import check_is_made, copied
+from tutelage.models.estimators import as_estimator, is_estimator
 from tutelage.models.origin import Origin, class_names_in, remember
+from tutelage.types import Signal
 
 
 def named(teacher: object) -> list[tuple[str, object]]:
@@ -20,6 +22,24 @@ def named(teacher: object) -> list[tuple[str, object]]:
     if not teacher:
         raise ConfigError("teacher: the list is empty. Give a network, or several.")
     return [(f"teacher[{number}]", one) for number, one in enumerate(teacher)]
+
+
+def as_teacher(given: object, name: str, notes: list[str], gives: Signal) -> nn.Module:
+    """A teacher as it is run here: a network, or a fitted estimator as one.
+
+    Args:
+        given: By the caller.
+        name: The argument, for messages.
+        notes: Gets a note where the network is run in another precision than it came in.
+        gives: The scores that the task needs.
+
+    Raises:
+        ConfigError: It is neither, or gives no such scores.
+        ModelError: It cannot be run or copied.
+    """
+    if is_estimator(given):
+        return as_estimator(given, gives)
+    return as_network(given, name, notes)
 
 
 def as_network(given: object, name: str, notes: list[str]) -> nn.Module:

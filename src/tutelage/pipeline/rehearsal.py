@@ -13,6 +13,7 @@ from tutelage.doctor import FINE, PROBLEM, WARNING, Finding
 from tutelage.errors import TutelageError
 from tutelage.job import Job
 from tutelage.models.causal import merged
+from tutelage.models.estimators import holds_estimator
 from tutelage.pipeline.delivery import wrap_for_export
 from tutelage.pipeline.exporting import calibration, example_input
 from tutelage.pipeline.reporting import report_notes
@@ -51,8 +52,9 @@ def _files(job: Job) -> Iterator[Finding]:
     if job.measure is None:
         return
     inputs = example_input(job)
-    teacher = wrap_for_export(job, job.new_teacher().eval())
-    yield _float(job, teacher, "teacher", "onnx", inputs)
+    teacher = job.new_teacher().eval()
+    if not holds_estimator(teacher):
+        yield _float(job, wrap_for_export(job, teacher), "teacher", "onnx", inputs)
     student = wrap_for_export(job, job.new_student(0).eval())
     for target in job.export.all_targets:
         finding = _float(job, student, "student", target, inputs)
