@@ -293,9 +293,9 @@ def _fit_number(
     from sklearn.preprocessing import StandardScaler
 
     imputer = SimpleImputer(strategy=settings.fill)
-    filled = imputer.fit_transform(values[:, None])
     log = name in settings.log
     with np.errstate(over="ignore", invalid="ignore"):
+        filled = imputer.fit_transform(values[:, None])
         scaler = StandardScaler().fit(_logged(filled[:, 0], log)[:, None])
     mean, std = float(scaler.mean_[0]), float(scaler.scale_[0])
     if not (np.isfinite(mean) and np.isfinite(std)):

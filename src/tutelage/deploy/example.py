@@ -335,7 +335,8 @@ def answers(
     elif how["kind"] == "words":
         yield from _of_words(session, config, read_text(place, how, folder))
     elif how["kind"] == "table":
-        inputs = encode_rows(read_rows(place), how, place)
+        origin = "the row given" if place.lstrip().startswith("{") else place
+        inputs = encode_rows(read_rows(place), how, origin)
         for number, row in enumerate(_run(session, inputs), start=1):
             yield f"row {number}", said(row, config)
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError, find, one_line
@@ -73,7 +73,7 @@ class EstimatorNetwork(nn.Module):
             ) from error
         return torch.from_numpy(np.ascontiguousarray(scores)).float().to(inputs.device)
 
-    def _scores(self, given: Any) -> np.ndarray[Any, Any]:
+    def _scores(self, given: Any) -> Shaped[np.ndarray, "..."]:
         if self.gives is Signal.VALUES:
             values = np.asarray(given, dtype=np.float64)
             return values[:, None] if values.ndim == 1 else values
@@ -119,7 +119,7 @@ def _classes(estimator: Any, gives: Signal) -> tuple[tuple[int, ...], tuple[str,
     return tuple(range(len(found))), tuple(map(str, found))
 
 
-def _yes(given: Any) -> np.ndarray[Any, Any]:
+def _yes(given: Any) -> Shaped[np.ndarray, "..."]:
     """Probabilities of yes, a column a label, however an estimator gives them."""
     if isinstance(given, list):  # one array of two columns a label
         columns = np.stack([np.asarray(one)[:, -1] for one in given], axis=1)
