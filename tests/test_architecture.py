@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "tutelage").rglob("*.py"))
 LONGEST = 600
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
-UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 
 
 def name_of(path):
@@ -88,6 +88,7 @@ def unsafe(path):
             or name.rpartition(".")[2] in ("unsafe_load", "full_load")
             or (name.startswith("subprocess.") and given.get("shell") == "True")
             or name == "os.system"
+            or (name.startswith("joblib.") and name != "joblib.hash")  # which reads nothing
         )
         if bad:
             found.append(ast.unparse(call))

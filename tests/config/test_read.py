@@ -149,7 +149,7 @@ def test_a_huge_file_is_refused_unread(tmp_path, monkeypatch):
         ("student.settings.dropout=-.inf", r"student\.settings\.dropout must be .*got -inf"),
         ("objective.terms.0.temperature=.nan", r"objective\.terms\[0\]\.temperature must"),
         ("seeds=[]", r"seeds: .*at least 1 item"),
-        ("seeds=[0, 1, 0]", r"seeds: .*each seed may stand once.*\(got \[0, 1, 0\]\)"),
+        ("seeds=[0, 1, 0]", r"seeds: .*each seed may occur once.*\(got \[0, 1, 0\]\)"),
         ("seeds=[-1]", r"seeds\[0\]: .*greater than or equal to 0 \(got -1\)\.$"),
         (f"seeds=[{10**30}]", r"seeds\[0\]: .*less than"),
         (f"data.seed={10**30}", r"data\.seed: .*less than"),

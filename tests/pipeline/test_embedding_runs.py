@@ -13,7 +13,7 @@ from texts import save_sentence_encoder, snippets, write_csv
 from tutelage.cli.console import PlainConsole
 from tutelage.cli.results import print_results
 from tutelage.config import build_job, read_recipe
-from tutelage.config.schema import BuiltinData
+from tutelage.config.data import BuiltinData
 from tutelage.doctor import FINE, check, preflight
 from tutelage.errors import ConfigError, SignalError
 from tutelage.pipeline import run_job

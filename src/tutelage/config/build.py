@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tutelage.config.data import CorpusData, ImageData, LoadedData, TextData
 from tutelage.config.embedding import TASK as EMBEDDING
 from tutelage.config.embedding import build_embedding_problem, check_embedding
 from tutelage.config.estimators import estimator_maker, is_estimator_name
@@ -17,18 +18,7 @@ from tutelage.config.language import build_language_problem, is_language_model, 
 from tutelage.config.making import make
 from tutelage.config.objective import build_objective
 from tutelage.config.resolved import own_files, resolved
-from tutelage.config.schema import (
-    CorpusData,
-    ImageData,
-    LoadedData,
-    Network,
-    Recipe,
-    Teacher,
-    TextData,
-    Transfer,
-    Views,
-    train_settings,
-)
+from tutelage.config.schema import Network, Recipe, Teacher, Transfer, Views, train_settings
 from tutelage.data.builtin import BUILTIN
 from tutelage.data.images import load_image_folder
 from tutelage.data.labels import LabelKind, need_classes

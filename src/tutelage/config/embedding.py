@@ -6,7 +6,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from tutelage.config.schema import Recipe, TextData
+from tutelage.config.data import TextData
+from tutelage.config.schema import Recipe
 from tutelage.data.loading import Reader
 from tutelage.data.sources import Splits
 from tutelage.errors import ConfigError

@@ -3,7 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-from tutelage.config.schema import CorpusData, Export, Network, Recipe
+from tutelage.config.data import CorpusData
+from tutelage.config.schema import Export, Network, Recipe
 from tutelage.data.corpus import (
     Corpus,
     load_corpus,

@@ -1,11 +1,12 @@
 """Schema of recipes. Unknown keys are errors; every default is defined here once."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from tutelage.data.cells import MISSING
+from tutelage.config.data import Data
+from tutelage.config.fields import AtOnce, Count, Open, Positive, Seed, Seeds, Strict, Threads
 from tutelage.deploy.budgets import parse_budget
 from tutelage.engine.settings import OptimizerSettings, ScheduleSettings, TrainSettings
 from tutelage.errors import find
@@ -20,12 +21,6 @@ def _folder(path: object) -> object:
     return path
 
 
-def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("each seed may occur once: equal seeds train the same network again")
-    return seeds
-
-
 def _budget(text: str) -> str:
     parse_budget(text)
     return text
@@ -37,33 +32,6 @@ def _task(name: str) -> str:
     return name
 
 
-Names = Annotated[tuple[str, ...], Field(min_length=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
-AtOnce = Annotated[int, Field(ge=1, le=2**16)]  # more samples in one call would fill the memory
-Threads = Annotated[int, Field(ge=1, le=1024)]
-
-
-class _Checked(BaseModel):
-    """Frozen. Numbers are finite, even if they are written as text."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
-
-
-class Strict(_Checked):
-    """Frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class Open(_Checked):
-    """Frozen; other keys are arguments of what `kind`, `loss` or `model` names."""
-
-    model_config = ConfigDict(extra="allow")
-
-
 class Views(Open):
     """The view policy that teacher and student share.
 
@@ -73,217 +41,6 @@ class Views(Open):
     """
 
     kind: str = "identity"
-
-
-class BuiltinData(Strict):
-    """A data set by name.
-
-    Attributes:
-        kind: digits, mnist, fashion_mnist or cifar100.
-        path: Where to look first (all but digits).
-        valid_fraction: Share of the training data held out for model selection.
-        seed: Random seed of the splits.
-    """
-
-    kind: Literal["digits", "mnist", "fashion_mnist", "cifar100"]
-    path: Path | None = None
-    valid_fraction: float | None = Field(default=None, ge=0, lt=1)
-    seed: Seed = 0
-
-
-class ImageData(Strict):
-    """A folder of images, one subfolder a class.
-
-    Attributes:
-        kind: images.
-        path: The folder; with train/ (and valid/, test/) inside, or the classes at once.
-        image_size: Height and width that pictures are brought to.
-        channels: 3 for colour, 1 for grey.
-        background: Colour behind transparent pixels: a name, as of CSS, or "#rrggbb".
-        valid_fraction: Share held out for model selection, where there is no valid/.
-        test_fraction: Share held out for the reported numbers, where there is no test/.
-        mean: Per channel; ImageNet's if not given.
-        std: Standard deviations, in the form of `mean`.
-        seed: Random seed of the splits.
-    """
-
-    kind: Literal["images"]
-    path: Path
-    image_size: int = Field(default=64, ge=4)
-    channels: Literal[1, 3] = 3
-    background: str = "white"
-    valid_fraction: float = Field(default=0.1, gt=0, lt=1)
-    test_fraction: float = Field(default=0.1, gt=0, lt=1)
-    mean: tuple[float, ...] | None = None
-    std: tuple[Positive, ...] | None = None
-    seed: Seed = 0
-
-
-class CorpusData(Strict):
-    """Text for a language model: documents, tokenised and split into blocks.
-
-    Attributes:
-        kind: corpus.
-        path: A file or folder of .txt (documents between blank lines), .jsonl, .csv, .tsv or
-            .parquet; a folder that `datasets` saved, the name of a corpus in the user's cache, or
-            one on the hub.
-        tokenizer: A Hugging Face folder or name; the teacher's if not given.
-        block: Tokens of a sample.
-        train_tokens: Tokens of the training data; all that is left if not given.
-        valid_tokens: Held out for model selection.
-        test_tokens: Held out for the reported numbers.
-        is_packed: Documents one after another in blocks, with an end sign between; false makes
-            each a sample, cut to the block's length and filled up, which cannot be cached.
-        text: Field of a .jsonl line, or column of a table, that holds the document.
-        seed: Random seed of the order of documents.
-    """
-
-    kind: Literal["corpus"]
-    path: Path
-    tokenizer: str | None = None
-    block: int = Field(default=128, ge=2)
-    train_tokens: int | None = Field(default=None, ge=2)
-    valid_tokens: int = Field(default=4096, ge=2)
-    test_tokens: int = Field(default=16384, ge=2)
-    is_packed: bool = True
-    text: str = "text"
-    seed: Seed = 0
-
-
-class LoadedData(Strict):
-    """Data whose loader takes these keys as they are, beside the kind of label.
-
-    Attributes:
-        loader: The loader, as module:name; it gives `Splits`.
-    """
-
-    loader: ClassVar[str]
-
-
-class ArrayData(LoadedData):
-    """Memory-mapped NumPy files, for data larger than memory.
-
-    Attributes:
-        kind: arrays.
-        path: A folder with train/, test/ and, for model selection, valid/ inside; each holds
-            inputs.npy (float32, float16, float64 or uint8, one row a sample) and labels.npy: class
-            numbers; for regression numbers, for multi_label 0 and 1, one or one row a sample.
-        num_classes: Number of classes; one more than the highest training label if not given.
-        mean: Per channel, of inputs scaled to 0..1; none if not given.
-        std: Standard deviations, in the form of `mean`.
-    """
-
-    loader: ClassVar[str] = "tutelage.data.arrays:load_arrays"
-
-    kind: Literal["arrays"]
-    path: Path
-    num_classes: Count | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[Positive, ...] | None = None
-
-
-class SeriesData(LoadedData):
-    """Series, of one length or each of its own.
-
-    Attributes:
-        kind: series.
-        path: A folder with NAME_TRAIN.ts and NAME_TEST.ts, as aeon has its data sets; or with
-            train/, test/ and, for model selection, valid/ inside, each with labels.npy and
-            inputs.npy (series, channels, steps), or inputs.npz with an array (channels, steps) for
-            each series, in order.
-        valid_fraction: Share held out for model selection, where there is no valid part.
-        mean: Mean per channel; that of the training series if not given.
-        std: Standard deviations, in the form of `mean`.
-        seed: Seed of the part held out.
-    """
-
-    loader: ClassVar[str] = "tutelage.data.series:load_series"
-
-    kind: Literal["series"]
-    path: Path
-    valid_fraction: float = Field(default=0.1, ge=0, lt=1)
-    mean: tuple[float, ...] | None = None
-    std: tuple[Positive, ...] | None = None
-    seed: Seed = 0
-
-
-class TextData(Strict):
-    """Texts, with or without labels.
-
-    Attributes:
-        kind: text.
-        path: A file (.csv, .tsv, .jsonl, .ndjson, .parquet; .txt with a text a line, where no
-            labels are needed); a folder with files or folders named train, valid and test; a
-            folder with one subfolder of .txt files a class; a folder that `datasets` saved, or a
-            name on its hub.
-        text_column: Column of the texts; for token_classification, of their words.
-        label_column: Column of the labels: classes, numbers, or 0 and 1, as the task has them; a
-            list of columns for several values or yes-or-no labels; for token_classification, of the
-            words' classes; null for embedding, which learns from the texts alone.
-        tokenizer: A folder, a tokenizer.json, or a name on the hub; the teacher's if not given.
-        max_length: Tokens of a text; what is longer is cut, counted and said.
-        transfer: More texts, without labels: students learn from what the teacher says of them.
-        transfer_column: Column of their texts.
-        valid_fraction: Share held out for model selection, where there is no valid part.
-        test_fraction: Share held out for the reported numbers, where there is no test part.
-        seed: Random seed of the held-out parts.
-    """
-
-    kind: Literal["text"]
-    path: Path
-    text_column: str = "text"
-    label_column: str | Names | None = "label"
-    tokenizer: str | None = None
-    max_length: int = Field(default=128, ge=1)
-    transfer: tuple[Path, ...] = ()
-    transfer_column: str = "text"
-    valid_fraction: float = Field(default=0.1, gt=0, lt=1)
-    test_fraction: float = Field(default=0.1, gt=0, lt=1)
-    seed: Seed = 0
-
-
-class TableData(LoadedData):
-    """A table: input columns of numbers and categories, and one or several target columns.
-
-    Attributes:
-        kind: table.
-        path: A file (.csv, .tsv, .jsonl, .ndjson, .parquet), or a folder with such files named
-            train, valid and test.
-        target: Name of the column that is learned; a list for several values or yes-or-no labels.
-        columns: Names of the input columns; all but the target and those left out if null.
-        leave_out: Names of columns that are not read, such as identifiers.
-        categories: Names of columns whose numbers stand for categories.
-        log: Names of columns of numbers of which the logarithm is taken, as sign(x) log(1 + |x|).
-        missing: Texts that stand for a missing cell.
-        fill: Number in the place of a missing one: median or mean of the training rows. A further
-            input says where it was missing.
-        max_categories: One-hot slots of a column at most; rarer categories share the last one.
-        valid_fraction: Share held out for model selection, where there is no valid part.
-        test_fraction: Share held out for the reported numbers, where there is no test part.
-        seed: Random seed of the parts held out.
-    """
-
-    loader: ClassVar[str] = "tutelage.data.frames:load_table"
-
-    kind: Literal["table"]
-    path: Path
-    target: str | Names
-    columns: Names | None = None
-    leave_out: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ()
-    log: tuple[str, ...] = ()
-    missing: tuple[str, ...] = MISSING
-    fill: Literal["median", "mean"] = "median"
-    max_categories: int = Field(default=64, ge=2, le=10_000)
-    valid_fraction: float = Field(default=0.1, gt=0, lt=1)
-    test_fraction: float = Field(default=0.1, gt=0, lt=1)
-    seed: Seed = 0
-
-
-Data = Annotated[
-    BuiltinData | ImageData | TextData | CorpusData | ArrayData | SeriesData | TableData,
-    Field(discriminator="kind"),
-]
 
 
 class Network(Strict):
