@@ -1,4 +1,7 @@
-"""A whole run in miniature, for the tests of runs and of the doctor."""
+"""What all tests share. The package is imported only where a test asks for it.
+
+Of the processes that share the tests out, one runs none of them.
+"""
 
 import functools
 import os
@@ -9,19 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-
-from tutelage.data.sources import Source, Splits, TensorSource
-from tutelage.data.views import Shift
-from tutelage.deploy import own
-from tutelage.engine import OptimizerSettings, TrainSettings
-from tutelage.inputs import ImageInputs
-from tutelage.job import Job, TeacherPlan
-from tutelage.losses import KD, CrossEntropy
-from tutelage.models.nets import mlp
-from tutelage.problem import Problem
-
-MakeJob = Callable[..., Job]
 
 FLAGS = [
     "--no-sandbox",
@@ -39,28 +29,11 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pictures(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise with a bright third: left, middle or right is the class."""
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 160, (count, 1, 6, 6), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(count) % 3
-    for number, label in enumerate(labels.tolist()):
-        images[number, :, :, 2 * label : 2 * label + 2] += 60
-    return images, labels
-
-
-def source(count: int, seed: int) -> Source:
-    return TensorSource(*pictures(count, seed))
-
-
-def settings(**changes: object) -> TrainSettings:
-    chosen = {"epochs": 2, "batch_size": 16, "optimizer": OptimizerSettings(lr=0.01)}
-    return TrainSettings(**(chosen | changes))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _notes_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What tests export is not noted as this user's own."""
+    from tutelage.deploy import own
+
     folder = tmp_path_factory.mktemp("notes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(own, "_notes", lambda: folder)
@@ -86,35 +59,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_job() -> MakeJob:
+def make_job() -> Callable[..., Any]:
     """Makes a job of a trained teacher, a cache and two seeds, with any part replaced."""
-
-    def make(out: Path, **changes: object) -> Job:
-        parts = {
-            "name": "tiny",
-            "out": out,
-            "splits": Splits(
-                train=source(60, 0),
-                valid=source(30, 1),
-                test=source(45, 2),
-                class_names=("left", "middle", "right"),
-                inputs=ImageInputs((0.4,), (0.3,)),
-            ),
-            "teacher": TeacherPlan(
-                make=lambda: mlp(3, image_size=6, hidden=(24,), dropout=0.2), train=settings()
-            ),
-            "make_student": lambda: mlp(3, image_size=6, hidden=(4,)),
-            "objective": 0.1 * CrossEntropy() + 0.9 * KD(temperature=4),
-            "settings": settings(),
-            "views": Shift(1),
-            "seeds": (0, 1),
-            "measure": None,
-            "has_report": False,
-        }
-        given = parts | changes
-        splits = given.pop("splits")
-        problem = given.pop("problem", None) or Problem.of_classes(splits)
-        return Job(problem=problem, **given)
+    from jobs import make
 
     return make
 

@@ -14,9 +14,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import conftest
+import jobs
 from tutelage.pipeline import run_job
-run_job(conftest.make_job.__wrapped__()(Path(sys.argv[2])))
+run_job(jobs.make(Path(sys.argv[2])))
 """
 
 
