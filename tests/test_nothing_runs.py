@@ -34,6 +34,7 @@ NEVER_METHODS = {"save_state", "load_state", "extractall", "load_module"}
 RUNS_CODE = {"import_module", "exec_module", "spec_from_file_location"}
 PLACES = {
     "src/tutelage/__init__.py",  # names of the package itself
+    "src/tutelage/config/build.py",  # loaders of the package, by fixed names
     "src/tutelage/deploy/standalone.py",  # runtimes, by fixed names
     "src/tutelage/errors.py",  # extras, by fixed names
     "src/tutelage/models/load.py",  # file.py:make and module:make

@@ -495,7 +495,7 @@ def test_a_bad_file_is_an_error_when_it_is_read(tmp_path: Path):
     damage(tmp_path)
     folder = ImageFolder(tmp_path, 8)
     assert len(folder.fetch(torch.tensor([0, len(folder) - 1]))[0]) == 2
-    with pytest.raises(DataError, match=r"truncated\.jpg: cannot be read .* Repair or remove it"):
+    with pytest.raises(DataError, match=r"truncated\.jpg: cannot be read .* Mend or remove it"):
         folder.fetch(torch.arange(len(folder) - 2, len(folder)))
 
 

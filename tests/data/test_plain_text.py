@@ -115,7 +115,7 @@ def test_no_room_for_a_text_is_refused(length):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_texts_are_filled_up_without_a_pad_token_too(side):
     cutter = Cutter(make(word_level, pad_token=None, padding_side=side), 8, "it")
-    source = cutter.source(["good film", "film"], [0, 1])
+    source = cutter.source(["good film", "film"], torch.tensor([0, 1]))
     inputs, _ = source.fetch(torch.tensor([0, 1]))
     assert inputs["attention_mask"].sum(dim=1).tolist() == [4, 3]
     assert inputs["input_ids"][0].tolist() == [2, 4, 5, 3]

@@ -120,7 +120,6 @@ def with_gaps():
     data = reader()
     unknown = torch.arange(ROWS) % 5 > 1
     data.source.labels = data.source.labels.masked_fill(unknown, UNLABELLED)
-    data.source.is_partly_labelled = True
     data.source.labelled_share = float((~unknown).double().mean())
     return data
 

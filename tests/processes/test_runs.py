@@ -71,7 +71,7 @@ def test_processes_that_would_not_know_of_one_another_are_refused(monkeypatch, e
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
 def test_a_student_in_pieces_is_refused(monkeypatch, kind):
     monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
-    with pytest.raises(ConfigError, match=f"not by {kind} of the launcher.*train.shard"):
+    with pytest.raises(ConfigError, match=f"not {kind} of the launcher.*train.shard"):
         ranks.join()
 
 
