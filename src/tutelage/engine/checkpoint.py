@@ -20,7 +20,15 @@ from tutelage.sealed import read_facts, write_tensors
 from tutelage.sharding import load_whole, pieced, whole
 
 Tensors = dict[str, Tensor]
-_UNREADABLE = (SafetensorError, RuntimeError, KeyError, ValueError, TypeError, OSError)
+_UNREADABLE = (
+    SafetensorError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    OSError,
+)
 _REMOVE = "Remove this checkpoint to train the arm from its start."
 
 
