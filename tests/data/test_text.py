@@ -181,7 +181,7 @@ def test_unknown_columns_paths_and_tokenizers_say_what_to_do(folder, tokenizer, 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelError, match=r"data\.tokenizer: /no/where: cannot be loaded"):
         load_tokenizer("/no/where")
-    with pytest.raises(DataError, match=r"a share of 0\.001 of 12 texts is 0"):
+    with pytest.raises(DataError, match=r"a share of 0\.001 of 12 rows is 0"):
         load_text(folder / "test.csv", tokenizer, test_fraction=0.001)
 
 

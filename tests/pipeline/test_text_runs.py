@@ -230,7 +230,8 @@ def test_the_folder_of_a_student_that_labels_words_runs_by_itself(labelled_words
     _, _, out = labelled_words
     folder = out / "export/student"
     config = json.loads((folder / "config.json").read_text())
-    assert config["outputs"] == {"name": "logits", "shape": ["batch", "length", 2]}
+    outputs = {"name": "logits", "shape": ["batch", "length", 2], "scores": "logits"}
+    assert config["outputs"] == outputs
     assert [one["name"] for one in config["inputs"]] == ["input_ids", "attention_mask"]
     done = subprocess.run(
         [sys.executable, folder / "example.py"], capture_output=True, text=True, check=True
