@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tutelage.engine import ScheduleSettings as ScheduleSettings
     from tutelage.engine import Trainee as Trainee
     from tutelage.engine import TrainSettings as TrainSettings
+    from tutelage.errors import TutelageError as TutelageError
     from tutelage.inputs import InputKind as InputKind
     from tutelage.losses import *  # noqa: F403 - its table of losses is the list
     from tutelage.measures import CountMeasure as CountMeasure
@@ -63,6 +64,7 @@ _HOMES = {
         "TrainSettings",
         "Trainee",
     ),
+    "tutelage.errors": ("TutelageError",),
     "tutelage.objective": ("Loss", "LossReport", "Objective", "Ramp"),
     "tutelage.pipeline": ("Distilled", "distill"),
     "tutelage.tasks": (

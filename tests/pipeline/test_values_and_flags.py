@@ -238,3 +238,21 @@ def test_the_report_shows_values_and_labels_in_words(priced, flagged, tmp_path) 
     assert all(
         part.endswith("%") for part in first.outputs["teacher"].split(", ") if part != "none"
     )
+
+
+def test_a_network_that_drops_the_last_axis_is_told_to_keep_it() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = _net(1)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.inside(inputs)[:, 0]
+
+    with pytest.raises(ShapeError, match=r"returned shape \(\d+,\) .* keep the last axis"):
+        _taught(Knowing(), Flat(), _inputs()[:, 0], task="regression")
+
+
+def test_one_output_without_a_task_is_pointed_to_the_task() -> None:
+    with pytest.raises(tutelage.TutelageError, match=r"One output .* is task: multi_label"):
+        _taught(_net(1), _net(1), (_inputs()[:, 0] > 0).long())

@@ -199,7 +199,11 @@ def _numeric(labels: Any, origin: str) -> Tensor:
     return found.double() if found.is_floating_point() else found.long()
 
 
-_ONE = "Give one whole number a sample, from 0."
+_ONE = (
+    "Give one whole number a sample, from 0. Real values are task: regression, several yes-or-no "
+    "labels task: multi_label."
+)
+ONE_OUTPUT = " One output that answers yes or no is task: multi_label, a real value regression."
 
 
 def check_no_gaps(value: Any, place: str) -> None:
@@ -300,6 +304,7 @@ def check_range(
     raise DataError(
         f"Sample {int(sample_ids[place[0]])} has label {int(labels[place])}; allowed are 0 to "
         f"{num_classes - 1}, one a class. Renumber the labels or correct num_classes."
+        + (ONE_OUTPUT if num_classes == 1 else "")
     )
 
 

@@ -123,6 +123,11 @@ class Task(ABC):
         Raises:
             ShapeError: There is not.
         """
+        if tuple(scores.shape) == (rows,) and self.width == 1:
+            raise ShapeError(
+                f"{type(model).__name__} returned shape ({rows},) for {rows} samples; ({rows}, 1) "
+                "is needed. Let its forward keep the last axis: out[:, None], no squeeze."
+            )
         if tuple(scores.shape) != (rows, self.width):
             raise ShapeError(
                 f"{type(model).__name__} returned shape {tuple(scores.shape)} for {rows} samples; "
