@@ -8,7 +8,7 @@ import torch
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 
 from tutelage.data.cells import Cells
 from tutelage.data.columns import ColumnSettings, fit_columns
@@ -64,12 +64,15 @@ def test_inputs_are_those_of_scikit_learns_own_preprocessing(tmp_path):
     def columns(table):
         return np.array([[float(r[0]), float(r[1] or "nan"), r[2]] for r in table], dtype=object)
 
-    numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
-    numbers.fit(columns(train)[:, :2].astype(float))
+    def numbers():
+        return make_pipeline(
+            SimpleImputer(strategy="median"), MinMaxScaler(clip=True), StandardScaler()
+        )
+
     whole = ColumnTransformer(
         [
-            ("size", make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), [0]),
-            ("weight", make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), [1]),
+            ("size", numbers(), [0]),
+            ("weight", numbers(), [1]),
             ("gap", SimpleImputer(strategy="constant", fill_value=0, add_indicator=True), [1]),
             ("colour", OneHotEncoder(sparse_output=False), [2]),
         ]
@@ -87,7 +90,7 @@ def test_what_is_fitted_does_not_know_the_test_rows(tmp_path):
     other = load(folder(tmp_path / "other", train, far))
     assert one.inputs.encoding == other.inputs.encoding
     assert one.train.fingerprint == other.train.fingerprint
-    assert "10 valid rows, 10 test rows have a category that no training row has" in str(
+    assert "10 valid rows, 10 test rows with a category that no training row has" in str(
         other.notes
     )
 
@@ -174,12 +177,38 @@ def test_rare_categories_share_a_slot_which_unknown_ones_take():
     ]  # fmt: skip
 
 
-def test_numbers_far_from_the_training_rows_are_refused():
-    encoder, _ = encoder_of(a=["1", "2", "3"])
-    with pytest.raises(DataError, match=r"row 3: 'a' is 1e300, more than 1,000,000 standard"):
-        encoder.encode(cells(a=["2", "1e300"]))
+@pytest.mark.parametrize("log", [(), ("a",)])
+def test_numbers_outside_the_training_range_are_taken_for_its_ends(log):
+    encoder, _ = encoder_of(ColumnSettings(missing=("",), log=log), a=["1", "2", "3", ""])
+    here = encoder.encode(cells(a=["3", "1e300", "3.1", "1", "-1e300", ""]))
+    assert (here[1] == here[0]).all()
+    assert (here[2] == here[0]).all()
+    assert (here[4] == here[3]).all()
+    how = json.loads(json.dumps(encoder.describe()))
+    given = [{"a": a} for a in ("3", "1e300", "3.1", "1", "-1e300", "")]
+    np.testing.assert_array_equal(example.encode_rows(given, how, "t"), here)
     with pytest.raises(DataError, match=r"row 2: 'a' is 'x', but the training rows hold numbers"):
         encoder.encode(cells(a=["x"]))
+
+
+def test_numbers_outside_the_training_range_are_counted(tmp_path):
+    far = [["900", "20", "red", "1"], ["-3", "20", "red", "1"], ["2", "20", "red", "1"]]
+    train = [["1", "20", "red", "1"], ["9", "30", "blue", "2"]] * 9
+    notes = str(load(folder(tmp_path / "t", train, far)).notes)
+    assert (
+        "Column 'size': 2 valid rows, 2 test rows with numbers outside the range of the training "
+        "rows (1 to 9), taken for its nearest end." in notes
+    )
+    assert "'weight': " not in notes
+
+
+def test_every_class_gives_its_share_of_the_parts_held_out(tmp_path):
+    names = ["rare"] * 20 + ["often"] * 180
+    table = [[f"{n}.5", "", name, "1"] for n, name in enumerate(names)]
+    for seed in range(5):
+        splits = load(write(tmp_path / "one.csv", table), "colour", ClassLabels(), seed=seed)
+        rare = splits.class_names.index("rare")
+        assert [int((part.labels == rare).sum()) for part in (splits.valid, splits.test)] == [2, 2]
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,9 @@ class TextData(Strict):
 class TableData(LoadedData):
     """A table: input columns of numbers and categories, and one or several target columns.
 
+    Numbers outside the range of the training rows are taken for its nearest end, in what is
+    delivered too.
+
     Attributes:
         kind: table.
         path: A file (.csv, .tsv, .jsonl, .ndjson, .parquet), or a folder with such files named
@@ -193,7 +196,8 @@ class TableData(LoadedData):
             input says where it was missing.
         max_categories: One-hot slots of a column at most; rarer categories share the last one.
         valid_fraction: Share held out for model selection, where there is no valid part.
-        test_fraction: Share held out for the reported numbers, where there is no test part.
+        test_fraction: Share held out for the reported numbers, where there is no test part. Every
+            class gives its share to the parts held out.
         seed: Random seed of the parts held out.
     """
 

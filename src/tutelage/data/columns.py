@@ -12,7 +12,6 @@ from tutelage.data.cells import Cells, has_comma, is_missing, number_of, plain, 
 from tutelage.errors import DataError
 
 Known = list[str | float | None]  # plain cells, None where one is missing
-FARTHEST = 1e6  # standard deviations: what lies farther off is no value of the same column
 ID_SPAN = 2  # different whole numbers within so many times the rows number them, with holes
 MOSTLY = 0.5
 
@@ -42,11 +41,15 @@ class ColumnSettings:
 
 @dataclass(frozen=True, slots=True)
 class NumberColumn:
-    """A column of numbers: filled, standardised, and flagged where a cell was missing.
+    """A column of numbers: filled, held within the range of the training rows, standardised.
+
+    Where training rows lack the cell, a further number flags it.
 
     Attributes:
         name: Name in the table.
         fill: Number in the place of a missing cell, before the logarithm.
+        low: Smallest number of the training rows; what lies below is taken for it.
+        high: Largest number of the training rows; what lies above is taken for it.
         log: Whether the logarithm is taken.
         mean: Mean of the training rows, subtracted.
         std: Standard deviation of the training rows, divided by.
@@ -55,6 +58,8 @@ class NumberColumn:
 
     name: str
     fill: float
+    low: float
+    high: float
     log: bool
     mean: float
     std: float
@@ -73,22 +78,27 @@ class NumberColumn:
             cells: For messages: where each stands.
 
         Raises:
-            DataError: A cell is no number, or lies absurdly far from the training rows.
+            DataError: A cell is no number.
         """
         values = _numbers(self.name, known, cells)
         gaps = np.isnan(values)
-        given = _logged(np.where(gaps, self.fill, values), self.log)
-        scaled = (given - self.mean) / self.std
-        wrong = np.flatnonzero(~(np.abs(scaled) < FARTHEST))
-        if len(wrong):
-            row = int(wrong[0])
-            raise DataError(
-                f"{cells.place(row)}: {self.name!r} is {known[row]}, more than {FARTHEST:,.0f} "
-                f"standard deviations from the mean of the training rows ({self.mean:g}). Mend the "
-                "cell, leave the row out, or take the logarithm: data.log."
-            )
+        held = np.clip(np.where(gaps, self.fill, values), self.low, self.high)
+        scaled = (_logged(held, self.log) - self.mean) / self.std
         parts = [scaled, gaps.astype(np.float64)][: self.width]
         return np.stack(parts, axis=1)
+
+    def num_new(self, known: Known) -> int:
+        """Cells with a number outside the range of the training rows."""
+        numbers = [number_of(cell) for cell in known]
+        return sum(n is not None and not self.low <= n <= self.high for n in numbers)
+
+    @property
+    def new_cells(self) -> str:
+        """What is said of such cells."""
+        return (
+            f"with numbers outside the range of the training rows ({self.low:g} to {self.high:g}), "
+            "taken for its nearest end"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +139,17 @@ class CategoryColumn:
         other = len(self.categories) if self.other_slot else None
         return other if cell is None else slots.get(text_of(cell), other)
 
-    def num_unseen(self, known: Known) -> int:
-        """Cells with a category that has no slot of its own."""
+    def num_new(self, known: Known) -> int:
+        """Cells with a category that no training row has; none where rare ones share a slot."""
+        if self.other_slot:
+            return 0
         seen = set(self.categories)
         return sum(cell is not None and text_of(cell) not in seen for cell in known)
+
+    @property
+    def new_cells(self) -> str:
+        """What is said of such cells."""
+        return "with a category that no training row has, encoded as none of the known ones"
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +323,8 @@ def _fit_number(
     return NumberColumn(
         name=name,
         fill=float(imputer.statistics_[0]),
+        low=float(np.nanmin(values)),
+        high=float(np.nanmax(values)),
         log=log,
         mean=mean,
         std=std,

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from tutelage.data.cells import MISSING, Cells, number_of, text_of
 from tutelage.data.columns import (
-    CategoryColumn,
     ColumnSettings,
     TableEncoder,
     fit_columns,
@@ -18,10 +17,12 @@ from tutelage.data.columns import (
 )
 from tutelage.data.labels import CLASS_LABELS, LabelKind
 from tutelage.data.sources import Splits, TensorSource
+from tutelage.data.tables import Table
 from tutelage.data.text import Columns, Examples, held_out_parts, read_parts
 from tutelage.errors import ConfigError, DataError, find
 from tutelage.inputs import TableInputs
 from tutelage.places import find_place
+from tutelage.wording import quantity
 
 SAME = 0.99999  # correlation from where on a column is the target written in another unit
 
@@ -105,8 +106,14 @@ def load_table(  # noqa: PLR0913 - the keys of data in a recipe
     place = find_place(path)
     if place is None:
         raise DataError(f"data.path: {path}: no such file or folder.")
-    parts = held_out_parts(read_parts(place), Columns(), valid_fraction, test_fraction, seed)
-    names = _input_columns(parts["train"], targets, settings)
+
+    def classes(rows: Examples) -> Int[Tensor, " n"] | None:
+        _, read = kind.read({"train": rows.cells(targets, "data.target")})
+        return None if read["train"].is_floating_point() else read["train"]
+
+    tables = read_parts(place)
+    names = _input_columns(tables["train"], targets, settings)
+    parts = held_out_parts(tables, Columns(), valid_fraction, test_fraction, seed, classes)
     labels = {part: rows.cells(targets, "data.target") for part, rows in parts.items()}
     outputs, encoded = kind.read(labels)
     rows = {part: examples.cells(names, "data.columns") for part, examples in parts.items()}
@@ -115,13 +122,13 @@ def load_table(  # noqa: PLR0913 - the keys of data in a recipe
         TableSource(rows[part], encoder, encoded[part], kind) for part in ("train", "valid", "test")
     )
     leaks = _leaks(rows["train"], labels["train"], encoder)
-    unseen = _unseen(rows, encoder)
+    new = _new_cells(rows, encoder)
     inputs = TableInputs(encoder.describe())
-    return Splits(train, valid, test, outputs, inputs, notes=(*notes, *unseen, *leaks))
+    return Splits(train, valid, test, outputs, inputs, notes=(*notes, *new, *leaks))
 
 
 def _input_columns(
-    train: Examples, targets: Sequence[str], settings: ColumnSettings
+    train: Table, targets: Sequence[str], settings: ColumnSettings
 ) -> tuple[str, ...]:
     """Names of the input columns.
 
@@ -129,7 +136,7 @@ def _input_columns(
         ConfigError: A target is an input, or a column is named twice over.
         UnknownNameError: A column is not there.
     """
-    there = train.table.columns
+    there = train.columns
     named = {
         "data.target": targets,
         "data.columns": settings.columns or (),
@@ -139,7 +146,7 @@ def _input_columns(
     }
     for setting, names in named.items():
         for name in names:
-            find(f"column of {train.table.origin} ({setting})", name, there)
+            find(f"column of {train.origin} ({setting})", name, there)
             if setting != "data.target" and name in targets:
                 raise ConfigError(
                     f"{setting}: {name!r} is the target. Leave it out there; it is no input."
@@ -153,22 +160,17 @@ def _input_columns(
     return tuple(inputs)
 
 
-def _unseen(rows: Mapping[str, Cells], encoder: TableEncoder) -> list[str]:
-    """Which categories of other parts the training rows lack."""
+def _new_cells(rows: Mapping[str, Cells], encoder: TableEncoder) -> list[str]:
+    """Numbers and categories of other parts that the training rows lack."""
     notes = []
     for column in encoder.columns:
-        if not isinstance(column, CategoryColumn) or column.other_slot:
-            continue
         counts = {
-            part: column.num_unseen(known_cells(cells, column.name, encoder.missing))
+            part: column.num_new(known_cells(cells, column.name, encoder.missing))
             for part, cells in rows.items()
         }
-        found = ", ".join(f"{count} {part} rows" for part, count in counts.items() if count)
+        found = ", ".join(quantity(n, f"{part} row") for part, n in counts.items() if n)
         if found:
-            notes.append(
-                f"Column {column.name!r}: {found} have a category that no training row has; they "
-                "are encoded as none of the known ones."
-            )
+            notes.append(f"Column {column.name!r}: {found} {column.new_cells}.")
     return notes
 
 

@@ -442,7 +442,7 @@ def split_off(
     count = len(source)
     order = torch.randperm(count, generator=generator)
     if labels is not None:
-        order = _spread_classes(order, torch.tensor(labels))
+        order = spread_classes(order, torch.tensor(labels))
     size = round(count * fraction)
     if not 0 < size < count:
         raise DataError(
@@ -455,8 +455,13 @@ def split_off(
     )
 
 
-def _spread_classes(order: Tensor, labels: Tensor) -> Tensor:
-    """Reorder so that every prefix has the class proportions of the whole."""
+def spread_classes(order: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Reorder samples so that every prefix has the class proportions of the whole.
+
+    Args:
+        order: Numbers of all samples.
+        labels: The class of each sample.
+    """
     shuffled = labels[order]
     place = torch.zeros(len(order), dtype=torch.float64)
     for label in shuffled.unique():

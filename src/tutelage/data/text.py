@@ -1,16 +1,18 @@
 """Texts with labels: from files, folders and data sets of `datasets` to tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from tutelage.data.cells import Cells
 from tutelage.data.cutting import Cutter
 from tutelage.data.labels import CLASS_LABELS, LabelKind, need_classes
-from tutelage.data.sources import Splits
+from tutelage.data.sources import Splits, spread_classes
 from tutelage.data.tables import (
     READERS,
     Table,
@@ -31,6 +33,10 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "test": ("test",),
 }
 PURPOSE = "Reading texts"
+
+
+Classes = Callable[["Examples"], Int[Tensor, " n"] | None]
+"""The class of each example; None of examples without classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,21 +266,38 @@ def held_out_parts(
     valid_fraction: float,
     test_fraction: float,
     seed: int,
+    classes: Classes = lambda _: None,
 ) -> dict[str, Examples]:
-    """Examples of train, valid and test; missing parts are split off train."""
+    """Examples of train, valid and test; missing parts are split off train.
+
+    Args:
+        tables: The parts that are there.
+        columns: Which columns are read.
+        valid_fraction: Share of the validation part.
+        test_fraction: Share of the test part.
+        seed: Of the parts split off.
+        classes: By which parts that are split off get every class's share.
+
+    Raises:
+        DataError: A part is empty.
+    """
     parts = {part: Examples(t, range(len(t)), columns) for part, t in tables.items()}
     for part, fraction in (("test", test_fraction), ("valid", valid_fraction)):
         if part not in parts:
-            parts["train"], parts[part] = _hold_out(parts["train"], fraction, seed)
+            parts["train"], parts[part] = _hold_out(parts["train"], fraction, seed, classes)
     for part, examples in parts.items():
         if not examples.rows:
             raise DataError(f"{examples.table.origin}: the {part} part has no rows.")
     return parts
 
 
-def _hold_out(examples: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
+def _hold_out(
+    examples: Examples, fraction: float, seed: int, classes: Classes
+) -> tuple[Examples, Examples]:
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(examples.rows), generator=generator).tolist()
+    shuffled = torch.randperm(len(examples.rows), generator=generator)
+    of = classes(examples)
+    order = (shuffled if of is None else spread_classes(shuffled, of)).tolist()
     count = round(len(order) * fraction)
     if not 0 < count < len(order):
         raise DataError(
