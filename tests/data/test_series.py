@@ -133,6 +133,13 @@ def test_what_is_no_series_is_refused(series, message):
         SeriesSource(series)
 
 
+def test_series_are_found_where_get_data_brings_them(folder, monkeypatch):
+    monkeypatch.setenv("TUTELAGE_DATA", str(folder.parent))
+    assert len(load_series("data").test) == 20
+    with pytest.raises(DataError, match=r"data\.path: nowhere: no such folder.*get-data nowhere"):
+        load_series("nowhere")
+
+
 def test_a_folder_without_parts_says_what_is_needed(tmp_path):
     with pytest.raises(DataError, match=r"neither NAME_TRAIN\.ts .* inputs\.npz and labels\.npy"):
         load_series(tmp_path)

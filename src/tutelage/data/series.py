@@ -17,6 +17,7 @@ from tutelage.data.sources import Samples, Source, Splits, split_off
 from tutelage.errors import DataError
 from tutelage.files import read_text
 from tutelage.inputs.series import MASK, SERIES, SeriesInputs
+from tutelage.places import find_place
 from tutelage.types import tensor_bytes
 
 INPUTS, LABELS = "inputs", "labels.npy"
@@ -89,7 +90,7 @@ class SeriesSource(Source):
 
 
 def load_series(
-    path: Path,
+    path: str | Path,
     *,
     valid_fraction: float = 0.1,
     mean: tuple[float, ...] | None = None,
@@ -101,7 +102,8 @@ def load_series(
 
     Args:
         path: A folder with NAME_TRAIN.ts and NAME_TEST.ts; or with `train`, `test` and perhaps
-            `valid` inside, each with `labels.npy` and `inputs.npy` or `inputs.npz`.
+            `valid` inside, each with `labels.npy` and `inputs.npy` or `inputs.npz`. Found as given,
+            in TUTELAGE_DATA or among what scripts/get-data brought.
         valid_fraction: Share of the training series set aside for model selection, where there is
             no valid part; 0 for none.
         mean: Mean per channel; that of the training series if not given.
@@ -112,13 +114,21 @@ def load_series(
     Raises:
         DataError: A file is missing or damaged, or parts do not fit one another.
     """
-    files = {part: sorted(path.glob(f"*_{part.upper()}.ts")) for part in ("train", "valid", "test")}
-    names, parts = _of_ts(files, kind) if files["train"] else _of_arrays(path, kind)
+    place = find_place(path)
+    if place is None:
+        raise DataError(
+            f"data.path: {path}: no such folder. Give a path; scripts/get-data {Path(path).name} "
+            "may bring it."
+        )
+    files = {
+        part: sorted(place.glob(f"*_{part.upper()}.ts")) for part in ("train", "valid", "test")
+    }
+    names, parts = _of_ts(files, kind) if files["train"] else _of_arrays(place, kind)
     train: Source = parts["train"]
     for name, part in parts.items():
         if len(part.values) != len(parts["train"].values):
             raise DataError(
-                f"{path}: the series of {name} have {len(part.values)} channels, those of train "
+                f"{place}: the series of {name} have {len(part.values)} channels, those of train "
                 f"{len(parts['train'].values)}. All parts need the same."
             )
     if any(part.is_ragged for part in parts.values()):

@@ -15,7 +15,10 @@ from tutelage.places import NO_CODE, find_place, place_or_name
 from tutelage.wording import quantity
 
 HEADS = {
-    "classification": "AutoModelForSequenceClassification",
+    **dict.fromkeys(
+        ("classification", "multi_label", "regression", "gaussian_regression"),
+        "AutoModelForSequenceClassification",
+    ),
     "token_classification": "AutoModelForTokenClassification",
 }
 
