@@ -13,6 +13,8 @@ from tutelage.records import (
     CalibrationBin,
     Evaluation,
     MetricPoint,
+    ParityRow,
+    QuantisedRow,
     RunRecord,
     Summary,
     TrainingRecord,
@@ -20,6 +22,7 @@ from tutelage.records import (
     load_record,
     save_record,
 )
+from tutelage.sealed import write_sealed
 
 EVALUATION = Evaluation(
     accuracy=0.5,
@@ -54,6 +57,21 @@ def test_a_record_comes_back_as_it_went(tmp_path):
     path = tmp_path / "results.json"
     save_record(path, RECORD)
     assert load_record(path, RunRecord) == RECORD
+
+
+def test_rows_of_files_are_read_under_their_older_names(tmp_path):
+    parity = ParityRow("distilled", "student.onnx", 0.0, 1.0, 8, metric=0.5, test_metric=0.25)
+    eight = QuantisedRow("x", "s.int8.onnx", "dynamic", 0, 0.5, 0.625, -1.0, 1.0, 1.0, 0.0, 8)
+    record = replace(RECORD, parity=[parity], quantised=[eight])
+    older = asdict(record)
+    names = {"metric": "accuracy", "network_metric": "expected_accuracy"}
+    names |= {"test_metric": "test_accuracy", "float_metric": "float_accuracy"}
+    for part in ("parity", "quantised"):
+        older[part] = [{names.get(key, key): v for key, v in row.items()} for row in older[part]]
+    assert "accuracy" in older["quantised"][0]
+    path = tmp_path / "results.json"
+    write_sealed(path, older)
+    assert load_record(path, RunRecord) == record
 
 
 def test_numbers_come_back_to_the_last_bit(tmp_path):

@@ -86,9 +86,9 @@ def test_a_run_delivers_the_eight_bit_student_and_says_what_it_cost(job, monkeyp
     assert (job.out / "export" / row.file).is_file()
     assert row.calibration == len(job.splits.train) == 60
     assert row.count == len(job.splits.test)
-    assert row.low <= row.accuracy - row.float_accuracy <= row.high
+    assert row.low <= row.metric - row.float_metric <= row.high
     selected = next(t for t in record.arms if t.arm == "distilled").selected
-    assert row.float_accuracy == pytest.approx(selected.accuracy)
+    assert row.float_metric == pytest.approx(selected.accuracy)
     assert {size.name for size in record.sizes} == {"teacher", "distilled", "distilled int8"}
     assert "distilled int8" in {latency.name for latency in record.latencies}
     assert "Eight bits against float" in (job.out / "report.html").read_text()

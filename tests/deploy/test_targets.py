@@ -85,7 +85,7 @@ def test_the_file_computes_what_the_network_computes(exported, name, kind):
     assert target_of(path).name == row.target == name
     assert row.max_abs_difference < 1e-5
     assert (row.agreement, row.count) == (1.0, 24)
-    assert row.accuracy == row.expected_accuracy
+    assert row.metric == row.network_metric
     with torch.no_grad():
         expected = network(samples[:5]).numpy()
     np.testing.assert_allclose(open_file(path)(samples[:5].numpy()), expected, atol=1e-5)

@@ -40,8 +40,8 @@ def test_parity_says_what_ran_the_file_and_how_well_both_do(finished):
     row = record.parity[2]
     assert (row.target, row.count, row.agreement) == ("torch_export", 512, 1.0)
     assert row.runtime.startswith("PyTorch ")
-    assert row.accuracy == row.expected_accuracy
-    assert 0.2 < row.accuracy < 1
+    assert row.metric == row.network_metric
+    assert 0.2 < row.metric < 1
     assert (out / "export" / "student.pt2").is_file()
 
 
@@ -49,9 +49,9 @@ def test_the_finetuned_file_is_set_against_float_and_against_plain_eight_bits(fi
     record = finished[0].record
     plain, row = record.quantised[0], record.quantised[2]
     assert plain.over_plain is None
-    assert row.over_plain == pytest.approx(row.accuracy - plain.accuracy)
+    assert row.over_plain == pytest.approx(row.metric - plain.metric)
     assert row.over_plain_low <= row.over_plain <= row.over_plain_high
-    assert row.float_accuracy == plain.float_accuracy
+    assert row.float_metric == plain.float_metric
 
 
 def test_the_finetuned_student_was_taught_on_by_the_same_teacher(finished):

@@ -183,13 +183,13 @@ def test_the_folder_describes_every_file_in_it(out):
     assert config["labels"] == [str(n) for n in range(10)]
     assert config["network"]["model"] == "mlp"
     record = load_record(out / "results.json", RunRecord)
-    accuracy = {row.file: row.on_test for row in (*record.parity, *record.quantised)}
+    metric = {row.file: row.on_test for row in (*record.parity, *record.quantised)}
     for entry in config["files"]:
         ports = target_of(folder / entry["file"]).describe(folder / entry["file"])
         assert entry["inputs"][0]["name"] == ports.inputs[0].name
         assert entry["inputs"][0]["shape"] == ["batch", 1, 8, 8]
         assert entry["outputs"][0]["shape"] == ["batch", 10]
-        assert (entry["accuracy"], entry["test_samples"]) == accuracy[entry["file"]]
+        assert (entry["value"], entry["test_samples"]) == metric[entry["file"]]
         assert entry["test_samples"] == 599
     calibration = json.loads((folder / "calibration.json").read_text())
     assert 0 <= calibration["confidence"]["expected_calibration_error"] <= 1
@@ -211,7 +211,7 @@ def test_the_card_says_where_it_comes_from_and_only_what_was_stated(out):
         assert f"| `{name}` |" in card
     own = next(row for row in record.parity if row.file == "student.onnx")
     assert own.test_count == 599
-    assert f"| {100 * own.test_accuracy:.2f} |" in card
+    assert f"| {100 * own.test_metric:.2f} |" in card
     assert f"| finished | {record.finished} |" in card
     assert "all 599 test samples" in card
     assert 'onnxruntime.InferenceSession("student.onnx")' in card

@@ -206,7 +206,7 @@ def test_files_that_label_words_are_judged_by_the_words(labelled_words):
     assert all(row.agreement == 1 for row in record.parity)
     (eight,) = record.quantised
     (student,) = [arm for arm in record.arms if arm.arm == "distilled"]
-    assert eight.float_accuracy == pytest.approx(student.selected.accuracy)
+    assert eight.float_metric == pytest.approx(student.selected.accuracy)
     assert (eight.count, eight.calibration) == (40, 0)
     session = open_session(out / "export/student.int8.onnx", threads=1)
     tokenizer = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(out / "student")
@@ -218,7 +218,7 @@ def test_files_that_label_words_are_judged_by_the_words(labelled_words):
         places = cut.word_ids(0)
         firsts = [places.index(number) for number in range(len(row["words"]))]
         right += sum("AB"[picks[at]] == tag for at, tag in zip(firsts, row["tags"], strict=True))
-    assert right / record.teacher.selected.count == pytest.approx(eight.accuracy)
+    assert right / record.teacher.selected.count == pytest.approx(eight.metric)
 
 
 def test_the_playground_refuses_networks_that_label_words(labelled_words):
@@ -258,7 +258,7 @@ def test_a_text_student_is_exported_with_its_named_inputs_and_timed(exported):
     files = {row.name: row.file for row in record.parity}
     assert files == {"teacher": "teacher.onnx", "distilled": "student.onnx"}
     assert all(row.count == 20 and row.max_abs_difference < 1e-4 for row in record.parity)
-    assert all(row.accuracy == row.expected_accuracy for row in record.parity)
+    assert all(row.metric == row.network_metric for row in record.parity)
     assert [row.file for row in record.quantised] == ["student.int8.onnx"]
     assert {(row.name, row.batch_size) for row in record.latencies} == {
         (name, size) for name in ("teacher", "distilled", "distilled int8") for size in (1, 4)

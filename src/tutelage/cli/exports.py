@@ -34,6 +34,6 @@ def export_student(folder: Path, *, target: str | None, way: str | None, allow_c
 
 
 def _cells(metric: Metric, row: ParityRow | QuantisedRow) -> list[str]:
-    before = row.expected_accuracy if isinstance(row, ParityRow) else row.float_accuracy
-    texts = ["" if value is None else metric.text(value) for value in (row.accuracy, before)]
+    before = row.network_metric if isinstance(row, ParityRow) else row.float_metric
+    texts = ["" if value is None else metric.text(value) for value in (row.metric, before)]
     return [f"{row.agreement:.2%}", f"{row.max_abs_difference:.2g}", *texts]

@@ -41,7 +41,7 @@ def print_results(console: PlainConsole, record: RunRecord, out: Path) -> None:
     against = "points of" if record.metric.unit else "than"
     for row in record.quantised:
         console.print(
-            f"{row.file} ({row.way}): {record.metric.text(row.accuracy)} on the "
+            f"{row.file} ({row.way}): {record.metric.text(row.metric)} on the "
             f"{record.judged_on} data, {write(row.difference)} {against} float ({write(row.low)} "
             f"to {write(row.high)}), agrees on {row.agreement:.2%}.{_over_plain(write, row)}"
         )

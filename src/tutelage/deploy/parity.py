@@ -148,8 +148,8 @@ def _compare(
         count=sum(pair.count for pair in pairs),
         target=target.name,
         runtime=run.runtime,
-        accuracy=judged.metric(given),
-        expected_accuracy=judged.metric(expected),
+        metric=judged.metric(given),
+        network_metric=judged.metric(expected),
     )
     _gate(row, judged.tolerance * (1 + float(expected.abs().max())))
     return row

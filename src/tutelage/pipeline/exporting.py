@@ -120,7 +120,7 @@ def export_float(job: Job, network: nn.Module, target: str, path: Path, costs: C
     if path.stem != TEACHER:
         given = run_file(job, path)
         value, _ = job.task.validate(given)
-        parity = replace(parity, test_accuracy=value, test_count=len(given.sample_ids.unique()))
+        parity = replace(parity, test_metric=value, test_count=len(given.sample_ids.unique()))
     size = size_row(name, network, example_input(job), path)
     return costs.with_float(parity, replace(size, size_bytes=TARGETS[target].size_bytes(path)))
 
@@ -242,8 +242,8 @@ def _judged(job: Job, source: Path, path: Path, name: str, way: str) -> Quantise
         file=path.name,
         way=way,
         calibration=0 if way.startswith("dynamic") else len(calibration_ids(job)),
-        accuracy=job.task.validate(given)[0],
-        float_accuracy=job.task.validate(expected)[0],
+        metric=job.task.validate(given)[0],
+        float_metric=job.task.validate(expected)[0],
         low=found.low,
         high=found.high,
         agreement=agreement,

@@ -25,7 +25,7 @@ from tutelage.files import (
 from tutelage.job import Job
 from tutelage.pipeline.exporting import SAMPLE, calibration_ids, example_input, export_inputs
 from tutelage.pipeline.training import Trained
-from tutelage.records import ParityRow, QuantisedRow, RunRecord
+from tutelage.records import Metric, ParityRow, QuantisedRow, RunRecord
 from tutelage.report.card import write_card
 from tutelage.types import Inputs, by_name, on_cpu
 
@@ -109,14 +109,14 @@ def _config(job: Job, record: RunRecord, rows: list[ParityRow | QuantisedRow]) -
             "shape": ["batch", *["length"] * _is_of_tokens(job), len(record.class_names)],
         },
         "labels": record.class_names,
-        "files": [_file(job.out / "export" / row.file, row) for row in rows],
+        "files": [_file(job.out / "export" / row.file, row, record.metric) for row in rows],
         "weights": "student.safetensors",
     }
 
 
-def _file(path: Path, row: ParityRow | QuantisedRow) -> dict[str, Any]:
+def _file(path: Path, row: ParityRow | QuantisedRow, metric: Metric) -> dict[str, Any]:
     target = target_of(path)
-    accuracy, num_samples = row.on_test
+    value, num_samples = row.on_test
     return {
         "file": row.file,
         "target": target.name,
@@ -124,7 +124,8 @@ def _file(path: Path, row: ParityRow | QuantisedRow) -> dict[str, Any]:
         **_ports(path),
         "batch_size": target.batch_size,
         "runs_with": dict(target.runs_with),
-        "accuracy": accuracy,
+        "metric": metric.name,
+        "value": value,
         "test_samples": num_samples,
         "sha256": {file.name: file_sha256(file) for file in target.files(path)},
     }

@@ -1,9 +1,9 @@
 """Results about exported files: sizes, times, agreement, measurements."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import AliasChoices, ConfigDict, Field
 
 Line = Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -12,6 +12,11 @@ FileName = Annotated[  # of a file in one folder of the run, never of one elsewh
 ]
 Measured = Annotated[float, Field(gt=0, lt=1e15, allow_inf_nan=False)]
 Number = Annotated[int, Field(ge=1, le=10**12)]
+
+
+def _once(name: str, older: str) -> Any:
+    """A field that records of before call otherwise."""
+    return Field(validation_alias=AliasChoices(name, older))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +55,10 @@ class ParityRow:
         count: Samples compared.
         target: What kind of file it is.
         runtime: What ran it, with its version.
-        accuracy: The task's metric of the file on these samples: of classes the share that it puts
-            right; None without labels.
-        expected_accuracy: The same of the PyTorch network.
-        test_accuracy: The metric of the file on all test samples; None of the teacher's.
+        metric: The leading metric of the file on these samples (`RunRecord.metric`); None without
+            labels.
+        network_metric: The same of the PyTorch network.
+        test_metric: The metric of the file on all test samples; None of the teacher's.
         test_count: How many these are.
     """
 
@@ -64,15 +69,15 @@ class ParityRow:
     count: int
     target: str = "onnx"
     runtime: str = ""
-    accuracy: float | None = None
-    expected_accuracy: float | None = None
-    test_accuracy: float | None = None
+    metric: Annotated[float | None, _once("metric", "accuracy")] = None
+    network_metric: Annotated[float | None, _once("network_metric", "expected_accuracy")] = None
+    test_metric: Annotated[float | None, _once("test_metric", "test_accuracy")] = None
     test_count: int = 0
 
     @property
     def on_test(self) -> tuple[float | None, int]:
-        """The file's accuracy on the whole test data, and the number of samples."""
-        return self.test_accuracy, self.test_count
+        """The file's metric on the whole test data, and the number of samples."""
+        return self.test_metric, self.test_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +89,14 @@ class QuantisedRow:
         file: Its name.
         way: How its activations are scaled.
         calibration: Training samples that they were scaled on.
-        accuracy: The task's metric on the test data: of classes the share that it puts right.
-        float_accuracy: The float file's.
+        metric: The leading metric on the test data (`RunRecord.metric`).
+        float_metric: The float file's.
         low, high: 95% interval of the difference, over other test samples.
         agreement: Share of samples that both put into the same class.
         max_abs_difference: Largest absolute difference of two logits.
         count: Test samples.
         target: What kind of file it is.
-        over_plain: For a fine-tuned file: its accuracy minus that of the int8 file made from the
+        over_plain: For a fine-tuned file: its metric minus that of the int8 file made from the
             student before; None of others.
         over_plain_low, over_plain_high: 95% interval of that difference.
         gain: The metric less the float file's, higher being better; None where it is plainly that.
@@ -101,8 +106,8 @@ class QuantisedRow:
     file: FileName
     way: str
     calibration: int
-    accuracy: float
-    float_accuracy: float
+    metric: Annotated[float, _once("metric", "accuracy")]
+    float_metric: Annotated[float, _once("float_metric", "float_accuracy")]
     low: float
     high: float
     agreement: float
@@ -117,12 +122,12 @@ class QuantisedRow:
     @property
     def difference(self) -> float:
         """The file's metric minus the float file's, higher being better."""
-        return self.accuracy - self.float_accuracy if self.gain is None else self.gain
+        return self.metric - self.float_metric if self.gain is None else self.gain
 
     @property
     def on_test(self) -> tuple[float | None, int]:
-        """The file's accuracy on the whole test data, and the number of samples."""
-        return self.accuracy, self.count
+        """The file's metric on the whole test data, and the number of samples."""
+        return self.metric, self.count
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ def _float_row(record: RunRecord, row: ParityRow, size_bytes: int) -> Sequence[s
         f"`{row.file}`",
         row.runtime or DASH,
         size(size_bytes),
-        metric_cell(record, row.test_accuracy),
+        metric_cell(record, row.test_metric),
         tiny(row.max_abs_difference),
         percent(row.agreement),
         f"{row.count:,}",
@@ -146,7 +146,7 @@ def _eight_bits(record: RunRecord) -> list[str]:
         (
             f"`{row.file}`",
             row.way,
-            metric_cell(record, row.accuracy),
+            metric_cell(record, row.metric),
             metric_interval(record, (row.difference, row.low, row.high)),
             percent(row.agreement),
             str(row.calibration),

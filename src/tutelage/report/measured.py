@@ -98,7 +98,7 @@ def file_scores(record: RunRecord) -> dict[str, float]:
         scores |= dict.fromkeys(("distilled", *files), of_student)
         same = [t for t in record.arms if (t.arm, t.seed) == ("baseline", delivered.seed)]
         scores |= {training.arm: training.selected.values.get(name) for training in same}
-    scores |= {row.name: row.accuracy for row in record.quantised}
+    scores |= {row.name: row.metric for row in record.quantised}
     return {key: value for key, value in scores.items() if value is not None}
 
 

@@ -292,8 +292,8 @@ def parity_table(record: RunRecord) -> Table:
                 Cell(row.runtime or formatting.DASH),
                 Cell(formatting.tiny(row.max_abs_difference)),
                 Cell(percent(row.agreement)),
-                Cell(networks.metric_cell(record, row.accuracy)),
-                Cell(networks.metric_cell(record, row.expected_accuracy)),
+                Cell(networks.metric_cell(record, row.metric)),
+                Cell(networks.metric_cell(record, row.network_metric)),
                 Cell(count(row.count)),
             ],
         )
@@ -321,8 +321,8 @@ def quantised_table(record: RunRecord) -> Table:
             row.file,
             [
                 Cell(row.way),
-                Cell(networks.metric_cell(record, row.accuracy)),
-                Cell(networks.metric_cell(record, row.float_accuracy)),
+                Cell(networks.metric_cell(record, row.metric)),
+                Cell(networks.metric_cell(record, row.float_metric)),
                 Cell(networks.metric_interval(record, (row.difference, row.low, row.high))),
                 *[
                     Cell(
