@@ -5,10 +5,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from tutelage.evidence import correct
 from tutelage.job import Job
-from tutelage.pipeline.judging import predict_test
+from tutelage.pipeline.evaluation import predict_test
 from tutelage.pipeline.training import arm_stage
+from tutelage.significance import correct
 from tutelage.teachers import Teacher
 
 

@@ -1,10 +1,10 @@
-"""How far down a student can go: accuracy against the bytes of its eight-bit file.
+"""How far down a student can go: accuracy against the bytes of its int8 file.
 
 One teacher teaches students of its own family, from about a million bytes down to ten thousand:
 an MLP of 2x1200 units MLPs of one hidden layer (`--family mlp`), or a CNN of 64 to 512 channels
 narrower and shorter ones (`--family cnn`). Each size is a run of its own, the smallest first, so
 that the same command goes on where it was stopped; baseline and distilled students of every seed
-become eight-bit ONNX files, and each file is run on the official test data in ONNX Runtime.
+become int8 ONNX files, and each file is run on the official test data in ONNX Runtime.
 `--untrained --again 3` times files of untrained networks instead: a time does not hang on the
 weights, and no data are needed.
 """
@@ -19,22 +19,22 @@ from typing import Any
 
 import torch
 import yaml
-from picture import Curve, Point, draw_curves
+from image import Curve, Point, draw_curves
 from timing import machine
 from torch import Tensor
 
 from tutelage.config import build_job, read_recipe
 from tutelage.data.loading import in_order
 from tutelage.deploy import export_onnx, measure_latency, open_session, quantise_onnx, run_session
-from tutelage.evidence import correct, judge, paired_interval
 from tutelage.files import write_text
 from tutelage.inputs.wrapping import NormalizedNetwork
 from tutelage.job import Job
 from tutelage.models.load import make_model
 from tutelage.pipeline import run_job
 from tutelage.pipeline.delivery import wrap_for_export
-from tutelage.pipeline.run import Finished
-from tutelage.pipeline.training import Trained
+from tutelage.pipeline.run import RunResult
+from tutelage.pipeline.training import TrainedModel
+from tutelage.significance import compare_arms, correct, paired_interval
 
 ARMS = ("baseline", "distilled")
 NUM_CALIBRATION, SHAPE = 512, (1, 28, 28)
@@ -113,16 +113,16 @@ class Row:
 
     Attributes:
         student: Its size, as in `Family.sizes`.
-        size_bytes: Of the eight-bit file.
+        size_bytes: Of the int8 file.
         float_bytes: Of the float file.
-        accuracy: Arm to mean, low and high end of the interval, of the eight-bit files.
+        accuracy: Arm to mean, low and high end of the interval, of the int8 files.
         float_accuracy: Arm to mean over the seeds, of the float networks.
-        difference: Distilled minus baseline: mean, low, high, of the eight-bit files.
+        difference: Distilled minus baseline: mean, low, high, of the int8 files.
         word: The verdict.
         teacher: The teacher's accuracy.
         teacher_bytes: Of its float file.
         times_faster: Median latency of the teacher's float file over that of the student's
-            eight-bit file, one sample a call, measured by turns.
+            int8 file, one sample a call, measured by turns.
     """
 
     student: str
@@ -138,7 +138,7 @@ class Row:
 
 
 def main() -> None:
-    """Train, measure, print the table and draw the picture."""
+    """Train, measure, print the table and draw the image."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", choices=["mnist", "fashion_mnist"])
     parser.add_argument("--family", choices=sorted(FAMILIES), default="mlp")
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--teacher-epochs", type=int, help="other than the family's")
     parser.add_argument("--out", type=Path, default=Path("runs/bytes"))
-    parser.add_argument("--svg", type=Path, help="where the picture shall lie")
+    parser.add_argument("--svg", type=Path, help="where the image shall lie")
     parser.add_argument("--again", type=int, default=0, help="rounds of latency, taken by turns")
     parser.add_argument("--untrained", action="store_true", help="only time; needs no data")
     parser.add_argument("--seconds", type=float, default=5.0, help="to measure latencies for")
@@ -164,7 +164,7 @@ def main() -> None:
     rows = [one_size(chosen, size) for size in reversed(chosen.sizes)][::-1]
     print(table(FAMILIES[chosen.family].unit, rows))
     if chosen.svg:
-        write_text(chosen.svg, picture(chosen.data, rows))
+        write_text(chosen.svg, image(chosen.data, rows))
     if chosen.again:
         print(time_again(chosen))
 
@@ -250,17 +250,20 @@ def time_again(chosen: argparse.Namespace) -> str:
             both = {"teacher": teacher, size: file}
             seconds = 0.4 * chosen.seconds
             alone = {name: timed({name: path}, 1, seconds)[name] for name, path in both.items()}
-            ways = {
+            schemes = {
                 "by turns": timed(both, 1, seconds),
                 "alone": alone,
                 "by turns, 32 a call": timed(both, 32, seconds),
             }
-            for way, times in ways.items():
-                found.setdefault((size, way), []).append(times["teacher"] / times[size])
-    ways = list(dict.fromkeys(way for _, way in found))
-    lines = [f"| times faster | {' | '.join(ways)} |", "|---" * (len(ways) + 1) + "|"]
+            for scheme, times in schemes.items():
+                found.setdefault((size, scheme), []).append(times["teacher"] / times[size])
+    schemes = list(dict.fromkeys(scheme for _, scheme in found))
+    lines = [f"| times faster | {' | '.join(schemes)} |", "|---" * (len(schemes) + 1) + "|"]
     for size in chosen.sizes:
-        cells = [f"{min(found[size, way]):.1f} to {max(found[size, way]):.1f}" for way in ways]
+        cells = [
+            f"{min(found[size, scheme]):.1f} to {max(found[size, scheme]):.1f}"
+            for scheme in schemes
+        ]
         lines.append(f"| {size} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -272,10 +275,10 @@ def timed(files: Mapping[str, Path], batch_size: int, seconds: float) -> dict[st
     return {row.name: row.p50_ms for row in rows}
 
 
-def measure(job: Job, finished: Finished, size: str) -> Row:
-    """Turn every student into an eight-bit file, run it, and compare the arms."""
+def measure(job: Job, finished: RunResult, size: str) -> Row:
+    """Turn every student into an int8 file, run it, and compare the arms."""
     right = {arm: torch.stack([file_right(job, t) for t in of(finished, arm)]) for arm in ARMS}
-    verdict = judge(right["distilled"], right["baseline"])
+    verdict = compare_arms(right["distilled"], right["baseline"])
     record = finished.record
     sizes = {row.name: row.size_bytes for row in record.sizes}
     latency = {row.name: row.p50_ms for row in record.latencies}
@@ -294,13 +297,13 @@ def measure(job: Job, finished: Finished, size: str) -> Row:
     )
 
 
-def of(finished: Finished, arm: str) -> list[Trained]:
+def of(finished: RunResult, arm: str) -> list[TrainedModel]:
     """An arm's trainings, in the order of the seeds."""
     return sorted((t for t in finished.arms if t.arm == arm), key=lambda trained: trained.seed)
 
 
-def file_right(job: Job, trained: Trained) -> Tensor:
-    """Which test samples a student's eight-bit file puts right."""
+def file_right(job: Job, trained: TrainedModel) -> Tensor:
+    """Which test samples a student's int8 file puts right."""
     reader = job.reader(job.splits.train)
     ids = torch.linspace(0, len(reader) - 1, NUM_CALIBRATION).long()
     calibration = [
@@ -352,7 +355,7 @@ def table(unit: str, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def picture(data: str, rows: Sequence[Row]) -> str:
+def image(data: str, rows: Sequence[Row]) -> str:
     """Accuracy against bytes, both arms with their intervals, and the teacher's line."""
     curves = [
         Curve(arm, [Point(row.size_bytes, *row.accuracy[arm]) for row in rows]) for arm in ARMS
@@ -361,7 +364,7 @@ def picture(data: str, rows: Sequence[Row]) -> str:
         title=f"Accuracy against the size of the int8 file, {data}",
         curves=curves,
         level=("teacher", rows[0].teacher),
-        x_title="bytes of the eight-bit ONNX file (logarithmic)",
+        x_title="bytes of the int8 ONNX file (logarithmic)",
     )
 
 

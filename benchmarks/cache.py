@@ -19,7 +19,7 @@ from timing import Seconds, alternate, machine, ratio, take_turns
 
 import tutelage
 from tutelage.config import build_job, read_recipe
-from tutelage.data.loading import Reader, in_order, iterate
+from tutelage.data.loading import BatchBuilder, in_order, iterate
 from tutelage.data.sources import DatasetSource
 from tutelage.files import file_sha256
 from tutelage.models.nets import mlp
@@ -130,25 +130,25 @@ def measure_texts(count: int) -> None:
 
 
 class Generated:
-    """A map-style data set that makes each picture when it is asked for, and keeps none."""
+    """A map-style data set that makes each image when it is asked for, and keeps none."""
 
     def __init__(self, count: int) -> None:
-        """Hold the count and a picture to derive others from."""
+        """Hold the count and an image to derive others from."""
         self.count = count
         self.base = torch.arange(64, dtype=torch.uint8).view(1, 8, 8)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return self.count
 
     def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
-        """A picture and its label."""
+        """An image and its label."""
         return self.base + number % 191, number % 10
 
 
 def build_or_train(count: int, folder: Path) -> None:
-    """One epoch from the cache on generated pictures, or the cache if it is not there."""
-    reader = Reader(DatasetSource(Generated(count)), num_classes=10)
+    """One epoch from the cache on generated images, or the cache if it is not there."""
+    reader = BatchBuilder(DatasetSource(Generated(count)), num_classes=10)
     torch.manual_seed(0)
     live = ModuleTeacher(mlp(10, image_size=8, hidden=(32,)), TASK, chunk=BATCH)
     if not (folder / "cache" / "manifest.json").is_file():
@@ -193,7 +193,7 @@ def report_memory(count: int, folder: Path) -> None:
 
 def measure_memory(counts: list[int]) -> None:
     """Peak memory of a build and of a training, each in a fresh process."""
-    print("\nMemory above the start of the stage, MB (a fresh process each; generated pictures)")
+    print("\nMemory above the start of the stage, MB (a fresh process each; generated images)")
     print(f"  {'samples':>9}{'cache':>8}  {'stage':<9}{'own':>8}{'mapped file':>13}")
     for count in counts:
         with tempfile.TemporaryDirectory() as temporary:

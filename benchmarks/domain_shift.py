@@ -3,10 +3,10 @@
 The student is a narrower MobileNetV2 with random weights, or with `--slice 0.45` a slice of the
 teacher, of that share of its channels, with the teacher's weights.
 
-There are no labels: the teacher's first choice on the clean picture is the label (the baseline
-learns from that alone), and accuracy is agreement with the teacher. Students see Google's pictures;
+There are no labels: the teacher's first choice on the clean image is the label (the baseline
+learns from that alone), and accuracy is agreement with the teacher. Students see Google's images;
 every fifth subcategory is held out. They are tested on held-out things in Google's style, and on
-Twitter's pictures of all things, which no student has seen.
+Twitter's images of all things, which no student has seen.
 
     scripts/get-data emoji mobilenet_v2
     python benchmarks/domain_shift.py
@@ -27,29 +27,29 @@ from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 from torchvision.transforms.functional import pil_to_tensor
 
 from tutelage.data.images import DEFAULT_MEAN, DEFAULT_STD
-from tutelage.data.loading import Reader, in_order
+from tutelage.data.loading import BatchBuilder, in_order
 from tutelage.data.sources import Splits, TensorSource
 from tutelage.data.views import CropFlip
 from tutelage.engine import OptimizerSettings, ScheduleSettings, TrainSettings
-from tutelage.evidence import Interval, paired_interval
 from tutelage.inputs import ImageInputs
 from tutelage.job import Job, MeasureSettings, TeacherPlan
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.load import load_weights
 from tutelage.models.slices import slice_network
+from tutelage.paths import cache_dir
 from tutelage.pipeline import run_job
-from tutelage.pipeline.run import Finished
-from tutelage.places import cache_dir
+from tutelage.pipeline.run import RunResult
 from tutelage.problem import Problem
+from tutelage.significance import Interval, paired_interval
 
 STYLES = ("google", "twitter")
 ARMS = ("baseline", "distilled")
 
 
 def main() -> None:
-    """Train, then print agreement with the teacher on each kind of test pictures."""
+    """Train, then print agreement with the teacher on each kind of test images."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=64, help="of the pictures, in pixels")
+    parser.add_argument("--size", type=int, default=64, help="of the images, in pixels")
     parser.add_argument("--width", type=float, default=0.35, help="the student's, of MobileNetV2")
     parser.add_argument("--slice", type=float, help="share of the teacher's channels to start from")
     parser.add_argument("--seeds", type=int, default=3)
@@ -71,7 +71,7 @@ def main() -> None:
         "Twitter's style, things seen in Google's": ("twitter", ~is_held_out),
         "Twitter's style, held-out things": ("twitter", is_held_out),
     }
-    print("| test pictures | count | most frequent choice | baseline | distilled | difference |")
+    print("| test images | count | most frequent choice | baseline | distilled | difference |")
     print("|---|---|---|---|---|---|")
     for title, (style, rows) in sets.items():
         print(table_row(title, finished, pictures[style][rows], labels[style][rows]))
@@ -98,7 +98,7 @@ def digest(text: str) -> str:
 
 
 def on_white(content: bytes, size: int) -> Tensor:
-    """One picture as bytes of shape (3, size, size)."""
+    """One image as bytes of shape (3, size, size)."""
     with Image.open(io.BytesIO(content)) as opened:
         image = opened.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
@@ -122,8 +122,10 @@ def make_student(chosen: argparse.Namespace) -> nn.Module:
 
 
 def logits(network: nn.Module, pictures: Tensor) -> Tensor:
-    """A network's scores, as it is in the run: on normalised pictures."""
-    reader = Reader(TensorSource(pictures), inputs=ImageInputs(DEFAULT_MEAN[3], DEFAULT_STD[3]))
+    """A network's scores, as it is in the run: on normalised images."""
+    reader = BatchBuilder(
+        TensorSource(pictures), inputs=ImageInputs(DEFAULT_MEAN[3], DEFAULT_STD[3])
+    )
     requests = in_order(len(pictures), batch_size=64)
     with torch.no_grad():
         return torch.cat([network(reader[request].inputs) for request in requests])
@@ -135,7 +137,7 @@ def make_job(
     labels: Mapping[str, Tensor],
     is_held_out: Tensor,
 ) -> Job:
-    """The run: Google's pictures to learn from, a tenth of them to select on, Twitter's to test."""
+    """The run: Google's images to learn from, a tenth of them to select on, Twitter's to test."""
     seen = (~is_held_out).nonzero().squeeze(1)
     order = seen[torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))]
     valid, train = order[: len(order) // 10].sort().values, order[len(order) // 10 :].sort().values
@@ -172,7 +174,7 @@ def make_job(
     )
 
 
-def print_costs(finished: Finished) -> None:
+def print_costs(finished: RunResult) -> None:
     """What teacher and student cost."""
     latency = {row.name: row.p50_ms for row in finished.record.latencies}
     for row in finished.record.sizes:
@@ -183,7 +185,7 @@ def print_costs(finished: Finished) -> None:
     print()
 
 
-def table_row(title: str, finished: Finished, pictures: Tensor, wanted: Tensor) -> str:
+def table_row(title: str, finished: RunResult, pictures: Tensor, wanted: Tensor) -> str:
     """Agreement of both arms with the teacher, and their difference, with intervals."""
     same = {
         arm: torch.stack(

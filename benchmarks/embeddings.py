@@ -28,9 +28,9 @@ from timing import alternate, machine, ratio
 from torch import Tensor
 
 from tutelage.data.text import Columns, held_out_parts, read_parts
+from tutelage.embedding_metrics import pair_correlation, shared_neighbours
 from tutelage.models.sentence import save_encoder, sentence, static
-from tutelage.neighbours import pair_correlation, shared_neighbours
-from tutelage.places import place_or_name
+from tutelage.paths import path_or_hub_name
 
 TIMED, TURNS, PROBE_TEXTS = 256, 5, 4000
 HEADER = (
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256, help="of static students")
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    teacher = place_or_name(given.teacher)
+    teacher = path_or_hub_name(given.teacher)
     with tempfile.TemporaryDirectory() as folder:
         begun = Path(folder)
         sides = {"teacher": of_folder(teacher)}

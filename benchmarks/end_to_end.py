@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import tutelage
 from tutelage.data.builtin import BUILTIN
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.sources import Splits, TensorSource
 from tutelage.engine import Arm, fit
 from tutelage.engine.events import Advanced, Event
@@ -99,7 +99,7 @@ class PlainLoop:
         return logits
 
     def _windows(self) -> tuple[Tensor, Tensor]:
-        """Every shifted picture, as a view of the padded ones; normalised once."""
+        """Every shifted image, as a view of the padded ones; normalised once."""
         images, labels = self.splits.train.fetch(torch.arange(len(self.splits.train)))
         assert labels is not None
         assert self.splits.mean is not None
@@ -110,7 +110,9 @@ class PlainLoop:
         return padded.unfold(2, height, 1).unfold(3, width, 1), labels
 
 
-def our_loop(reader: Reader, teacher: Teacher, out: Path, epochs: int, batch_size: int) -> Loop:
+def our_loop(
+    reader: BatchBuilder, teacher: Teacher, out: Path, epochs: int, batch_size: int
+) -> Loop:
     """The same training by `fit`."""
     settings = tutelage.TrainSettings(
         epochs=epochs, batch_size=batch_size, optimizer=tutelage.OptimizerSettings(lr=LR)
@@ -139,12 +141,12 @@ def our_loop(reader: Reader, teacher: Teacher, out: Path, epochs: int, batch_siz
     return train
 
 
-def make_data(name: str, samples: int) -> tuple[Splits, Reader]:
+def make_data(name: str, samples: int) -> tuple[Splits, BatchBuilder]:
     """A built-in data set, or the first part of it, in memory."""
     splits = BUILTIN[name](valid_fraction=0.0)
     images, labels = splits.train.fetch(torch.arange(min(samples, len(splits.train))))
     source = TensorSource(images, labels)
-    reader = Reader(source, tutelage.Shift(PIXELS), inputs=splits.inputs, num_classes=CLASSES)
+    reader = BatchBuilder(source, tutelage.Shift(PIXELS), inputs=splits.inputs, num_classes=CLASSES)
     return Splits(source, None, splits.test, splits.class_names, splits.inputs), reader
 
 
@@ -178,7 +180,7 @@ class Contest:
     """
 
     def __init__(
-        self, splits: Splits, reader: Reader, out: Path, options: argparse.Namespace
+        self, splits: Splits, reader: BatchBuilder, out: Path, options: argparse.Namespace
     ) -> None:
         """Train the teacher and build its cache."""
         self.splits, self.reader, self.out, self.options = splits, reader, out, options

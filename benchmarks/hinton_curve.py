@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from tutelage.bench.records import Measured, table
+from tutelage.checksums import read_json_with_checksum, write_json_with_checksum
 from tutelage.data.builtin import load_mnist
-from tutelage.data.loading import Reader, in_order
+from tutelage.data.loading import BatchBuilder, in_order
 from tutelage.losses.divergences import kl_per_item, log_soften
 from tutelage.models.load import load_weights
 from tutelage.models.nets import mlp
-from tutelage.sealed import read_sealed, write_sealed
 
 TEACHER = Path("runs/hinton-trials/teacher-adam/seed-0/last.safetensors")  # of hinton_trials.py
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 8.0, 20.0)
@@ -61,9 +61,9 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures and labels, and what the teacher says of the training pictures."""
+    """Images and labels, and what the teacher says of the training images."""
 
-    pictures: Tensor
+    images: Tensor
     labels: Tensor
     said: Tensor
     test_pictures: Tensor
@@ -77,15 +77,15 @@ def read_data(weights: Path) -> Data:
     load_weights(teacher, weights)
     parts = []
     for source in (splits.train, splits.test):
-        reader = Reader(source, inputs=splits.inputs)
+        reader = BatchBuilder(source, inputs=splits.inputs)
         batches = [reader[request] for request in in_order(len(reader), batch_size=1000)]
         parts.append(
             [torch.cat([b.inputs for b in batches]), torch.cat([b.labels for b in batches])]
         )
-    (pictures, labels), (test_pictures, test_labels) = parts
+    (images, labels), (test_pictures, test_labels) = parts
     with torch.no_grad():
-        said = torch.cat([teacher.eval()(part) for part in pictures.split(1000)])
-    return Data(pictures.flatten(1), labels, said, test_pictures.flatten(1), test_labels)
+        said = torch.cat([teacher.eval()(part) for part in images.split(1000)])
+    return Data(images.flatten(1), labels, said, test_pictures.flatten(1), test_labels)
 
 
 class Stack:
@@ -112,11 +112,11 @@ class Stack:
         """All weights and biases."""
         return [*self.weights, *self.biases]
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """Logits (seed, variant, row, class) of pictures (seed, row, pixel)."""
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (seed, variant, row, class) of images (seed, row, pixel)."""
         seeds, variants, pixels, units = self.weights[0].shape
         wide = self.weights[0].permute(0, 2, 1, 3).reshape(seeds, pixels, variants * units)
-        hidden = (pictures @ wide).view(seeds, -1, variants, units).transpose(1, 2) + self.biases[0]
+        hidden = (images @ wide).view(seeds, -1, variants, units).transpose(1, 2) + self.biases[0]
         for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
             hidden = hidden.relu() @ weight + bias
         return hidden
@@ -140,7 +140,7 @@ def train(setting: Setting, data: Data, seeds: Sequence[int]) -> Tensor:
         for rows in shuffled.split(BATCH, dim=1):
             if rows.shape[1] < BATCH:
                 continue
-            logits = stack(data.pictures[rows])
+            logits = stack(data.images[rows])
             loss = _loss(setting, variants, logits, data.labels[rows], data.said[rows])
             optimizer.zero_grad()
             loss.backward()
@@ -148,10 +148,10 @@ def train(setting: Setting, data: Data, seeds: Sequence[int]) -> Tensor:
             schedule.step()
     with torch.no_grad():
         wrong = torch.zeros(len(seeds), len(variants))
-        for pictures, labels in zip(
+        for images, labels in zip(
             data.test_pictures.split(1000), data.test_labels.split(1000), strict=True
         ):
-            guess = stack(pictures.expand(len(seeds), -1, -1)).argmax(-1)
+            guess = stack(images.expand(len(seeds), -1, -1)).argmax(-1)
             wrong += (guess != labels).sum(-1)
     return wrong.T.reshape(len(setting.task_weights), len(TEMPERATURES), len(seeds))
 
@@ -182,14 +182,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/hinton-curve.json"))
     parser.add_argument("--only", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
     chosen = parser.parse_args()
-    found = read_sealed(chosen.out) if chosen.out.is_file() else {}
+    found = read_json_with_checksum(chosen.out) if chosen.out.is_file() else {}
     data = read_data(chosen.teacher)
     for name in chosen.only:
         if name not in found:
             errors = train(SETTINGS[name], data, range(chosen.seeds))
             pairs = zip(SETTINGS[name].task_weights, errors.tolist(), strict=True)
             found[name] = {f"{weight:g}": values for weight, values in pairs}
-            write_sealed(chosen.out, found)
+            write_json_with_checksum(chosen.out, found)
     headings = ("varied", "task weight", *(f"T={t:g}" for t in TEMPERATURES))
     rows = [
         (name, weight, *(str(Measured(values)) for values in by_temperature))

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tutelage.bench.hinton import BATCH, JITTER, PLAIN, _Study
-from tutelage.bench.lab import Lab, OneView, count_errors
+from tutelage.bench.lab import ExperimentRunner, FixedView, count_errors
 from tutelage.bench.records import Measured
 from tutelage.data.builtin import load_mnist
 from tutelage.data.sources import Splits
@@ -25,7 +25,7 @@ from tutelage.engine import OptimizerSettings, ScheduleSettings, TrainSettings
 from tutelage.losses import DIST, KD, CrossEntropy
 from tutelage.models.nets import mlp
 from tutelage.objective import Objective
-from tutelage.pipeline.training import Trained
+from tutelage.pipeline.training import TrainedModel
 from tutelage.teachers import ModuleTeacher, Teacher
 from tutelage.teachers.ensemble import Ensemble
 from tutelage.types import Batch, Outputs
@@ -60,7 +60,7 @@ class Trial:
         hidden: Its layers.
         start: Times the usual weights at the start.
         dropout: Share of the hidden units that is dropped, 0.4 times as much of the input.
-        spread: Times as far as the teacher puts a picture from the mean of its digit it is put.
+        spread: Times as far as the teacher puts an image from the mean of its digit it is put.
         word: What it hears of its teacher.
         has_raw_pixels: Whether pixels are of 0 to 1, not of mean 0 and standard deviation 1.
         is_chosen: Whether the epoch with the fewest test errors is taken, not the last.
@@ -168,7 +168,7 @@ STUDENTS = {
 }
 
 
-def teacher(lab: Lab, name: str, seed: int = 0) -> Trained:
+def teacher(lab: ExperimentRunner, name: str, seed: int = 0) -> TrainedModel:
     """One of the teachers."""
     if name == "cnn":
         return _Study(lab, (seed,), 1.0, "bf16").cnn
@@ -179,7 +179,7 @@ def teacher(lab: Lab, name: str, seed: int = 0) -> Trained:
     )
 
 
-def network(lab: Lab, trial: Trial) -> nn.Module:
+def network(lab: ExperimentRunner, trial: Trial) -> nn.Module:
     """What is trained, with its weights at the start."""
     made = mlp(10, hidden=trial.hidden, dropout=trial.dropout, input_dropout=0.4 * trial.dropout)
     with torch.no_grad():
@@ -212,11 +212,11 @@ class Spread:
 
     Args:
         teacher: The teacher.
-        lab: Has the training pictures.
+        lab: Has the training images.
         factor: Times the distance.
     """
 
-    def __init__(self, teacher: Teacher, lab: Lab, factor: float) -> None:
+    def __init__(self, teacher: Teacher, lab: ExperimentRunner, factor: float) -> None:
         """Ask for the means."""
         self.teacher, self.factor = teacher, factor
         self.gives, self.device = teacher.gives, teacher.device
@@ -224,29 +224,29 @@ class Spread:
         self.means = means(logits_of(teacher, lab), lab.train_labels)
 
     def __call__(self, batch: Batch) -> Outputs:
-        """The logits of these pictures."""
+        """The logits of these images."""
         assert batch.labels is not None
         mean = self.means[batch.labels]
         return Outputs(mean + self.factor * (self.teacher(batch).logits - mean))
 
 
 class MeanOfViews:
-    """A teacher that says of a picture, whatever view is shown, the mean of what it says of all.
+    """A teacher that says of an image, whatever view is shown, the mean of what it says of all.
 
     Args:
         teacher: The teacher.
-        lab: Has the training pictures.
+        lab: Has the training images.
     """
 
-    def __init__(self, teacher: Teacher, lab: Lab) -> None:
+    def __init__(self, teacher: Teacher, lab: ExperimentRunner) -> None:
         """Ask for all views."""
         self.gives, self.device = teacher.gives, teacher.device
         self.fingerprint = f"{teacher.fingerprint}, mean of views"
-        each = [logits_of(teacher, lab, OneView(JITTER, n)) for n in range(JITTER.num_views)]
+        each = [logits_of(teacher, lab, FixedView(JITTER, n)) for n in range(JITTER.num_views)]
         self.said = torch.stack(each).mean(dim=0)
 
     def __call__(self, batch: Batch) -> Outputs:
-        """The mean logits of these pictures."""
+        """The mean logits of these images."""
         return Outputs(self.said[batch.sample_ids])
 
 
@@ -257,8 +257,10 @@ def with_dropout(live: ModuleTeacher) -> ModuleTeacher:
     return live
 
 
-def logits_of(teacher: Teacher, lab: Lab, view: OneView = PLAIN) -> Float[Tensor, "n classes"]:
-    """What a teacher says of the training pictures, less the mean over the classes."""
+def logits_of(
+    teacher: Teacher, lab: ExperimentRunner, view: FixedView = PLAIN
+) -> Float[Tensor, "n classes"]:
+    """What a teacher says of the training images, less the mean over the classes."""
     reader = lab.reader(lab.splits.train, view)
     rows = torch.arange(len(reader)).split(BATCH)
     said = torch.cat([teacher(reader[ids, view.choose(ids, 0, 0)]).logits for ids in rows])
@@ -272,7 +274,7 @@ def means(
     return torch.stack([logits[labels == digit].mean(dim=0) for digit in range(10)])
 
 
-def told(lab: Lab, name: str) -> str:
+def told(lab: ExperimentRunner, name: str) -> str:
     """How far logits of a teacher lie from the mean of their digit, beside how far means differ."""
     logits = logits_of(source(lab, Trial(mixed(20), teacher=name)), lab)
     labels, digits = lab.train_labels, torch.arange(10)
@@ -283,7 +285,7 @@ def told(lab: Lab, name: str) -> str:
     return f"other digits' logits within {within:.2f}, between {between:.2f}"
 
 
-def source(lab: Lab, trial: Trial) -> Teacher:
+def source(lab: ExperimentRunner, trial: Trial) -> Teacher:
     """What a student learns from: one teacher's cache, or both teachers together, live."""
     if trial.teacher != "both":
         trained, folder = teacher(lab, trial.teacher), f"teacher-{trial.teacher}/cache"
@@ -297,7 +299,7 @@ def source(lab: Lab, trial: Trial) -> Teacher:
     return ModuleTeacher(together, lab.task, chunk=BATCH)
 
 
-def student(lab: Lab, name: str, seed: int) -> Trained:
+def student(lab: ExperimentRunner, name: str, seed: int) -> TrainedModel:
     """One of the students."""
     trial = STUDENTS[name]
     taught_by = source(lab, trial)
@@ -317,7 +319,7 @@ def student(lab: Lab, name: str, seed: int) -> Trained:
     )
 
 
-def count(lab: Lab, name: str, trained: Trained) -> float:
+def count(lab: ExperimentRunner, name: str, trained: TrainedModel) -> float:
     """Test errors; of a student that has not seen a digit, with the bias that has the fewest."""
     trial = STUDENTS.get(name)
     is_chosen = trial is not None and trial.is_chosen
@@ -344,7 +346,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.epochs:
         shorten(chosen.epochs)
-    lab = Lab(chosen.out, load_mnist(valid_fraction=0.0))
+    lab = ExperimentRunner(chosen.out, load_mnist(valid_fraction=0.0))
     for name in chosen.names:
         is_teacher = name in TEACHERS
         seeds = [0] if is_teacher else range(chosen.seeds)

@@ -19,15 +19,15 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def steps(network: nn.Module, batch: int, *, trains: bool, bf16: bool) -> Callable[[], object]:
-    """A training step, or an answer, on random pictures of 28x28 pixels."""
-    pictures, labels = torch.randn(batch, 1, 28, 28), torch.randint(10, (batch,))
+    """A training step, or an answer, on random images of 28x28 pixels."""
+    images, labels = torch.randn(batch, 1, 28, 28), torch.randint(10, (batch,))
     network.train(trains)
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
 
     def run() -> None:
         with torch.set_grad_enabled(trains):
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                logits = network(pictures)
+                logits = network(images)
             if trains:
                 F.cross_entropy(logits.float(), labels).backward()
                 optimizer.step()

@@ -15,8 +15,8 @@ import torch
 from scipy.stats import t as student_t
 
 from tutelage.bench.leaderboard import Interval, Leaderboard, Standing
-from tutelage.evidence import Components, half_width
 from tutelage.records import load_record
+from tutelage.significance import Components, half_width
 
 SMALLEST, LARGEST = 1e-9, 1e-3  # variances of the samples' means that are tried
 MOST_RESIDUAL = 1.04  # of the samples' variance: it is a part of it, but for rounding

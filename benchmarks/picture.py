@@ -1,4 +1,4 @@
-"""A line picture with intervals as a small SVG file, for the pages in docs/."""
+"""A line image with intervals as a small SVG file, for the pages in docs/."""
 
 import math
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def draw_curves(
 
 
 class _Scale:
-    """From bytes and shares to places in the picture."""
+    """From bytes and shares to places in the image."""
 
     def __init__(self, points: Sequence[Point], level: float) -> None:
         self.left = math.log(min(p.x for p in points) * 0.85)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from timing import machine
 
 from tutelage.config import build_job, read_recipe
-from tutelage.data.loading import Request, training_requests
+from tutelage.data.loading import SampleIndex, training_requests
 from tutelage.pipeline import run_job
 from tutelage.records import RunRecord
 
@@ -61,7 +61,7 @@ def shuffle(order: int) -> None:
     """Let trainings see the samples of each batch in another order."""
     generator = torch.Generator().manual_seed(order)
 
-    def shuffled(*given: Any, **settings: Any) -> Iterator[Request]:
+    def shuffled(*given: Any, **settings: Any) -> Iterator[SampleIndex]:
         for ids, views in training_requests(*given, **settings):
             rows = torch.randperm(len(ids), generator=generator) if order else slice(None)
             yield ids[rows], views[rows]

@@ -15,7 +15,7 @@ from timing import machine
 from torch import nn
 
 from tutelage.data.arrays import ArraySource
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.engine import Arm, OptimizerSettings, TrainSettings, fit
 from tutelage.losses import KD, CrossEntropy
 from tutelage.tasks import Classification
@@ -51,7 +51,7 @@ def network(hidden: int) -> nn.Module:
 
 def run_stage(stage: str, folder: Path) -> float:
     """One stage; its seconds."""
-    reader = Reader(ArraySource(folder / "train"), num_classes=CLASSES)
+    reader = BatchBuilder(ArraySource(folder / "train"), num_classes=CLASSES)
     live = ModuleTeacher(network(64), TASK, chunk=BATCH)
     cache = folder / "cache"
     begun = time.perf_counter()
@@ -66,7 +66,7 @@ def run_stage(stage: str, folder: Path) -> float:
     return time.perf_counter() - begun
 
 
-def train(reader: Reader, teacher: CachedTeacher, folder: Path) -> None:
+def train(reader: BatchBuilder, teacher: CachedTeacher, folder: Path) -> None:
     """One epoch."""
     arm = Arm(
         name="distilled",

@@ -21,12 +21,12 @@ from torch import nn
 
 from tutelage.config import build_job, read_recipe
 from tutelage.config.build import data_facts
-from tutelage.evidence import paired_interval
 from tutelage.job import Job
 from tutelage.models.cost import count_parameters
 from tutelage.models.propose import Facts
 from tutelage.models.slices import initialise, slice_network
 from tutelage.pipeline.run import prepare_teacher
+from tutelage.significance import paired_interval
 
 
 def main() -> None:

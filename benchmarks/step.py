@@ -13,7 +13,7 @@ from timing import alternate, machine, median_ms, pooled, ratio
 from torch import nn
 
 import tutelage
-from tutelage.data.loading import Reader, training_requests
+from tutelage.data.loading import BatchBuilder, training_requests
 from tutelage.data.sources import TensorSource
 from tutelage.inputs import ImageInputs
 from tutelage.models.nets import mlp, resnet
@@ -73,7 +73,7 @@ def make_sides(case: Case, folder: Path) -> Mapping[str, Callable[[], object]]:
     images = torch.randint(0, 256, (8 * case.batch_size, *case.shape), dtype=torch.uint8)
     source = TensorSource(images, torch.randint(0, CLASSES, (len(images),)))
     channels = case.shape[0]
-    reader = Reader(
+    reader = BatchBuilder(
         source,
         case.views,
         inputs=ImageInputs([0.5] * channels, [0.25] * channels),
@@ -119,7 +119,7 @@ def our_step(
     teacher: tutelage.ModuleTeacher | tutelage.CachedTeacher | None,
 ) -> Callable[[], object]:
     """The Distiller's step."""
-    trainee = tutelage.Trainee(new_student(case), objective, TASK)
+    trainee = tutelage.TrainingModule(new_student(case), objective, TASK)
     optimizer = torch.optim.AdamW(trainee.parameters(), lr=LR, fused=True)
     distiller = tutelage.Distiller(trainee, teacher, optimizer)
     turn = itertools.cycle(batches)

@@ -1,7 +1,7 @@
-"""Every target with several networks, float and eight bits: size, speed, agreement, or why not.
+"""Every target with several networks, float and int8: size, speed, agreement, or why not.
 
 Networks are trained for a moment on the handwritten digits, so that agreement means something:
-pictures of 32 x 32 for the image classifiers, their 64 grey values as tokens for the text encoder.
+images of 32 x 32 for the image classifiers, their 64 grey values as tokens for the text encoder.
 The files of one network and target are timed as `tutelage measure` does, one sample a call and one
 thread: against the float ONNX file, each runtime in a process of its own, in an order drawn anew
 for each round. Results are kept by network and target, and the same command goes on where it
@@ -86,11 +86,11 @@ def mobile() -> nn.Module:
 
 
 class Grey(nn.Module):
-    """A grey picture as one of three equal channels."""
+    """A grey image as one of three equal channels."""
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """The same picture three times."""
-        return pictures.expand(-1, 3, -1, -1)
+    def forward(self, images: Tensor) -> Tensor:
+        """The same image three times."""
+        return images.expand(-1, 3, -1, -1)
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -141,7 +141,7 @@ def trained(name: str, folder: Path, epochs: int) -> nn.Module:
 def files(
     name: str, network: nn.Module, target: str, folder: Path
 ) -> Iterator[tuple[str, Path | None, str]]:
-    """Float and eight bits of one target: the kind, and the file or the reason why not."""
+    """Float and int8 of one target: the kind, and the file or the reason why not."""
     kind = TARGETS[target]
     train, _, test, _ = digits(name)
     source = folder / f"{name.replace(' ', '-')}{kind.suffix}"
@@ -151,14 +151,14 @@ def files(
     except (ExportError, MissingExtraError) as error:
         yield FLOAT, None, str(error)
         return
-    for way in kind.ways:
-        path = source.with_name(f"{source.stem}.{way}{kind.suffix}")
+    for scheme in kind.schemes:
+        path = source.with_name(f"{source.stem}.{scheme}{kind.suffix}")
         try:
-            kind.quantise(network, source, train[:256].split(64), path, way)
-            yield way, path, ""
+            kind.quantise(network, source, train[:256].split(64), path, scheme)
+            yield scheme, path, ""
         except ExportError as error:
-            yield way, None, str(error)
-    if not kind.ways:
+            yield scheme, None, str(error)
+    if not kind.schemes:
         yield "int8", None, kind.why_no_int8
 
 
@@ -225,20 +225,20 @@ def in_kit(path: Path, sample: Tensor) -> KitNetwork:
 
 
 def table(rows: list[Row]) -> str:
-    """A row a network and target as Markdown: float, then each way to eight bits."""
-    ways = dict.fromkeys(way for target in TARGETS.values() for way in target.ways)
-    heads = ["network", "target", FLOAT, *ways]
+    """A row a network and target as Markdown: float, then each int8 scheme."""
+    schemes = dict.fromkeys(scheme for target in TARGETS.values() for scheme in target.schemes)
+    heads = ["network", "target", FLOAT, *schemes]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     found = {(row.network, row.target, row.kind): row for row in rows}
     for network, target in dict.fromkeys((row.network, row.target) for row in rows):
-        cells = [cell(found.get((network, target, kind))) for kind in (FLOAT, *ways)]
+        cells = [cell(found.get((network, target, kind))) for kind in (FLOAT, *schemes)]
         lines.append(f"| {network} | {target} | {' | '.join(cells)} |")
     reasons = dict.fromkeys(f"{row.target} {row.kind}: {row.reason}" for row in rows if row.reason)
     return "\n".join([*lines, "", *reasons])
 
 
 def cell(row: Row | None) -> str:
-    """Size, speed against float ONNX, and of eight bits the agreement; or why there is no file."""
+    """Size, speed against float ONNX, and of int8 the agreement; or why there is no file."""
     if row is None or row.reason:
         return "–" if row is None else "no"
     text = f"{row.size_bytes / 1000:,.0f} kB, {row.ratio:.2f}×"

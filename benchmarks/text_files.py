@@ -26,10 +26,10 @@ from torch import Tensor
 
 from tutelage.deploy.causal import OnnxText
 from tutelage.deploy.text_targets import TEXT_TARGETS
-from tutelage.engine.writing import continued, likeliest
+from tutelage.engine.generation import generate, greedy
 from tutelage.models.causal import make_causal
+from tutelage.pipeline.lm_export import READ, test_sample
 from tutelage.pipeline.reopen import reopen
-from tutelage.pipeline.text_files import READ, test_sample
 
 Write = Callable[[Tensor], list[int]]
 
@@ -88,7 +88,7 @@ def main() -> None:
     model = make_causal(str(folder)).eval()
     onnx = OnnxText(folder / TEXT_TARGETS["onnx"].file)
     sides: dict[str, Write] = {
-        "PyTorch": lambda one: continued(model, one, count, likeliest)[0, READ:].tolist(),
+        "PyTorch": lambda one: generate(model, one, count, greedy)[0, READ:].tolist(),
         "onnx": lambda one: onnx.write(one, count)[0, READ:].tolist(),
     }
     text = run.job.problem.tokenizer.decode(prompts.flatten())

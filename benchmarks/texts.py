@@ -14,7 +14,7 @@ from timing import alternate, machine, median_ms, ratio
 from torch import nn
 
 from tutelage.config import build_job, read_recipe
-from tutelage.data.loading import Reader, in_order
+from tutelage.data.loading import BatchBuilder, in_order
 from tutelage.data.sources import SubsetSource
 from tutelage.job import Job
 from tutelage.models.attention import fastest_attention
@@ -66,11 +66,15 @@ def measure_judging(turns: int) -> None:
         ids = torch.arange(min(NUM_JUDGED, len(splits.valid)))
         reader = job.reader(SubsetSource(splits.valid, ids))
 
-        def in_turn(job: Job = job, student: nn.Module = student, reader: Reader = reader) -> None:
+        def in_turn(
+            job: Job = job, student: nn.Module = student, reader: BatchBuilder = reader
+        ) -> None:
             requests = in_order(len(reader), batch_size=32)
             job.task.predict(student, (reader[request] for request in requests), CPU)
 
-        def together(job: Job = job, student: nn.Module = student, reader: Reader = reader) -> None:
+        def together(
+            job: Job = job, student: nn.Module = student, reader: BatchBuilder = reader
+        ) -> None:
             predict_data(job.task, student, reader, batch_size=32, device=CPU)
 
         sides = {"in turn": in_turn, "together": together}

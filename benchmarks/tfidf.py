@@ -18,8 +18,8 @@ from torch import Tensor
 from tutelage.config import build_job, read_recipe
 from tutelage.data.loading import in_order
 from tutelage.data.text import Columns, held_out_parts, read_parts
-from tutelage.evidence import paired_interval
 from tutelage.models.load import load_weights
+from tutelage.significance import paired_interval
 
 CHOICES = ("selected", "last")
 

@@ -13,9 +13,9 @@ import torch
 from timing import machine
 
 from tutelage.data.corpus import load_corpus
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.models.causal import make_causal
-from tutelage.places import place_or_name
+from tutelage.paths import path_or_hub_name
 from tutelage.tasks import LanguageModeling
 from tutelage.teachers import CachedTeacher
 from tutelage.teachers.build import build_cache
@@ -54,26 +54,26 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--text", default="english")
-    parser.add_argument("--block", type=int, default=128, help="tokens of a block")
+    parser.add_argument("--block-size", type=int, default=128, help="tokens of a block")
     parser.add_argument("--codecs", nargs="+", default=CODECS)
     chosen = parser.parse_args()
     corpus = load_corpus(
-        Path(place_or_name(chosen.text)),
+        Path(path_or_hub_name(chosen.text)),
         chosen.model,
-        block=chosen.block,
+        block_size=chosen.block_size,
         train_tokens=chosen.tokens,
     )
-    task = LanguageModeling(corpus.num_words, chosen.block)
-    reader = Reader(corpus.splits.train, num_classes=corpus.num_words)
-    teacher = Asked(make_causal(place_or_name(chosen.model)), task, chunk=4)
+    task = LanguageModeling(corpus.vocab_size, chosen.block_size)
+    reader = BatchBuilder(corpus.splits.train, num_classes=corpus.vocab_size)
+    teacher = Asked(make_causal(path_or_hub_name(chosen.model)), task, chunk=4)
     ids = torch.arange(len(reader))
     begun = time.process_time()
     for part in ids.split(4):
         teacher(reader[part, torch.zeros_like(part)])
-    count = len(reader) * chosen.block
+    count = len(reader) * chosen.block_size
     forward = count / (time.process_time() - begun)
     print(machine(torch.get_num_threads()))
-    print(f"{chosen.model}, {count} tokens, {corpus.num_words} words")
+    print(f"{chosen.model}, {count} tokens, {corpus.vocab_size} words")
     print(f"The teacher says {forward:.0f} tokens a second (of the processor).\n")
     print(
         "| codec | bytes a token | KL, nats | gradient's bias | tokens/s written | tokens/s read |"
@@ -83,7 +83,7 @@ def main() -> None:
         print(row(name, teacher, reader, count), flush=True)
 
 
-def row(name: str, teacher: Asked, reader: Reader, count: int) -> str:
+def row(name: str, teacher: Asked, reader: BatchBuilder, count: int) -> str:
     """One codec's row of the table.
 
     Args:

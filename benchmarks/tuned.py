@@ -14,9 +14,9 @@ from torch import Tensor
 
 from tutelage.config import build_job, read_recipe
 from tutelage.config.read import recipe_path
-from tutelage.evidence import paired_interval
 from tutelage.job import Job
 from tutelage.pipeline.run import prepare_teacher
+from tutelage.significance import paired_interval
 from tutelage.tune import Search, tune
 
 

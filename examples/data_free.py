@@ -1,4 +1,4 @@
-"""Distillation without data: pictures drawn out of the teacher's own batch norms."""
+"""Distillation without data: images drawn out of the teacher's own batch norms."""
 
 import torch
 
@@ -10,7 +10,7 @@ from tutelage.models.nets import cnn
 
 def train(student, objective, teacher, inputs, labels, epochs):
     """A plain loop with Tutelage's step."""
-    trainee = tutelage.Trainee(student, objective, tutelage.Classification(num_classes=10))
+    trainee = tutelage.TrainingModule(student, objective, tutelage.Classification(num_classes=10))
     optimizer = torch.optim.AdamW(trainee.parameters(), lr=5e-3)
     distiller = tutelage.Distiller(trainee, teacher, optimizer)
     trainee.train()
@@ -25,9 +25,9 @@ def main() -> None:
     torch.manual_seed(0)
     splits = load_digits()
     everything = (source.fetch(torch.arange(len(source))) for source in (splits.train, splits.test))
-    (pictures, labels), (test_pictures, test_labels) = everything
+    (images, labels), (test_pictures, test_labels) = everything
     norm = (torch.tensor(splits.mean), torch.tensor(splits.std))
-    inputs, test_inputs = ((p / 255 - norm[0]) / norm[1] for p in (pictures, test_pictures))
+    inputs, test_inputs = ((p / 255 - norm[0]) / norm[1] for p in (images, test_pictures))
     task = tutelage.Classification(num_classes=10)
     network = train(cnn(10, width=32), 1.0 * tutelage.CrossEntropy(), None, inputs, labels, 20)
     teacher = tutelage.ModuleTeacher(network, task, chunk=64)
@@ -37,7 +37,7 @@ def main() -> None:
 
     print(f"teacher: {accuracy(network)}")
     made = invert(network, 1500, (1, 8, 8), 10, InversionSettings(steps=200))
-    transfers = {"noise": torch.randn(1500, 1, 8, 8), "inverted pictures": made.inputs}
+    transfers = {"noise": torch.randn(1500, 1, 8, 8), "inverted images": made.inputs}
     for name, transfer in transfers.items():
         objective = 1.0 * tutelage.KD(temperature=4)
         student = train(cnn(10, width=8), objective, teacher, transfer, made.labels, 30)

@@ -15,7 +15,7 @@ def net(width: int) -> nn.Module:
 def distil(student: nn.Module, teacher, objective, inputs, labels, epochs: int) -> None:
     """A plain loop over batches; each one is a `Batch`, each step a call."""
     task = tutelage.Classification(num_classes=10)
-    trainee = tutelage.Trainee(student, objective, task)
+    trainee = tutelage.TrainingModule(student, objective, task)
     optimizer = torch.optim.AdamW(trainee.parameters(), lr=3e-3)
     distiller = tutelage.Distiller(trainee, teacher, optimizer)
     for epoch in range(epochs):
@@ -31,8 +31,8 @@ def main() -> None:
     """Train a teacher on labels, then a student on teacher and labels."""
     torch.manual_seed(0)
     splits = load_digits()
-    pictures, labels = splits.train.fetch(torch.arange(len(splits.train)))
-    inputs = pictures / 255
+    images, labels = splits.train.fetch(torch.arange(len(splits.train)))
+    inputs = images / 255
     model, student = net(512), net(8)
     distil(model, None, 1.0 * tutelage.CrossEntropy(), inputs, labels, epochs=20)
     teacher = tutelage.ModuleTeacher(model, tutelage.Classification(num_classes=10), chunk=64)

@@ -26,9 +26,9 @@ def main() -> None:
     """Train a teacher on labels, then a student on both."""
     torch.manual_seed(0)
     splits = load_digits()
-    pictures, labels = splits.train.fetch(torch.arange(len(splits.train)))
+    images, labels = splits.train.fetch(torch.arange(len(splits.train)))
     test_pictures, test_labels = splits.test.fetch(torch.arange(len(splits.test)))
-    inputs, test_inputs = pictures / 255, test_pictures / 255
+    inputs, test_inputs = images / 255, test_pictures / 255
     teacher, student = net(512), net(8)
     train(teacher, lambda logits, _, label: cross_entropy(logits, label), inputs, labels, 30)
 

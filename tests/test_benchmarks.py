@@ -63,7 +63,7 @@ TINY: dict[str, list[str]] = {
     "texts.py": ["--turns", "2", "--shapes", "2x8"],
     "tfidf.py": ["movie_snippets", "--run", "RUN movie_snippets"],
     "token_cache.py": [
-        *("--tokens", "640", "--block", "32"),
+        *("--tokens", "640", "--block-size", "32"),
         *("--codecs", "float16", "topk:4", "sampled:8"),
     ],
     "tuned.py": ["digits", *SHORT, "output=tuned", "seeds=[0]", "--trials", "2", "--seeds", "1"],
@@ -72,7 +72,7 @@ RUNS = {
     "digits": ["measure=null"],
     "movie_snippets": ["measure=null", "data.max_length=16"],
     "smollm2": [
-        *("data.block=40", "data.train_tokens=1600", "data.valid_tokens=320"),
+        *("data.block_size=40", "data.train_tokens=1600", "data.valid_tokens=320"),
         *("data.test_tokens=640", "student.settings.keep_layers=[0,3]"),
     ],
 }

@@ -61,8 +61,8 @@ def save_run(run_dir: Path, label: int = 1) -> Path:
         summaries=[],
         verdicts={},
         samples=[
-            SoftTargetSample(sample_id=17, label=label, picture_png=PIXEL, logits=logits),
-            SoftTargetSample(sample_id=23, label=0, picture_png=None, logits=logits),
+            SoftTargetSample(sample_id=17, label=label, image_png=PIXEL, logits=logits),
+            SoftTargetSample(sample_id=23, label=0, image_png=None, logits=logits),
         ],
     )
     save_record(run_dir / "results.json", record)
@@ -244,7 +244,7 @@ def test_a_runs_sample_brings_its_logits_label_and_temperature(tmp_path: Path) -
     example = from_run(save_run(tmp_path))
     assert example.student_logits == (-1.0, 1.0)
     assert example.teacher_logits == (0.0, 4.0)
-    assert (example.label, example.temperature, example.picture_png) == ("dog", 4.0, PIXEL)
+    assert (example.label, example.temperature, example.image_png) == ("dog", 4.0, PIXEL)
     assert example.source == "pets, test sample 17, distilled student"
     other = from_run(tmp_path, sample=1, arm="baseline")
     assert (other.student_logits, other.label) == ((1.0, 0.0), "cat")
@@ -278,7 +278,7 @@ def test_a_label_beyond_the_class_names_is_refused(tmp_path: Path) -> None:
 def test_page_stands_alone_and_escapes_names() -> None:
     names = ("<b>", "</script>", "c", "d")
     numbers = explain(replace(TEXTBOOK, classes=names, label="<b>")).to_json()
-    page = explain_page(numbers, picture_png=PIXEL)
+    page = explain_page(numbers, image_png=PIXEL)
     assert "http" not in page
     assert page.count("</script>") == 2
     assert "&lt;b&gt;" in page

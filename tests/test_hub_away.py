@@ -10,7 +10,7 @@ from tutelage.data.text import load_text
 from tutelage.errors import DataError, ModelError
 from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.models.load import make_model
-from tutelage.places import hub_asked_once
+from tutelage.paths import hub_asked_once
 
 
 @pytest.fixture

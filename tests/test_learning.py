@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from tutelage.data.builtin import load_digits
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.views import Shift
 from tutelage.engine import Arm, OptimizerSettings, TrainSettings, fit
-from tutelage.evidence import judge
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.nets import mlp
+from tutelage.significance import compare_arms
 from tutelage.tasks import Classification
 from tutelage.teachers import ModuleTeacher
 
@@ -23,7 +23,7 @@ def test_kd_beats_its_baseline_on_digits_by_more_than_a_point(tmp_path):
     # written. Where the student is large enough to begin with there is little left to gain.
     splits = load_digits()
     norm = {"inputs": splits.inputs, "num_classes": 10}
-    train, test = Reader(splits.train, Shift(1), **norm), Reader(splits.test, **norm)
+    train, test = BatchBuilder(splits.train, Shift(1), **norm), BatchBuilder(splits.test, **norm)
     batch = test[torch.arange(len(test)), torch.zeros(len(test), dtype=torch.long)]
 
     def trained(name, seed, objective, teacher, hidden):
@@ -43,6 +43,6 @@ def test_kd_beats_its_baseline_on_digits_by_more_than_a_point(tmp_path):
         torch.stack([answers(trained(name, seed, loss, by, 6)) for seed in range(5)])
         for name, loss, by in (("distilled", soft, teacher), ("baseline", hard, None))
     )
-    found = judge(distilled, baseline)
+    found = compare_arms(distilled, baseline)
     assert found.word == "helped", found.sentence
     assert found.difference > MARGIN, found.sentence

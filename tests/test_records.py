@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tutelage.checksums import write_json_with_checksum
 from tutelage.errors import RunFolderError
 from tutelage.files import write_json
 from tutelage.records import (
@@ -22,7 +23,6 @@ from tutelage.records import (
     load_record,
     save_record,
 )
-from tutelage.sealed import write_sealed
 
 EVALUATION = Evaluation(
     accuracy=0.5,
@@ -70,7 +70,7 @@ def test_rows_of_files_are_read_under_their_older_names(tmp_path):
         older[part] = [{names.get(key, key): v for key, v in row.items()} for row in older[part]]
     assert "accuracy" in older["quantised"][0]
     path = tmp_path / "results.json"
-    write_sealed(path, older)
+    write_json_with_checksum(path, older)
     assert load_record(path, RunRecord) == record
 
 

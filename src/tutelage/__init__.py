@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tutelage.engine import Distiller as Distiller
     from tutelage.engine import OptimizerSettings as OptimizerSettings
     from tutelage.engine import ScheduleSettings as ScheduleSettings
-    from tutelage.engine import Trainee as Trainee
+    from tutelage.engine import TrainingModule as TrainingModule
     from tutelage.engine import TrainSettings as TrainSettings
     from tutelage.errors import TutelageError as TutelageError
     from tutelage.inputs import InputKind as InputKind
@@ -62,7 +62,7 @@ _HOMES = {
         "OptimizerSettings",
         "ScheduleSettings",
         "TrainSettings",
-        "Trainee",
+        "TrainingModule",
     ),
     "tutelage.errors": ("TutelageError",),
     "tutelage.objective": ("Loss", "LossReport", "Objective", "Ramp"),

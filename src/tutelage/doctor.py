@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from tutelage.data.labels import some_names
-from tutelage.data.loading import Reader, in_order, num_batches, spread
+from tutelage.data.loading import BatchBuilder, in_order, num_batches, spread
 from tutelage.data.randomness import random_state_kept
 from tutelage.data.scan import Scan, check_files, parts_of, scan, sources_of_files
 from tutelage.deploy import TARGETS
 from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine import TrainSettings
 from tutelage.engine.prepare import prepare_from
-from tutelage.engine.trainee import Trainee
+from tutelage.engine.training_module import TrainingModule
 from tutelage.engine.trial import FEW, check_trainable, told_as, try_training
 from tutelage.errors import (
     ConfigError,
@@ -48,7 +48,7 @@ from tutelage.teachers.steady import said_twice
 from tutelage.types import Batch, Outputs, Signal, first_tensor, tensor_bytes, tensors_of
 from tutelage.wording import quantity
 
-PROBLEM, WARNING, FINE = "problem", "warning", "fine"
+PROBLEM, WARNING, OK = "problem", "warning", "fine"
 SAMPLE = 512
 SKEWED = 0.8  # share of one class from where on accuracy says little
 REPEATED = 16  # samples that are asked for twice before a cache is built
@@ -58,7 +58,7 @@ HIGH = 2.0  # temperatures above it flatten what the teacher says of most sample
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """Result of one check.
 
     Attributes:
@@ -170,7 +170,7 @@ def _try_objective(job: Job, batch: Batch) -> None:
         gives |= {Signal.LABELS}
     job.objective.check(gives, f"{giver} with this data", job.task.gives)
     if job.splits.train.is_partly_labelled:
-        job.objective.check_gaps("the training data")
+        job.objective.check_all_labelled("the training data")
     trainee, teacher = _try_out(job, batch)
     with of_role("teacher"):
         said = said_twice(teacher, batch)
@@ -197,12 +197,12 @@ def _try_labels(job: Job) -> None:
 
 
 def _try_on_labels(
-    job: Job, name: str, network: nn.Module, settings: TrainSettings, reader: Reader
+    job: Job, name: str, network: nn.Module, settings: TrainSettings, reader: BatchBuilder
 ) -> None:
     objective = job.baseline_objective
     size = min(FEW, settings.batch_size)
     network = prepare_from(network, objective, job.task, reader, batch_size=size)
-    try_training(name, Trainee(network, objective, job.task), None, reader, settings)
+    try_training(name, TrainingModule(network, objective, job.task), None, reader, settings)
 
 
 @torch.no_grad()
@@ -225,7 +225,7 @@ def _try_splits(job: Job) -> None:
 
 def _try_out(
     job: Job, batch: Batch, network: nn.Module | None = None
-) -> tuple[Trainee, ModuleTeacher]:
+) -> tuple[TrainingModule, ModuleTeacher]:
     """The training module with its adapters, and an untrained teacher with the outputs it needs.
 
     Args:
@@ -251,33 +251,33 @@ def _try_out(
         batch_size=len(batch),
         teacher=teacher,
     )
-    return Trainee(student, objective, job.task, job.settings.precision), teacher
+    return TrainingModule(student, objective, job.task, job.settings.precision), teacher
 
 
-def check(job: Job) -> list[Finding]:
+def check(job: Job) -> list[CheckResult]:
     """Check everything, continue after a problem, and estimate memory and time.
 
     Args:
         job: A run that has not begun; nothing of it is changed or written, save for a test file
             in the output folder.
     """
-    looks: list[Callable[[Job], Iterator[Finding]]] = [
-        _look_at_output,
-        _look_at_data,
-        _look_at_student,
-        _look_at_teacher,
-        _look_at_inputs,
-        _look_at_training,
-        _look_at_cost,
+    looks: list[Callable[[Job], Iterator[CheckResult]]] = [
+        _check_output,
+        _check_data,
+        _check_student,
+        _check_teacher,
+        _check_inputs,
+        _check_training,
+        _check_cost,
     ]
-    findings: list[Finding] = []
+    findings: list[CheckResult] = []
     for look in looks:
         try:
             findings += list(look(job))
         except TutelageError as error:
-            about = look.__name__.removeprefix("_look_at_")
+            about = look.__name__.removeprefix("_check_")
             if str(error) not in {finding.text for finding in findings}:
-                findings.append(Finding(PROBLEM, about, str(error)))
+                findings.append(CheckResult(PROBLEM, about, str(error)))
     return findings
 
 
@@ -294,29 +294,29 @@ def check_output(job: Job) -> None:
     probe.unlink()
 
 
-def _look_at_output(job: Job) -> Iterator[Finding]:
+def _check_output(job: Job) -> Iterator[CheckResult]:
     check_output(job)
-    yield Finding(FINE, "output", f"{job.out} can be written.")
+    yield CheckResult(OK, "output", f"{job.out} can be written.")
 
 
-def _look_at_data(job: Job) -> Iterator[Finding]:
+def _check_data(job: Job) -> Iterator[CheckResult]:
     splits = job.splits
-    yield from (Finding(FINE, "data", note) for note in job.notes)
+    yield from (CheckResult(OK, "data", note) for note in job.notes)
     files = sources_of_files(splits)
     check_files(files)
     for source in files:
-        yield from (Finding(FINE, "images", text) for text in source.describe())
+        yield from (CheckResult(OK, "images", text) for text in source.describe())
     if splits.valid is None:
-        yield Finding(WARNING, "data", "There is no valid data: the last epoch is delivered.")
+        yield CheckResult(WARNING, "data", "There is no valid data: the last epoch is delivered.")
     for name, source in parts_of(splits).items():
         found = scan(source, name, job.task.width, workers=job.settings.workers)
-        yield from _look_at_part(job, name, found)
+        yield from _check_part(job, name, found)
 
 
-def _look_at_part(job: Job, name: str, found: Scan) -> Iterator[Finding]:
+def _check_part(job: Job, name: str, found: Scan) -> Iterator[CheckResult]:
     if not found.has_labels:
-        level = WARNING if Signal.LABELS in job.task.task_loss().needs else FINE
-        yield Finding(
+        level = WARNING if Signal.LABELS in job.task.task_loss().needs else OK
+        yield CheckResult(
             level, "data", f"{name}: {quantity(found.num_samples, 'sample')} without labels."
         )
         return
@@ -324,42 +324,42 @@ def _look_at_part(job: Job, name: str, found: Scan) -> Iterator[Finding]:
         absent = (found.counts == 0).nonzero().flatten().tolist()
         names = [job.splits.class_names[number] for number in absent]
         if absent:
-            yield Finding(WARNING, "data", f"{name}: no sample of {some_names(names)}.")
+            yield CheckResult(WARNING, "data", f"{name}: no sample of {some_names(names)}.")
         largest, all_known = int(found.counts.max()), int(found.counts.sum())
         if name == "test" and largest > SKEWED * all_known and job.task.metric == ACCURACY:
-            yield Finding(
+            yield CheckResult(
                 WARNING,
                 "data",
                 f"{largest / all_known:.0%} of the test samples are of one class: always naming it "
                 "is as accurate. metric: balanced_accuracy or macro_f1 says more.",
             )
     text = f"{name}: {quantity(found.num_samples, 'sample')}, {found.num_read:,} read."
-    yield Finding(FINE, "data", text)
+    yield CheckResult(OK, "data", text)
 
 
-def _look_at_student(job: Job) -> Iterator[Finding]:
+def _check_student(job: Job) -> Iterator[CheckResult]:
     student = still(job.new_student(0))
     batches = (first_batch(job, 4), *longest_batch(job))
     try_network("student", lambda: student, job.task, *batches)
     yield _compare_sizes(job, _count_delivered(job, student))
     if not any(parameter.requires_grad for parameter in job.new_student(0).parameters()):
-        yield Finding(PROBLEM, "student", "It has no parameter that can be trained.")
+        yield CheckResult(PROBLEM, "student", "It has no parameter that can be trained.")
 
 
-def _compare_sizes(job: Job, count: int) -> Finding:
+def _compare_sizes(job: Job, count: int) -> CheckResult:
     try:
         network = job.new_teacher()
     except TutelageError:  # told where the teacher is looked at
-        return Finding(FINE, "student", f"{quantity(count, 'parameter')}.")
+        return CheckResult(OK, "student", f"{quantity(count, 'parameter')}.")
     if holds_estimator(network):
         text = f"{quantity(count, 'parameter')}; the teacher is no network."
-        return Finding(FINE, "student", text)
+        return CheckResult(OK, "student", text)
     teacher = count_parameters(network)
     times = f"{teacher / max(1, count):.1f} x"
     text = f"{quantity(count, 'parameter')}, the teacher has {teacher:,} ({times})."
     if count < teacher:
-        return Finding(FINE, "student", text)
-    return Finding(WARNING, "student", f"{text} It is no smaller.")
+        return CheckResult(OK, "student", text)
+    return CheckResult(WARNING, "student", f"{text} It is no smaller.")
 
 
 def _count_delivered(job: Job, student: nn.Module) -> int:
@@ -370,26 +370,26 @@ def _count_delivered(job: Job, student: nn.Module) -> int:
         return count_parameters(student)
 
 
-def _look_at_teacher(job: Job) -> Iterator[Finding]:
+def _check_teacher(job: Job) -> Iterator[CheckResult]:
     teacher = job.new_teacher()
     batch = first_batch(job, 16)
     given_training = teacher.training
     teacher.eval()
     try_teachers(job, batch, *longest_batch(job))
-    yield from _look_at_steadiness(teacher, job.teacher_task, batch)
+    yield from _check_steadiness(teacher, job.teacher_task, batch)
     if job.teacher.train is not None:
-        yield Finding(FINE, "teacher", "It is trained here before it teaches.")
+        yield CheckResult(OK, "teacher", "It is trained here before it teaches.")
         return
     for plan in job.teachers:
         for note in job.order_notes(plan, job.new_member(plan)):
-            yield Finding(WARNING, "teacher", note)
+            yield CheckResult(WARNING, "teacher", note)
     if given_training:
         text = "It was given in train mode; it teaches in eval mode."
-        yield Finding(WARNING, "teacher", text)
-    yield from _look_at_accuracy(job, teacher)
+        yield CheckResult(WARNING, "teacher", text)
+    yield from _check_accuracy(job, teacher)
 
 
-def _look_at_steadiness(teacher: nn.Module, task: Task, batch: Batch) -> Iterator[Finding]:
+def _check_steadiness(teacher: nn.Module, task: Task, batch: Batch) -> Iterator[CheckResult]:
     """Check that the teacher gives the same outputs twice and does not change."""
     with torch.no_grad():
         before = state_fingerprint(teacher)
@@ -398,21 +398,21 @@ def _look_at_steadiness(teacher: nn.Module, task: Task, batch: Batch) -> Iterato
     moving = [name for name, module in teacher.named_modules() if module.training]
     if before != after:
         text = "Its buffers change in eval mode (a batch norm that still updates?)."
-        yield Finding(PROBLEM, "teacher", f"{text} {_modules(moving)}")
+        yield CheckResult(PROBLEM, "teacher", f"{text} {_modules(moving)}")
     elif not torch.equal(first.nan_to_num(), second.nan_to_num()):
         text = "It gives other logits for the same inputs in eval mode (dropout left on?)."
-        yield Finding(PROBLEM, "teacher", f"{text} {_modules(moving)}")
+        yield CheckResult(PROBLEM, "teacher", f"{text} {_modules(moving)}")
     elif moving:
-        yield Finding(WARNING, "teacher", f"Parts stay in train mode. {_modules(moving)}")
+        yield CheckResult(WARNING, "teacher", f"Parts stay in train mode. {_modules(moving)}")
     else:
-        yield Finding(FINE, "teacher", "Same outputs on two passes; its buffers do not change.")
+        yield CheckResult(OK, "teacher", "Same outputs on two passes; its buffers do not change.")
 
 
 def _modules(names: list[str]) -> str:
     return f"In train mode: {', '.join(names[:3])}." if names else "Look at its forward."
 
 
-def _look_at_accuracy(job: Job, teacher: nn.Module) -> Iterator[Finding]:
+def _check_accuracy(job: Job, teacher: nn.Module) -> Iterator[CheckResult]:
     source = job.splits.valid or job.splits.train
     reader = job.reader(source)
     requests = in_order(min(len(reader), 4 * SAMPLE), batch_size=job.settings.batch_size)
@@ -423,7 +423,7 @@ def _look_at_accuracy(job: Job, teacher: nn.Module) -> Iterator[Finding]:
     if metric != ACCURACY:
         items = quantity(len(said.labels), "validation item")
         text = f"{metric.title} {metric.text(value)} on {items}."
-        yield Finding(FINE, "teacher", text)
+        yield CheckResult(OK, "teacher", text)
         return
     accuracy, labels = value, said.labels
     chance = job.task.chance(labels)
@@ -431,15 +431,17 @@ def _look_at_accuracy(job: Job, teacher: nn.Module) -> Iterator[Finding]:
     found = f"{accuracy:.2%} on {count}; the largest class is {chance:.2%}"
     if accuracy <= chance:
         text = f"It is no better than chance: {found}. Are its weights loaded, its classes in the "
-        yield Finding(PROBLEM, "teacher", f"{text}order of the labels, its normalisation right?")
+        yield CheckResult(
+            PROBLEM, "teacher", f"{text}order of the labels, its normalisation right?"
+        )
         return
-    yield Finding(FINE, "teacher", f"{found}.")
+    yield CheckResult(OK, "teacher", f"{found}.")
     floor = _linear_floor(job)
     if floor is not None and accuracy <= floor:
         text = (
             f"A linear classifier on the inputs reaches {floor:.2%} on the same data: the teacher"
         )
-        yield Finding(WARNING, "teacher", f"{text} may be no better than the baseline student.")
+        yield CheckResult(WARNING, "teacher", f"{text} may be no better than the baseline student.")
 
 
 def _linear_floor(job: Job) -> float | None:
@@ -463,7 +465,7 @@ def _linear_floor(job: Job) -> float | None:
     return float(model.score(*flat(job.splits.valid, 4 * SAMPLE)))
 
 
-def _look_at_inputs(job: Job) -> Iterator[Finding]:
+def _check_inputs(job: Job) -> Iterator[CheckResult]:
     """Check whether the teacher expects another size or normalisation than the data have."""
     teacher = job.teacher.make()
     wanted = getattr(teacher, "pretrained_cfg", None) or getattr(teacher, "default_cfg", None)
@@ -473,39 +475,39 @@ def _look_at_inputs(job: Job) -> Iterator[Finding]:
     expected = wanted.get("input_size", (0, 0, size))[-1]
     if job.teacher.image_size is None and expected != size:
         text = f"It was trained on {expected} pixels, the data have {size}. Set"
-        yield Finding(WARNING, "inputs", f"{text} teacher.image_size: {expected}.")
+        yield CheckResult(WARNING, "inputs", f"{text} teacher.image_size: {expected}.")
     mean = tuple(wanted.get("mean", ()))
     if mean and job.teacher.norm is None and job.splits.mean is not None:
         close = all(abs(a - b) < 0.02 for a, b in zip(mean, job.splits.mean, strict=False))
         if not close:
             text = f"It expects mean {mean}, the data are normalised with {job.splits.mean}. Set"
-            yield Finding(WARNING, "inputs", f"{text} teacher.mean and teacher.std.")
+            yield CheckResult(WARNING, "inputs", f"{text} teacher.mean and teacher.std.")
 
 
-def _look_at_training(job: Job) -> Iterator[Finding]:
+def _check_training(job: Job) -> Iterator[CheckResult]:
     """Make one step of every training, and run samples of every part of the data."""
     batch = first_batch(job, FEW)
     try_between(job, batch, *longest_batch(job))
     _try_objective(job, batch)
     _try_labels(job)
     _try_splits(job)
-    yield Finding(FINE, "training", "One step of each training was made, as a trial.")
+    yield CheckResult(OK, "training", "One step of each training was made, as a trial.")
     settings = job.settings
     steps = num_batches(len(job.splits.train), settings.batch_size) * settings.epochs
     steps = -(-steps // settings.accumulate)
     if settings.schedule.warmup_steps >= steps:
         text = f"schedule.warmup_steps is {settings.schedule.warmup_steps}, but the training has"
         text += f" {quantity(steps, 'step')}: the learning rate never reaches optimizer.lr."
-        yield Finding(WARNING, "training", text)
+        yield CheckResult(WARNING, "training", text)
     count = len(job.splits.train)
     if count < FEW_SAMPLES and _is_mostly_soft(job.objective):
-        yield Finding(WARNING, "objective", few_samples_advice(count))
+        yield CheckResult(WARNING, "objective", few_samples_advice(count))
 
 
 def _is_mostly_soft(objective: Objective) -> bool:
     """Whether outputs softened by a high temperature outweigh all other terms."""
     soft = rest = 0.0
-    for term in objective.counted:
+    for term in objective.active_terms:
         weight = value_at(term.weight, 0.0)
         temperature = getattr(term.loss, "temperature", None)
         if isinstance(temperature, int | float | Ramp) and value_at(temperature, 0.0) > HIGH:
@@ -515,7 +517,7 @@ def _is_mostly_soft(objective: Objective) -> bool:
     return soft > rest
 
 
-def _look_at_cost(job: Job) -> Iterator[Finding]:
+def _check_cost(job: Job) -> Iterator[CheckResult]:
     batch = first_batch(job, job.settings.batch_size)
     step_s, teacher_s = _time_steps(job, batch)
     steps = num_batches(len(job.splits.train), job.settings.batch_size) * job.settings.epochs
@@ -524,8 +526,8 @@ def _look_at_cost(job: Job) -> Iterator[Finding]:
     teaching = views if job.codec else steps * len(job.seeds)
     seconds = steps * arms * step_s + teaching * teacher_s
     source = "cache" if job.codec else "live teaching"
-    yield Finding(
-        FINE,
+    yield CheckResult(
+        OK,
         "time",
         f"About {_duration(seconds)} for {quantity(arms, 'training')} of {quantity(steps, 'step')} "
         f"({1000 * step_s:.1f} ms each) and the {source} ({1000 * teacher_s:.1f} ms a batch), "
@@ -537,7 +539,7 @@ def _look_at_cost(job: Job) -> Iterator[Finding]:
             f"The cache takes {quantity(job.views.num_views, 'view')} of each sample, the distilled"
         )
         text += f" students see {shown}: teaching live (cache: null) costs less for this run."
-        yield Finding(WARNING, "cache", text)
+        yield CheckResult(WARNING, "cache", text)
     parameters = count_parameters(job.new_student(0)) * BYTES_A_PARAMETER
     parameters += count_parameters(job.new_teacher()) * 4
     text = f"At least {parameters / 1e6:.2g} MB for weights, gradients and optimizer"
@@ -548,7 +550,7 @@ def _look_at_cost(job: Job) -> Iterator[Finding]:
         size = _item_bytes(job.codec, job.task.width) * items
         size_text = quantity(items, "view" if rows == 1 else "token")
         cache = f"; the cache takes {size / 1e6:.1f} MB on disk ({size_text})"
-    yield Finding(FINE, "memory", f"{text}{cache}.")
+    yield CheckResult(OK, "memory", f"{text}{cache}.")
 
 
 def _time_steps(job: Job, batch: Batch) -> tuple[float, float]:

@@ -54,7 +54,7 @@ def check_pictured(job: Job) -> tuple[int, int, int]:
     """Channels, height and width of images.
 
     Raises:
-        ConfigError: Transfer pictures cannot be made, for the data are none.
+        ConfigError: Transfer images cannot be made, for the data are none.
     """
     first = torch.tensor([0])
     shape = job.splits.inputs.image_shape(job.train_reader[first, first].inputs)

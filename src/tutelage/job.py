@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tutelage.data.loading import Reader, spread
+from tutelage.data.loading import BatchBuilder, spread
 from tutelage.data.sources import Source, Splits
 from tutelage.data.views import Identity, ViewPolicy
 from tutelage.deploy.budgets import Budget
@@ -68,7 +68,7 @@ class MeasureSettings:
         batch_sizes: Latency is measured at each.
         threads: Number of threads of the runtime.
         seconds: Time for all latencies together.
-        int8: How an eight-bit file of the student is made: "minmax", "percentile" or "dynamic";
+        int8: How an int8 file of the student is made: "minmax", "percentile" or "dynamic";
             None makes none.
     """
 
@@ -99,7 +99,7 @@ class ExportSettings:
 
     Attributes:
         targets: Names of `tutelage.deploy.TARGETS`; ONNX is always made too.
-        int8: Ways to eight bits, each of every target that has it.
+        int8: Int8 schemes, each of every target that has it.
         finetune: How the student is fine-tuned, still by its teacher, for the first of these
             ways; None leaves that out.
         licences: For the model card, as stated by whoever runs it: "student", "teacher", "data".
@@ -208,12 +208,12 @@ class Job:
         return self.problem.teacher_task or self.task
 
     @property
-    def train_reader(self) -> Reader:
+    def train_reader(self) -> BatchBuilder:
         """Training data as the students see it."""
         return self.reader(self.splits.train, self.views)
 
     @property
-    def labelled_reader(self) -> Reader:
+    def labelled_reader(self) -> BatchBuilder:
         """Labelled training data: what teacher and baseline learn from."""
         return self.reader(self.splits.labelled or self.splits.train, self.views)
 
@@ -226,18 +226,18 @@ class Job:
         return replace(self.settings, epochs=max(1, round(self.settings.epochs * share)))
 
     @property
-    def valid_reader(self) -> Reader | None:
+    def valid_reader(self) -> BatchBuilder | None:
         """Validation data, or None."""
         return None if self.splits.valid is None else self.reader(self.splits.valid)
 
     @property
-    def test_reader(self) -> Reader:
+    def test_reader(self) -> BatchBuilder:
         """Test data."""
         return self.reader(self.splits.test)
 
-    def reader(self, source: Source, views: ViewPolicy | None = None) -> Reader:
+    def reader(self, source: Source, views: ViewPolicy | None = None) -> BatchBuilder:
         """A reader of a source, normalised as the networks expect it."""
-        return Reader(
+        return BatchBuilder(
             source,
             views,
             inputs=self.splits.inputs,

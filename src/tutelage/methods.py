@@ -37,7 +37,8 @@ class Method:
 
     Attributes:
         name: Name as in a recipe.
-        family: labels, logit, feature, relational, transformer, embedding, language or unaided.
+        family: labels, logit, feature, relational, transformer, embedding, language or
+            teacher_free.
         summary: What it is, in a line.
         advice: When to use it and when not.
         needs: What must be there besides the student's logits.

@@ -73,9 +73,9 @@ class DryRun:
         teacher_part: Gives a frozen copy of a part of the teacher's network by its name; None
             where the teacher is no live network.
         run: Calls another network as the student is called, for losses that bring one.
-        more_of_teacher: What the teacher says of so many training samples, from all over the data;
+        teacher_outputs: What the teacher says of so many training samples, from all over the data;
             None without a teacher.
-        more_of_student: What the student says of the same samples before it is trained.
+        student_outputs: What the student says of the same samples before it is trained.
     """
 
     student: Outputs
@@ -83,8 +83,8 @@ class DryRun:
     num_samples: int = 0
     teacher_part: Callable[[str], nn.Module] | None = None
     run: Callable[[nn.Module, Batch], Outputs] | None = None
-    more_of_teacher: Callable[[int], Outputs] | None = None
-    more_of_student: Callable[[int], Outputs] | None = None
+    teacher_outputs: Callable[[int], Outputs] | None = None
+    student_outputs: Callable[[int], Outputs] | None = None
 
 
 class Loss(nn.Module, ABC):
@@ -105,8 +105,8 @@ class Loss(nn.Module, ABC):
             where several processes share a batch, it is then computed of all rows in each of
             them. Otherwise each computes it of its own rows, and the mean is the same.
         skips_unlabelled: Whether it leaves out samples without a label where others have one.
-        changes_student: Whether the network that `wrap` gives, which is trained and delivered, has
-            other parts than the student: its result is then not the loss's alone.
+        changes_student: Whether `modify_student` adds parts to the student that are trained and
+            delivered: its result is then not the loss's alone.
         form: Which form of its formula it is, counted from 1: one more wherever the same settings
             come to mean something else. It stands in descriptions from 2 on, so that nothing that
             was trained with an earlier form is taken for this one's.
@@ -139,10 +139,10 @@ class Loss(nn.Module, ABC):
         learns = next(self.parameters(), None) is not None
         return hasattr(self, "per_row") and not has_parts and not learns
 
-    def build(self, dry: DryRun) -> None:
-        """Build adapters, once, after `wrap` and before the optimizer; most losses need none."""
+    def setup(self, dry: DryRun) -> None:
+        """Build adapters once, after `modify_student` and before the optimizer."""
 
-    def wrap(self, student: nn.Module, dry: DryRun) -> nn.Module:  # noqa: ARG002
+    def modify_student(self, student: nn.Module, dry: DryRun) -> nn.Module:  # noqa: ARG002
         """The network to train and deliver in place of the student; usually the student."""
         return student
 
@@ -185,7 +185,7 @@ class Term:
     name: str
 
     @property
-    def counts(self) -> bool:
+    def is_active(self) -> bool:
         """Whether its weight is ever above 0."""
         return isinstance(self.weight, Ramp) or self.weight > 0
 
@@ -227,7 +227,7 @@ class LossReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class LossInputs:
     """Inputs of terms: rows of a batch, and both networks' outputs for them."""
 
     student: Outputs
@@ -265,22 +265,26 @@ class Objective(nn.Module):
     @property
     def needs(self) -> frozenset[Signal]:
         """Everything that the active terms need."""
-        return frozenset().union(*(term.loss.needs for term in self.counted))
+        return frozenset().union(*(term.loss.needs for term in self.active_terms))
 
     @property
-    def counted(self) -> list[Term]:
+    def active_terms(self) -> list[Term]:
         """The terms whose weight is ever above 0."""
-        return [term for term in self.terms if term.counts]
+        return [term for term in self.terms if term.is_active]
 
     @property
     def student_layers(self) -> tuple[str, ...]:
         """Layers of the student that the terms read, each once."""
-        return tuple(dict.fromkeys(name for t in self.counted for name in t.loss.student_layers))
+        return tuple(
+            dict.fromkeys(name for t in self.active_terms for name in t.loss.student_layers)
+        )
 
     @property
     def teacher_layers(self) -> tuple[str, ...]:
         """Layers of the teacher that the terms read, each once."""
-        return tuple(dict.fromkeys(name for t in self.counted for name in t.loss.teacher_layers))
+        return tuple(
+            dict.fromkeys(name for t in self.active_terms for name in t.loss.teacher_layers)
+        )
 
     @property
     def needs_teacher(self) -> bool:
@@ -327,7 +331,7 @@ class Objective(nn.Module):
         teacher: Outputs | None,
         batch: Batch,
         *,
-        whole: Seen | None = None,
+        whole: LossInputs | None = None,
         share: float = 1.0,
         label_share: float | None = None,
     ) -> LossReport:
@@ -356,7 +360,7 @@ class Objective(nn.Module):
             weighted.append(_times(share, total))
             of_task = [t.weight_now * parts[t.name] for t in chunked if not t.needs_teacher]
         untouched = Untouched(student, teacher, batch)
-        for term in self.counted:
+        for term in self.active_terms:
             if term in chunked:
                 continue
             if whole is not None and term.loss.whole_batch:
@@ -371,9 +375,9 @@ class Objective(nn.Module):
             weighted.append(term.weight_now * value)
             if not term.needs_teacher:
                 of_task.append(weighted[-1])
-        parts = {term.name: parts[term.name] for term in self.counted}
+        parts = {term.name: parts[term.name] for term in self.active_terms}
         if self.training:
-            for term in self.counted:
+            for term in self.active_terms:
                 term.loss.observe(parts[term.name])
         nothing = torch.zeros((), device=student.device)
         return LossReport(_sum(weighted, nothing), parts, _sum(of_task, nothing))
@@ -381,7 +385,7 @@ class Objective(nn.Module):
     def _chunked(self, student: Outputs) -> list[Term]:
         if not isinstance(student.scores, HiddenStates):
             return []
-        return [term for term in self.counted if term.loss.is_by_item]
+        return [term for term in self.active_terms if term.loss.is_by_item]
 
     def check(self, gives: frozenset[Signal], giver: str, scores: Signal = Signal.LOGITS) -> None:
         """Refuse an objective whose needs are not met, or that does not fit the scores.
@@ -394,7 +398,7 @@ class Objective(nn.Module):
         Raises:
             SignalError: A term needs something else.
         """
-        for term in self.counted:
+        for term in self.active_terms:
             if scores not in term.loss.takes:
                 raise SignalError(
                     f"Loss {term.name!r} is for {_listed(term.loss.takes)}, but the networks give "
@@ -407,7 +411,7 @@ class Objective(nn.Module):
                     f"{_listed(gives) or 'nothing'}. {_remedy(missing)}"
                 )
 
-    def check_gaps(self, giver: str) -> None:
+    def check_all_labelled(self, giver: str) -> None:
         """Refuse losses that need every label, for data that are partly unlabelled.
 
         Args:
@@ -416,7 +420,7 @@ class Objective(nn.Module):
         Raises:
             SignalError: A term needs them all.
         """
-        for term in self.counted:
+        for term in self.active_terms:
             if Signal.LABELS in term.loss.needs and not term.loss.skips_unlabelled:
                 raise SignalError(
                     f"Loss {term.name!r} needs a label for every sample, but {giver} has samples "

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from tutelage.data.sources import Splits
-from tutelage.engine.writing import WritingSettings
+from tutelage.engine.generation import WritingSettings
 from tutelage.tasks import Classification, Task
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 UNIT = 1_000_000
 
 
-def cut(root: nn.Module, network: nn.Module) -> None:
+def shard(root: nn.Module, network: nn.Module) -> None:
     """Shard the parameters of a network among processes, in place; names stay the same.
 
     Layers of a list or a sequence that hold `UNIT` parameters or more are put together one after
@@ -31,37 +31,37 @@ def cut(root: nn.Module, network: nn.Module) -> None:
     fully_shard(root)
 
 
-def is_cut(module: nn.Module) -> bool:
+def is_sharded(module: nn.Module) -> bool:
     """Whether a module's parameters are sharded."""
     return isinstance(module, _known("torch.distributed.fsdp", "FSDPModule"))
 
 
-def is_piece(tensor: object) -> bool:
+def is_shard(tensor: object) -> bool:
     """Whether this is one process's shard of a tensor."""
     return isinstance(tensor, _known("torch.distributed.tensor", "DTensor"))
 
 
-def add_up(module: Any, *, now: bool) -> None:
+def set_requires_gradient_sync(module: Any, *, now: bool) -> None:
     """Set whether the next backward of a sharded module sums gradients over processes."""
-    if is_cut(module):
+    if is_sharded(module):
         module.set_requires_gradient_sync(now)
 
 
-def whole(tensor: Any) -> Shaped[Tensor, "..."]:
+def full(tensor: Any) -> Shaped[Tensor, "..."]:
     """The full tensor from all shards (every process must call this); a full one is unchanged."""
-    together: Tensor = tensor.full_tensor() if is_piece(tensor) else tensor
+    together: Tensor = tensor.full_tensor() if is_shard(tensor) else tensor
     return together
 
 
-def piece(tensor: Any) -> Shaped[Tensor, "..."]:
+def local(tensor: Any) -> Shaped[Tensor, "..."]:
     """This process's shard of a tensor."""
-    own: Tensor = tensor.to_local() if is_piece(tensor) else tensor
+    own: Tensor = tensor.to_local() if is_shard(tensor) else tensor
     return own
 
 
-def pieced(tensor: Shaped[Tensor, "..."], like: Any) -> Shaped[Tensor, "..."]:
+def sharded_like(tensor: Shaped[Tensor, "..."], like: Any) -> Shaped[Tensor, "..."]:
     """A full tensor that every process has, sharded like another one of its shape."""
-    if not is_piece(like) or tensor.shape != like.shape:
+    if not is_shard(like) or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
@@ -69,24 +69,24 @@ def pieced(tensor: Shaped[Tensor, "..."], like: Any) -> Shaped[Tensor, "..."]:
     return distribute_tensor(placed, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def load_whole(module: nn.Module, state: Mapping[str, Any]) -> None:
+def load_full(module: nn.Module, state: Mapping[str, Any]) -> None:
     """Load full tensors into a module, sharded or not."""
     own = module.state_dict()
     module.load_state_dict(
         {
-            name: pieced(value, own[name]) if is_piece(own.get(name)) else value
+            name: sharded_like(value, own[name]) if is_shard(own.get(name)) else value
             for name, value in state.items()
         }
     )
 
 
 @torch.no_grad()
-def put_together(network: nn.Module, into: nn.Module) -> nn.Module:
+def gather(network: nn.Module, into: nn.Module) -> nn.Module:
     """Fill an unsharded network with another's weights; every process must call this."""
     own = into.state_dict()
     for name, value in network.state_dict().items():
         if isinstance(value, Tensor):
-            own[name].copy_(whole(value))
+            own[name].copy_(full(value))
     return into
 
 

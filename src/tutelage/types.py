@@ -15,7 +15,7 @@ from tutelage.errors import DataError
 
 UNLABELLED = -100  # where a label would stand and there is none
 PRECISIONS: Mapping[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
-COUNTED = "counted"  # the input that says which tokens are items (tasks/tokens.py)
+VALID_MASK = "counted"  # the input that says which tokens are items (tasks/tokens.py)
 
 
 def tensor_bytes(tensor: Shaped[Tensor, "..."]) -> memoryview:
@@ -62,7 +62,7 @@ SCORES = frozenset(
 Inputs = Tensor | Mapping[str, Tensor]
 
 
-def each(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+def map_tensors(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
     """Inputs with a function applied to every tensor."""
     if isinstance(inputs, Tensor):
         return change(inputs)
@@ -100,12 +100,12 @@ def tensors_of(inputs: Inputs) -> list[Tensor]:
 
 def on_cpu(inputs: Inputs) -> Inputs:
     """Inputs without gradient, on the CPU."""
-    return each(inputs, lambda tensor: tensor.detach().cpu())
+    return map_tensors(inputs, lambda tensor: tensor.detach().cpu())
 
 
 def rows_of(inputs: Inputs, rows: slice | Int[Tensor, " rows"]) -> Inputs:
     """Some of the samples."""
-    return each(inputs, operator.itemgetter(rows))
+    return map_tensors(inputs, operator.itemgetter(rows))
 
 
 def describe_inputs(inputs: Inputs) -> str:
@@ -175,7 +175,7 @@ class Batch:
 
         return replace(
             self,
-            inputs=each(self.inputs, lambda tensor: tensor.to(device, non_blocking=True)),
+            inputs=map_tensors(self.inputs, lambda tensor: tensor.to(device, non_blocking=True)),
             labels=moved(self.labels),
             mask=moved(self.mask),
             is_labelled=moved(self.is_labelled),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tutelage.bench import hinton
-from tutelage.bench.lab import Kept, Lab, OneView, TeacherOfPart, count_errors
+from tutelage.bench.lab import CachedViews, ExperimentRunner, FixedView, SubsetTeacher, count_errors
 from tutelage.bench.records import Measured, Reproduction, Row, as_markdown
 from tutelage.data.sources import Splits, TensorSource
 from tutelage.data.views import Elastic, Shift
@@ -16,7 +16,7 @@ from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import StageDone
 from tutelage.errors import UnknownNameError
 from tutelage.inputs import ImageInputs
-from tutelage.pipeline.training import Trained
+from tutelage.pipeline.training import TrainedModel
 from tutelage.records import load_record
 from tutelage.teachers import ModuleTeacher
 from tutelage.types import Batch
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def pictures() -> Splits:
-    """Ten classes that can be told apart, the size of MNIST's pictures."""
+    """Ten classes that can be told apart, the size of MNIST's images."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(600) % 10
     inputs = torch.randint(0, 60, (600, 1, 28, 28), generator=generator, dtype=torch.uint8)
@@ -105,13 +105,13 @@ def test_an_unknown_part_is_refused_by_name(small, tmp_path):
 
 
 def test_the_search_ends_where_the_whole_interval_keeps_enough(pictures, monkeypatch):
-    study = hinton._Study(Lab(Path(), pictures), (0, 1), 1.0)
+    study = hinton._Study(ExperimentRunner(Path(), pictures), (0, 1), 1.0)
     monkeypatch.setattr(hinton._Study, "teacher_errors", 0)
     monkeypatch.setattr(hinton, "KEPT", 0.9)
     found = {16: [9.0, 11.0], 24: [6.0, 12.0], 32: [5.0, 5.2], 48: [0.0, 0.0]}
 
     def students(self, name, objective, *, hidden, **_):
-        return [Trained(name, 0, nn.Linear(1, 1), nn.Linear(1, 1), Progress(), str(hidden[0]))]
+        return [TrainedModel(name, 0, nn.Linear(1, 1), nn.Linear(1, 1), Progress(), str(hidden[0]))]
 
     def row(self, name, paper, trainings, note=""):
         return Row(name, "test errors", paper, Measured(found[int(trainings[0].key)]), note)
@@ -128,7 +128,7 @@ def test_the_biases_of_classes_that_were_never_seen_are_mended_both_ways(picture
     labels = pictures.test.labels
     logits = 4.0 * torch.nn.functional.one_hot(labels, 10)
     biased = hinton.moved(logits, [3], -5.0)
-    study = hinton._Study(Lab(Path(), pictures), (0,), 1.0)
+    study = hinton._Study(ExperimentRunner(Path(), pictures), (0,), 1.0)
     assert count_errors(biased, labels) == int((labels == 3).sum())
     assert count_errors(study.oracle(biased, [3]), labels) == 0
     matched = study.matched(biased, [3])
@@ -143,7 +143,7 @@ def test_one_view_is_the_middle_of_the_jitter(pictures):
     chosen = hinton.PLAIN.choose(ids, epoch=5, seed=1)
     assert torch.equal(hinton.PLAIN.apply(inputs, ids, chosen), inputs)
     assert hinton.PLAIN.num_views == Shift(2).num_views == 25
-    assert OneView(Shift(2), 3).fingerprint != OneView(Shift(2), 4).fingerprint
+    assert FixedView(Shift(2), 3).fingerprint != FixedView(Shift(2), 4).fingerprint
 
 
 def test_a_teacher_of_a_part_is_asked_for_the_samples_of_the_whole(pictures):
@@ -154,9 +154,9 @@ def test_a_teacher_of_a_part_is_asked_for_the_samples_of_the_whole(pictures):
             asked.append(batch.sample_ids.tolist())
             return super().__call__(batch)
 
-    task = Lab(Path(), pictures).task
+    task = ExperimentRunner(Path(), pictures).task
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
-    teacher = TeacherOfPart(Whole(net, task, chunk=2), torch.tensor([5, 9, 40]))
+    teacher = SubsetTeacher(Whole(net, task, chunk=2), torch.tensor([5, 9, 40]))
     rows = torch.tensor([2, 0])
     teacher(Batch(torch.zeros(2, 1, 28, 28), None, rows, torch.zeros_like(rows)))
     assert asked == [[40, 5]]
@@ -184,7 +184,7 @@ def test_kept_views_are_the_policy_s_and_made_once(monkeypatch):
 
     monkeypatch.setattr(Elastic, "apply", counted)
     images = torch.randint(0, 256, (6, 1, 9, 9), dtype=torch.uint8)
-    kept = Kept(policy, len(images))
+    kept = CachedViews(policy, len(images))
     for ids, views in (([0, 3, 5], [4, 0, 0]), ([3, 3, 0], [0, 1, 4]), ([5, 3], [0, 1])):
         samples, numbers = torch.tensor(ids), torch.tensor(views)
         expected = apply(policy, images[samples], samples, numbers)

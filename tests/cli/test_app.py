@@ -46,8 +46,8 @@ def test_own_networks_and_own_pictures_go_through_one_edited_recipe(tmp_path, mo
     for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for number in range(20):
-            picture = Image.new("RGB", (20, 18), tuple(min(255, c + number) for c in colour))
-            picture.save(tmp_path / "pictures" / name / f"{number}.png")
+            image = Image.new("RGB", (20, 18), tuple(min(255, c + number) for c in colour))
+            image.save(tmp_path / "pictures" / name / f"{number}.png")
     recipe = tmp_path / "mine.yaml"
     from tutelage.config import shipped_recipes
 

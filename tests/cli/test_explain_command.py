@@ -56,7 +56,7 @@ def run_dir(tmp_path: Path) -> Path:
         summaries=[],
         verdicts={},
         samples=[
-            SoftTargetSample(sample_id=k, label=k, picture_png=None, logits=logits) for k in (0, 1)
+            SoftTargetSample(sample_id=k, label=k, image_png=None, logits=logits) for k in (0, 1)
         ],
     )
     save_record(tmp_path / "results.json", record)
@@ -161,12 +161,12 @@ def test_a_run_brings_its_own_weights(run_dir: Path) -> None:
 def test_picture_is_written_and_named(tmp_path: Path) -> None:
     path = tmp_path / "new" / "page.html"
     output = run("--picture", str(path))
-    assert f"Picture: {path}" in output
+    assert f"Image: {path}" in output
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def test_json_with_a_picture_stays_json(tmp_path: Path) -> None:
-    assert numbers_of("--picture", str(tmp_path / "page.html"))["at"] == 3
+    assert numbers_of("--image", str(tmp_path / "page.html"))["at"] == 3
     assert (tmp_path / "page.html").is_file()
 
 
@@ -183,7 +183,7 @@ def test_json_with_a_picture_stays_json(tmp_path: Path) -> None:
         (["--label", "hores"], "Unknown label 'hores'. Did you mean 'horse'"),
         (["--sample", "1"], "--sample needs --run"),
         (["--run", "x", "--label", "cat"], "--label cannot stand beside --run"),
-        (["--picture", "page.png"], "--picture must end in .html, got 'page.png'"),
+        (["--image", "page.png"], "--image must end in .html, got 'page.png'"),
         (["--teacher-logits=1,2,3,4", "--teacher-probabilities=0,0,0,1"], "not both"),
     ],
 )

@@ -299,7 +299,7 @@ def test_a_recipe_is_laid_over_its_base(tmp_path):
 
 def test_another_model_or_kind_leaves_behind_what_belonged_to_the_first(tmp_path):
     lower = (
-        "data: {kind: images, path: pictures, image_size: 32}\n"
+        "data: {kind: images, path: images, image_size: 32}\n"
         "teacher: {model: resnet, settings: {width: 32}, weights: a.pt, image_size: 64}\n"
         "student: {model: cnn, settings: {width: 8, stages: 3}}\noutput: out\n"
     )
@@ -432,3 +432,14 @@ def test_a_built_in_teacher_with_settings_alone_would_teach_noise():
     changes = ["teacher={model: mlp, settings: {hidden: [4]}}"]
     with pytest.raises(ConfigError, match=r"teacher: it has neither weights nor training"):
         build_job(read_recipe("digits", changes))
+
+
+def test_a_renamed_key_is_read_with_a_warning(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        shipped_recipes()["smollm2"].read_text().replace("block_size: 128", "block: 64")
+    )
+    with pytest.warns(FutureWarning, match=r"data\.block is now data\.block_size"):
+        assert read_recipe(str(path)).data.block_size == 64
+    with pytest.warns(FutureWarning, match=r"data\.block is now data\.block_size"):
+        assert read_recipe("smollm2", ["data.block=32"]).data.block_size == 32

@@ -7,7 +7,7 @@ import torch
 
 from tutelage.config import build_job, read_recipe
 from tutelage.data.arrays import ArraySource, load_arrays
-from tutelage.data.loading import Reader, in_order, iterate
+from tutelage.data.loading import BatchBuilder, in_order, iterate
 from tutelage.errors import ConfigError, DataError
 
 RECIPE = """
@@ -49,7 +49,7 @@ def test_rows_are_those_of_the_files(tmp_path, kind, shape):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 def test_workers_read_the_same_rows(tmp_path):
     write(tmp_path / "a")
-    reader = Reader(ArraySource(tmp_path / "a"))
+    reader = BatchBuilder(ArraySource(tmp_path / "a"))
     alone, helped = (
         torch.cat([b.inputs for b in iterate(reader, in_order(50, batch_size=8), workers)])
         for workers in (0, 2)

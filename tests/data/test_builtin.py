@@ -19,7 +19,7 @@ from tutelage.data.cifar import load_cifar100
 from tutelage.data.idx import read_idx
 from tutelage.data.sources import Source, Splits
 from tutelage.errors import DataError
-from tutelage.places import socket_timeout
+from tutelage.paths import socket_timeout
 
 MNIST_TRAIN = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -318,7 +318,7 @@ def change(path: Path, edit: Callable[[bytes], bytes]) -> None:
         (FILES[2], lambda b: idx((20, 14, 56), b[16:]), r"shape \(14, 56\), not \(28, 28\)"),
         (FILES[3], lambda b: idx((0,), b""), "no items"),
         (FILES[3], lambda b: b[:-1] + b"\x0a", "sample 19 has the label 10; allowed are 0 to 9"),
-        (FILES[1], lambda b: labels_idx(39), "40 pictures, but .* 39 labels"),
+        (FILES[1], lambda b: labels_idx(39), "40 images, but .* 39 labels"),
         (FILES[0], lambda b: gzip.compress(b)[:-20], "cannot be read"),
         (FILES[0], lambda b: gzip.compress(b)[:-8] + b"12345678", "cannot be read"),
     ],

@@ -9,7 +9,7 @@ import torch
 from tutelage.data import cifar
 from tutelage.data.cifar import load_cifar100, read_records, unpack
 from tutelage.errors import DataError
-from tutelage.places import cache_dir
+from tutelage.paths import cache_dir
 
 
 def record(label, fill=0):

@@ -276,7 +276,7 @@ def test_an_unknown_name_is_wrong_input(script: ModuleType, capsys: pytest.Captu
 
 
 def emoji_package(style: str, names: tuple[str, ...]) -> bytes:
-    """Like emoji-datasource, with one picture that its table does not name."""
+    """Like emoji-datasource, with one image that its table does not name."""
     rows = [
         {"image": n, "name": n.upper(), "category": "Animals", "subcategory": "bird", "more": 1}
         for n in names

@@ -116,7 +116,7 @@ def test_a_class_name_that_no_report_could_print_is_refused(tmp_path: Path):
         (lambda p: p.write_text("a file"), "not a directory"),
         (lambda p: p.mkdir(), "no class folders"),
         (lambda p: make_classes(p, {"cat": 3}), "only one class folder, 'cat'"),
-        (lambda p: (make_classes(p, {"cat": 3}) / "dog").mkdir(), "dog: the class has no pictures"),
+        (lambda p: (make_classes(p, {"cat": 3}) / "dog").mkdir(), "dog: the class has no images"),
         (lambda p: make_classes(p / "test", {"cat": 3, "dog": 3}), "has test/ .* but no train/"),
         (
             lambda p: [make_classes(p / n, {"a": 2, "b": 2}) for n in ("train", "val", "valid")],
@@ -238,7 +238,7 @@ def test_memory_does_not_grow_with_the_pictures_read(tmp_path: Path):
         tracemalloc.stop()
 
 
-# Pictures.
+# Images.
 
 
 def test_pictures_come_as_bytes_in_the_order_asked_for(tmp_path: Path):
@@ -465,7 +465,7 @@ def test_a_ribbon_of_a_picture_takes_no_huge_memory(tmp_path: Path):
 
 
 def damage(folder: Path) -> dict[str, Path]:
-    """A folder with a good picture in each class, and one file for each way to be bad."""
+    """A folder with a good image in each class, and one file for each way to be bad."""
     make_classes(folder, {"cat": 1, "dog": 1})
     noise(64, 64).save(folder / "cat" / "truncated.jpg")
     noise(64, 64).save(folder / "cat" / "flipped.png")
@@ -478,7 +478,7 @@ def damage(folder: Path) -> dict[str, Path]:
     bad["flipped"].write_bytes(content[:middle] + bytes(64) + content[middle + 64 :])
     bad |= {name: folder / "cat" / name for name in ("empty.png", "text.png", "gone.png")}
     bad["empty.png"].touch()
-    bad["text.png"].write_text("not a picture")
+    bad["text.png"].write_text("not an image")
     bad["gone.png"].symlink_to(folder / "nowhere.png")
     return bad
 
@@ -488,7 +488,7 @@ def test_every_bad_file_is_named_before_training(tmp_path: Path):
     found = ImageFolder(tmp_path, 8).check_all()
     assert len(found) == len(bad) == 5
     for file in bad.values():
-        assert any(message.startswith(f"{file}: cannot be read as a pict") for message in found)
+        assert any(message.startswith(f"{file}: cannot be read as an image") for message in found)
 
 
 def test_a_bad_file_is_an_error_when_it_is_read(tmp_path: Path):
@@ -509,7 +509,7 @@ def test_a_decompression_bomb_is_refused(
 ):
     make_classes(tmp_path, {"cat": 1, "dog": 1})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(DataError, match=r"cat/000\.png: the picture is too large"):
+    with pytest.raises(DataError, match=r"cat/000\.png: the image is too large"):
         ImageFolder(tmp_path, 8).fetch(torch.tensor([0]))
 
 
@@ -517,7 +517,7 @@ def test_splits_of_a_folder_share_one_list_of_files(tmp_path: Path):
     splits = load_image_folder(make_classes(tmp_path, {"cat": 10, "dog": 10}), 8)
     assert isinstance(splits.test, SubsetSource)
     assert isinstance(splits.test.source, ImageFolder)
-    assert not splits.train.is_fast
+    assert not splits.train.in_memory
 
 
 def test_what_lies_beside_the_folders_that_are_read_is_said(tmp_path: Path):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tutelage.data.loading import (
-    Reader,
+    BatchBuilder,
     all_views,
     in_order,
     iterate,
@@ -117,7 +117,7 @@ def test_evaluation_goes_in_order_and_a_cache_through_every_view():
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 def test_workers_change_nothing():
     policy = SeededViews(_jitter, num_views=4, version="jitter")
-    reader = Reader(
+    reader = BatchBuilder(
         DatasetSource(Pictures()), policy, inputs=ImageInputs([0.5], [0.2]), num_classes=4
     )
     requests = list(training_requests(COUNT, policy, batch_size=5, seed=1, epoch=0))
@@ -141,9 +141,9 @@ def test_an_error_in_a_worker_comes_through_with_its_sample():
                 raise OSError("bad sector")
             return super().__getitem__(number)
 
-    pictures = Torn()
-    reader = Reader(DatasetSource(pictures))
-    pictures.is_torn = True
+    images = Torn()
+    reader = BatchBuilder(DatasetSource(images))
+    images.is_torn = True
     with pytest.raises(
         DataError, match=r"Sample 11 of Torn cannot be read: OSError: bad sector"
     ) as caught:
@@ -153,12 +153,12 @@ def test_an_error_in_a_worker_comes_through_with_its_sample():
 
 def test_a_batch_carries_what_was_asked_for():
     source = DatasetSource(Pictures())
-    reader = Reader(source, Shift(1), inputs=ImageInputs([0.25], [0.5]))
+    reader = BatchBuilder(source, Shift(1), inputs=ImageInputs([0.25], [0.5]))
     ids, views = torch.tensor([3, 9]), torch.tensor([4, 0])
     batch = reader[ids, views]
     raw = source.fetch(ids)[0].float() / 255
     torch.testing.assert_close(batch.inputs[0], (raw[0] - 0.25) / 0.5)
-    # View 0 moves the picture down and right by one: its black edge is normalised too.
+    # View 0 moves the image down and right by one: its black edge is normalised too.
     torch.testing.assert_close(batch.inputs[1, :, 0], torch.full((1, 6), -0.5))
     torch.testing.assert_close(batch.inputs[1, :, 1:, 1:], (raw[1, :, :-1, :-1] - 0.25) / 0.5)
     assert batch.labels is not None
@@ -168,7 +168,7 @@ def test_a_batch_carries_what_was_asked_for():
 
 def test_floats_and_numbers_come_as_they_are():
     inputs = torch.arange(8.0).view(4, 2)
-    reader = Reader(TensorSource(inputs))
+    reader = BatchBuilder(TensorSource(inputs))
     batch = reader[torch.tensor([2]), torch.tensor([0])]
     assert torch.equal(batch.inputs, inputs[2:3])
     assert batch.labels is None
@@ -177,7 +177,7 @@ def test_floats_and_numbers_come_as_they_are():
 
 def test_a_label_out_of_range_names_its_sample():
     labels = torch.tensor([0, 1, 4, 3])
-    reader = Reader(TensorSource(torch.zeros(4, 2), labels), num_classes=4)
+    reader = BatchBuilder(TensorSource(torch.zeros(4, 2), labels), num_classes=4)
     with pytest.raises(DataError, match="Sample 2 has label 4; allowed are 0 to 3"):
         reader[torch.tensor([1, 2]), torch.tensor([0, 0])]
 
@@ -185,13 +185,13 @@ def test_a_label_out_of_range_names_its_sample():
 def test_the_fingerprint_tells_data_and_normalisation_apart():
     inputs = torch.arange(8.0).view(2, 1, 2, 2)
     readers = [
-        Reader(TensorSource(inputs)),
-        Reader(TensorSource(inputs + 1)),
-        Reader(TensorSource(inputs), inputs=ImageInputs([0.0], [1.0])),
-        Reader(TensorSource(inputs), inputs=ImageInputs([0.0], [2.0])),
+        BatchBuilder(TensorSource(inputs)),
+        BatchBuilder(TensorSource(inputs + 1)),
+        BatchBuilder(TensorSource(inputs), inputs=ImageInputs([0.0], [1.0])),
+        BatchBuilder(TensorSource(inputs), inputs=ImageInputs([0.0], [2.0])),
     ]
     assert len({reader.fingerprint for reader in readers}) == 4
-    assert readers[0].fingerprint == Reader(TensorSource(inputs.clone())).fingerprint
+    assert readers[0].fingerprint == BatchBuilder(TensorSource(inputs.clone())).fingerprint
 
 
 def test_texts_of_like_length_come_together_and_each_once():
@@ -217,7 +217,7 @@ def test_texts_of_like_length_come_together_and_each_once():
 def test_normalisation_is_per_channel_for_any_number_of_further_axes(shape, dtype):
     inputs = torch.ones(4, *shape, dtype=dtype)
     unit = 255 if dtype == torch.uint8 else 1
-    reader = Reader(TensorSource(unit * inputs), inputs=ImageInputs((0.0, 1.0), (1.0, 2.0)))
+    reader = BatchBuilder(TensorSource(unit * inputs), inputs=ImageInputs((0.0, 1.0), (1.0, 2.0)))
     got = reader[torch.arange(3), torch.zeros(3, dtype=torch.long)].inputs
     assert got.shape == (3, *shape)
     assert torch.allclose(got[:, 0], torch.ones(()))
@@ -227,7 +227,9 @@ def test_normalisation_is_per_channel_for_any_number_of_further_axes(shape, dtyp
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4, 4), (1, 4, 4), ()])
 def test_another_number_of_channels_than_mean_and_std_have_is_an_error(shape):
-    reader = Reader(TensorSource(torch.ones(4, *shape)), inputs=ImageInputs((0.0, 1.0), (1.0, 1.0)))
+    reader = BatchBuilder(
+        TensorSource(torch.ones(4, *shape)), inputs=ImageInputs((0.0, 1.0), (1.0, 1.0))
+    )
     with pytest.raises(
         DataError, match="mean and std have 2 values, one a channel, but the inputs"
     ):
@@ -237,9 +239,9 @@ def test_another_number_of_channels_than_mean_and_std_have_is_an_error(shape):
 def test_a_reader_takes_mean_and_std_as_data_do():
     source = TensorSource(torch.ones(4, 2, 5))
     ids = torch.arange(2)
-    reader = Reader(source, mean=(0.0, 1.0), std=(1.0, 2.0))
-    own = Reader(source, inputs=ArrayInputs((0.0, 1.0), (1.0, 2.0)))
+    reader = BatchBuilder(source, mean=(0.0, 1.0), std=(1.0, 2.0))
+    own = BatchBuilder(source, inputs=ArrayInputs((0.0, 1.0), (1.0, 2.0)))
     assert reader.fingerprint == own.fingerprint
     assert torch.equal(reader[ids, ids * 0].inputs, own[ids, ids * 0].inputs)
     with pytest.raises(ConfigError, match="mean and std belong together"):
-        Reader(source, mean=(0.0, 1.0))
+        BatchBuilder(source, mean=(0.0, 1.0))

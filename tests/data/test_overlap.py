@@ -15,9 +15,9 @@ def splits_of(train, test):
 
 
 def test_rows_of_tensors_are_compared_without_their_labels():
-    pictures = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8)
-    train = TensorSource(pictures[:4], torch.zeros(4, dtype=torch.long))
-    test = TensorSource(pictures[[5, 3, 3, 0]], torch.ones(4, dtype=torch.long))
+    images = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8)
+    train = TensorSource(images[:4], torch.zeros(4, dtype=torch.long))
+    test = TensorSource(images[[5, 3, 3, 0]], torch.ones(4, dtype=torch.long))
     splits = splits_of(train, test)
     assert num_shared(splits) == 3
     (note,) = overlap_note(splits)
@@ -61,15 +61,15 @@ def test_test_data_that_are_the_validation_data_are_known_by_what_they_hold():
 
 
 def test_other_samples_under_one_fingerprint_are_test_samples():
-    # So are two folders whose uncompressed pictures have the same names and sizes.
+    # So are two folders whose uncompressed images have the same names and sizes.
     valid, test = TensorSource(torch.randn(4, 5)), TensorSource(torch.randn(4, 5))
     test.fingerprint = valid.fingerprint
     assert judged_on(Splits(TensorSource(torch.randn(4, 5)), valid, test, ())) == "test"
 
 
 def test_samples_that_are_for_validation_too_are_called_so():
-    pictures = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8)
-    train, test = TensorSource(pictures[:4]), TensorSource(pictures[2:])
+    images = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8)
+    train, test = TensorSource(images[:4]), TensorSource(images[2:])
     same, note = overlap_note(replace(splits_of(train, test), valid=test))
     assert same == SAME_NOTE
     assert note.startswith(

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tutelage.data.cutting import Cutter
 from tutelage.data.plain import PlainText
+from tutelage.data.tokenization import Tokenizing
 from tutelage.errors import DataError
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -66,10 +66,10 @@ def make(kind, frame: str = "both", **options: object):
 @pytest.mark.parametrize("length", [4, 16])
 def test_a_text_is_as_long_as_allowed_whatever_it_ends_in(kind, frame, length):
     tokenizer = make(kind, frame)
-    cutter = Cutter(tokenizer, length, "it")
+    cutter = Tokenizing(tokenizer, length, "it")
     _, before, after = FRAMES[frame]
     texts = ["good film " * 9 + "日 " * 5, "日 " * 30, "good"]
-    for text, ids in zip(texts, cutter.cut(texts), strict=True):
+    for text, ids in zip(texts, cutter.tokenize(texts), strict=True):
         whole = tokenizer(text)["input_ids"]
         kept = len(whole) - after if len(whole) <= length else length - after
         assert list(ids) == whole[:kept] + whole[len(whole) - after :]
@@ -79,8 +79,8 @@ def test_a_text_is_as_long_as_allowed_whatever_it_ends_in(kind, frame, length):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_control_token_that_a_text_spells_is_plain_text(kind):
-    cutter = Cutter(make(kind), 64, "it")
-    (ids,) = cutter.cut(["good [SEP] film [PAD] [CLS]"])
+    cutter = Tokenizing(make(kind), 64, "it")
+    (ids,) = cutter.tokenize(["good [SEP] film [PAD] [CLS]"])
     assert (ids[0], ids[-1]) == (2, 3)
     assert not {0, 2, 3} & set(ids[1:-1])
     assert "Texts that spell a control token of the tokenizer: 1 " in " ".join(cutter.notes())
@@ -89,9 +89,9 @@ def test_a_control_token_that_a_text_spells_is_plain_text(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_without_control_tokens_are_what_the_tokenizer_makes_of_them(kind):
     tokenizer = make(kind)
-    cutter = Cutter(tokenizer, 64, "it")
+    cutter = Tokenizing(tokenizer, 64, "it")
     texts = ["good film", "film", "日 good"]
-    assert [list(ids) for ids in cutter.cut(texts)] == tokenizer(texts)["input_ids"]
+    assert [list(ids) for ids in cutter.tokenize(texts)] == tokenizer(texts)["input_ids"]
     assert cutter.notes() == ()
 
 
@@ -101,20 +101,20 @@ def test_letters_that_are_unknown_are_one_unknown_token():
 
 
 def test_the_end_of_a_text_is_kept_where_the_tokenizer_says_so():
-    cutter = Cutter(make(word_level, truncation_side="left"), 4, "it")
-    assert list(cutter.cut(["good good film film"])[0]) == [2, 5, 5, 3]
+    cutter = Tokenizing(make(word_level, truncation_side="left"), 4, "it")
+    assert list(cutter.tokenize(["good good film film"])[0]) == [2, 5, 5, 3]
 
 
 @pytest.mark.parametrize("length", [1, 2])
 def test_no_room_for_a_text_is_refused(length):
     with pytest.raises(DataError, match=rf"max_length: {length} leaves no room .* adds 2 tokens"):
-        Cutter(make(word_piece), length, "it")
-    assert list(Cutter(make(word_piece), 3, "it").cut(["good film"])[0]) == [2, 4, 3]
+        Tokenizing(make(word_piece), length, "it")
+    assert list(Tokenizing(make(word_piece), 3, "it").tokenize(["good film"])[0]) == [2, 4, 3]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_texts_are_filled_up_without_a_pad_token_too(side):
-    cutter = Cutter(make(word_level, pad_token=None, padding_side=side), 8, "it")
+    cutter = Tokenizing(make(word_level, pad_token=None, padding_side=side), 8, "it")
     source = cutter.source(["good film", "film"], torch.tensor([0, 1]))
     inputs, _ = source.fetch(torch.tensor([0, 1]))
     assert inputs["attention_mask"].sum(dim=1).tolist() == [4, 3]
@@ -122,14 +122,14 @@ def test_texts_are_filled_up_without_a_pad_token_too(side):
 
 
 def test_a_text_without_any_token_is_refused():
-    cutter = Cutter(make(word_level, "none"), 8, "it")
+    cutter = Tokenizing(make(word_level, "none"), 8, "it")
     with pytest.raises(DataError, match="finds no token in the text"):
-        cutter.cut(["  "])
+        cutter.tokenize(["  "])
 
 
 @pytest.mark.parametrize("kind", [word_level, word_piece])
 def test_words_that_spell_a_control_token_keep_their_classes(kind, tmp_path):
-    from tutelage.data.words import load_words
+    from tutelage.data.token_labels import load_words
 
     make(kind).save_pretrained(tmp_path / "tokenizer")
     rows = ['{"words": ["good", "[SEP]", "film"], "labels": ["a", "b", "c"]}'] * 20

@@ -8,7 +8,7 @@ import yaml
 import tutelage
 from tutelage.config.build import build_job
 from tutelage.config.read import read_recipe
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.series import SeriesSource, load_series
 from tutelage.errors import ConfigError, DataError
 from tutelage.inputs.series import SeriesInputs
@@ -63,7 +63,7 @@ def test_series_of_one_length_are_one_tensor():
 
 
 def test_what_is_filled_up_stays_0_normalised_and_back():
-    reader = Reader(SeriesSource(RAGGED), inputs=SeriesInputs((1.0, 2.0), (2.0, 4.0)))
+    reader = BatchBuilder(SeriesSource(RAGGED), inputs=SeriesInputs((1.0, 2.0), (2.0, 4.0)))
     batch = reader[ALL, 0 * ALL]
     assert batch.inputs["inputs"][0, :, 3:].abs().sum() == 0
     assert batch.inputs["inputs"][0, 0, 0] == (3 - 1) / 2
@@ -77,7 +77,7 @@ def test_a_teacher_says_the_same_of_a_series_in_any_batch():
     torch.manual_seed(0)
     source = SeriesSource(waves(12, 3)[0])
     teacher = ModuleTeacher(CNN1d(2, 2, channels=(4,), kernels=(3,)), Classification(2), chunk=4)
-    reader, ids = Reader(source), torch.arange(12)
+    reader, ids = BatchBuilder(source), torch.arange(12)
     together = teacher(reader[ids, 0 * ids]).logits
     for number in ids.split(1):
         assert torch.equal(teacher(reader[number, 0 * number]).logits, together[number])

@@ -4,15 +4,15 @@ import pytest
 import torch
 from texts import save_tokenizer, snippets, write_csv
 
-from tutelage.data import cutting
-from tutelage.data.cutting import Cutter
-from tutelage.data.loading import Reader
+from tutelage.data import tokenization
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.text import load_text
+from tutelage.data.token_labels import load_words
+from tutelage.data.tokenization import Tokenizing
 from tutelage.data.tokens import TokenSource
-from tutelage.data.words import load_words
 from tutelage.errors import DataError, ModelError, UnknownNameError
 from tutelage.inputs.tokenizer import load_tokenizer
-from tutelage.types import COUNTED, UNLABELLED
+from tutelage.types import UNLABELLED, VALID_MASK
 
 pytest.importorskip("transformers")
 
@@ -82,11 +82,11 @@ def test_what_is_longer_is_cut_keeps_its_end_and_is_counted(folder, tokenizer):
 def test_texts_that_are_cut_a_few_at_a_time_are_the_same(folder, tokenizer, monkeypatch):
     wanted = load_text(folder, tokenizer, max_length=6)
     given = []
-    cut = Cutter._cut
+    cut = Tokenizing._cut
     monkeypatch.setattr(
-        Cutter, "_cut", lambda self, texts: given.append(len(texts)) or cut(self, texts)
+        Tokenizing, "_cut", lambda self, texts: given.append(len(texts)) or cut(self, texts)
     )
-    monkeypatch.setattr(cutting, "AT_ONCE", 5)
+    monkeypatch.setattr(tokenization, "AT_ONCE", 5)
     splits = load_text(folder, tokenizer, max_length=6)
     assert given == [*[5] * 7, 1, 4, 5, 5, 2]
     assert splits.train.fingerprint == wanted.train.fingerprint
@@ -102,10 +102,10 @@ def test_texts_without_labels_join_the_training_texts_alone(folder, tokenizer):
     assert len(splits.train) == 40
     assert len(splits.labelled) == 36
     assert splits.train.is_partly_labelled
-    batch = Reader(splits.train, num_classes=2)[torch.tensor([0, 39]), torch.tensor([0, 0])]
+    batch = BatchBuilder(splits.train, num_classes=2)[torch.tensor([0, 39]), torch.tensor([0, 0])]
     assert batch.is_labelled.tolist() == [True, False]
     assert batch.labels[1] == UNLABELLED
-    labelled = Reader(splits.labelled, num_classes=2)[torch.tensor([3]), torch.tensor([0])]
+    labelled = BatchBuilder(splits.labelled, num_classes=2)[torch.tensor([3]), torch.tensor([0])]
     assert labelled.is_labelled is None
     # What is trained on the labelled texts alone stays whatever texts join them.
     assert splits.labelled.fingerprint == load_text(folder, tokenizer).train.fingerprint
@@ -198,7 +198,7 @@ def test_the_first_token_of_each_word_counts_and_has_its_class(tmp_path, tokeniz
     assert splits.class_names == ("A", "N", "R", "V")
     inputs, labels = splits.test.fetch(torch.tensor([0, 2]))
     # [CLS] film ##s very w1 [SEP], and [CLS] w2 [SEP] with three places filled up
-    assert inputs[COUNTED].int().tolist() == [[0, 1, 0, 1, 1, 0], [0, 1, 0, 0, 0, 0]]
+    assert inputs[VALID_MASK].int().tolist() == [[0, 1, 0, 1, 1, 0], [0, 1, 0, 0, 0, 0]]
     assert labels.tolist() == [[-100, 1, -100, 2, 1, -100], [-100, 1, -100, -100, -100, -100]]
     short = load_words(tmp_path, tokenizer, text_column="words", label_column="tags", max_length=4)
     inputs, labels = short.test.fetch(torch.tensor([0]))

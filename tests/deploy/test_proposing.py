@@ -25,10 +25,10 @@ def original(name="cnn", *, is_trained=False, **settings):
     return Original(name, settings, network, is_trained)
 
 
-def true_needs(candidate, way=None):
+def true_needs(candidate, scheme=None):
     """Files of 4 bytes a weight (or 1) and 100 a layer; times of 1 us a layer and 1 ns a MAC."""
     layers = proposing.num_layers(candidate)
-    size = float(candidate.weight_bytes / (1 if way is None else 4) + 100 * layers)
+    size = float(candidate.weight_bytes / (1 if scheme is None else 4) + 100 * layers)
     return Needs(size, 1e-3 * layers + 1e-6 * candidate.macs, candidate.memory_bytes + 5e5)
 
 
@@ -39,19 +39,19 @@ def pretend(monkeypatch):
 
     def measure(candidates, facts, *, seconds, form):
         asked.append([candidate.name for candidate in candidates])
-        return {candidate.name: true_needs(candidate, form.way) for candidate in candidates}, {}
+        return {candidate.name: true_needs(candidate, form.scheme) for candidate in candidates}, {}
 
     monkeypatch.setattr(proposing, "try_needs", measure)
     return asked
 
 
-@pytest.mark.parametrize("way", [None, "minmax"])
-def test_two_measurements_predict_a_third(pretend, way):
+@pytest.mark.parametrize("scheme", [None, "minmax"])
+def test_two_measurements_predict_a_third(pretend, scheme):
     candidates = find_candidates(original(width=32), FACTS)
     first, middle, last = candidates[0], candidates[len(candidates) // 2], candidates[-1]
-    needs = {candidate.name: true_needs(candidate, way) for candidate in (first, last)}
+    needs = {candidate.name: true_needs(candidate, scheme) for candidate in (first, last)}
     predicted = Predictor.fit(first, last, needs).predict(middle)
-    wanted = true_needs(middle, way)
+    wanted = true_needs(middle, scheme)
     assert predicted.size_bytes == pytest.approx(wanted.size_bytes, rel=0.01)
     assert predicted.latency_ms == pytest.approx(wanted.latency_ms, rel=0.01)
     assert predicted.memory_bytes == pytest.approx(wanted.memory_bytes, rel=0.01)
@@ -117,8 +117,8 @@ def test_where_those_that_might_have_fitted_do_not_smaller_ones_are_measured(mon
 def test_a_budget_in_eight_bits_lets_larger_students_in_than_one_in_float(pretend):
     budget = Budget(size_bytes=4000.0)
     found = [
-        propose(original(width=16), FACTS, budget, count=2, form=Form("onnx", way))
-        for way in (None, "minmax")
+        propose(original(width=16), FACTS, budget, count=2, form=Form("onnx", scheme))
+        for scheme in (None, "minmax")
     ]
     floats, eights = ([p.candidate.parameters for p in proposals] for proposals in found)
     assert max(eights) > 2 * max(floats)
@@ -129,8 +129,8 @@ def test_a_budget_in_eight_bits_lets_larger_students_in_than_one_in_float(preten
     ("form", "error", "message"),
     [
         (Form("onx"), UnknownNameError, r"Unknown target 'onx'\. Did you mean 'onnx'"),
-        (Form("onnx", "entropy"), UnknownNameError, "way to eight bits of onnx 'entropy'"),
-        (Form("torch_export", "minmax"), ExportError, "torch_export has no eight-bit files"),
+        (Form("onnx", "entropy"), UnknownNameError, "int8 scheme of onnx 'entropy'"),
+        (Form("torch_export", "minmax"), ExportError, "torch_export has no int8 files"),
     ],
 )
 def test_what_no_student_can_be_delivered_as_is_refused(form, error, message):
@@ -192,13 +192,13 @@ def test_a_teacher_that_nothing_is_smaller_than_is_refused():
         propose(original("cnn", width=1, stages=1), FACTS, Budget(1e6))
 
 
-@pytest.mark.parametrize("way", [None, "minmax"])
-def test_real_files_are_measured(way):
+@pytest.mark.parametrize("scheme", [None, "minmax"])
+def test_real_files_are_measured(scheme):
     candidates = find_candidates(original(width=64), FACTS)[:1]
-    form = Form("onnx", way)
+    form = Form("onnx", scheme)
     needs = proposing.measure_needs(candidates, FACTS, seconds=0.2, form=form)[candidates[0].name]
     share = needs.size_bytes / candidates[0].weight_bytes
-    assert 1 < share < 1.2 if way is None else 0.25 < share < 0.6
+    assert 1 < share < 1.2 if scheme is None else 0.25 < share < 0.6
     assert 0 < needs.latency_ms < 100
     assert 0 < needs.memory_bytes < 1e8
 

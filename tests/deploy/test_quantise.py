@@ -1,4 +1,4 @@
-"""Eight-bit files: made from the float one, run in ONNX Runtime, judged, and refused if too bad."""
+"""Int8 files: made from the float one, run in ONNX Runtime, judged, and refused if too bad."""
 
 import numpy as np
 import onnx
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tutelage.deploy import export_onnx, open_session, quantise_onnx, run_session
-from tutelage.deploy.quantise import WAYS
+from tutelage.deploy.quantise import SCHEMES
 from tutelage.errors import ExportError, UnknownNameError
 from tutelage.job import MeasureSettings
 from tutelage.models.nets import cnn, mlp
@@ -24,10 +24,10 @@ def network(request):
     return mlp(5, image_size=12, hidden=(64,)) if request.param == "mlp" else cnn(5, width=16)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_an_eight_bit_file_is_near_the_float_one(tmp_path, network, samples, way):
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_an_eight_bit_file_is_near_the_float_one(tmp_path, network, samples, scheme):
     export_onnx(network, samples[:1], tmp_path / "float.onnx")
-    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", samples.split(16), way)
+    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", samples.split(16), scheme)
     expected = run_session(open_session(tmp_path / "float.onnx", threads=1), samples.numpy())
     given = run_session(open_session(tmp_path / "int8.onnx", threads=1), samples.numpy())
     largest = np.abs(expected - given).max()
@@ -36,10 +36,10 @@ def test_an_eight_bit_file_is_near_the_float_one(tmp_path, network, samples, way
     assert onnx.TensorProto.INT8 in kinds
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_weights_leave_a_bit_free_for_processors_that_add_in_sixteen(tmp_path, samples, way):
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_weights_leave_a_bit_free_for_processors_that_add_in_sixteen(tmp_path, samples, scheme):
     export_onnx(mlp(5, image_size=12, hidden=(64,)), samples[:1], tmp_path / "float.onnx")
-    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [samples], way)
+    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [samples], scheme)
     tensors = onnx.load(tmp_path / "int8.onnx").graph.initializer
     weights = [
         onnx.numpy_helper.to_array(tensor)
@@ -91,7 +91,7 @@ def test_a_run_delivers_the_eight_bit_student_and_says_what_it_cost(job, monkeyp
     assert row.float_metric == pytest.approx(selected.accuracy)
     assert {size.name for size in record.sizes} == {"teacher", "distilled", "distilled int8"}
     assert "distilled int8" in {latency.name for latency in record.latencies}
-    assert "Eight bits against float" in (job.out / "report.html").read_text()
+    assert "Int8 against float" in (job.out / "report.html").read_text()
     assert run_job(job).record.quantised == [row]
 
 

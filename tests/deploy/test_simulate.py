@@ -1,4 +1,4 @@
-"""Eight bits in floats: what is rounded, what learns, and what is left when it is taken out."""
+"""Int8 in floats: what is rounded, what learns, and what is left when it is taken out."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.deploy.simulate import Range, WeightGrid, settled, simulate_int8
+from tutelage.deploy.simulate import Range, WeightGrid, remove_fake_quant, simulate_int8
 from tutelage.errors import ModelError
 from tutelage.models.nets import cnn, mlp, vit
 
@@ -44,7 +44,7 @@ def test_a_target_with_more_steps_has_its_own():
     whole = 127 * WeightGrid(127)(weight) / weight.abs().amax(dim=1, keepdim=True)
     torch.testing.assert_close(whole, whole.round(), atol=1e-4, rtol=0)
     network = nn.Sequential(nn.Linear(9, 6))
-    plain = settled(simulate_int8(network, "dynamic", 127), network)
+    plain = remove_fake_quant(simulate_int8(network, "dynamic", 127), network)
     torch.testing.assert_close(plain[0].weight, WeightGrid(127)(network[0].weight))
 
 
@@ -88,9 +88,9 @@ def test_parts_keep_their_names_and_the_original_is_untouched(network):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize("way", ["minmax", "dynamic"])
-def test_gradients_reach_every_weight(network, way):
-    simulated = simulate_int8(network, way).train()
+@pytest.mark.parametrize("scheme", ["minmax", "dynamic"])
+def test_gradients_reach_every_weight(network, scheme):
+    simulated = simulate_int8(network, scheme).train()
     simulated(IMAGES).square().sum().backward()
     # Keys' biases cancel in attention, and a batch norm's mean cancels what comes before it.
     missing = {name for name, p in simulated.named_parameters() if p.grad is None}
@@ -112,7 +112,10 @@ def test_copies_can_be_settled_one_after_another(network):
     simulated = simulate_int8(network, "minmax").train()
     simulated(IMAGES)
     other = copy.deepcopy(simulated)
-    first, second = settled(simulated.eval(), network), settled(other.eval(), network)
+    first, second = (
+        remove_fake_quant(simulated.eval(), network),
+        remove_fake_quant(other.eval(), network),
+    )
     assert first.state_dict().keys() == network.state_dict().keys()
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name])
@@ -123,7 +126,7 @@ def test_what_is_left_computes_nearly_the_same_in_floats(network):
     for _ in range(3):
         simulated(IMAGES)
     simulated.eval()
-    plain = settled(simulated, network)
+    plain = remove_fake_quant(simulated, network)
     with torch.no_grad():
         difference = (plain(IMAGES) - simulated(IMAGES)).abs().max()
         scale = plain(IMAGES).abs().max()

@@ -1,4 +1,4 @@
-"""Every target keeps the same promises: a file, its eight-bit files, run in its own runtime."""
+"""Every target keeps the same promises: a file, its int8 files, run in its own runtime."""
 
 import importlib
 import sys
@@ -18,10 +18,10 @@ from tutelage.models.nets import cnn, vit
 LIGHT = ("onnx", "torch_export")
 QUICK = {("onnx", "cnn"), ("torch_export", "cnn"), ("torch_export", "text")}
 EVERY = [pytest.param(n, marks=() if n in LIGHT else pytest.mark.slow) for n in TARGETS]
-WAYS = [
-    pytest.param(name, way, marks=() if name in LIGHT else pytest.mark.slow)
+SCHEMES = [
+    pytest.param(name, scheme, marks=() if name in LIGHT else pytest.mark.slow)
     for name, target in TARGETS.items()
-    for way in target.ways
+    for scheme in target.schemes
 ]
 SAMPLES = torch.rand(24, 1, 12, 12, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.randint(1, 20, (24, 9), generator=torch.Generator().manual_seed(0))
@@ -91,11 +91,11 @@ def test_the_file_computes_what_the_network_computes(exported, name, kind):
     np.testing.assert_allclose(open_file(path)(samples[:5].numpy()), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "way"), WAYS)
-def test_an_eight_bit_file_is_near_the_float_one(exported, tmp_path, name, way):
+@pytest.mark.parametrize(("name", "scheme"), SCHEMES)
+def test_an_eight_bit_file_is_near_the_float_one(exported, tmp_path, name, scheme):
     network, samples, source, _ = exported(name)
     path = tmp_path / f"int8{source.suffix}"
-    TARGETS[name].quantise(network, source, [samples], path, way)
+    TARGETS[name].quantise(network, source, [samples], path, scheme)
     with torch.no_grad():
         expected = network(samples).numpy()
     difference = np.abs(open_file(path)(samples.numpy()) - expected).max()
@@ -178,7 +178,7 @@ def test_openvino_keeps_a_transformer_s_choices_in_eight_bits(exported, tmp_path
     assert 0 < difference < 0.1 * np.abs(expected).max()
 
 
-BOTH = [n for n, t in TARGETS.items() if {"minmax", "percentile"} <= t.ways.keys()]
+BOTH = [n for n, t in TARGETS.items() if {"minmax", "percentile"} <= t.schemes.keys()]
 
 
 @pytest.mark.parametrize(
@@ -191,10 +191,10 @@ def test_percentiles_leave_a_rare_value_out_that_minmax_keeps(exported, tmp_path
     error = {}
     with torch.no_grad():
         expected = network(samples).numpy()
-    for way in ("minmax", "percentile"):
-        path = tmp_path / f"{way}{source.suffix}"
-        TARGETS[name].quantise(network, source, spoilt.split(8), path, way)
-        error[way] = np.abs(open_file(path)(samples.numpy()) - expected).mean()
+    for scheme in ("minmax", "percentile"):
+        path = tmp_path / f"{scheme}{source.suffix}"
+        TARGETS[name].quantise(network, source, spoilt.split(8), path, scheme)
+        error[scheme] = np.abs(open_file(path)(samples.numpy()) - expected).mean()
     assert error["percentile"] < 0.7 * error["minmax"]
 
 
@@ -203,7 +203,7 @@ def test_percentiles_leave_a_rare_value_out_that_minmax_keeps(exported, tmp_path
     [
         pytest.param(n, marks=() if n in LIGHT else pytest.mark.slow)
         for n, target in TARGETS.items()
-        if "minmax" in target.ways
+        if "minmax" in target.schemes
     ],
 )
 def test_minmax_keeps_the_largest_value_seen_however_early(exported, tmp_path, name):
@@ -292,9 +292,9 @@ def test_unknown_targets_files_and_ways_are_named(tmp_path):
     with pytest.raises(UnknownNameError, match=r"Unknown kind of exported file '\.onx'"):
         open_file(tmp_path / "a.onx")
     with pytest.raises(UnknownNameError, match="Known: minmax, percentile"):
-        TARGETS["openvino"].check_way("dynamic")
-    with pytest.raises(ExportError, match="torch_export has no eight-bit files: PyTorch runs"):
-        TARGETS["torch_export"].check_way("minmax")
+        TARGETS["openvino"].check_scheme("dynamic")
+    with pytest.raises(ExportError, match="torch_export has no int8 files: PyTorch runs"):
+        TARGETS["torch_export"].check_scheme("minmax")
 
 
 def test_a_program_is_opened_where_it_was_written_and_nowhere_else(exported, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from torch import nn
 
 from tutelage.data.sources import SubsetSource, TensorSource
 from tutelage.data.views import Identity
-from tutelage.doctor import FINE, PROBLEM, WARNING, check, preflight
+from tutelage.doctor import OK, PROBLEM, WARNING, check, preflight
 from tutelage.engine.settings import ScheduleSettings, TrainSettings
 from tutelage.errors import ConfigError, ModelError, RunFolderError, ShapeError, TutelageError
 from tutelage.job import TeacherPlan, TransferPlan
@@ -74,7 +74,7 @@ class Forward(nn.Module):
 def test_a_good_job_has_no_problem_and_no_warning(job):
     gentle = 0.5 * CrossEntropy() + 0.5 * KD(temperature=2)
     found = check(replace(job, codec=None, objective=gentle))
-    trouble = [finding.text for finding in found if finding.level != FINE]
+    trouble = [finding.text for finding in found if finding.level != OK]
     assert all("A linear classifier on the inputs" in text for text in trouble), trouble
     about = {finding.about for finding in found}
     assert about >= {"output", "data", "student", "teacher", "time", "memory"}
@@ -84,7 +84,7 @@ def test_a_good_job_has_no_problem_and_no_warning(job):
 
 def test_a_teacher_that_is_trained_here_is_said_so(make_job, tmp_path):
     job = make_job(tmp_path)
-    assert (FINE, "It is trained here before it teaches.") in findings(job, "teacher")
+    assert (OK, "It is trained here before it teaches.") in findings(job, "teacher")
 
 
 def test_nothing_is_changed_by_looking(job, good_teacher):
@@ -314,7 +314,7 @@ def test_a_teacher_that_sees_more_than_a_linear_baseline_is_fine(job):
 
     seeing = replace(taught_by(job, Forward(by_eye)).on(splits), views=Identity())
     assert "linear classifier" not in texts(seeing, WARNING, "teacher")
-    assert "100.00%" in texts(seeing, FINE, "teacher")
+    assert "100.00%" in texts(seeing, OK, "teacher")
 
 
 # Data.
@@ -407,9 +407,9 @@ def test_time_and_memory_are_estimated_from_the_job(job):
     (memory,) = findings(job, "memory")
     assert "(540 views)" in memory[1]
     live = replace(job, codec=None, has_baseline=False)
-    assert "2 trainings of 8 steps" in texts(live, FINE, "time")
-    assert "live teaching" in texts(live, FINE, "time")
-    assert "views" not in texts(live, FINE, "memory")
+    assert "2 trainings of 8 steps" in texts(live, OK, "time")
+    assert "live teaching" in texts(live, OK, "time")
+    assert "views" not in texts(live, OK, "memory")
 
 
 def test_a_slower_student_makes_a_longer_estimate(job):

@@ -6,11 +6,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from tutelage.data.corpus import PaddedSource
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.engine import Arm, OptimizerSettings, TrainSettings, fit
 from tutelage.engine.distiller import Distiller
 from tutelage.engine.dot import DOT
-from tutelage.engine.trainee import Trainee
+from tutelage.engine.training_module import TrainingModule
 from tutelage.losses import KD, CrossEntropy
 from tutelage.objective import Objective, Term
 from tutelage.tasks import Classification, LanguageModeling
@@ -34,13 +34,13 @@ class Words(nn.Module):
         return self.head(self.table(input_ids).cumsum(dim=1))
 
 
-def documents(lengths: list[int]) -> Reader:
+def documents(lengths: list[int]) -> BatchBuilder:
     draw = torch.Generator().manual_seed(0)
     made = [torch.randint(0, WORDS, (n + 1,), generator=draw).tolist() for n in lengths]
-    return Reader(PaddedSource(made, max(lengths), 0), num_classes=WORDS)
+    return BatchBuilder(PaddedSource(made, max(lengths), 0), num_classes=WORDS)
 
 
-def batches(reader: Reader, cuts: list[int]) -> list[Batch]:
+def batches(reader: BatchBuilder, cuts: list[int]) -> list[Batch]:
     ids = torch.arange(len(reader)).split(cuts)
     return [reader[rows, torch.zeros_like(rows)] for rows in ids]
 
@@ -50,7 +50,7 @@ def learned(task, objective, model, teacher, taught: list[Batch], **settings) ->
     optimizer = settings.pop("optimizer", torch.optim.SGD)(model.parameters(), lr=1.0)
     accelerator = Accelerator(gradient_accumulation_steps=settings.pop("accumulate", len(taught)))
     distiller = Distiller(
-        Trainee(model, objective, task), teacher, optimizer, accelerator, **settings
+        TrainingModule(model, objective, task), teacher, optimizer, accelerator, **settings
     )
     distiller.due = len(taught)
     for batch in taught:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.engine import Distiller, OptimizerSettings, Trainee, TrainSettings
+from tutelage.engine import Distiller, OptimizerSettings, TrainingModule, TrainSettings
 from tutelage.engine.dot import DOT
 from tutelage.errors import ConfigError
 from tutelage.losses import KD, CrossEntropy
@@ -21,7 +21,7 @@ def train(settings, steps=6):
     torch.manual_seed(0)
     student = nn.Linear(4, 3)
     teacher = ModuleTeacher(nn.Linear(4, 3), TASK, chunk=8)
-    trainee = Trainee(student, 1.0 * CrossEntropy() + 2.0 * KD(temperature=2), TASK)
+    trainee = TrainingModule(student, 1.0 * CrossEntropy() + 2.0 * KD(temperature=2), TASK)
     optimizer = settings.build(trainee.parameters())
     distiller = Distiller(trainee, teacher, optimizer)
     ids = torch.arange(8)

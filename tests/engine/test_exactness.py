@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.randomness import draws_as_tensors, seeded_draws, set_draws
 from tutelage.data.sources import TensorSource
 from tutelage.data.views import Shift
@@ -33,7 +33,7 @@ def reader():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (70, 1, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 4, (70,), generator=generator)
-    return Reader(
+    return BatchBuilder(
         TensorSource(images, labels), Shift(1), inputs=ImageInputs([0.5], [0.3]), num_classes=4
     )
 
@@ -60,7 +60,7 @@ def _arm(reader, folder, teacher, **settings):
 
 
 def replace_views(reader):
-    return Reader(reader.source, inputs=ImageInputs([0.5], [0.3]), num_classes=4)
+    return BatchBuilder(reader.source, inputs=ImageInputs([0.5], [0.3]), num_classes=4)
 
 
 def _teacher():

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from tutelage.data.loading import Reader, training_requests
+from tutelage.data.loading import BatchBuilder, training_requests
 from tutelage.data.sources import TensorSource
 from tutelage.data.views import Shift
 from tutelage.engine import (
@@ -14,7 +14,7 @@ from tutelage.engine import (
     Distiller,
     OptimizerSettings,
     ScheduleSettings,
-    Trainee,
+    TrainingModule,
     TrainSettings,
     fit,
 )
@@ -49,8 +49,8 @@ def arm_of(source, tmp_path):
             objective=objective or 0.1 * CrossEntropy() + 0.9 * KD(4.0),
             task=TASK,
             settings=TrainSettings(**chosen),
-            train=Reader(source, Shift(1), inputs=ImageInputs([0.5], [0.3]), num_classes=4),
-            valid=Reader(source, inputs=ImageInputs([0.5], [0.3]), num_classes=4),
+            train=BatchBuilder(source, Shift(1), inputs=ImageInputs([0.5], [0.3]), num_classes=4),
+            valid=BatchBuilder(source, inputs=ImageInputs([0.5], [0.3]), num_classes=4),
             teacher=a_teacher() if teacher == "live" else teacher,
             folder=tmp_path / name,
             key="k",
@@ -153,7 +153,7 @@ def test_micro_steps_left_at_the_end_make_an_update_of_their_own_mean(arm_of, ac
     for size in updates:
         totals = []
         for batch in [arm.train[next(requests)] for _ in range(size)]:
-            trainee = Trainee(student, arm.objective, TASK)
+            trainee = TrainingModule(student, arm.objective, TASK)
             totals.append(trainee(batch, arm.teacher(batch)).total)
         student.zero_grad()
         torch.stack(totals).mean().backward()
@@ -171,7 +171,7 @@ def test_an_own_loop_may_end_an_update_early(source):
     moved = []
     for accumulate, due in ((4, 1), (1, 1)):
         student = a_student()
-        trainee = Trainee(student, 1.0 * CrossEntropy(), TASK)
+        trainee = TrainingModule(student, 1.0 * CrossEntropy(), TASK)
         optimizer = torch.optim.SGD(trainee.parameters(), lr=0.1)
         accelerator = Accelerator(gradient_accumulation_steps=accumulate)
         distiller = Distiller(trainee, None, optimizer, accelerator)
@@ -187,7 +187,7 @@ def test_batch_norm_trains_where_one_row_would_be_left(arm_of, source, batch_siz
     images, labels = source.fetch(torch.arange(47 if batch_size == 2 else 48))
     arm = replace(
         arm_of(batch_size=batch_size, epochs=1),
-        train=Reader(TensorSource(images, labels), inputs=ImageInputs([0.5], [0.3])),
+        train=BatchBuilder(TensorSource(images, labels), inputs=ImageInputs([0.5], [0.3])),
     )
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
     progress = fit(net, arm).progress
@@ -280,7 +280,7 @@ def test_the_teacher_stays_as_it_is_through_a_training(arm_of):
 def test_the_trainee_holds_the_student_and_nothing_of_the_teacher(arm_of):
     arm = arm_of()
     student = a_student()
-    trainee = Trainee(student, arm.objective, TASK)
+    trainee = TrainingModule(student, arm.objective, TASK)
     assert {id(p) for p in trainee.parameters()} == {id(p) for p in student.parameters()}
     assert all(key.startswith("student.") for key in trainee.state_dict())
 
@@ -288,7 +288,7 @@ def test_the_trainee_holds_the_student_and_nothing_of_the_teacher(arm_of):
 def test_a_step_of_ones_own_loop_lowers_the_loss(source):
     objective = 0.1 * CrossEntropy() + 0.9 * KD(4.0)
     student, teacher = a_student(), a_teacher()
-    trainee = Trainee(student, objective, TASK)
+    trainee = TrainingModule(student, objective, TASK)
     distiller = Distiller(trainee, teacher, torch.optim.SGD(trainee.parameters(), lr=0.05))
     ids = torch.arange(48)
     images, labels = source.fetch(ids)

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.sources import TensorSource
 from tutelage.engine import (
     Arm,
     Distiller,
     OptimizerSettings,
     ScheduleSettings,
-    Trainee,
+    TrainingModule,
     TrainSettings,
     fit,
 )
-from tutelage.engine.memory import in_parts_note, is_out_of_memory, told_where
+from tutelage.engine.memory import in_parts_note, is_out_of_memory, oom_context
 from tutelage.engine.watch import DEAD_LOOKS, ENOUGH, LOOK_EVERY, GradientWatch
 from tutelage.errors import GradientError, OutOfMemoryError, TeacherChangedError, TrainingError
 from tutelage.inputs import ImageInputs
@@ -42,7 +42,9 @@ def reader(count=70):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 4, (count,), generator=generator)
-    return Reader(TensorSource(images, labels), inputs=ImageInputs([0.5], [0.3]), num_classes=4)
+    return BatchBuilder(
+        TensorSource(images, labels), inputs=ImageInputs([0.5], [0.3]), num_classes=4
+    )
 
 
 @pytest.fixture
@@ -164,7 +166,7 @@ def test_the_stage_in_which_memory_ran_out_is_named_once():
     with pytest.raises(OutOfMemoryError, match=r"^export: out of memory"), clock.time("export"):
         raise MemoryError
     with pytest.raises(OutOfMemoryError, match=r"^baseline, seed 0: out of memory \(MemoryError"):  # noqa: SIM117
-        with clock.time("arms"), told_where("baseline, seed 0"):
+        with clock.time("arms"), oom_context("baseline, seed 0"):
             raise MemoryError
 
 
@@ -196,7 +198,7 @@ def test_one_sample_that_does_not_fit_is_an_error_that_says_so(arm_of):
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(arm_of):
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    with pytest.raises(RuntimeError, match="shapes"), told_where("x"):
+    with pytest.raises(RuntimeError, match="shapes"), oom_context("x"):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
@@ -356,7 +358,7 @@ def test_parts_of_unequal_size_teach_what_the_whole_batch_teaches():
     for parts in (1, 2, 3):
         torch.manual_seed(0)
         network = nn.Linear(4, 3)
-        trainee = Trainee(network, 1.0 * CrossEntropy(), Classification(3))
+        trainee = TrainingModule(network, 1.0 * CrossEntropy(), Classification(3))
         optimizer = torch.optim.SGD(trainee.parameters(), lr=1.0)
         Distiller(trainee, None, optimizer, parts=parts).step(batch)
         learned.append(network.weight.detach())

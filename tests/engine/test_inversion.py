@@ -1,4 +1,4 @@
-"""Pictures out of a teacher: they fit what it knows, and leave it as it was."""
+"""Images out of a teacher: they fit what it knows, and leave it as it was."""
 
 import copy
 
@@ -46,8 +46,8 @@ def test_their_statistics_are_nearer_to_the_data_than_noise(teacher, settings):
     seen = {}
     handle = norm.register_forward_pre_hook(lambda _, args: seen.update(inputs=args[0]))
 
-    def distance(pictures):
-        teacher(pictures)
+    def distance(images):
+        teacher(images)
         mean = seen["inputs"].mean(dim=(0, 2, 3))
         return float((mean - norm.running_mean).square().sum().detach())
 

@@ -7,10 +7,10 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.sources import TensorSource
 from tutelage.deploy import export_checked
-from tutelage.engine import Arm, OptimizerSettings, Trainee, TrainSettings, fit
+from tutelage.engine import Arm, OptimizerSettings, TrainingModule, TrainSettings, fit
 from tutelage.engine.events import Advanced
 from tutelage.engine.fit import CHECKPOINT
 from tutelage.engine.interrupt import Interrupted
@@ -53,7 +53,9 @@ def reader():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (40, 1, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 4, (40,), generator=generator)
-    return Reader(TensorSource(images, labels), inputs=ImageInputs([0.5], [0.3]), num_classes=4)
+    return BatchBuilder(
+        TensorSource(images, labels), inputs=ImageInputs([0.5], [0.3]), num_classes=4
+    )
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def teacher(objective, model=None):
 def prepared(objective, batch, net=None, wise=None):
     wise = wise or teacher(objective)
     net = prepare(net or student(), objective, TASK, batch, teacher=wise, num_samples=40)
-    return Trainee(net, objective, TASK), wise
+    return TrainingModule(net, objective, TASK), wise
 
 
 MANY = [

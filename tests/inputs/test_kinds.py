@@ -8,7 +8,7 @@ import torch
 from tutelage.data.views import Identity, Shift
 from tutelage.errors import ConfigError, DataError, ExportError
 from tutelage.inputs import INPUTS, ArrayInputs, ImageInputs, NamedInputs, TextInputs, kind_of
-from tutelage.types import COUNTED, by_name, each
+from tutelage.types import VALID_MASK, by_name, map_tensors
 
 TOKENS = torch.tensor([[3, 4, 5], [6, 7, 0]])
 TEXTS = {"input_ids": TOKENS, "attention_mask": (TOKENS > 0).long()}
@@ -43,7 +43,7 @@ def test_every_kind_is_found_by_what_inputs_look_like(case):
 
 
 def test_files_take_what_devices_have(case):
-    taken = case.kind.export_inputs(case.kind.normalise(each(case.raw, torch.clone)))
+    taken = case.kind.export_inputs(case.kind.normalise(map_tensors(case.raw, torch.clone)))
     for name, tensor in by_name(case.raw).items():
         given = tensor / 255 if tensor.dtype == torch.uint8 else tensor
         torch.testing.assert_close(by_name(taken)[name], given)
@@ -75,7 +75,7 @@ def test_tensors_by_name_of_which_nothing_is_known_are_not_exported():
 
 
 def test_what_only_the_task_needs_is_not_exported():
-    with_counts = TEXTS | {COUNTED: TOKENS > 0}
+    with_counts = TEXTS | {VALID_MASK: TOKENS > 0}
     assert {*TextInputs().export_inputs(with_counts)} == {"input_ids", "attention_mask"}
 
 
@@ -96,8 +96,8 @@ def test_images_alone_have_a_height_a_width_and_a_picture():
     for name, case in CASES.items():
         is_image = name == "image"
         assert (case.kind.image_shape(case.raw) is not None) is is_image
-        taken = case.kind.export_inputs(case.kind.normalise(each(case.raw, torch.clone)))
-        assert (case.kind.picture_png(taken) is not None) is is_image
+        taken = case.kind.export_inputs(case.kind.normalise(map_tensors(case.raw, torch.clone)))
+        assert (case.kind.image_png(taken) is not None) is is_image
 
 
 @pytest.mark.parametrize("kind", [ArrayInputs, ImageInputs])

@@ -42,7 +42,7 @@ class Shipped(NamedTuple):
 def shipped(tmp_path_factory, corpus_path, teacher_path) -> Shipped:
     short = [
         f"data.path={corpus_path}",
-        "data.block=40",
+        "data.block_size=40",
         "data.train_tokens=1600",
         "data.valid_tokens=320",
         "data.test_tokens=640",
@@ -71,7 +71,7 @@ def write_recipe(tmp_path, corpus_path, teacher_path) -> Callable[..., Path]:
             "data": {
                 "kind": "corpus",
                 "path": str(corpus_path),
-                "block": 16,
+                "block_size": 16,
                 "train_tokens": 1600,
                 "valid_tokens": 320,
                 "test_tokens": 640,

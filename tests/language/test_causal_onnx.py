@@ -7,9 +7,9 @@ from tiny_language import make_model
 
 from tutelage.deploy.causal import OnnxText
 from tutelage.deploy.text_targets import TEXT_TARGETS
-from tutelage.engine.writing import continued, likeliest
+from tutelage.engine.generation import generate, greedy
 from tutelage.errors import ExportError
-from tutelage.pipeline.text_files import Sample, check, compare
+from tutelage.pipeline.lm_export import Sample, check, compare
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -23,7 +23,7 @@ def opened(shipped):
 
 @pytest.fixture
 def untimed(monkeypatch):
-    monkeypatch.setattr("tutelage.pipeline.text_files.take_turns", lambda *_: np.ones((1, 2)))
+    monkeypatch.setattr("tutelage.pipeline.lm_export.take_turns", lambda *_: np.ones((1, 2)))
 
 
 def test_the_record_holds_how_the_file_compares(shipped):
@@ -46,7 +46,7 @@ def test_the_record_holds_how_the_file_compares(shipped):
 @pytest.mark.parametrize(("texts", "read"), [(1, 1), (1, 5), (4, 3)])
 def test_it_writes_the_same_text_as_pytorch(shipped, opened, texts, read):
     prompts = IDS[:texts, :read]
-    wanted = continued(shipped.student, prompts, 6, likeliest)
+    wanted = generate(shipped.student, prompts, 6, greedy)
     assert torch.equal(opened.write(prompts, 6), wanted)
 
 

@@ -71,7 +71,7 @@ def test_a_padding_side_changes_nothing_that_a_network_says(tmp_path, side):
     tokenizer.save_pretrained(tmp_path)
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(["the cat sees a fish .", "a dog", *sentences(30, seed=0)]))
-    settings = {"block": 16, "valid_tokens": 20, "test_tokens": 20, "is_packed": False}
+    settings = {"block_size": 16, "valid_tokens": 20, "test_tokens": 20, "is_packed": False}
     source = load_corpus(text, str(tmp_path), **settings).splits.train
     torch.manual_seed(0)
     model, task = Placed().eval(), LanguageModeling(21)
@@ -95,7 +95,7 @@ def test_no_document_is_in_two_splits(tmp_path, teacher_path):
     documents = [f"{a} {b} {c} ." for a in WORDS[:9] for b in WORDS[:9] for c in WORDS[:9]]
     path = tmp_path / "text.txt"
     path.write_text("\n\n".join(documents))
-    corpus = load_corpus(path, str(teacher_path), block=5, valid_tokens=100, test_tokens=200)
+    corpus = load_corpus(path, str(teacher_path), block_size=5, valid_tokens=100, test_tokens=200)
     parts = []
     for source in (corpus.splits.train, corpus.splits.valid, corpus.splits.test):
         text = corpus.tokenizer.decode(source.tokens.tolist()).split("<end>")
@@ -104,7 +104,7 @@ def test_no_document_is_in_two_splits(tmp_path, teacher_path):
     assert not parts[0] & parts[2]
     assert not parts[1] & parts[2]
     assert len(corpus.splits.test) == 40
-    again = load_corpus(path, str(teacher_path), block=5, valid_tokens=100, test_tokens=200)
+    again = load_corpus(path, str(teacher_path), block_size=5, valid_tokens=100, test_tokens=200)
     assert again.splits.train.fingerprint == corpus.splits.train.fingerprint
 
 
@@ -170,12 +170,12 @@ def test_a_path_without_text_is_refused(tmp_path):
 
 def test_more_tokens_than_there_are_is_refused(corpus_path, teacher_path):
     with pytest.raises(DataError, match=r"99,999 tokens asked for, but only [\d,]+ left"):
-        load_corpus(corpus_path, str(teacher_path), block=8, test_tokens=99999)
+        load_corpus(corpus_path, str(teacher_path), block_size=8, test_tokens=99999)
 
 
 def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path, corpus_path):
     with pytest.raises(ModelError, match=r"data\.tokenizer: .* cannot be loaded"):
-        load_corpus(corpus_path, str(tmp_path), block=8)
+        load_corpus(corpus_path, str(tmp_path), block_size=8)
 
 
 def test_a_tokenizer_without_an_end_sign_is_refused(tmp_path, corpus_path):
@@ -183,7 +183,7 @@ def test_a_tokenizer_without_an_end_sign_is_refused(tmp_path, corpus_path):
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="has no end sign"):
-        load_corpus(corpus_path, str(tmp_path), block=8)
+        load_corpus(corpus_path, str(tmp_path), block_size=8)
 
 
 def test_tokenizers_are_told_apart_by_words_and_rules():
@@ -195,12 +195,19 @@ def test_tokenizers_are_told_apart_by_words_and_rules():
 
 def test_documents_apart_are_samples_of_their_own(corpus_path, teacher_path):
     corpus = load_corpus(
-        corpus_path, str(teacher_path), block=12, valid_tokens=100, test_tokens=100, is_packed=False
+        corpus_path,
+        str(teacher_path),
+        block_size=12,
+        valid_tokens=100,
+        test_tokens=100,
+        is_packed=False,
     )
-    assert corpus.block is None
+    assert corpus.block_size is None
     inputs, _ = corpus.splits.train.fetch(torch.arange(3))
     assert inputs["input_ids"].shape[1] <= 12
-    assert any("Documents truncated to 12 tokens (data.block): " in note for note in corpus.notes)
+    assert any(
+        "Documents truncated to 12 tokens (data.block_size): " in note for note in corpus.notes
+    )
 
 
 def beginning(tmp_path, template="<begin> $A"):
@@ -216,7 +223,7 @@ def beginning(tmp_path, template="<begin> $A"):
 
 
 def load(path, tokenizer, **settings):
-    sizes = {"block": 8, "valid_tokens": 16, "test_tokens": 32}
+    sizes = {"block_size": 8, "valid_tokens": 16, "test_tokens": 32}
     return load_corpus(path, str(tokenizer), **sizes, **settings)
 
 

@@ -219,7 +219,7 @@ def test_a_run_writes_and_compares_and_a_later_export_adds(folder, write_recipe,
     assert run_job(job).record.text_files == record.text_files
     assert file.stat().st_mtime_ns == written
 
-    export_student(job.out, target="gguf_q8_0", way=None, allow_code=False)
+    export_student(job.out, target="gguf_q8_0", scheme=None, allow_code=False)
     half, eight = load_record(job.out / "results.json", RunRecord).text_files
     assert [half.target, eight.target] == ["gguf", "gguf_q8_0"]
     assert 0 < half.kl < eight.kl < 0.05
@@ -228,7 +228,7 @@ def test_a_run_writes_and_compares_and_a_later_export_adds(folder, write_recipe,
     assert "model-float16.gguf: " in said
     assert f"model-q8_0.gguf: {eight.size_bytes / 1e6:.1f} MB, perplexity" in said
     with pytest.raises(ConfigError, match=r"int8: minmax .* target gguf_q8_0"):
-        export_run(job.out, way="minmax")
+        export_run(job.out, scheme="minmax")
     with pytest.raises(UnknownNameError, match=r"Unknown target 'openvino'"):
         export_run(job.out, target="openvino")
 

@@ -8,7 +8,7 @@ from small_models import small
 from tiny_language import WORDS, make_model, make_tokenizer
 
 from tutelage.data.corpus import BlockSource, PaddedSource
-from tutelage.data.loading import Reader, in_order
+from tutelage.data.loading import BatchBuilder, in_order
 from tutelage.errors import DataError, ModelError, ShapeError
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.causal import make_causal
@@ -18,12 +18,12 @@ from tutelage.tasks import LanguageModeling
 from tutelage.teachers import ModuleTeacher
 from tutelage.types import Batch, HiddenStates, Outputs
 
-TASK = LanguageModeling(num_classes=20, block=8)
+TASK = LanguageModeling(num_classes=20, block_size=8)
 
 
 def block_batch(count: int = 5, highest: int = 20) -> Batch:
     tokens = torch.randint(0, highest, (8 * count + 1,), generator=torch.Generator().manual_seed(0))
-    reader = Reader(BlockSource(tokens, 8), num_classes=20)
+    reader = BatchBuilder(BlockSource(tokens, 8), num_classes=20)
     ids = torch.arange(count)
     return reader[ids, torch.zeros_like(ids)]
 
@@ -56,7 +56,7 @@ def test_under_autocast_the_head_is_in_its_precision():
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "granite", "bert"])
 def test_a_teacher_in_bf16_says_what_its_model_says_in_bf16(kind):
-    model, task = small(kind), LanguageModeling(num_classes=20, block=8)
+    model, task = small(kind), LanguageModeling(num_classes=20, block_size=8)
     batch = block_batch(count=4)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         wanted = model(input_ids=batch.inputs["input_ids"]).logits[..., :20].flatten(end_dim=1)
@@ -78,7 +78,7 @@ def test_a_vocabulary_that_is_too_small_is_one_clear_error():
 @torch.no_grad()
 def losses(source, model, teacher, *, num_classes: int = 20) -> tuple[float, float]:
     task = LanguageModeling(num_classes=num_classes)
-    reader = Reader(source, num_classes=num_classes)
+    reader = BatchBuilder(source, num_classes=num_classes)
     ids = torch.arange(len(source))
     batch = reader[ids, torch.zeros_like(ids)]
     items = task.items(batch)
@@ -102,7 +102,7 @@ def test_length_and_padding_change_nothing(teacher_path):
 
 
 def said(model, source: BlockSource):
-    reader = Reader(source, num_classes=20)
+    reader = BatchBuilder(source, num_classes=20)
     requests = in_order(len(reader), batch_size=2)
     return TASK.predict(model, (reader[r] for r in requests), torch.device("cpu"))
 

@@ -11,7 +11,7 @@ from tiny_language import make_model, save, sentences
 
 from tutelage import chunks
 from tutelage.config import build_job, read_recipe
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.pairs import NOWHERE, PairedSource
 from tutelage.data.pairs import pair_up as pair_plain_texts
 from tutelage.data.plain import PlainText
@@ -77,7 +77,7 @@ def test_a_long_text_is_cut_for_both(words):
 def paired_batch(words) -> Batch:
     documents = ["the cat sees a fish .", "a dog", "the large bird finds the tree ."]
     pairs = [pair_up(d, own=words, other=letters_tokenizer(), length=40) for d in documents]
-    reader = Reader(PairedSource(pairs, "facts"), num_classes=20)
+    reader = BatchBuilder(PairedSource(pairs, "facts"), num_classes=20)
     ids = torch.arange(3)
     return reader[ids, torch.zeros_like(ids)]
 
@@ -168,7 +168,7 @@ def test_the_teacher_tells_how_likely_the_text_is_up_to_each_token(words, teache
     model = make_causal(str(teacher_path)).eval()
     documents = ["the cat sees a fish .", "a dog"]
     pairs = [pair_up(d, own=letters_tokenizer(), other=words, length=40) for d in documents]
-    reader = Reader(PairedSource(pairs, "facts"), num_classes=20)
+    reader = BatchBuilder(PairedSource(pairs, "facts"), num_classes=20)
     batch = reader[torch.arange(2), torch.zeros(2, dtype=torch.long)]
     task = OtherTokenizer(20, tells_likelihood=True)
     told = ModuleTeacher(model, task, chunk=1)(batch).logits

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_models import config_of, small
 
-from tutelage.engine.writing import continued, likeliest
+from tutelage.engine.generation import generate, greedy
 from tutelage.losses import KD, CrossEntropy
 from tutelage.models.readout import continues_with_cache, looks_ahead, parts_of
 from tutelage.tasks import LanguageModeling
@@ -64,7 +64,7 @@ def test_logits_of_every_architecture_are_its_own(kind):
     model = small(kind)
     check_logits(model)
     prompts = tokens_of(model, 6)
-    kept = continued(model, prompts, 4, likeliest)
+    kept = generate(model, prompts, 4, greedy)
     whole = prompts
     with torch.no_grad():
         for _ in range(4):
@@ -142,7 +142,7 @@ def test_models_of_every_kind_of_memory_write_what_they_hold_likeliest(kind):
     with torch.no_grad():
         for _ in range(4):
             whole = torch.cat([whole, model(input_ids=whole).logits[:, -1:].argmax(-1)], dim=1)
-    assert torch.equal(continued(model, prompts, 4, likeliest), whole)
+    assert torch.equal(generate(model, prompts, 4, greedy), whole)
 
 
 def test_a_memory_that_does_not_give_the_same_is_not_used():

@@ -60,11 +60,11 @@ def test_models_in_several_files_and_narrow_numbers_are_read_whole(dtype, tmp_pa
 
 
 def test_a_block_longer_than_the_positions_is_refused(write_recipe, teacher_path):
-    recipe = read_recipe(str(write_recipe()), ["data.block=65"])
+    recipe = read_recipe(str(write_recipe()), ["data.block_size=65"])
     assert num_positions(str(teacher_path)) == 64
     with pytest.raises(ConfigError, match="65 tokens are more than the 64 positions that teacher"):
         build_job(recipe)
-    build_job(read_recipe(str(write_recipe()), ["data.block=64"]))
+    build_job(read_recipe(str(write_recipe()), ["data.block_size=64"]))
 
 
 def test_models_without_a_limit_have_none(tmp_path):

@@ -11,7 +11,7 @@ import yaml
 
 from tutelage.config import build_job, read_recipe
 from tutelage.data.corpus import BlockSource
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.errors import ConfigError, ModelError
 from tutelage.losses.divergences import log_soften, soften
 from tutelage.models import served
@@ -250,10 +250,10 @@ def test_a_served_teacher_becomes_a_cached_one(served_recipe, server):
 
 def test_an_interrupted_build_goes_on_where_it_stopped(server, tmp_path):
     tokens = torch.randint(0, 20, (8 * 20 + 1,), generator=torch.Generator().manual_seed(0))
-    text = Reader(BlockSource(tokens, 8), num_classes=20)
+    text = BatchBuilder(BlockSource(tokens, 8), num_classes=20)
 
     def build() -> None:
-        teacher = ModuleTeacher(ask(server), LanguageModeling(20, block=8), chunk=2)
+        teacher = ModuleTeacher(ask(server), LanguageModeling(20, block_size=8), chunk=2)
         codec, device = make_codec("topk:4"), torch.device("cpu")
         build_cache(tmp_path, teacher, text, codec, device=device, shard_bytes=600)
 

@@ -5,7 +5,7 @@ import torch
 from tiny_language import make_model
 
 from tutelage.data.corpus import BlockSource
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.errors import CacheError, ConfigError
 from tutelage.losses import KD
 from tutelage.losses.divergences import soften
@@ -16,7 +16,7 @@ from tutelage.teachers.build import build_cache, cache_key
 from tutelage.teachers.codecs import make_codec
 from tutelage.types import Batch, Outputs, SparseLogits
 
-TASK = LanguageModeling(num_classes=20, block=8)
+TASK = LanguageModeling(num_classes=20, block_size=8)
 VOCABULARIES = (300, 49_152, 151_936)
 
 
@@ -26,12 +26,12 @@ def pooled(monkeypatch):
     monkeypatch.setattr(codecs_room, "EVEN", 10)
 
 
-def reader(seed: int = 0) -> Reader:
+def reader(seed: int = 0) -> BatchBuilder:
     tokens = torch.randint(0, 20, (8 * 11 + 1,), generator=torch.Generator().manual_seed(seed))
-    return Reader(BlockSource(tokens, 8), num_classes=20)
+    return BatchBuilder(BlockSource(tokens, 8), num_classes=20)
 
 
-def batch(text: Reader) -> Batch:
+def batch(text: BatchBuilder) -> Batch:
     ids = torch.tensor([7, 0, 10])
     return text[ids, torch.zeros_like(ids)]
 
@@ -40,7 +40,7 @@ def live(chunk: int = 4) -> ModuleTeacher:
     return ModuleTeacher(make_model(24), TASK, chunk=chunk)
 
 
-def cached(folder, text: Reader, codec: str, **settings: int) -> CachedTeacher:
+def cached(folder, text: BatchBuilder, codec: str, **settings: int) -> CachedTeacher:
     made = make_codec(codec)
     build_cache(folder, live(), text, made, device=torch.device("cpu"), **settings)
     return CachedTeacher(folder, cache_key(live(), text, made))
@@ -82,23 +82,23 @@ def test_another_teacher_is_refused(tmp_path):
         CachedTeacher(tmp_path, cache_key(other, reader(), make_codec("topk:3")))
 
 
-@pytest.mark.parametrize("num_words", VOCABULARIES)
+@pytest.mark.parametrize("vocab_size", VOCABULARIES)
 @pytest.mark.parametrize("codec", ["topk:3", "sampled:5"])
-def test_class_numbers_survive_their_packing(num_words, codec):
-    logits = torch.randn(6, num_words, generator=torch.Generator().manual_seed(0))
+def test_class_numbers_survive_their_packing(vocab_size, codec):
+    logits = torch.randn(6, vocab_size, generator=torch.Generator().manual_seed(0))
     logits[:, -1] = 30.0  # the largest number must fit too
     arrays = {n: a.numpy() for n, a in make_codec(codec).encode(logits).items()}
-    found = make_codec(codec).decode(arrays, num_words).scores
-    assert (found.indices[:, 0] == num_words - 1).all()
-    assert found.indices.max() < num_words
+    found = make_codec(codec).decode(arrays, vocab_size).scores
+    assert (found.indices[:, 0] == vocab_size - 1).all()
+    assert found.indices.max() < vocab_size
 
 
 @pytest.mark.parametrize(
-    ("codec", "num_words", "least"),
+    ("codec", "vocab_size", "least"),
     [("topk:8", 49_152, 34), ("topk:7", 151_936, 37), ("sampled:16", 49_152, 32)],
 )
-def test_a_token_takes_40_bytes_or_fewer(codec, num_words, least):
-    arrays = make_codec(codec).encode(torch.randn(2, num_words))
+def test_a_token_takes_40_bytes_or_fewer(codec, vocab_size, least):
+    arrays = make_codec(codec).encode(torch.randn(2, vocab_size))
     size = sum(a.element_size() * a.numel() for a in arrays.values()) // 2
     assert size == least
 

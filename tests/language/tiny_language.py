@@ -58,11 +58,11 @@ def make_bpe(documents: list[str]) -> "transformers.PreTrainedTokenizerFast":
 
 
 def make_model(
-    num_words: int, *, layers: int = 4, width: int = 32, tied: bool = True, seed: int = 0
+    vocab_size: int, *, layers: int = 4, width: int = 32, tied: bool = True, seed: int = 0
 ):
     torch.manual_seed(seed)
     config = transformers.LlamaConfig(
-        vocab_size=num_words,
+        vocab_size=vocab_size,
         hidden_size=width,
         intermediate_size=2 * width,
         num_hidden_layers=layers,

@@ -178,7 +178,7 @@ SPECIAL: Mapping[str, Special] = {
     "margin_mse": Special(is_mean=False, bf16=0.05),
     "similarity_kl": Special(is_mean=False, bf16=0.1),
     "simcse": Special(settings=()),  # looks at other dropout: tests/losses/test_embedding.py
-    "mutual_learning": Special(settings=()),  # no function of outputs alone: test_unaided.py
+    "mutual_learning": Special(settings=()),  # no function of outputs alone: test_teacher_free.py
     "past_self": Special(match=sure_of_labels),
     # Layers are named by what they give: FEATURES below.
     "activation_boundaries": layers(among("map vector", "wide vector"), among("map", "small")),
@@ -234,7 +234,7 @@ class Trial:
         loss = LOSSES[self.name](**self.settings)
         with torch.no_grad():
             given = situation(loss, *(t.float() if t.is_floating_point() else t for t in numbers()))
-            loss.build(DryRun(given.student, given.teacher, num_samples=ROWS))
+            loss.setup(DryRun(given.student, given.teacher, num_samples=ROWS))
         loss.double()
         if self.special.remembers:
             value(loss, *numbers())

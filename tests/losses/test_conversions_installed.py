@@ -197,13 +197,13 @@ class Said(nn.Module):
 )
 def test_timm(weights, ours):
     task = imported("timm.task").LogitDistillationTask
-    pictures = torch.zeros(ROWS, 1, 1, 1, dtype=torch.float64)
+    images = torch.zeros(ROWS, 1, 1, 1, dtype=torch.float64)
 
     def total(z: Tensor, v: Tensor, labels: Tensor) -> Tensor:
         made = task(
             Said(z), Said(v), nn.CrossEntropyLoss(), temperature=T, verbose=False, **weights
         )
-        return made(pictures, labels)["loss"]
+        return made(images, labels)["loss"]
 
     agree(total, ours)
 

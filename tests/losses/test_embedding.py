@@ -120,8 +120,8 @@ def test_a_narrower_student_learns_along_the_teachers_axes():
     student = teacher @ principal_axes(teacher, 2)
     loss = EmbeddingMSE()
     first = (Outputs(student[:1]), Outputs(teacher[:1]))
-    few = DryRun(*first, more_of_teacher=lambda _: Outputs(teacher))
-    loss.build(few)
+    few = DryRun(*first, teacher_outputs=lambda _: Outputs(teacher))
+    loss.setup(few)
     assert value(loss, student, teacher).item() < 1e-6
     assert value(loss, student.flip(dims=[1]), teacher).item() > 1
 
@@ -139,7 +139,7 @@ def test_axes_are_turned_to_where_the_student_lies_already():
         return lambda count: asked.append(count) or Outputs(side)
 
     for title, loss in (("mse", EmbeddingMSE()), ("cosine", EmbeddingCosine())):
-        loss.build(DryRun(*first, more_of_teacher=more(teacher), more_of_student=more(student)))
+        loss.setup(DryRun(*first, teacher_outputs=more(teacher), student_outputs=more(student)))
         assert value(loss, student, teacher).item() < 1e-4, title
         assert loss.axes is not None
         torch.testing.assert_close(loss.axes.T @ loss.axes, torch.eye(3), atol=1e-5, rtol=0)
@@ -167,7 +167,7 @@ def test_axes_are_those_of_scikit_learn():
 def test_a_wider_student_is_refused(sides):
     dry = DryRun(Outputs(sides[0]), Outputs(sides[1][:, :3]))
     with pytest.raises(ShapeError, match=r"5 wide, the teacher's 3.*similarity_kl"):
-        EmbeddingMSE().build(dry)
+        EmbeddingMSE().setup(dry)
 
 
 def test_more_axes_than_columns_are_refused():
@@ -208,7 +208,7 @@ class Dropping(nn.Module):
 def twice(rows: int = ROWS):
     torch.manual_seed(0)
     loss, inputs = SimCSE(temperature=0.1), torch.randn(rows, 4)
-    wrapped = loss.wrap(Dropping(), DryRun(Outputs(torch.zeros(rows, 4))))
+    wrapped = loss.modify_student(Dropping(), DryRun(Outputs(torch.zeros(rows, 4))))
     return loss, wrapped, batch_of(inputs)
 
 
@@ -242,21 +242,21 @@ class Network(nn.Sequential):
 
 def test_simcse_can_set_the_dropout_of_a_copy():
     network = Network()
-    wrapped = SimCSE(dropout=0.3).wrap(network, DryRun(Outputs(torch.zeros(2, 4))))
+    wrapped = SimCSE(dropout=0.3).modify_student(network, DryRun(Outputs(torch.zeros(2, 4))))
     assert [wrapped.network[0].p, wrapped.network[2].p] == [0.3, 0.3]
     assert [network[0].p, network[2].p] == [0.0, 0.0]
     assert torch.equal(wrapped.network[1].weight, network[1].weight)
-    own = SimCSE().wrap(network, DryRun(Outputs(torch.zeros(2, 4))))
+    own = SimCSE().modify_student(network, DryRun(Outputs(torch.zeros(2, 4))))
     assert own.network is network
 
 
 def test_simcse_refuses_what_would_say_the_same_twice():
     with pytest.raises(ConfigError, match=r"Linear has no nn.Dropout, .* set baseline: false"):
-        SimCSE(dropout=0.1).wrap(nn.Linear(4, 4), DryRun(Outputs(torch.zeros(2, 4))))
+        SimCSE(dropout=0.1).modify_student(nn.Linear(4, 4), DryRun(Outputs(torch.zeros(2, 4))))
     with pytest.raises(ConfigError, match=r"simcse: dropout must lie between 0 and 1, got 1.0"):
         SimCSE(dropout=1.0)
 
 
 def test_simcse_needs_several_samples():
     with pytest.raises(ConfigError, match="'simcse' relates the samples of a batch"):
-        SimCSE().wrap(Dropping(), DryRun(Outputs(torch.zeros(1, 4))))
+        SimCSE().modify_student(Dropping(), DryRun(Outputs(torch.zeros(1, 4))))

@@ -59,7 +59,7 @@ def call(
     ours = Outputs(noise(rows, 3, seed=8), student)
     theirs = Outputs(noise(rows, 3, seed=9), student if teacher is None else teacher)
     torch.manual_seed(0)
-    loss.build(DryRun(ours, theirs, num_samples=rows))
+    loss.setup(DryRun(ours, theirs, num_samples=rows))
     loss.double()
     return loss(ours, theirs, batch_of(rows, torch.arange(rows) % 3)).detach()
 
@@ -238,7 +238,7 @@ def test_one_counted_sample_has_no_relations(title):
     student, teacher = noise(3, 4).requires_grad_(), noise(3, 5, seed=1)
     loss = LOSSES[title]("a")
     ours, theirs = Outputs(noise(3, 2), {"a": student}), Outputs(noise(3, 2), {"a": teacher})
-    loss.build(DryRun(ours, theirs))
+    loss.setup(DryRun(ours, theirs))
     ids = torch.arange(3)
     mask = torch.tensor([False, True, False])
     found = loss.double()(ours, theirs, Batch(torch.zeros(3, 1), None, ids, ids, mask))
@@ -258,7 +258,7 @@ def test_equal_rows_give_finite_numbers(title, dtype, which):
     for first, second in ((student, teacher), (student, student.detach())):
         loss = LOSSES[title]("a")
         ours, theirs = Outputs(first, {"a": first}), Outputs(second, {"a": second})
-        loss.build(DryRun(ours, theirs))
+        loss.setup(DryRun(ours, theirs))
         student.grad = None
         found = loss.to(dtype)(ours, theirs, batch_of(4))
         found.backward()
@@ -292,7 +292,7 @@ def test_a_memory_is_a_running_mean_of_unit_vectors_and_still_in_eval_mode():
     loss = CRDMemory("a", width=4, negatives=6, momentum=0.25)
     student, teacher = {"a": noise(3, 5)}, {"a": noise(3, 6, seed=1)}
     ours, theirs = Outputs(noise(3, 2), student), Outputs(noise(3, 2), teacher)
-    loss.build(DryRun(ours, theirs, num_samples=9))
+    loss.setup(DryRun(ours, theirs, num_samples=9))
     loss.double()
     ids = torch.tensor([7, 2, 5])
     batch = Batch(torch.zeros(3, 1), torch.tensor([1, 0, 1]), ids, ids)
@@ -397,7 +397,7 @@ def test_the_students_last_logits_are_no_pupil_of_its_own_heads():
     logits, feature = noise(4, 3).requires_grad_(), noise(4, 5).requires_grad_()
     loss = AuxiliaryHeads("a")
     student = Outputs(logits, {"a": feature})
-    loss.build(DryRun(student))
+    loss.setup(DryRun(student))
     loss.double()(student, None, batch_of(4, torch.arange(4) % 3)).backward()
     assert logits.grad is None
     assert feature.grad.abs().max() > 0

@@ -52,7 +52,7 @@ def value(loss: Loss, student: Outputs, case: str) -> Tensor:
 
 
 def made(loss: Loss, case: str) -> Loss:
-    loss.build(DryRun(outputs(case, "student"), outputs(case, "teacher"), num_samples=24))
+    loss.setup(DryRun(outputs(case, "student"), outputs(case, "teacher"), num_samples=24))
     return loss.double()
 
 

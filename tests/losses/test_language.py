@@ -19,7 +19,7 @@ from tutelage.losses import (
     SkewReverseKL,
     TotalVariation,
 )
-from tutelage.losses.directions import in_head
+from tutelage.losses.relation_kd import in_head
 from tutelage.objective import Loss
 from tutelage.types import Batch, Outputs, SparseLogits
 

@@ -21,7 +21,7 @@ from tutelage.losses.relations import log_relations, scores, scores_distances
 from tutelage.losses.tokens import token_mask
 from tutelage.losses.transformer import squared_distances
 from tutelage.objective import DryRun
-from tutelage.types import COUNTED, Batch, Outputs
+from tutelage.types import VALID_MASK, Batch, Outputs
 
 FOLDER = Path(__file__).parents[1] / "golden"
 CASES = json.loads((FOLDER / "features.json").read_text())
@@ -83,7 +83,7 @@ def made(name: str):
     torch.manual_seed(3)
     loss = LOSSES[name]()
     ours, theirs = situation()
-    loss.build(DryRun(outputs(ours), outputs(theirs)))
+    loss.setup(DryRun(outputs(ours), outputs(theirs)))
     return loss.double()
 
 
@@ -147,12 +147,12 @@ def test_each_text_counts_alike_however_long_and_masked_texts_not_at_all(name):
 
 def test_in_tasks_of_tokens_a_text_counts_where_one_of_its_items_does():
     counted = torch.tensor([[0, 1, 1, 0], [0, 1, 0, 0]])
-    inputs = {"attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]), COUNTED: counted}
+    inputs = {"attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]), VALID_MASK: counted}
     ids = torch.tensor([0, 0, 1])
     batch = Batch(inputs, None, ids, ids, mask=torch.tensor([False, False, True]))
     found = token_mask(batch, 4, torch.device("cpu"))
     assert found.tolist() == [[False] * 4, [True, True, True, False]]
-    assert torch.equal(inputs[COUNTED], torch.tensor([[0, 1, 1, 0], [0, 1, 0, 0]]))
+    assert torch.equal(inputs[VALID_MASK], torch.tensor([[0, 1, 1, 0], [0, 1, 0, 0]]))
 
 
 def test_hidden_states_and_attention_are_those_of_the_released_tinybert():
@@ -277,17 +277,17 @@ def test_a_projection_is_made_only_where_widths_differ():
 def test_layers_without_tokens_are_refused_before_training():
     flat = {"a": noise(3, 4), "b": tokens(4, 1)}
     with pytest.raises(ShapeError, match=r"tinybert_hidden: layers must give tokens.*\(3, 4\)"):
-        TinyBERTHidden("a").build(DryRun(outputs(flat), outputs(flat)))
+        TinyBERTHidden("a").setup(DryRun(outputs(flat), outputs(flat)))
     longer = {"b": noise(3, 9, 4)}
     with pytest.raises(ShapeError, match="as many in both networks"):
-        DistilBERTCosine("b").build(DryRun(outputs(flat), outputs(longer)))
+        DistilBERTCosine("b").setup(DryRun(outputs(flat), outputs(longer)))
 
 
 def test_heads_that_do_not_divide_a_width_are_refused_before_training():
     ours, theirs = (outputs(side) for side in situation())
     for loss in (TinyBERTAttention("att", heads=3), MiniLMv2("att", heads=3)):
         with pytest.raises(ConfigError, match=r"att\.query is 4 wide, which 3 heads cannot share"):
-            loss.build(DryRun(ours, theirs))
+            loss.setup(DryRun(ours, theirs))
 
 
 @pytest.mark.parametrize(

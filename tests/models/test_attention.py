@@ -7,7 +7,7 @@ import torch
 from texts import WORDS, save_transformer
 from torch import nn
 
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.sources import Source, TensorSource
 from tutelage.data.tokens import TokenSource
 from tutelage.engine import Arm, OptimizerSettings, TrainSettings, fit
@@ -85,7 +85,7 @@ def test_a_training_in_bf16_takes_them_and_gives_the_network_back_as_it_was(bert
         objective=1.0 * CrossEntropy(),
         task=Classification(num_classes=2),
         settings=settings,
-        train=Reader(source, num_classes=2),
+        train=BatchBuilder(source, num_classes=2),
         valid=None,
         teacher=None,
         folder=tmp_path,
@@ -98,14 +98,14 @@ def test_a_training_in_bf16_takes_them_and_gives_the_network_back_as_it_was(bert
 
 def test_tokens_of_the_longest_sample_are_told():
     texts = TokenSource([[1, 2], [1, 2, 3], [1]], [0, 1, 0])
-    assert Reader(texts).longest == 3
-    pictures = TensorSource(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))
-    assert Reader(pictures).longest is None
+    assert BatchBuilder(texts).longest == 3
+    images = TensorSource(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))
+    assert BatchBuilder(images).longest is None
 
 
 def test_blocks_of_tokens_are_as_long_as_the_first():
     class Blocks(Source):
-        fingerprint, is_fast = "blocks", True
+        fingerprint, in_memory = "blocks", True
 
         def __len__(self):
             return 3
@@ -113,7 +113,7 @@ def test_blocks_of_tokens_are_as_long_as_the_first():
         def fetch(self, ids):
             return {"input_ids": torch.ones(len(ids), 7, dtype=torch.long)}, None
 
-    assert Reader(Blocks()).longest == 7
+    assert BatchBuilder(Blocks()).longest == 7
 
 
 def test_a_network_without_a_choice_stays():

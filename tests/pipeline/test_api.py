@@ -317,26 +317,26 @@ class Pair(nn.Module):
         super().__init__()
         self.one, self.other = nn.Linear(4, 3), nn.Linear(2, 3)
 
-    def forward(self, picture, age):
-        return self.one(picture) + self.other(age)
+    def forward(self, image, age):
+        return self.one(image) + self.other(age)
 
 
 class PairSource:
     """Two inputs a sample."""
 
-    fingerprint, is_fast = "pairs", True
+    fingerprint, in_memory = "pairs", True
 
     def __len__(self):
         return 40
 
     def fetch(self, ids):
         rows = torch.arange(160.0).view(40, 4).remainder(7)[ids]
-        return {"picture": rows, "age": rows[:, :2]}, ids % 3
+        return {"image": rows, "age": rows[:, :2]}, ids % 3
 
 
 def test_a_student_of_two_inputs_is_trained_and_its_export_refused_by_name(tmp_path):
     result = tutelage.distill(Pair(), Pair(), PairSource(), epochs=1, out=tmp_path / "run")
-    with pytest.raises(ExportError, match=r"those of texts can .* picture \(1, 4\), age \(1, 2\)"):
+    with pytest.raises(ExportError, match=r"those of texts can .* image \(1, 4\), age \(1, 2\)"):
         result.export(tmp_path / "student.onnx")
 
 

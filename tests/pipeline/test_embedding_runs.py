@@ -14,7 +14,7 @@ from tutelage.cli.console import PlainConsole
 from tutelage.cli.results import print_results
 from tutelage.config import build_job, read_recipe
 from tutelage.config.data import BuiltinData
-from tutelage.doctor import FINE, check, preflight
+from tutelage.doctor import OK, check, preflight
 from tutelage.errors import ConfigError, SignalError
 from tutelage.pipeline import run_job
 from tutelage.pipeline.reopen import reopen
@@ -163,8 +163,8 @@ def test_every_loss_of_embeddings_can_be_named_in_a_recipe(place, tmp_path):
 def test_the_checks_find_nothing_wrong_with_texts_without_labels(place, tmp_path):
     findings = check(build_job(recipe_of(place, tmp_path / "run")))
     texts = {finding.text: finding.level for finding in findings}
-    assert texts["train: 240 samples without labels."] == FINE
-    assert {finding.level for finding in findings} == {FINE}
+    assert texts["train: 240 samples without labels."] == OK
+    assert {finding.level for finding in findings} == {OK}
 
 
 REFUSED = {

@@ -10,7 +10,7 @@ from tutelage.config import build_job, read_recipe
 from tutelage.losses import FAMILIES
 from tutelage.pipeline import run_job
 
-KINDS = ("labels", "logit", "feature", "relational", "unaided")
+KINDS = ("labels", "logit", "feature", "relational", "teacher_free")
 NAMES = [name for kind in KINDS for name in FAMILIES[kind]]
 STAGES = ["stage1", "stage2", "stage3"]
 ALL = {"student_layers": STAGES}

@@ -26,7 +26,7 @@ def test_every_target_and_way_is_delivered_and_judged(finished):
         "distilled": "student.onnx",
         "distilled torch_export": "student.pt2",
     }
-    assert {row.name: (row.file, row.way) for row in record.quantised} == {
+    assert {row.name: (row.file, row.scheme) for row in record.quantised} == {
         "distilled int8": ("student.int8.onnx", "minmax"),
         "distilled int8 dynamic": ("student.dynamic.int8.onnx", "dynamic"),
         "distilled int8 finetuned": ("student.finetuned.int8.onnx", "minmax, finetuned"),
@@ -119,7 +119,7 @@ def test_unknown_targets_and_fine_tuning_for_nothing_are_refused(tmp_path, recip
 
     with pytest.raises(UnknownNameError, match=r"Unknown export\.targets 'onx'.*'onnx'"):
         build("export.targets=[onx]")
-    with pytest.raises(ConfigError, match=r"export\.finetune: there are no eight bits"):
+    with pytest.raises(ConfigError, match=r"export\.finetune: there are no int8"):
         build("measure.int8=null", "export.int8=[]")
 
 

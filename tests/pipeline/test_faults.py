@@ -405,7 +405,7 @@ def test_a_sample_that_is_not_a_number_stops_the_run(make_job, tmp_path, part):
         run_job(job.on(replace(job.splits, **splits)))
 
 
-# Pictures that cannot be read.
+# Images that cannot be read.
 
 
 @pytest.fixture
@@ -442,7 +442,7 @@ def test_truncated_pictures_are_named_before_anything_is_trained(
     bad = [folder / "red" / f"{number}.png", folder / "blue" / f"{29 - number}.png"]
     for file in bad:
         file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(DataError, match="cannot be read as a picture") as caught:
+    with pytest.raises(DataError, match="cannot be read as an image") as caught:
         run_job(_picture_job(make_job, folder, tmp_path / "run"))
     assert any(str(file) in str(caught.value) for file in bad)
     assert not (tmp_path / "run/teacher").exists()
@@ -460,14 +460,14 @@ def test_all_pictures_that_are_bad_are_told_at_once_and_looked_at_once(
     assert listener.kept["pictures"] is True
     bad = [folder / "red" / f"{number}.png" for number in range(7)]
     for file in bad:
-        file.write_bytes(b"no picture")
+        file.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"0\.png: cannot .*/1\.png: .*/4\.png: .*And 2 more\."):
         check_files(sources_of_files(job.splits))
 
 
 def test_a_class_without_pictures_is_named_before_anything_is_trained(make_job, folder, tmp_path):
     (folder / "green").mkdir()
-    with pytest.raises(DataError, match=f"{folder / 'green'}: the class has no pictures"):
+    with pytest.raises(DataError, match=f"{folder / 'green'}: the class has no images"):
         _picture_job(make_job, folder, tmp_path / "run")
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning for eight bits goes on where the training ended."""
+"""Fine-tuning for int8 goes on where the training ended."""
 
 import pytest
 import torch

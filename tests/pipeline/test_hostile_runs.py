@@ -21,12 +21,12 @@ from tutelage.deploy import open_session
 from tutelage.deploy.measuring import write_kit
 from tutelage.errors import ConfigError, ExportError, RunFolderError, TutelageError
 from tutelage.explain import from_run
-from tutelage.left import left_files
 from tutelage.pipeline.export_run import export_run
 from tutelage.pipeline.exporting import Costs
 from tutelage.pipeline.measuring import import_measurement, kit_networks, measure_run
 from tutelage.playground.content import read_run
 from tutelage.records import RunRecord, load_record, save_record
+from tutelage.stage_files import left_files
 
 MODULES = ("numpy", "torch", "onnxruntime", "json", "tutelage", "sitecustomize", "usercustomize")
 
@@ -78,7 +78,7 @@ def vouch(run):
 
 def open_everything(run, names=("report", "measure", "import", "export", "playground", "explain")):
     """All that reads a finished run; each works, or is refused by one error of our own."""
-    ways = {
+    schemes = {
         "report": lambda: rewrite_report(run),
         "measure": lambda: measure_run(run, batch_sizes=(1,), seconds=0.05),
         "import": lambda: import_measurement(run, run / "measurements" / "here.json"),
@@ -89,7 +89,7 @@ def open_everything(run, names=("report", "measure", "import", "export", "playgr
     found = {}
     for name in names:
         try:
-            ways[name]()
+            schemes[name]()
         except TutelageError as error:
             found[name] = str(error)
     return found
@@ -298,9 +298,9 @@ def test_nothing_is_written_through_a_link_out_of_a_run(run, tmp_path, name):
         outside.mkdir()
     before = {p: p.read_bytes() for p in [outside, *outside.rglob("*")] if p.is_file()}
     (run / name).symlink_to(outside)
-    ways = open_everything(run)
-    for way in ("report", "measure", "export", "import"):
-        assert "is a link to" in ways[way]
+    schemes = open_everything(run)
+    for scheme in ("report", "measure", "export", "import"):
+        assert "is a link to" in schemes[scheme]
     assert {p: p.read_bytes() for p in [outside, *outside.rglob("*")] if p.is_file()} == before
 
 

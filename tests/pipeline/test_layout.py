@@ -47,6 +47,6 @@ def test_only_the_last_bits_change_and_the_fingerprint_tells(make):
     networks = [make(f"student.channels_last={on}").new_student(0) for on in ("true", "false")]
     assert [all(lies_last(network)) for network in networks] == [True, False]
     assert state_fingerprint(networks[0]) != state_fingerprint(networks[1])
-    pictures = torch.rand(3, 1, 8, 8)
-    logits = [network.eval()(pictures) for network in networks]
+    images = torch.rand(3, 1, 8, 8)
+    logits = [network.eval()(images) for network in networks]
     torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-6)

@@ -9,12 +9,12 @@ import torch
 
 from tutelage.deploy import export_onnx
 from tutelage.errors import RunFolderError
-from tutelage.left import left_files
 from tutelage.models.nets import mlp
 from tutelage.pipeline import run_job
 from tutelage.pipeline.measuring import import_measurement, kit_networks, measure_run
 from tutelage.pipeline.stages import mark_complete
 from tutelage.records import ParityRow, QuantisedRow, RunRecord, load_record, save_record
+from tutelage.stage_files import left_files
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,13 @@ from tutelage.models import propose as candidates
 from tutelage.models.load import make_model
 from tutelage.models.propose import find_candidates
 from tutelage.pipeline import proposals
-from tutelage.pipeline.proposals import ask, check_budget, form_of, options_of, write_proposals
+from tutelage.pipeline.proposals import (
+    check_budget,
+    form_of,
+    options_of,
+    read_request,
+    write_proposals,
+)
 
 RECIPE = """
 data: {{kind: digits}}
@@ -62,7 +68,7 @@ def some(question, name):
 
 
 def test_a_run_s_slice_starts_from_its_teacher_and_its_recipe_runs(run_folder, tmp_path):
-    question = ask(str(run_folder))
+    question = read_request(str(run_folder))
     path, *_ = write_proposals(
         question, "50 kB", [some(question, "slice-w100-d50")], tmp_path / "new"
     )
@@ -78,7 +84,7 @@ def test_a_run_s_slice_starts_from_its_teacher_and_its_recipe_runs(run_folder, t
 
 
 def test_a_recipe_delivers_what_was_measured_and_is_held_to_it(run_folder, tmp_path):
-    question, form = ask(str(run_folder)), Form("executorch", "dynamic")
+    question, form = read_request(str(run_folder)), Form("executorch", "dynamic")
     proposal = some(question, "slice-w100-d50")
     path, *_ = write_proposals(question, "50 kB", [proposal], tmp_path, form)
     job = build_job(read_recipe(path), folder=tmp_path)
@@ -88,7 +94,7 @@ def test_a_recipe_delivers_what_was_measured_and_is_held_to_it(run_folder, tmp_p
 
 
 def test_a_teacher_without_weights_is_trained_as_the_base_says(recipe, tmp_path):
-    question = ask("mlp", settings={"hidden": [30, 30]}, base=str(recipe))
+    question = read_request("mlp", settings={"hidden": [30, 30]}, base=str(recipe))
     proposal = some(question, "slice-w50-d100")
     assert not proposal.candidate.from_teacher
     path, *_ = write_proposals(question, "9 kB", [proposal], tmp_path)
@@ -101,7 +107,7 @@ def test_a_network_in_a_file_is_named_so_that_any_folder_finds_it(recipe, tmp_pa
     nets = "from tutelage.models.nets import mlp\n\ndef make(num_classes, image_size):\n"
     write_text(tmp_path / "nets.py", f"{nets}    return mlp(num_classes, image_size, hidden=(20,))")
     monkeypatch.chdir(tmp_path)
-    question = ask("nets.py:make", base=str(recipe))
+    question = read_request("nets.py:make", base=str(recipe))
     path, *_ = write_proposals(
         question, "9 kB", [some(question, "slice-w50-d100")], tmp_path / "deep" / "er"
     )
@@ -120,11 +126,11 @@ def test_a_network_in_a_file_is_named_so_that_any_folder_finds_it(recipe, tmp_pa
 )
 def test_questions_that_do_not_go_together_are_refused(run_folder, model, options, message):
     with pytest.raises((ConfigError, RunFolderError), match=message):
-        ask(str(run_folder) if model == "RUN" else model, **options)
+        read_request(str(run_folder) if model == "RUN" else model, **options)
 
 
 def test_recipes_need_a_recipe_to_build_on(tmp_path):
-    question = ask("cnn")
+    question = read_request("cnn")
     with pytest.raises(ConfigError, match="--write: a recipe needs data and settings"):
         write_proposals(question, "1 MB", [], tmp_path)
 
@@ -133,7 +139,7 @@ def test_a_student_within_the_budget_passes_and_one_outside_stops_the_run(
     recipe, monkeypatch, tmp_path
 ):
     def measure(candidates, facts, *, seconds, form):
-        bits = 1.0 if form.way is None else 0.25
+        bits = 1.0 if form.scheme is None else 0.25
         return {c.name: Needs(bits * c.weight_bytes, 0.1, None) for c in candidates}
 
     monkeypatch.setattr(proposals, "measure_needs", measure)
@@ -144,7 +150,7 @@ def test_a_student_within_the_budget_passes_and_one_outside_stops_the_run(
     assert "within the budget of 1 MB" in check_budget(job, job.new_student(0))
     eight = ["budget=500 B", "measure={int8: minmax}"]
     job = build_job(read_recipe(recipe, eight))
-    assert "(eight bits (minmax) in ONNX Runtime): within" in check_budget(job, job.new_student(0))
+    assert "(int8 (minmax) in ONNX Runtime): within" in check_budget(job, job.new_student(0))
     job = build_job(read_recipe(recipe, eight[:1]))
     with pytest.raises(ConfigError, match=r"\(float in ONNX Runtime\), allowed are 500 B"):
         check_budget(job, job.new_student(0))

@@ -31,7 +31,7 @@ def broken(*_):
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """A run whose eight bits fail the gate, whose .pt2 cannot be made and whose tuning diverges."""
+    """A run whose int8 fail the gate, whose .pt2 cannot be made and whose tuning diverges."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "export").mkdir()
     (folder / "export" / "student.int8.onnx").write_bytes(b"of an earlier run")

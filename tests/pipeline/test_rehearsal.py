@@ -8,7 +8,7 @@ import pytest
 from tutelage.cli.app import app, guarded
 from tutelage.config import build_job, read_recipe
 from tutelage.deploy.targets import torch_export
-from tutelage.doctor import FINE, PROBLEM, WARNING
+from tutelage.doctor import OK, PROBLEM, WARNING
 from tutelage.pipeline import rehearsal, run_job
 from tutelage.pipeline.rehearsal import rehearse_exports
 
@@ -35,7 +35,7 @@ def recipe(tmp_path):
 
 def test_every_file_that_was_asked_for_is_tried(recipe):
     found = rehearse_exports(build_job(read_recipe(recipe)))
-    assert {finding.level for finding in found} == {FINE}
+    assert {finding.level for finding in found} == {OK}
     texts = " ".join(finding.text for finding in found)
     for name in ("teacher.onnx", "student.onnx", "student.minmax.int8.onnx", "student.pt2"):
         assert name in texts
@@ -44,7 +44,7 @@ def test_every_file_that_was_asked_for_is_tried(recipe):
 
 def test_a_target_that_cannot_take_the_student_is_a_problem(recipe, monkeypatch, capsys):
     monkeypatch.setattr(torch_export.TorchExport, "_write", broken)
-    monkeypatch.setattr(rehearsal, "_eight_bits", lambda *_: rehearsal.Finding(FINE, "", ""))
+    monkeypatch.setattr(rehearsal, "_int8", lambda *_: rehearsal.CheckResult(OK, "", ""))
     monkeypatch.setattr(sys, "argv", ["tutelage", "check", str(recipe)])
     monkeypatch.setenv("COLUMNS", "300")
     assert guarded(app) == 2

@@ -162,7 +162,7 @@ def test_a_narrow_transformer_learns_from_a_teachers_layers(place, tmp_path, tas
 
 @pytest.fixture(scope="module")
 def labelled_words(place, tmp_path_factory):
-    """A run on words with labels, exported in eight bits too, and its rows."""
+    """A run on words with labels, exported in int8 too, and its rows."""
     folder = tmp_path_factory.mktemp("words")
     rows = [
         {"words": text.split(), "tags": ["A" if word == "good" else "B" for word in text.split()]}
@@ -246,7 +246,7 @@ def test_the_folder_of_a_student_that_labels_words_runs_by_itself(labelled_words
 
 @pytest.fixture(scope="module")
 def exported(place, tmp_path_factory):
-    """A run that exports, in eight bits too."""
+    """A run that exports, in int8 too."""
     out = tmp_path_factory.mktemp("exported") / "run"
     recipe = recipe_of(place, out, epochs=2, seeds=[0], baseline=False, measure=MEASURE)
     return run_job(build_job(recipe)), out

@@ -1,4 +1,4 @@
-"""Students that see no data: pictures drawn out of the teacher, in a run."""
+"""Students that see no data: images drawn out of the teacher, in a run."""
 
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from tutelage.errors import ConfigError, RunFolderError
 from tutelage.job import TransferPlan
 from tutelage.models.nets import cnn
 from tutelage.pipeline import run_job
-from tutelage.pipeline.training import Trained
+from tutelage.pipeline.training import TrainedModel
 from tutelage.pipeline.transfer import transfer_stage
 
 FEW = TransferPlan(24, InversionSettings("generator", steps=2, batch_size=12), seed=3)
@@ -91,6 +91,6 @@ def test_data_that_are_no_pictures_are_refused(job):
     numbers = TensorSource(torch.zeros(4, 5), torch.zeros(4, dtype=torch.long))
     flat = job.on(replace(job.splits, train=numbers, inputs=numbers.input_kind))
     network = torch.nn.Linear(5, 3)
-    teacher = Trained("teacher", 0, network, network, Progress(), "")
+    teacher = TrainedModel("teacher", 0, network, network, Progress(), "")
     with pytest.raises(ConfigError, match="transfer: it generates images"):
         transfer_stage(replace(flat, views=Identity()), teacher, lambda event: None)

@@ -17,7 +17,7 @@ MEASURE = MeasureSettings(batch_sizes=(1,), seconds=0.1, int8="minmax")
 
 @pytest.fixture(scope="session")
 def run(make_job, tmp_path_factory):
-    """A run with exported networks, the student in eight bits too."""
+    """A run with exported networks, the student in int8 too."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
     run_job(make_job(out, seeds=(0,), has_baseline=False, codec=None, measure=MEASURE))
     return out
@@ -36,7 +36,7 @@ def runtime():
 
 @pytest.fixture(scope="session")
 def text_run(tmp_path_factory):
-    """A run on texts with exported networks, the student in eight bits too."""
+    """A run on texts with exported networks, the student in int8 too."""
     texts = pytest.importorskip("texts")
     folder = tmp_path_factory.mktemp("texts")
     for part, count, first in (("train", 48, 0), ("valid", 12, 200), ("test", 20, 300)):

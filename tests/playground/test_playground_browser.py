@@ -199,9 +199,9 @@ def test_a_dropped_picture_is_read_as_the_training_data_are(opened, run, tmp_pat
 
 def test_what_is_no_picture_is_said_so(opened):
     page, complaints = opened
-    page.evaluate(DROP, [encoded(b"no picture"), "notes.png"])
+    page.evaluate(DROP, [encoded(b"no image"), "notes.png"])
     page.wait_for_selector("#status.problem")
-    assert "notes.png cannot be read as a picture" in page.locator("#status").text_content()
+    assert "notes.png cannot be read as an image" in page.locator("#status").text_content()
     assert complaints == []
 
 

@@ -17,15 +17,15 @@ import torch
 
 from tutelage.deploy import export_onnx
 from tutelage.errors import ConfigError, MissingExtraError, RunFolderError
-from tutelage.left import left_files
 from tutelage.pipeline.stages import mark_complete
 from tutelage.playground import find_runtime, serve, write_folder
 from tutelage.playground import runtime as places
 from tutelage.playground.content import read_run
-from tutelage.playground.pictures import measure_hand
+from tutelage.playground.image_samples import measure_hand
 from tutelage.playground.runtime import ONNX
 from tutelage.playground.serve import make_server
 from tutelage.records import RunRecord, load_record, save_record
+from tutelage.stage_files import left_files
 
 
 def make_runtime(folder):
@@ -109,9 +109,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 def test_a_run_of_other_inputs_is_refused(run, tmp_path):
     record = load_record(run / "results.json", RunRecord)
-    texts = [replace(sample, picture_png=None) for sample in record.samples]
+    texts = [replace(sample, image_png=None) for sample in record.samples]
     save_record(tmp_path / "results.json", replace(record, samples=texts))
-    with pytest.raises(ConfigError, match="neither pictures nor texts"):
+    with pytest.raises(ConfigError, match="neither images nor texts"):
         read_run(tmp_path)
 
 
@@ -123,7 +123,7 @@ def test_networks_that_take_no_pictures_are_refused(run, tmp_path):
     mark_complete(teacher.parent, "key", [teacher, student])
     record = load_record(run / "results.json", RunRecord)
     save_record(tmp_path / "results.json", replace(record, files=left_files(tmp_path)))
-    with pytest.raises(ConfigError, match=r"shape \(.*, 5\).*square pictures"):
+    with pytest.raises(ConfigError, match=r"shape \(.*, 5\).*square images"):
         read_run(tmp_path)
 
 

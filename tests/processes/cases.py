@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tutelage import ranks
-from tutelage.data.loading import Reader
+from tutelage import distributed
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.sources import TensorSource
 from tutelage.data.views import Shift
 from tutelage.engine import Arm, OptimizerSettings, TrainSettings, fit, processes
@@ -110,7 +110,7 @@ def reader(views=True):
     images = torch.randint(0, 256, (ROWS, 1, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.arange(ROWS) % 4
     policy = Shift(1) if views else None
-    return Reader(
+    return BatchBuilder(
         TensorSource(images, labels), policy, inputs=ImageInputs([0.5], [0.3]), num_classes=4
     )
 
@@ -128,7 +128,7 @@ def live_teacher(objective):
     torch.manual_seed(7)
     network = mlp(4, image_size=8, hidden=(24,))
     live = ModuleTeacher(network, TASK, chunk=16, layers=objective.teacher_layers)
-    return live.shared_among(ranks.here().count)
+    return live.shared_among(distributed.world().count)
 
 
 def student(kind):
@@ -214,7 +214,7 @@ def train_all(folder, cases):
 def train_until(folder, name, stop_at, changes):
     """A training that is asked to stop in the middle; by the last process alone."""
     processes.PACE_S = 0.0  # meet at every update
-    here = ranks.here()
+    here = distributed.world()
 
     def stop(event):
         if isinstance(event, Advanced) and event.done == stop_at and here.number == here.count - 1:

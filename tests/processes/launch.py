@@ -35,14 +35,14 @@ def _run(answers, work, rank, count, port, arguments):
     }
     import torch
 
-    from tutelage import ranks
+    from tutelage import distributed
 
     torch.set_num_threads(1)
     try:
-        ranks.join()
+        distributed.init_process_group()
         answers.put((rank, None, work(*arguments)))
-        with contextlib.suppress(ranks.OtherFailed):
-            ranks.leave()
+        with contextlib.suppress(distributed.PeerFailedError):
+            distributed.destroy_process_group()
     except BaseException:
         answers.put((rank, traceback.format_exc(), None))
 

@@ -4,12 +4,12 @@ import torch
 
 from tests.processes.cases import live_teacher, objectives, reader
 from tests.processes.launch import CONTEXT
-from tutelage import ranks
+from tutelage import distributed
 from tutelage.teachers import CachedTeacher
 from tutelage.teachers import build as build_module
 from tutelage.teachers.codecs import make_codec
 from tutelage.teachers.parts import Part, read_manifest, verify_place
-from tutelage.teachers.places import Folder
+from tutelage.teachers.storage import LocalStorage
 
 
 def build(folder):
@@ -25,7 +25,7 @@ def build(folder):
         Path(folder), live, reader(), codec, device=torch.device("cpu"), shard_bytes=1024
     )
     build_module._write = write
-    return made, len(manifest.shards), ranks.here().number
+    return made, len(manifest.shards), distributed.world().number
 
 
 def build_part(folder, number):
@@ -49,7 +49,7 @@ def test_jobs_that_build_at_the_same_time_make_one_cache(tmp_path):
     for job in jobs:
         job.join(timeout=120)
     assert [job.exitcode for job in jobs] == [0, 0, 0, 0]
-    place = Folder(tmp_path)
+    place = LocalStorage(tmp_path)
     verify_place(place, read_manifest(place))
 
 

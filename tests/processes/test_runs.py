@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import tutelage
-from tutelage import ranks
+from tutelage import distributed
 from tutelage.errors import ConfigError
 
 RECIPE = """
@@ -40,7 +40,7 @@ def distil(folder):
         teacher, student, (inputs, labels), epochs=2, batch_size=16, codec="float32", out=folder
     )
     weights = {name: value.numpy() for name, value in found.student.state_dict().items()}
-    return weights, found.metrics["accuracy"], ranks.here().number
+    return weights, found.metrics["accuracy"], distributed.world().number
 
 
 def test_the_python_call_gives_every_process_the_student_and_the_record(together, tmp_path):
@@ -65,27 +65,27 @@ def test_processes_that_would_not_know_of_one_another_are_refused(monkeypatch, e
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"several processes were asked for.*--multi_gpu"):
-        ranks.join()
+        distributed.init_process_group()
 
 
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
 def test_a_student_in_pieces_is_refused(monkeypatch, kind):
     monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
     with pytest.raises(ConfigError, match=f"not {kind} of the launcher.*train.shard"):
-        ranks.join()
+        distributed.init_process_group()
 
 
 def wait_for_one_that_fails():
     """What the others hear when the first fails while they wait."""
-    ranks.wait_for_all()
-    if ranks.here().is_first:
-        spoken = ranks.may_speak(), ranks.may_speak()
+    distributed.barrier()
+    if distributed.world().is_main:
+        spoken = distributed.should_report_error(), distributed.should_report_error()
         time.sleep(2)  # it keeps the store that the other asks
         return spoken
     try:
-        ranks.first(lambda: None)
-    except ranks.OtherFailed as error:
-        return str(error), ranks.may_speak()
+        distributed.on_main_process(lambda: None)
+    except distributed.PeerFailedError as error:
+        return str(error), distributed.should_report_error()
     return "nothing", None
 
 

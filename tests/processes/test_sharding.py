@@ -7,10 +7,10 @@ from safetensors import safe_open
 
 from tests.processes.cases import arm_of, student, summary, train, train_all, train_until
 from tests.processes.test_training import assert_close, same
-from tutelage import ranks, sharding
+from tutelage import distributed, sharding
 from tutelage.config import build_job, read_recipe
 from tutelage.data.corpus import BlockSource
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.doctor import preflight
 from tutelage.engine import Arm, OptimizerSettings, TrainSettings, fit
 from tutelage.errors import ConfigError
@@ -69,15 +69,15 @@ def llama(layers, seed):
 
 
 def language_teacher(task, *, cut):
-    teacher = ModuleTeacher(llama(4, seed=0), task, chunk=4).shared_among(ranks.here().count)
+    teacher = ModuleTeacher(llama(4, seed=0), task, chunk=4).shared_among(distributed.world().count)
     return teacher.in_pieces(torch.device("cpu")) if cut else teacher
 
 
 def train_language(folder, cut):
     """A language model and its teacher, both in pieces or both whole in every process."""
     tokens = torch.randint(0, 20, (8 * 13 + 1,), generator=torch.Generator().manual_seed(0))
-    reader = Reader(BlockSource(tokens, 8), num_classes=20)
-    task = LanguageModeling(num_classes=20, block=8)
+    reader = BatchBuilder(BlockSource(tokens, 8), num_classes=20)
+    task = LanguageModeling(num_classes=20, block_size=8)
     teacher = language_teacher(task, cut=cut)
     # SGD: a gradient that is all rounding stays small, where Adam makes a whole step of it.
     sgd = OptimizerSettings("sgd", lr=0.1)
@@ -105,9 +105,9 @@ def held(folder):
 
     def look(self, *arguments):
         weights = list(self._plain.student.parameters())
-        own = sum(sharding.piece(weight).numel() for weight in weights)
+        own = sum(sharding.local(weight).numel() for weight in weights)
         moments = [self.optimizer.state[weight]["exp_avg"] for weight in weights]
-        kept = sum(sharding.piece(moment).numel() for moment in moments)
+        kept = sum(sharding.local(moment).numel() for moment in moments)
         shares.append((own / plain, kept / plain))
 
     from tutelage.engine.distiller import Distiller

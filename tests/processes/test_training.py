@@ -133,10 +133,10 @@ def test_processes_that_see_different_folders_say_so(together, tmp_path):
 
 
 def train_in_own_folders(folder):
-    from tutelage import ranks
+    from tutelage import distributed
     from tutelage.errors import RunFolderError
 
-    network, arm = arm_of(f"{folder}/{ranks.here().number}", "kd", epochs=1)
+    network, arm = arm_of(f"{folder}/{distributed.world().number}", "kd", epochs=1)
     try:
         fit(network, arm)
     except RunFolderError as error:

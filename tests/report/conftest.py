@@ -217,7 +217,7 @@ def hostile_record(record) -> RunRecord:
     """Every name tries to leave its place."""
     bad = '</script><script>window.stolen=1</script><img src=x onerror="window.stolen=2">\'"{{7*7}}'
     classes = [f"{bad}{i}" for i in range(10)]
-    samples = [replace(s, picture_png='x" onerror="window.stolen=3') for s in record.samples]
+    samples = [replace(s, image_png='x" onerror="window.stolen=3') for s in record.samples]
     samples = [replace(s, logits={**s.logits, bad: s.logits["teacher"]}) for s in samples]
     return replace(
         record,

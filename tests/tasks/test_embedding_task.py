@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.data.loading import Reader, in_order
+from tutelage.data.loading import BatchBuilder, in_order
 from tutelage.data.sources import TensorSource
 from tutelage.errors import ShapeError
 from tutelage.tasks import Embedding
@@ -23,7 +23,7 @@ def teacher() -> nn.Module:
 
 
 def said_by(model: nn.Module):
-    reader = Reader(ReferenceSource(source(), teacher(), TASK, chunk=8), num_classes=6)
+    reader = BatchBuilder(ReferenceSource(source(), teacher(), TASK, chunk=8), num_classes=6)
     return TASK.predict(model, (reader[r] for r in in_order(20, batch_size=7)), CPU)
 
 
@@ -80,7 +80,7 @@ def test_a_reference_changes_with_its_teacher():
 
 
 def test_embeddings_are_not_looked_at_as_class_numbers():
-    reader = Reader(ReferenceSource(source(), teacher(), TASK), num_classes=6)
+    reader = BatchBuilder(ReferenceSource(source(), teacher(), TASK), num_classes=6)
     assert reader[torch.tensor([0]), torch.tensor([0])].labels.is_floating_point()
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.data.loading import Reader, in_order
+from tutelage.data.loading import BatchBuilder, in_order
 from tutelage.data.sources import TensorSource
 from tutelage.data.tokens import TokenSource
 from tutelage.errors import ModelError
@@ -35,7 +35,7 @@ def texts(of_tokens):
     ids = [[number * 5 + place for place in range(length)] for number, length in enumerate(LENGTHS)]
     labels = [[1] * len(text) for text in ids] if of_tokens else [n % 3 for n in range(len(ids))]
     counted = [[True] * len(text) for text in ids] if of_tokens else None
-    return Reader(TokenSource(ids, labels, counted=counted), num_classes=3)
+    return BatchBuilder(TokenSource(ids, labels, counted=counted), num_classes=3)
 
 
 @pytest.mark.parametrize("of_tokens", [False, True])
@@ -57,7 +57,7 @@ def test_texts_of_like_length_come_together_and_are_told_in_the_order_of_the_dat
 def test_texts_labelled_by_a_teacher_come_together_too():
     source = texts(of_tokens=False).source
     teacher, task = Noting(of_tokens=False), Embedding(num_classes=3)
-    reader, network = Reader(ReferenceSource(source, teacher, task)), Noting(of_tokens=False)
+    reader, network = BatchBuilder(ReferenceSource(source, teacher, task)), Noting(of_tokens=False)
     said = predict_data(task, network, reader, batch_size=3, device=CPU)
     assert network.shapes == [(3, 2), (3, 5), (1, 5)]
     torch.testing.assert_close(said.labels, said.outputs.embeddings)
@@ -71,7 +71,9 @@ def test_other_data_are_asked_about_in_their_own_order():
             seen.extend(inputs[:, 0].tolist())
             return super().forward(inputs)
 
-    reader = Reader(TensorSource(torch.arange(5.0)[:, None], torch.zeros(5, dtype=torch.long)))
+    reader = BatchBuilder(
+        TensorSource(torch.arange(5.0)[:, None], torch.zeros(5, dtype=torch.long))
+    )
     predict_data(Classification(num_classes=2), Seeing(1, 2), reader, batch_size=2, device=CPU)
     assert seen == [0, 1, 2, 3, 4]
 

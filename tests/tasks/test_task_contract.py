@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tutelage.tasks import TASKS, Task
-from tutelage.types import COUNTED, UNLABELLED, Batch, Signal
+from tutelage.types import UNLABELLED, VALID_MASK, Batch, Signal
 
 CLASSES, LENGTH = 4, 5
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def batch_of(name, count, first=0):
     answers = torch.randint(CLASSES, (count, LENGTH), generator=generator)
     counted = torch.rand(count, LENGTH, generator=generator) < 0.7
     labels = answers.where(counted, UNLABELLED)
-    return Batch({"answers": answers, COUNTED: counted}, labels, ids, torch.zeros_like(ids))
+    return Batch({"answers": answers, VALID_MASK: counted}, labels, ids, torch.zeros_like(ids))
 
 
 LABELLED = [name for name, task in TASKS.items() if task(CLASSES).gives == Signal.LOGITS]

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.sources import Source
-from tutelage.engine.trainee import Trainee
+from tutelage.engine.training_module import TrainingModule
 from tutelage.errors import ConfigError, DataError, ShapeError
 from tutelage.losses import KD, CrossEntropy
 from tutelage.tasks import TokenClassification
 from tutelage.teachers import ModuleTeacher
-from tutelage.types import COUNTED, UNLABELLED, Batch
+from tutelage.types import UNLABELLED, VALID_MASK, Batch
 
 TASK = TokenClassification(num_classes=3)
 
@@ -37,7 +37,7 @@ def batch_of(lengths=(4, 2, 3), longest=None):
     counted = places < torch.tensor(lengths)[:, None]
     ids = torch.where(counted, (places * 7 + torch.tensor(lengths)[:, None]) % 20, 0)
     labels = torch.where(counted, ids % 3, UNLABELLED)
-    inputs = {"input_ids": ids, "attention_mask": counted.long(), COUNTED: counted}
+    inputs = {"input_ids": ids, "attention_mask": counted.long(), VALID_MASK: counted}
     numbers = torch.arange(len(lengths))
     return Batch(inputs, labels, numbers, torch.zeros_like(numbers))
 
@@ -50,7 +50,7 @@ def test_padding_changes_no_loss_and_no_gradient():
     teacher = ModuleTeacher(Tagger(1), TASK, chunk=3)
     found = []
     for batch in (batch_of(), batch_of(longest=9)):
-        trainee = Trainee(Tagger(), objective(), TASK)
+        trainee = TrainingModule(Tagger(), objective(), TASK)
         report = trainee(batch, teacher(batch))
         report.total.backward()
         found.append((report.total, trainee.student.head.weight.grad))
@@ -59,7 +59,7 @@ def test_padding_changes_no_loss_and_no_gradient():
 
 
 def test_the_loss_is_a_mean_over_tokens_and_not_over_texts():
-    trainee = Trainee(Tagger(), 1.0 * CrossEntropy(), TASK)
+    trainee = TrainingModule(Tagger(), 1.0 * CrossEntropy(), TASK)
     whole, four, two = (
         float(trainee(batch_of(lengths), None).total.detach()) for lengths in ((4, 2), (4,), (2,))
     )
@@ -77,7 +77,7 @@ def test_a_teacher_in_chunks_gives_the_same_tokens(chunk):
 
 def test_a_masked_text_counts_none_of_its_tokens():
     batch = replace(batch_of((4, 2)), mask=torch.tensor([True, False]))
-    trainee = Trainee(Tagger(), 1.0 * CrossEntropy(), TASK)
+    trainee = TrainingModule(Tagger(), 1.0 * CrossEntropy(), TASK)
     alone = trainee(batch_of((4,)), None).total
     torch.testing.assert_close(trainee(batch, None).total, alone)
 
@@ -86,13 +86,13 @@ def test_what_does_not_fit_is_said():
     with pytest.raises(ShapeError, match=r"Tagger returned shape \(3, 4, 5\) .* \(3, 4, 3\) is"):
         TASK.run(Tagger(classes=5), batch_of())
     batch = batch_of()
-    bare = replace(batch, inputs={k: v for k, v in batch.inputs.items() if k != COUNTED})
+    bare = replace(batch, inputs={k: v for k, v in batch.inputs.items() if k != VALID_MASK})
     with pytest.raises(DataError, match="needs the input 'counted'"):
         TASK.run(Tagger(), bare)
 
 
 class Texts(Source):
-    fingerprint, is_fast = "texts", True
+    fingerprint, in_memory = "texts", True
 
     def __init__(self, batch):
         self.batch = batch
@@ -105,16 +105,16 @@ class Texts(Source):
 
 
 def test_a_reader_takes_named_inputs_and_checks_the_labels_of_tokens():
-    reader = Reader(Texts(batch_of()), num_classes=3)
+    reader = BatchBuilder(Texts(batch_of()), num_classes=3)
     request = torch.tensor([2, 0]), torch.zeros(2, dtype=torch.long)
     batch = reader[request]
     assert batch.labels.tolist() == batch_of().labels[[2, 0]].tolist()
     with pytest.raises(DataError, match="Sample 2 has label 2; allowed are 0 to 1"):
-        Reader(Texts(batch_of()), num_classes=2)[request]
+        BatchBuilder(Texts(batch_of()), num_classes=2)[request]
 
 
 def test_views_of_pictures_are_refused_for_named_inputs():
     from tutelage.data.views import Shift
 
     with pytest.raises(ConfigError, match="changes one tensor a sample, but these data come as"):
-        Reader(Texts(batch_of()), Shift(1))[torch.tensor([0]), torch.tensor([0])]
+        BatchBuilder(Texts(batch_of()), Shift(1))[torch.tensor([0]), torch.tensor([0])]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.tokens import TokenSource
 from tutelage.models.text_nets import BagOfWords
 from tutelage.tasks import Classification
@@ -39,7 +39,7 @@ def texts(count, **changes):
 
 
 def reader(ids, labels=None, **settings):
-    return Reader(TokenSource(ids, labels, **settings))
+    return BatchBuilder(TokenSource(ids, labels, **settings))
 
 
 def asked(folder, live, data, monkeypatch):

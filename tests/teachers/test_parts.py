@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.sources import TensorSource
 from tutelage.data.views import Shift
 from tutelage.errors import CacheError, ConfigError, MissingExtraError
@@ -25,7 +25,7 @@ from tutelage.teachers.parts import (
     reopen,
     verify_place,
 )
-from tutelage.teachers.places import Folder, Remote, place_of
+from tutelage.teachers.storage import LocalStorage, RemoteStorage, open_storage
 
 TASK, CODEC = Classification(num_classes=4), make_codec("float32")
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 def reader():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (70, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    return Reader(TensorSource(images), Shift(1))
+    return BatchBuilder(TensorSource(images), Shift(1))
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +69,12 @@ def s3(monkeypatch):
 def place(request, tmp_path):
     match request.param:
         case "folder":
-            return Folder(tmp_path / "there")
+            return LocalStorage(tmp_path / "there")
         case "memory":
-            return Remote(f"memory://{tmp_path.name}/cache")
+            return RemoteStorage(f"memory://{tmp_path.name}/cache")
         case "file":
-            return Remote(f"file://{tmp_path}/there")
-    return Remote(request.getfixturevalue("s3"))
+            return RemoteStorage(f"file://{tmp_path}/there")
+    return RemoteStorage(request.getfixturevalue("s3"))
 
 
 def build(place, live, reader, part=None):
@@ -112,7 +112,7 @@ def test_parts_built_by_jobs_anywhere_make_the_cache_of_one(live, reader, tmp_pa
     assert finish_or_say(place) == made
     verify_place(place, made)
     assert not [name for name in place.names() if name.startswith("shard") and "json" in name]
-    if isinstance(place, Folder):
+    if isinstance(place, LocalStorage):
         folder = place.path
     else:
         folder = tmp_path / "copy"
@@ -150,7 +150,7 @@ def test_a_part_that_was_cut_short_builds_only_what_is_missing(live, reader, pla
         lambda builder, path, *rest: made.append(path.name) or write(builder, path, *rest),
     )
     build(place, live, reader, Part(1, 2))
-    there_whole = {"shard-00001.safetensors"} if isinstance(place, Folder) else set()
+    there_whole = {"shard-00001.safetensors"} if isinstance(place, LocalStorage) else set()
     assert set(made) == {"shard-00001.safetensors", "shard-00003.safetensors"} - there_whole
 
 
@@ -161,13 +161,13 @@ def test_a_remote_shard_that_changed_is_found_and_made_again(live, reader, tmp_p
     content = bytearray((tmp_path / name).read_bytes())
     content[-1] ^= 1
     (tmp_path / name).write_bytes(content)
-    if isinstance(place, Folder):
+    if isinstance(place, LocalStorage):
         (place.path / name).write_bytes(content)
     else:
         place.put(tmp_path / name)
     with pytest.raises(CacheError, match=f"{name} is missing or damaged"):
         verify_place(place, read_manifest(place))
-    if isinstance(place, Remote):
+    if isinstance(place, RemoteStorage):
         copy_here(place, tmp_path / "copy", key)
         with pytest.raises(CacheError, match="damaged"):
             CachedTeacher(tmp_path / "copy", key)
@@ -176,19 +176,19 @@ def test_a_remote_shard_that_changed_is_found_and_made_again(live, reader, tmp_p
 
 
 def test_a_copy_is_brought_once_and_only_if_it_fits(live, reader, tmp_path, monkeypatch):
-    place, copy = Remote(f"memory://{tmp_path.name}/cache"), tmp_path / "copy"
+    place, copy = RemoteStorage(f"memory://{tmp_path.name}/cache"), tmp_path / "copy"
     key = build(place, live, reader).key
     copy_here(place, copy, key)
     (copy / "manifest.json").unlink()
     (copy / "shard-00000.safetensors").write_bytes(b"half")
-    brought, get = [], Remote.get
+    brought, get = [], RemoteStorage.get
     monkeypatch.setattr(
-        Remote, "get", lambda self, name, path: brought.append(name) or get(self, name, path)
+        RemoteStorage, "get", lambda self, name, path: brought.append(name) or get(self, name, path)
     )
     copy_here(place, copy, key)
     assert [name for name in brought if "shard" in name] == ["shard-00000.safetensors"]
     assert torch.equal(items(CachedTeacher(copy, key), reader), items(live, reader))
-    other = cache_key(live, Reader(reader.source), CODEC)
+    other = cache_key(live, BatchBuilder(reader.source), CODEC)
     with pytest.raises(CacheError, match="made from another views"):
         copy_here(place, copy, other)
 
@@ -200,18 +200,18 @@ def test_shards_of_two_builds_in_one_place_are_refused(live, reader, tmp_path):
     text["key"]["teacher"] = "another"
     (tmp_path / "shard-00000.json").write_text(json.dumps(text))
     with pytest.raises(CacheError, match="shards 0 and 1 were made from different things"):
-        finish_or_say(Folder(tmp_path))
+        finish_or_say(LocalStorage(tmp_path))
 
 
 def test_an_empty_place_and_a_wrong_address_say_so(tmp_path):
     with pytest.raises(CacheError, match="no shards with notes lie there"):
-        finish_or_say(Folder(tmp_path))
+        finish_or_say(LocalStorage(tmp_path))
     with pytest.raises(CacheError, match=r"no complete teacher cache .*cache finish PLACE"):
-        read_manifest(Remote(f"memory://{tmp_path.name}/none"))
+        read_manifest(RemoteStorage(f"memory://{tmp_path.name}/none"))
     with pytest.raises(CacheError, match=r"nowhere://x: cannot be opened \(ValueError"):
-        place_of("nowhere://x")
+        open_storage("nowhere://x")
     with pytest.raises(MissingExtraError, match=r"gdrive.*'tutelage\[remote\]'"):
-        place_of("gdrive://x")
+        open_storage("gdrive://x")
 
 
 @pytest.mark.parametrize("text", ["3", "0/4", "5/4", "a/b", "-1/2", "1/0", "1/2/3", "9" * 30 + "/"])

@@ -12,9 +12,9 @@ from tutelage.types import Batch
 
 
 def batch(count: int) -> Batch:
-    pictures = torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     ids = torch.arange(count)
-    return Batch(inputs=pictures, labels=None, sample_ids=ids, view_ids=torch.zeros_like(ids))
+    return Batch(inputs=images, labels=None, sample_ids=ids, view_ids=torch.zeros_like(ids))
 
 
 def teacher(precision: str, layers: tuple[str, ...] = ()) -> ModuleTeacher:

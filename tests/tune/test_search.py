@@ -15,7 +15,7 @@ from tutelage.data.sources import Source, SubsetSource
 from tutelage.engine.events import Advanced, EpochDone
 from tutelage.errors import ConfigError, MissingExtraError, RunFolderError
 from tutelage.files import write_text
-from tutelage.pipeline.training import Trained
+from tutelage.pipeline.training import TrainedModel
 from tutelage.records import ACCURACY, MetricPoint
 from tutelage.tune import Search, search_space, tune
 from tutelage.tune.page import write_page
@@ -56,7 +56,7 @@ def scan_inside(source, *arguments, **settings):
 class Unseen(Source):
     """Test data of which a few samples may be looked at, to see whether networks take them."""
 
-    is_fast = True
+    in_memory = True
 
     def __init__(self, inside):
         self.inside = inside
@@ -186,7 +186,7 @@ def test_the_recipe_stays_as_it_is_unless_beaten_under_seeds_that_chose_nothing(
 
     def train(self, chosen, seed, trial=None):
         score = 0.8 if chosen == default else 0.99 if seed == TUNING_SEED else fresh
-        return Mock(Trained, progress=SimpleNamespace(best_metric=score, curve=[1]))
+        return Mock(TrainedModel, progress=SimpleNamespace(best_metric=score, curve=[1]))
 
     monkeypatch.setattr(_Study, "_train", train)
     tuned = tune(search)

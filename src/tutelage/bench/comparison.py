@@ -15,27 +15,27 @@ from torch import Tensor, nn
 from tutelage import __version__
 from tutelage.bench.candidates import GRID_SIZE, Grid, candidates
 from tutelage.bench.cost import Cost, costs_against
-from tutelage.bench.lab import Lab
+from tutelage.bench.lab import ExperimentRunner
 from tutelage.bench.leaderboard import BASELINE, KD, Leaderboard, Score, Standing, Trial, as_page
 from tutelage.bench.suites import SUITES, Length, Suite
+from tutelage.checksums import read_metadata, write_tensors
 from tutelage.data.sources import Source, SubsetSource
 from tutelage.data.views import Identity
 from tutelage.engine import TrainSettings
 from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import Listener, ignore
 from tutelage.errors import ConfigError, RunFolderError, TrainingError, find
-from tutelage.evidence import correct, paired_interval
 from tutelage.files import write_text
 from tutelage.locks import locked
 from tutelage.losses import CrossEntropy
 from tutelage.metrics import evaluate_classes
 from tutelage.objective import Objective
 from tutelage.pipeline.environment import environment
-from tutelage.pipeline.training import PROGRESS, Trained
+from tutelage.pipeline.training import PROGRESS, TrainedModel
 from tutelage.records import load_record, save_record
-from tutelage.sealed import read_facts, write_tensors
-from tutelage.teachers import RememberedTeacher, Teacher
-from tutelage.teachers.remembered import remember
+from tutelage.significance import correct, paired_interval
+from tutelage.teachers import PrecomputedTeacher, Teacher
+from tutelage.teachers.precomputed import precompute
 from tutelage.types import Signal
 
 TUNING_SEED = 1000
@@ -128,15 +128,15 @@ class _Study:
         return device
 
     @cached_property
-    def of_teacher(self) -> Lab:
+    def of_teacher(self) -> ExperimentRunner:
         """Lab with all training data, in which the teacher is trained."""
         splits = self.suite.load(self.data)
         if splits.valid is None:
             raise ConfigError(f"suite {self.name}: its data has no validation part to tune on.")
-        return Lab(self.out, splits, self.listener, self.device)
+        return ExperimentRunner(self.out, splits, self.listener, self.device)
 
     @cached_property
-    def lab(self) -> Lab:
+    def lab(self) -> ExperimentRunner:
         """Lab in which the students are trained."""
         splits = self.of_teacher.splits
         train: Source = splits.train
@@ -144,10 +144,12 @@ class _Study:
             generator = torch.Generator().manual_seed(0)
             order = torch.randperm(len(train), generator=generator)
             train = SubsetSource(train, order[: self.budget.samples].sort().values)
-        return Lab(self.folder, replace(splits, train=train), self.listener, self.device)
+        return ExperimentRunner(
+            self.folder, replace(splits, train=train), self.listener, self.device
+        )
 
     @cached_property
-    def teacher(self) -> Trained:
+    def teacher(self) -> TrainedModel:
         return self.of_teacher.train(
             f"teacher-{self.suite.teacher_name}",
             0,
@@ -158,12 +160,12 @@ class _Study:
         )
 
     @cached_property
-    def remembered(self) -> RememberedTeacher:
+    def remembered(self) -> PrecomputedTeacher:
         """The teacher with every feature that a method needs, for one view per sample."""
         grids = candidates(self.suite.layers).values()
         layers = dict.fromkeys(layer for grid in grids for layer in grid[0].teacher_layers)
         live = self.of_teacher.live(self.teacher, chunk=self.settings.batch_size, layers=[*layers])
-        return remember(live, self.lab.reader(self.lab.splits.train))
+        return precompute(live, self.lab.reader(self.lab.splits.train))
 
     @property
     def settings(self) -> TrainSettings:
@@ -185,7 +187,7 @@ class _Study:
             return self.of_teacher.live(self.teacher, chunk=chunk, layers=layers)
         return self.lab.cached(self.teacher, self.budget.views, "float16", chunk=chunk)
 
-    def train(self, method: str, number: int, grid: Grid, seed: int) -> Trained:
+    def train(self, method: str, number: int, grid: Grid, seed: int) -> TrainedModel:
         return self.lab.train(
             f"{method}/{number + 1}",
             seed,
@@ -255,7 +257,7 @@ class _Study:
     def teacher_logits(self) -> Tensor:
         return self.of_teacher.test_logits(self.teacher.selected)
 
-    def test_logits(self, method: str, number: int, trained: Trained) -> tuple[Tensor, Tensor]:
+    def test_logits(self, method: str, number: int, trained: TrainedModel) -> tuple[Tensor, Tensor]:
         """Test logits of the last epoch's student and of the one with the best validation score."""
         path = self.folder / method / str(number + 1) / f"seed-{trained.seed}" / TEST_LOGITS
         known = _read(path, trained.key)
@@ -314,7 +316,7 @@ def _count(network: nn.Module) -> int:
 def _read(path: Path, key: str) -> dict[str, Tensor] | None:
     """Read the logits that this very training wrote; None if there are none, or not all."""
     try:
-        if read_facts(path).get("key") != key:
+        if read_metadata(path).get("key") != key:
             return None
     except RunFolderError:
         return None

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from tutelage.engine import OptimizerSettings
 from tutelage.engine.distiller import Distiller
 from tutelage.engine.prepare import prepare
-from tutelage.engine.trainee import Trainee
+from tutelage.engine.training_module import TrainingModule
 from tutelage.objective import Objective
 from tutelage.tasks import Task
 from tutelage.teachers import ModuleTeacher
@@ -65,7 +65,7 @@ def costs_against(
         torch.manual_seed(0)
         objective, student = objectives[name], make_student()
         student = prepare(student, objective, task, batch, teacher=teacher, num_samples=num_samples)
-        trainee = Trainee(student, objective, task)
+        trainee = TrainingModule(student, objective, task)
         optimizer = OptimizerSettings(kind="adamw", lr=1e-4).build(trainee.parameters())
         distiller = Distiller(trainee, _Told(teacher, batch), optimizer)
         return lambda: distiller.step(batch)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tutelage import __version__
-from tutelage.bench.lab import Kept, Lab, OneView, count_errors, seconds_of
+from tutelage.bench.lab import CachedViews, ExperimentRunner, FixedView, count_errors, seconds_of
 from tutelage.bench.records import Measured, Reproduction, Row, as_markdown
 from tutelage.data.builtin import load_mnist
 from tutelage.data.views import Elastic, Shift, ViewPolicy
@@ -23,14 +23,14 @@ from tutelage.losses.divergences import soften
 from tutelage.models.nets import cnn, mlp
 from tutelage.objective import Objective
 from tutelage.pipeline.environment import environment
-from tutelage.pipeline.training import Trained
+from tutelage.pipeline.training import TrainedModel
 from tutelage.records import save_record
 from tutelage.teachers import Teacher
 
 BATCH = 256
 JITTER = Shift(2)
 ELASTIC = Elastic(32)
-PLAIN = OneView(JITTER, view_id=12)
+PLAIN = FixedView(JITTER, view_id=12)
 TEACHER_EPOCHS, STUDENT_EPOCHS, CURVE_EPOCHS = 300, 30, 15
 CNN_EPOCHS, PATIENT_EPOCHS = 12, 100
 CNN_OPTIMIZER = OptimizerSettings(kind="adamw", lr=3e-3, weight_decay=2e-2)
@@ -72,7 +72,7 @@ def reproduce_hinton_mnist(
         DataError: MNIST is not there; the message lists the ways to get it.
         UnknownNameError: There is no such part.
     """
-    lab = Lab(out, load_mnist(valid_fraction=0.0), listener)
+    lab = ExperimentRunner(out, load_mnist(valid_fraction=0.0), listener)
     teacher_epochs = teacher_epochs or TEACHER_EPOCHS
     study = _Study(lab, tuple(range(num_seeds)), effort, precision, teacher_epochs)
     parts = {name: find("part of the table", name, study.parts) for name in only} or study.parts
@@ -99,14 +99,14 @@ def reproduce_hinton_mnist(
         yield found
 
 
-Part = tuple[list[Row], list[Trained]]
+Part = tuple[list[Row], list[TrainedModel]]
 
 
 @dataclass(frozen=True)
 class _Study:
     """The trainings of the section, and the evaluation of its rows."""
 
-    lab: Lab
+    lab: ExperimentRunner
     seeds: tuple[int, ...]
     effort: float
     precision: str = "float32"
@@ -139,7 +139,7 @@ class _Study:
         )
 
     @cached_property
-    def teacher(self) -> Trained:
+    def teacher(self) -> TrainedModel:
         return self.lab.train(
             "teacher",
             0,
@@ -159,10 +159,10 @@ class _Study:
 
     @cached_property
     def elastic(self) -> ViewPolicy:
-        return Kept(ELASTIC, len(self.lab.train_labels))
+        return CachedViews(ELASTIC, len(self.lab.train_labels))
 
     @cached_property
-    def cnn(self) -> Trained:
+    def cnn(self) -> TrainedModel:
         settings = replace(self.settings(CNN_EPOCHS), optimizer=CNN_OPTIMIZER)
         return self.lab.train("cnn", 0, _cnn, _labels(), settings, views=self.elastic)
 
@@ -170,7 +170,7 @@ class _Study:
     def labels(self) -> Int[Tensor, " n"]:
         return self.lab.test_labels
 
-    def errors(self, trained: Trained) -> int:
+    def errors(self, trained: TrainedModel) -> int:
         return count_errors(self.lab.test_logits(trained.last), self.labels)
 
     def students(
@@ -183,7 +183,7 @@ class _Study:
         views: ViewPolicy = PLAIN,
         part: Int[Tensor, " n"] | None = None,
         teacher: Teacher | None = None,
-    ) -> list[Trained]:
+    ) -> list[TrainedModel]:
         """One student per seed, of the section's teacher unless another is given."""
         return [
             self.lab.train(
@@ -199,7 +199,7 @@ class _Study:
             for seed in self.seeds
         ]
 
-    def row(self, name: str, paper: str, trainings: Sequence[Trained], note: str = "") -> Row:
+    def row(self, name: str, paper: str, trainings: Sequence[TrainedModel], note: str = "") -> Row:
         """A row that counts test errors."""
         values = [float(self.errors(trained)) for trained in trainings]
         return Row(name, "test errors", paper, Measured(values), note)
@@ -248,7 +248,7 @@ class _Study:
                 "the same, bias of 3 raised without test labels",
                 "",
                 [self.matched(rows, [THREE]) for rows in logits],
-                "mean p(3) on the test pictures made equal to its share of the training labels",
+                "mean p(3) on the test images made equal to its share of the training labels",
             ),
         ]
         return rows, trained
@@ -282,7 +282,7 @@ class _Study:
                 "the same, biases lowered without test labels",
                 "",
                 [self.matched(rows, both) for rows in logits],
-                "mean p(7) + p(8) on the test pictures made equal to that of the training labels",
+                "mean p(7) + p(8) on the test images made equal to that of the training labels",
             ),
         ], trained
 
@@ -330,7 +330,7 @@ class _Study:
         trained = self.students(
             "best", partial(_both, 4.0), views=self.elastic, epochs=PATIENT_EPOCHS, teacher=cached
         )
-        note = f"beyond the paper: {ELASTIC.num_views} bent, turned and moved views of each picture"
+        note = f"beyond the paper: {ELASTIC.num_views} bent, turned and moved views of each image"
         note = f"{note}; recipe {CHOSEN}"
         name = f"student 2×800, soft targets of the CNN at T=4, {PATIENT_EPOCHS} epochs"
         rows = [

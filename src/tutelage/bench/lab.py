@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.sources import Source, Splits, SubsetSource
 from tutelage.data.views import Identity, ViewPolicy
 from tutelage.engine import Arm, TrainSettings
 from tutelage.engine.events import Listener, ignore
 from tutelage.engine.prepare import prepare_from
 from tutelage.objective import Objective
-from tutelage.pipeline.training import Trained, open_or_build, train_arm
+from tutelage.pipeline.training import TrainedModel, open_or_build, train_arm
 from tutelage.tasks import Classification
 from tutelage.tasks.predicting import predict_data
 from tutelage.teachers import ModuleTeacher, Teacher
@@ -25,7 +25,7 @@ from tutelage.types import Batch, Outputs
 ROWS_TO_TRY = 64
 
 
-class OneView(ViewPolicy):
+class FixedView(ViewPolicy):
     """One view of another policy, under its number there.
 
     Args:
@@ -59,7 +59,7 @@ class OneView(ViewPolicy):
         return torch.full_like(sample_ids, self.view_id)
 
 
-class Kept(ViewPolicy):
+class CachedViews(ViewPolicy):
     """The views of another policy, each computed once and kept in memory.
 
     Args:
@@ -93,7 +93,7 @@ class Kept(ViewPolicy):
         return self.views[rows]
 
 
-class TeacherOfPart:
+class SubsetTeacher:
     """A teacher of a whole data set, used for a subset with its own numbering.
 
     Args:
@@ -115,7 +115,7 @@ class TeacherOfPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Lab:
+class ExperimentRunner:
     """A folder in which many networks are trained on one data set.
 
     Attributes:
@@ -135,9 +135,9 @@ class Lab:
         """How networks are called and evaluated."""
         return Classification(num_classes=len(self.splits.class_names))
 
-    def reader(self, source: Source, views: ViewPolicy | None = None) -> Reader:
+    def reader(self, source: Source, views: ViewPolicy | None = None) -> BatchBuilder:
         """A reader of a source, normalised as the networks expect it."""
-        return Reader(source, views, inputs=self.splits.inputs)
+        return BatchBuilder(source, views, inputs=self.splits.inputs)
 
     def train(
         self,
@@ -150,7 +150,7 @@ class Lab:
         views: ViewPolicy | None = None,
         teacher: Teacher | None = None,
         part: Int[Tensor, " n"] | None = None,
-    ) -> Trained:
+    ) -> TrainedModel:
         """Train a network, or load it if this very training is done.
 
         Args:
@@ -166,7 +166,7 @@ class Lab:
         source: Source = self.splits.train
         if part is not None:
             source = SubsetSource(source, part)
-            teacher = None if teacher is None else TeacherOfPart(teacher, part)
+            teacher = None if teacher is None else SubsetTeacher(teacher, part)
         torch.manual_seed(seed)
         train = self.reader(source, views or Identity())
         objective = copy.deepcopy(objective)
@@ -187,7 +187,9 @@ class Lab:
         )
         return train_arm(arm, network, self.listener)
 
-    def live(self, teacher: Trained, *, chunk: int, layers: Sequence[str] = ()) -> ModuleTeacher:
+    def live(
+        self, teacher: TrainedModel, *, chunk: int, layers: Sequence[str] = ()
+    ) -> ModuleTeacher:
         """A trained teacher that is run on every batch."""
         return ModuleTeacher(
             teacher.selected,
@@ -200,7 +202,7 @@ class Lab:
 
     def cached(
         self,
-        teacher: Trained,
+        teacher: TrainedModel,
         views: ViewPolicy,
         codec: str,
         *,
@@ -241,6 +243,6 @@ def count_errors(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) 
     return int((logits.argmax(dim=-1) != labels).sum())
 
 
-def seconds_of(trainings: Sequence[Trained]) -> float:
+def seconds_of(trainings: Sequence[TrainedModel]) -> float:
     """Total training time, as first measured."""
     return sum((trained.progress.seconds for trained in trainings), 0.0)

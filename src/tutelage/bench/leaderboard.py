@@ -11,7 +11,7 @@ from tutelage.losses import FAMILIES, LOSSES
 from tutelage.pipeline.environment import say_machine
 
 BASELINE, KD = "cross_entropy", "kd"
-COMPARED = ("labels", "logit", "feature", "relational", "unaided")  # families for classifiers
+COMPARED = ("labels", "logit", "feature", "relational", "teacher_free")  # families for classifiers
 
 Interval = tuple[float, float, float]
 

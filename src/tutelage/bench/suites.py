@@ -176,7 +176,7 @@ CIFAR_PAIRS = (
 def _published_pair(teacher: str, student: str) -> Suite:
     """A pair of the published tables under their protocol.
 
-    Every tenth training picture is held out, to choose settings and epochs on; the published
+    Every tenth training image is held out, to choose settings and epochs on; the published
     trainings have it, and choose on the test data.
     """
     stages = tuple(f"stage{number}" for number in range(1, 6 if teacher.startswith("vgg") else 4))

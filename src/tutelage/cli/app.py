@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -142,14 +143,14 @@ def export(
         ),
     ] = None,
     int8: Annotated[
-        str | None, typer.Option(help="Eight bits too: minmax, percentile or dynamic.")
+        str | None, typer.Option(help="Int8 too: minmax, percentile or dynamic.")
     ] = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Export a finished run's student again, checked in its own runtime. Nothing is trained."""
     from tutelage.cli.exports import export_student
 
-    export_student(folder, target=target, way=int8, allow_code=allow_code)
+    export_student(folder, target=target, scheme=int8, allow_code=allow_code)
 
 
 @cache_app.command("build")
@@ -277,16 +278,17 @@ def propose(  # noqa: PLR0913 - one argument an option
     write: Annotated[Path | None, typer.Option(help="Folder for recipes that run.")] = None,
     settings: Annotated[str, typer.Option(help="Of the network, as in '{width: 32}'.")] = "",
     weights: Annotated[Path | None, typer.Option(help="Of the teacher.")] = None,
-    pictures: Annotated[
-        str, typer.Option(help="Classes x channels x height, as in 1000x3x224.")
+    images: Annotated[
+        str,
+        typer.Option(
+            "--images", "--pictures", help="Classes x channels x height, as in 1000x3x224."
+        ),
     ] = "",
     count: Annotated[int, typer.Option(min=1, max=50, help="How many.")] = 5,
     target: Annotated[
         str, typer.Option(help="onnx, executorch, litert, openvino or torch_export.")
     ] = "onnx",
-    int8: Annotated[
-        str, typer.Option(help="As files of eight bits: minmax, percentile or dynamic.")
-    ] = "",
+    int8: Annotated[str, typer.Option(help="As int8 files: minmax, percentile or dynamic.")] = "",
 ) -> None:
     """Propose students that fit a size, a latency, a memory: predicted, then measured."""
     from tutelage.cli.propose import propose_students
@@ -298,7 +300,7 @@ def propose(  # noqa: PLR0913 - one argument an option
         settings=settings,
         weights=weights,
         recipe=recipe,
-        pictures=pictures,
+        images=images,
         count=count,
         write=write,
         form=Form(target, int8 or None),
@@ -378,6 +380,7 @@ def main() -> None:
 def guarded(command: Callable[..., Any]) -> int:
     """Call a Typer application and turn its errors into one line and an exit code."""
     logging.basicConfig(level=logging.ERROR)
+    warnings.showwarning = _show_warning
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # of what torchao registers
     try:
         result = command(standalone_mode=False)
@@ -413,21 +416,25 @@ def _unforeseen(error: Exception) -> int:
     return FAILED
 
 
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _tell(f"Warning: {message}")
+
+
 def _may_speak() -> bool:
     """Whether this process of a run is the one that reports the error."""
     if "torch" not in sys.modules:
         return True
-    from tutelage.ranks import may_speak
+    from tutelage.distributed import should_report_error
 
-    return may_speak()
+    return should_report_error()
 
 
 def _lost_another(error: Exception) -> bool:
     if "torch" not in sys.modules:
         return False
-    from tutelage.ranks import was_lost
+    from tutelage.distributed import is_peer_failure
 
-    return was_lost(error)
+    return is_peer_failure(error)
 
 
 def _went_wrong(error: TutelageError) -> bool:

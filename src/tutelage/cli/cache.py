@@ -7,9 +7,9 @@ from rich.table import Table
 from tutelage.cli.commands import job_of, open_console
 from tutelage.cli.console import PlainConsole
 from tutelage.cli.progress import ProgressListener
+from tutelage.distributed import destroy_process_group, on_main_process
 from tutelage.pipeline.run import build_part, only_teacher, rebuild_cache
 from tutelage.pipeline.training import cache_place
-from tutelage.ranks import first, leave
 from tutelage.teachers import store
 from tutelage.teachers.parts import (
     finish_or_say,
@@ -17,7 +17,7 @@ from tutelage.teachers.parts import (
     read_manifest,
     verify_place,
 )
-from tutelage.teachers.places import Folder, Remote, place_of
+from tutelage.teachers.storage import LocalStorage, RemoteStorage, open_storage
 from tutelage.teachers.store import Manifest
 
 
@@ -28,8 +28,8 @@ def build_teacher_cache(name: str, overrides: Sequence[str]) -> None:
     with ProgressListener(console) as listener:
         rebuild_cache(job, listener)
     place = cache_place(job)
-    first(lambda: _describe(place, read_manifest(place)))
-    leave()
+    on_main_process(lambda: _describe(place, read_manifest(place)))
+    destroy_process_group()
 
 
 def train_teacher(name: str, overrides: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ def train_teacher(name: str, overrides: Sequence[str]) -> None:
     job = job_of(name, overrides, "")
     with ProgressListener(console) as listener:
         only_teacher(job, listener)
-    leave()
+    destroy_process_group()
 
 
 def build_cache_part(name: str, overrides: Sequence[str], part: str) -> None:
@@ -47,7 +47,7 @@ def build_cache_part(name: str, overrides: Sequence[str], part: str) -> None:
     job = job_of(name, overrides, "")
     with ProgressListener(console) as listener:
         build_part(job, wanted, listener)
-    leave()
+    destroy_process_group()
 
 
 def finish_cache(text: str) -> None:
@@ -66,14 +66,14 @@ def verify_cache(text: str) -> None:
     """Check a cache's shards."""
     place = _place(text)
     manifest = read_manifest(place)
-    if isinstance(place, Folder):
+    if isinstance(place, LocalStorage):
         store.verify(place.path, manifest)
     else:
         verify_place(place, manifest)
     PlainConsole().print(f"{place}: {len(manifest.shards)} shard(s) are whole and unchanged.")
 
 
-def _describe(place: Folder | Remote, manifest: Manifest) -> None:
+def _describe(place: LocalStorage | RemoteStorage, manifest: Manifest) -> None:
     """Print what a cache holds."""
     table = Table(box=None, show_header=False, pad_edge=False)
     rows = {
@@ -94,9 +94,9 @@ def _describe(place: Folder | Remote, manifest: Manifest) -> None:
     PlainConsole().print(table)
 
 
-def _place(text: str) -> Folder | Remote:
+def _place(text: str) -> LocalStorage | RemoteStorage:
     """A cache's storage, given itself or the run folder around it."""
-    place = place_of(text)
-    if isinstance(place, Folder) and (place.path / "cache").is_dir():
-        return Folder(place.path / "cache")
+    place = open_storage(text)
+    if isinstance(place, LocalStorage) and (place.path / "cache").is_dir():
+        return LocalStorage(place.path / "cache")
     return place

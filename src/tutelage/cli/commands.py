@@ -12,6 +12,7 @@ from tutelage.cli.progress import ProgressListener
 from tutelage.cli.results import print_results
 from tutelage.config import build_job, read_recipe, shipped_recipes
 from tutelage.config.read import recipe_path
+from tutelage.distributed import destroy_process_group, init_process_group
 from tutelage.errors import TutelageError
 from tutelage.job import Job
 from tutelage.locks import locked
@@ -20,11 +21,10 @@ from tutelage.pipeline.delivery import wrap_for_export
 from tutelage.pipeline.exporting import raise_refused
 from tutelage.pipeline.proposals import check_budget
 from tutelage.pipeline.rehearsal import rehearse_exports
-from tutelage.ranks import join, leave
 from tutelage.records import RunRecord, load_record
 from tutelage.report import write_report
 
-LOOKS = {doctor.PROBLEM: "red", doctor.WARNING: "yellow", doctor.FINE: "green"}
+LOOKS = {doctor.PROBLEM: "red", doctor.WARNING: "yellow", doctor.OK: "green"}
 
 
 def run_recipe(name: str, overrides: Sequence[str], *, command: str) -> None:
@@ -33,7 +33,7 @@ def run_recipe(name: str, overrides: Sequence[str], *, command: str) -> None:
     job = job_of(name, overrides, command)
     with ProgressListener(console) as listener:
         finished = run_job(job, listener)
-    leave()
+    destroy_process_group()
     print_results(console, finished.record, job.out)
     raise_refused(finished.record.refused, job.out)
 
@@ -41,7 +41,7 @@ def run_recipe(name: str, overrides: Sequence[str], *, command: str) -> None:
 def check_recipe(name: str, overrides: Sequence[str]) -> int:
     """Print the doctor's findings; exit code 2 if there is a problem."""
     job = job_of(name, overrides, "")
-    findings = [*doctor.check(job), *_look_at_budget(job)]
+    findings = [*doctor.check(job), *_check_budget(job)]
     if not any(finding.level == doctor.PROBLEM for finding in findings):
         findings += rehearse_exports(job)
     table = Table(box=None, pad_edge=False)
@@ -54,14 +54,14 @@ def check_recipe(name: str, overrides: Sequence[str]) -> int:
     return 2 if any(finding.level == doctor.PROBLEM for finding in findings) else 0
 
 
-def _look_at_budget(job: Job) -> list[doctor.Finding]:
+def _check_budget(job: Job) -> list[doctor.CheckResult]:
     if job.budget is None:
         return []
     try:
         text = check_budget(job, wrap_for_export(job, job.new_student(0)))
     except TutelageError as error:
-        return [doctor.Finding(doctor.PROBLEM, "budget", str(error))]
-    return [doctor.Finding(doctor.FINE, "budget", text)]
+        return [doctor.CheckResult(doctor.PROBLEM, "budget", str(error))]
+    return [doctor.CheckResult(doctor.OK, "budget", text)]
 
 
 def print_recipe(name: str | None) -> None:
@@ -85,7 +85,7 @@ def rewrite_report(folder: Path) -> None:
 
 def open_console() -> PlainConsole:
     """The console of the main process; other processes print nothing."""
-    return PlainConsole(quiet=not join().is_first)
+    return PlainConsole(quiet=not init_process_group().is_main)
 
 
 def job_of(name: str, overrides: Sequence[str], command: str) -> Job:

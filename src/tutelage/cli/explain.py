@@ -86,8 +86,9 @@ def explain_command(  # noqa: PLR0913 - one argument an option
         str | None,
         typer.Option(help="The run's student: distilled or baseline.", show_default="distilled"),
     ] = None,
-    picture: Annotated[
-        Path | None, typer.Option(help="Write a picture to this .html file.")
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", "--picture", help="Write the chart to this .html file."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else.")
@@ -99,8 +100,8 @@ def explain_command(  # noqa: PLR0913 - one argument an option
     """
     from tutelage.explain import TEMPERATURES, explain
 
-    if picture is not None and picture.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--picture must end in .html, got {str(picture)!r}.")
+    if image is not None and image.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--image must end in .html, got {str(image)!r}.")
     typed = {
         "--classes": classes,
         "--logits": logits,
@@ -118,14 +119,14 @@ def explain_command(  # noqa: PLR0913 - one argument an option
     temperatures = _numbers("--temperature", ",".join(temperature)) if temperature else TEMPERATURES
     explanation = explain(example, temperatures, at, task_weight, weight)
     numbers = explanation.to_json()
-    if picture is not None:
-        _write_picture(picture, numbers, example.picture_png)
+    if image is not None:
+        _write_picture(image, numbers, example.image_png)
     if as_json:
         sys.stdout.write(_json_text(numbers))
         return
     _show(numbers, PlainConsole(highlight=False))
-    if picture is not None:
-        PlainConsole(highlight=False).print(f"\nPicture: {picture}", soft_wrap=True)
+    if image is not None:
+        PlainConsole(highlight=False).print(f"\nImage: {image}", soft_wrap=True)
 
 
 def _refuse(why: str, options: Mapping[str, object]) -> None:
@@ -197,10 +198,10 @@ def _number(option: str, text: str) -> float:
         ) from error
 
 
-def _write_picture(path: Path, numbers: Numbers, picture_png: str | None) -> None:
+def _write_picture(path: Path, numbers: Numbers, image_png: str | None) -> None:
     from tutelage.report.explain_page import explain_page
 
-    write_text(path, explain_page(numbers, picture_png))
+    write_text(path, explain_page(numbers, image_png))
 
 
 def _json_text(numbers: Numbers) -> str:

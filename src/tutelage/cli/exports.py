@@ -10,11 +10,13 @@ from tutelage.pipeline.export_run import export_run
 from tutelage.records import Metric, ParityRow, QuantisedRow
 
 
-def export_student(folder: Path, *, target: str | None, way: str | None, allow_code: bool) -> None:
+def export_student(
+    folder: Path, *, target: str | None, scheme: str | None, allow_code: bool
+) -> None:
     """Export, and print all files of the student that the run has now."""
     console = PlainConsole()
     with console.status("Exporting and running the files on samples"):
-        record = export_run(folder, target=target, way=way, allow_code=allow_code)
+        record = export_run(folder, target=target, scheme=scheme, allow_code=allow_code)
     if record.text_files:
         for file in record.text_files:
             console.print(text_file_line(file, record.judged_on), soft_wrap=True)

@@ -13,7 +13,7 @@ from tutelage.deploy.budgets import Needs, bytes_text, parse_budget
 from tutelage.deploy.proposing import Form, Proposal, propose
 from tutelage.errors import ConfigError
 from tutelage.models.propose import Facts
-from tutelage.pipeline.proposals import ask, write_proposals
+from tutelage.pipeline.proposals import read_request, write_proposals
 
 
 def propose_students(  # noqa: PLR0913 - one argument an option
@@ -23,7 +23,7 @@ def propose_students(  # noqa: PLR0913 - one argument an option
     settings: str,
     weights: Path | None,
     recipe: str | None,
-    pictures: str,
+    images: str,
     count: int,
     write: Path | None,
     form: Form,
@@ -32,12 +32,12 @@ def propose_students(  # noqa: PLR0913 - one argument an option
     console = PlainConsole()
     budget = parse_budget(budget_text)
     form.check()
-    question = ask(
+    question = read_request(
         model,
         settings=_mapping(settings),
         weights=weights,
         base=recipe,
-        facts=_facts(pictures) if pictures else None,
+        facts=_facts(images) if images else None,
     )
     skipped: dict[str, str] = {}
     proposals = propose(
@@ -107,6 +107,6 @@ def _facts(text: str) -> Facts:
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(
-            f"--pictures {text!r}: write classes x channels x height, as in 1000x3x224."
+            f"--images {text!r}: write classes x channels x height, as in 1000x3x224."
         )
     return Facts(*map(int, parts))

@@ -41,7 +41,7 @@ def print_results(console: PlainConsole, record: RunRecord, out: Path) -> None:
     against = "points of" if record.metric.unit else "than"
     for row in record.quantised:
         console.print(
-            f"{row.file} ({row.way}): {record.metric.text(row.metric)} on the "
+            f"{row.file} ({row.scheme}): {record.metric.text(row.metric)} on the "
             f"{record.judged_on} data, {write(row.difference)} {against} float ({write(row.low)} "
             f"to {write(row.high)}), agrees on {row.agreement:.2%}.{_over_plain(write, row)}"
         )
@@ -88,7 +88,7 @@ def _over_plain(write: Callable[[float], str], row: QuantisedRow) -> str:
     if row.over_plain is None or row.over_plain_low is None or row.over_plain_high is None:
         return ""
     return (
-        f" Against eight bits without fine-tuning: {write(row.over_plain)} "
+        f" Against int8 without fine-tuning: {write(row.over_plain)} "
         f"({write(row.over_plain_low)} to {write(row.over_plain_high)})."
     )
 

@@ -24,9 +24,9 @@ from tutelage.data.images import load_image_folder
 from tutelage.data.labels import LabelKind, need_classes
 from tutelage.data.sources import Splits
 from tutelage.data.text import load_text
+from tutelage.data.token_labels import load_words
 from tutelage.data.unlabelled import load_unlabelled
 from tutelage.data.views import VIEWS, ViewPolicy
-from tutelage.data.words import load_words
 from tutelage.deploy import TARGETS
 from tutelage.deploy.budgets import parse_budget
 from tutelage.engine.inversion import InversionSettings
@@ -130,7 +130,7 @@ def _export(recipe: Recipe) -> ExportSettings:
     first = recipe.measure and recipe.measure.int8
     if export.finetune is not None and not (first or export.int8):
         raise ConfigError(
-            "export.finetune: there are no eight bits to fine-tune for. Give export.int8: "
+            "export.finetune: there are no int8 to fine-tune for. Give export.int8: "
             "[minmax], or leave export.finetune out."
         )
     return ExportSettings(

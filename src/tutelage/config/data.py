@@ -31,7 +31,7 @@ class ImageData(Strict):
     Attributes:
         kind: images.
         path: The folder; with train/ (and valid/, test/) inside, or the classes at once.
-        image_size: Height and width that pictures are brought to.
+        image_size: Height and width that images are brought to.
         channels: 3 for colour, 1 for grey.
         background: Colour behind transparent pixels: a name, as of CSS, or "#rrggbb".
         valid_fraction: Share held out for model selection, where there is no valid/.
@@ -62,7 +62,7 @@ class CorpusData(Strict):
             .parquet; a folder that `datasets` saved, the name of a corpus in the user's cache, or
             one on the hub.
         tokenizer: A Hugging Face folder or name; the teacher's if not given.
-        block: Tokens of a sample.
+        block_size: Tokens of a sample.
         train_tokens: Tokens of the training data; all that is left if not given.
         valid_tokens: Held out for model selection.
         test_tokens: Held out for the reported numbers.
@@ -75,7 +75,7 @@ class CorpusData(Strict):
     kind: Literal["corpus"]
     path: Path
     tokenizer: str | None = None
-    block: int = Field(default=128, ge=2)
+    block_size: int = Field(default=128, ge=2)
     train_tokens: int | None = Field(default=None, ge=2)
     valid_tokens: int = Field(default=4096, ge=2)
     test_tokens: int = Field(default=16384, ge=2)

@@ -8,7 +8,7 @@ from torch import nn
 
 from tutelage.config.data import TextData
 from tutelage.config.schema import Recipe
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.sources import Splits
 from tutelage.errors import ConfigError
 from tutelage.models.sentence import SENTENCE, STATIC, save_encoder
@@ -59,7 +59,7 @@ def build_embedding_problem(
         make_teacher: Makes the teacher, which is trained already.
     """
     teacher = make_teacher().eval()
-    reader = Reader(splits.train, inputs=splits.inputs)
+    reader = BatchBuilder(splits.train, inputs=splits.inputs)
     first = torch.zeros(1, dtype=torch.long)
     with torch.no_grad():
         width = Embedding(0).run(teacher, reader[first, first]).embeddings.shape[1]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.config.schema import Teacher
-from tutelage.data.loading import Reader, in_order
+from tutelage.data.loading import BatchBuilder, in_order
 from tutelage.errors import ConfigError
 from tutelage.models.estimators import PREFIX, fit_estimator, make_estimator
 from tutelage.problem import Problem
@@ -46,14 +46,14 @@ def estimator_maker(teacher: Teacher, place: str, problem: Problem) -> Callable[
     @cache
     def fitted() -> nn.Module:
         estimator = make_estimator(name, teacher.settings, task.gives, outputs)
-        reader = Reader(splits.labelled or splits.train, inputs=splits.inputs)
+        reader = BatchBuilder(splits.labelled or splits.train, inputs=splits.inputs)
         rows, labels = _rows(reader, place)
         return fit_estimator(estimator, rows, labels, task.gives, task.width)
 
     return fitted
 
 
-def _rows(reader: Reader, place: str) -> tuple[Tensor, Tensor]:
+def _rows(reader: BatchBuilder, place: str) -> tuple[Tensor, Tensor]:
     """Inputs and labels of all training data."""
     batches = [reader[request] for request in in_order(len(reader), batch_size=AT_ONCE)]
     inputs = [batch.inputs for batch in batches if isinstance(batch.inputs, Tensor)]

@@ -12,13 +12,13 @@ from tutelage.data.corpus import (
 )
 from tutelage.data.pairs import load_pairs
 from tutelage.deploy.text_targets import TEXT_TARGETS
-from tutelage.engine.writing import WritingSettings
+from tutelage.engine.generation import WritingSettings
 from tutelage.errors import ConfigError, find
 from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.models.causal import PREFIX, num_positions, save_causal
 from tutelage.models.served import DEFAULT_TOP
 from tutelage.models.served import PREFIX as SERVED
-from tutelage.places import place_or_name
+from tutelage.paths import path_or_hub_name
 from tutelage.problem import Problem
 from tutelage.tasks import LanguageModeling, Task
 from tutelage.tasks.other_tokenizer import OtherTokenizer
@@ -62,30 +62,30 @@ def build_language_problem(recipe: Recipe) -> Problem:
             "the folder of a tokenizer."
         )
     settings = data.model_dump(exclude={"kind", "path", "tokenizer"})
-    path = Path(place_or_name(str(data.path)))
+    path = Path(path_or_hub_name(str(data.path)))
     teacher_task: Task | None = None
     if _learns_across(recipe):
         own = _model_name(recipe.student) or name
         del settings["is_packed"]
-        corpus, num_words = load_pairs(path, own, name, **settings)
+        corpus, vocab_size = load_pairs(path, own, name, **settings)
         is_likelihood = any(t.loss == LIKELIHOOD for t in recipe.objective.terms or ())
-        teacher_task = OtherTokenizer(num_words, tells_likelihood=is_likelihood)
+        teacher_task = OtherTokenizer(vocab_size, tells_likelihood=is_likelihood)
     else:
         corpus = load_corpus(path, name, **settings)
         for role, network in _networks(recipe):
             _check_tokenizer(role, network, corpus, name)
     for role, network in _networks(recipe):
         is_pair = teacher_task is not None and role != "student"  # it reads the last one too
-        _check_positions(role, network, data.block + is_pair)
+        _check_positions(role, network, data.block_size + is_pair)
     return Problem(
         splits=corpus.splits,
-        task=LanguageModeling(corpus.num_words, corpus.block),
+        task=LanguageModeling(corpus.vocab_size, corpus.block_size),
         teacher_task=teacher_task,
         save_student=partial(save_causal, tokenizer=corpus.tokenizer),
         tokenizer=corpus.tokenizer,
         text_targets=_text_targets(recipe),
         writing=_writing(recipe, data),
-        facts={"num_words": corpus.num_words},
+        facts={"vocab_size": corpus.vocab_size, "num_words": corpus.vocab_size},
         notes=(*corpus.notes, *_cost(recipe, corpus)),
     )
 
@@ -113,7 +113,7 @@ def located(model: str) -> str:
     """A network's name, with the folder of a causal language model found in the user's cache."""
     if not model.startswith(PREFIX):
         return model
-    return PREFIX + place_or_name(model.removeprefix(PREFIX))
+    return PREFIX + path_or_hub_name(model.removeprefix(PREFIX))
 
 
 def _check(recipe: Recipe) -> None:
@@ -141,7 +141,7 @@ def _text_targets(recipe: Recipe) -> tuple[str, ...]:
         if getattr(export, name) != getattr(nothing, name):
             raise ConfigError(
                 f"export.{name}: a language model's export has targets alone "
-                f"({', '.join(TEXT_TARGETS)}); eight bits are gguf_q8_0."
+                f"({', '.join(TEXT_TARGETS)}); int8 files are gguf_q8_0."
             )
     for target in targets:
         find("export.targets", target, TEXT_TARGETS)
@@ -154,7 +154,7 @@ def _cost(recipe: Recipe, corpus: Corpus) -> list[str]:
         return []
     splits = corpus.splits
     parts = [splits.train, splits.test] + ([] if splits.valid is None else [splits.valid])
-    tokens = sum(len(part) for part in parts) * (corpus.block or 0)
+    tokens = sum(len(part) for part in parts) * (corpus.block_size or 0)
     price = recipe.teacher.settings.get("price_per_million")
     cost = "" if price is None else f", about {tokens * price / 1e6:.2f} at {price} a million"
     top = recipe.teacher.settings.get("top", DEFAULT_TOP)
@@ -186,10 +186,10 @@ def _writing(recipe: Recipe, data: CorpusData) -> WritingSettings | None:
         return None
     if recipe.cache is not None:
         raise ConfigError("on_policy: a cache holds only text that was there. Set cache: null.")
-    if not data.is_packed or chosen.prompt_tokens >= data.block:
+    if not data.is_packed or chosen.prompt_tokens >= data.block_size:
         raise ConfigError(
-            f"on_policy: prompt_tokens ({chosen.prompt_tokens}) must be below data.block "
-            f"({data.block}), of text in blocks (is_packed: true)."
+            f"on_policy: prompt_tokens ({chosen.prompt_tokens}) must be below data.block_size "
+            f"({data.block_size}), of text in blocks (is_packed: true)."
         )
     if is_own and recipe.objective.task_weight > 0:
         raise ConfigError(
@@ -222,8 +222,8 @@ def _check_positions(role: str, network: Network, length: int) -> None:
     most = changes.get("max_position_embeddings", num_positions(name))
     if most is not None and most < length:
         raise ConfigError(
-            f"data.block: samples of {length} tokens are more than the {most} positions that "
-            f"{role} ({name}) was made for. Set data.block to less."
+            f"data.block_size: samples of {length} tokens are more than the {most} positions that "
+            f"{role} ({name}) was made for. Set data.block_size to less."
         )
 
 
@@ -234,14 +234,14 @@ def _check_tokenizer(role: str, network: Network, corpus: Corpus, name: str) -> 
         ConfigError: It brings another one.
     """
     own = _model_name(network)
-    if own is None or place_or_name(own) == place_or_name(name):
+    if own is None or path_or_hub_name(own) == path_or_hub_name(name):
         return
     tokenizer = load_tokenizer(own)
     if tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(corpus.tokenizer):
         return
     raise ConfigError(
         f"{role}: {own} reads text with another tokenizer ({len(tokenizer)} words) than {name} "
-        f"({corpus.num_words} words), so their next tokens cannot be compared one by one. Make the "
-        "student from the teacher (settings: {keep_layers: [...]}), or learn across tokenizers: "
-        f"one of the losses {', '.join(ACROSS)}, with cache: null."
+        f"({corpus.vocab_size} words), so their next tokens cannot be compared one by one. Make "
+        "the student from the teacher (settings: {keep_layers: [...]}), or learn across "
+        f"tokenizers: one of the losses {', '.join(ACROSS)}, with cache: null."
     )

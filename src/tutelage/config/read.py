@@ -6,6 +6,7 @@ import os
 import re
 import types
 import typing
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -21,6 +22,7 @@ from tutelage.errors import ConfigError, find
 from tutelage.files import read_text
 
 MAX_BYTES = 1_000_000
+RENAMED = {"data.block": "data.block_size"}  # read for one version, with a warning
 MOST_PROBLEMS, LONGEST_NAME = 100, 80
 MAX_DEPTH = 20
 UNIONS = ("data",)  # pydantic puts the kind between such a key and the keys inside
@@ -47,7 +49,7 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = recipe_path(name)
     content = _with_base(_read_yaml(path), path)
     for override in overrides:
-        _override(content, override)
+        _override(content, _with_new_name(override))
     _check_finite(content, (), path)
     _check_truth(content, Recipe, (), path, overrides)
     try:
@@ -75,7 +77,26 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     content = _parse(text, str(path))
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{path}: a recipe is a mapping of keys; see a shipped one for its form.")
+    for old, new in RENAMED.items():
+        (group, key), (_, fresh) = old.split("."), new.split(".")
+        inside = content.get(group)
+        if isinstance(inside, dict) and key in inside:
+            _warn(old, new)
+            inside.setdefault(fresh, inside.pop(key))
     return content
+
+
+def _with_new_name(override: str) -> str:
+    key, sign, value = override.partition("=")
+    if key not in RENAMED:
+        return override
+    _warn(key, RENAMED[key])
+    return f"{RENAMED[key]}{sign}{value}"
+
+
+def _warn(old: str, new: str) -> None:
+    text = f"recipe: {old} is now {new}; the old name is read in this version only."
+    warnings.warn(text, FutureWarning, stacklevel=3)
 
 
 class _Loader(yaml.SafeLoader):

@@ -55,7 +55,7 @@ class Network(Strict):
         weights: Start from these: safetensors, or a state dict without code.
         head: new leaves the last layer of what is loaded out and draws one for the data's classes,
             to be trained; null takes the network with the head that it has.
-        channels_last: Lay pictures' channels innermost in memory. CNNs answer and train faster so
+        channels_last: Lay images' channels innermost in memory. CNNs answer and train faster so
             on most processors and GPUs; only the last bits of the numbers change.
     """
 
@@ -149,7 +149,7 @@ class Teacher(Network):
     precision: Literal["float32", "bf16"] = "float32"
 
 
-class Moving(Strict):
+class RampConfig(Strict):
     """A number that changes linearly during training; see `Ramp`.
 
     Attributes:
@@ -172,7 +172,7 @@ class Term(Open):
     """
 
     loss: str
-    weight: float | Moving = 1.0
+    weight: float | RampConfig = 1.0
 
 
 class ObjectiveConfig(Strict):
@@ -194,9 +194,9 @@ class Transfer(Strict):
     Attributes:
         kind: generator or pixels.
         num_images: How many.
-        steps: Updates of each batch of pictures.
+        steps: Updates of each batch of images.
         lr: 0.003 for a generator and 0.1 for pixels if not given.
-        batch_size: Pictures that are made together.
+        batch_size: Images that are made together.
         statistics_weight: Weight of the distance to the batch norms' statistics.
         variation_weight: Weight of the total variation.
         size_weight: Weight of the mean squared pixel.
@@ -242,7 +242,7 @@ class Cache(Strict):
     path: str | None = None
 
 
-Way = Literal["minmax", "percentile", "dynamic"]
+Int8Scheme = Literal["minmax", "percentile", "dynamic"]
 
 
 class Measure(Strict):
@@ -252,13 +252,13 @@ class Measure(Strict):
         batch_sizes: Latency is measured at each.
         threads: Number of threads of the runtime.
         seconds: Time for all of it.
-        int8: An eight-bit file of the student too, measured against the float one; null for none.
+        int8: An int8 file of the student too, measured against the float one; null for none.
     """
 
     batch_sizes: tuple[AtOnce, ...] = Field(default=(1, 32), min_length=1)
     threads: Threads = 1
     seconds: float = Field(default=10.0, gt=0)
-    int8: Way | None = None
+    int8: Int8Scheme | None = None
 
 
 class Finetune(Strict):
@@ -281,7 +281,7 @@ class Export(Strict):
     Attributes:
         targets: onnx, executorch, litert, openvino, torch_export; ONNX is always made too, and
             alone if not given. Of a language model: onnx, gguf, gguf_q8_0; none if not given.
-        int8: Ways to eight bits, each of every target that has it; that of `measure.int8` is the
+        int8: Int8 schemes, each of every target that has it; that of `measure.int8` is the
             first.
         finetune: Train the student on for the first of these ways; null leaves it out.
         licences: Licences of student, teacher and data, for the model card; what you state and
@@ -289,7 +289,7 @@ class Export(Strict):
     """
 
     targets: tuple[str, ...] | None = None
-    int8: tuple[Way, ...] = ()
+    int8: tuple[Int8Scheme, ...] = ()
     finetune: Finetune | None = None
     licences: dict[Literal["student", "teacher", "data"], str] = Field(default_factory=dict)
 
@@ -309,7 +309,7 @@ class Recipe(Strict):
             students from the last. With the student's own network they are its generations.
         student: The small one.
         objective: What the student minimises.
-        transfer: Pictures drawn out of the teacher, which the students see instead of the training
+        transfer: Images drawn out of the teacher, which the students see instead of the training
             data; null leaves those.
         train: How students are trained.
         optimizer: Optimizer of the students.
@@ -321,7 +321,7 @@ class Recipe(Strict):
         measure: Export and latency; null leaves them out.
         budget: What the student may need, as in "1 MB, 2 ms, 8 MB ram"; one that needs more is an
             error before training.
-        export: Targets and eight bits of the student.
+        export: Targets and int8 of the student.
         output: The run folder.
     """
 

@@ -35,7 +35,7 @@ class ArraySource(Source):
         DataError: A file is missing, is no plain array, or the two do not fit.
     """
 
-    is_fast = False
+    in_memory = False
 
     def __init__(self, folder: Path, kind: LabelKind = CLASS_LABELS) -> None:
         """Map the files."""

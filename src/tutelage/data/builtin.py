@@ -17,7 +17,7 @@ from tutelage.data.idx import read_idx
 from tutelage.data.sources import Source, Splits, TensorSource, split_off
 from tutelage.errors import DataError
 from tutelage.inputs.image import ImageInputs
-from tutelage.places import cache_dir, socket_timeout
+from tutelage.paths import cache_dir, socket_timeout
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -29,7 +29,7 @@ DIGIT_NAMES = tuple("0123456789")
 SYSTEM_DIRS: Mapping[str, list[Path]] = MappingProxyType(
     {"fashion_mnist": [Path("/usr/share/datasets/fashion-mnist")]}
 )
-DIGITS_MEAN, DIGITS_STD = 0.3053, 0.3759  # of all 1,797 pictures, scaled to 0..1
+DIGITS_MEAN, DIGITS_STD = 0.3053, 0.3759  # of all 1,797 images, scaled to 0..1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class _Kind:
         system_package: Name of the Debian package, for the message; empty if there is none.
         torchvision_class: The class that downloads it.
         class_names: In the order of the labels.
-        mean: Mean of the training pictures, scaled to 0..1.
+        mean: Mean of the training images, scaled to 0..1.
         std: Standard deviations, in the form of `mean`.
         train_labels_sha256: Of the official training labels, to tell the data sets apart.
     """
@@ -101,11 +101,11 @@ def load_digits(valid_fraction: float = 0.1, test_fraction: float = 1 / 3, seed:
 
     Args:
         valid_fraction: Share of the training part set aside for model selection; 0 for none.
-        test_fraction: Share of all pictures.
+        test_fraction: Share of all images.
         seed: The same seed gives the same split.
 
     Returns:
-        Stratified parts of uint8 pictures of shape (1, 8, 8).
+        Stratified parts of uint8 images of shape (1, 8, 8).
 
     Raises:
         DataError: A share leaves a part without samples.
@@ -144,7 +144,7 @@ def load_mnist(
         download: False never touches the network.
 
     Returns:
-        Parts of uint8 pictures of shape (1, 28, 28); training and validation are stratified.
+        Parts of uint8 images of shape (1, 28, 28); training and validation are stratified.
 
     Raises:
         DataError: It is nowhere (the message lists where and what to do), or a file is damaged.
@@ -176,7 +176,7 @@ def load_fashion_mnist(
         download: False never touches the network.
 
     Returns:
-        Parts of uint8 pictures of shape (1, 28, 28); training and validation are stratified.
+        Parts of uint8 images of shape (1, 28, 28); training and validation are stratified.
 
     Raises:
         DataError: It is nowhere (the message lists where and what to do), or a file is damaged.
@@ -237,7 +237,7 @@ def _read_part(
     images = read_idx(images_path, (28, 28))
     if len(images) != len(labels):
         raise DataError(
-            f"{images_path} holds {len(images)} pictures, but {labels_path} {len(labels)} labels. "
+            f"{images_path} holds {len(images)} images, but {labels_path} {len(labels)} labels. "
             "They belong to different data sets: bring both again with scripts/get-data."
         )
     if (largest := int(labels.max())) >= len(kind.class_names):

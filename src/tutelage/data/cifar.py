@@ -17,7 +17,7 @@ from tutelage.data.sources import Source, Splits, TensorSource, split_off
 from tutelage.errors import DataError
 from tutelage.files import write_whole
 from tutelage.inputs.image import ImageInputs
-from tutelage.places import cache_dir, socket_timeout
+from tutelage.paths import cache_dir, socket_timeout
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
 MD5 = "03b5dce01913d631647c71ecec9e9cb8"
@@ -36,7 +36,7 @@ def load_cifar100(
     seed: int = 0,
     download: bool = True,
 ) -> Splits:
-    """60,000 colour pictures of 32 by 32 pixels in 100 classes; 10,000 are the official test set.
+    """60,000 colour images of 32 by 32 pixels in 100 classes; 10,000 are the official test set.
 
     Looked for in `path` and nowhere else if it is given; otherwise in the folder of
     `$TUTELAGE_DATA`, in the user's cache, and at last downloaded into that cache. It is the
@@ -50,7 +50,7 @@ def load_cifar100(
         download: False never touches the network.
 
     Returns:
-        Parts of uint8 pictures of shape (3, 32, 32); training and validation are stratified.
+        Parts of uint8 images of shape (3, 32, 32); training and validation are stratified.
 
     Raises:
         DataError: It is nowhere (the message lists where and what to do), or a file is damaged.

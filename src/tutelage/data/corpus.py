@@ -40,7 +40,7 @@ class BlockSource(Source):
 
     Args:
         tokens: Tokens of all documents, concatenated.
-        block: Tokens of a block.
+        block_size: Tokens of a block.
         tokenizer: Fingerprint of what made them.
         begin: The token that every text begins with; None where there is none.
         end: The token that every document ends with.
@@ -49,13 +49,13 @@ class BlockSource(Source):
         DataError: There is not one whole block.
     """
 
-    is_fast = True
+    in_memory = True
     input_kind = TextInputs()
 
     def __init__(
         self,
         tokens: Int[Tensor, " tokens"],
-        block: int,
+        block_size: int,
         tokenizer: str = "",
         *,
         begin: int | None = None,
@@ -63,25 +63,25 @@ class BlockSource(Source):
     ) -> None:
         """Store the tokens, and fingerprint them with their source."""
         self.tokens = tokens.to(torch.int32)
-        self.block = block
+        self.block_size = block_size
         self.begin, self.end = begin, end
         if not len(self):
             raise DataError(
                 f"The text has {quantity(len(tokens), 'token')}, a block needs "
-                f"{block + (begin is None)}. Give more text, or a smaller block."
+                f"{block_size + (begin is None)}. Give more text, or a smaller block."
             )
         begins = "" if begin is None else f"{begin} {end} "
-        digest = hashlib.sha256(f"{block} {tokenizer} {begins}".encode())
+        digest = hashlib.sha256(f"{block_size} {tokenizer} {begins}".encode())
         digest.update(tensor_bytes(self.tokens))
         self.fingerprint = digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         """Number of blocks."""
-        return (len(self.tokens) - (self.begin is None)) // self.block
+        return (len(self.tokens) - (self.begin is None)) // self.block_size
 
     def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
         """Blocks with these numbers, with the next token of each token as label."""
-        places = ids[:, None] * self.block + torch.arange(self.block)
+        places = ids[:, None] * self.block_size + torch.arange(self.block_size)
         if self.begin is None:
             tokens, after = self.tokens[places].long(), self.tokens[places + 1].long()
         else:
@@ -105,7 +105,7 @@ class PaddedSource(Source):
         tokenizer: Fingerprint of what made them.
     """
 
-    is_fast = True
+    in_memory = True
     input_kind = TextInputs()
 
     def __init__(
@@ -150,15 +150,15 @@ class Corpus:
 
     Attributes:
         splits: Train, validation and test text; whole documents go to one of them.
-        num_words: Words of the tokenizer.
-        block: Tokens of a sample; None where documents stay apart.
+        vocab_size: Words of the tokenizer.
+        block_size: Tokens of a sample; None where documents stay apart.
         tokenizer: The tokenizer itself.
         notes: What a reader must know.
     """
 
     splits: Splits
-    num_words: int
-    block: int | None
+    vocab_size: int
+    block_size: int | None
     tokenizer: Any
     notes: tuple[str, ...]
 
@@ -167,7 +167,7 @@ def load_corpus(  # noqa: PLR0913 - independent settings of a recipe
     path: Path,
     tokenizer: str,
     *,
-    block: int = 128,
+    block_size: int = 128,
     train_tokens: int | None = None,
     valid_tokens: int = 4096,
     test_tokens: int = 16384,
@@ -181,7 +181,7 @@ def load_corpus(  # noqa: PLR0913 - independent settings of a recipe
         path: A file or a folder of files: .txt (documents between blank lines), .jsonl, .csv, .tsv
             or .parquet; a folder that `datasets` saved, or a name on its hub.
         tokenizer: A Hugging Face folder or name.
-        block: Tokens of a sample.
+        block_size: Tokens of a sample.
         train_tokens: Tokens of the training data; all that are left if not given.
         valid_tokens: Tokens of the validation data.
         test_tokens: Tokens of the test data.
@@ -213,7 +213,7 @@ def load_corpus(  # noqa: PLR0913 - independent settings of a recipe
         if not is_packed:
             pad = end if words.pad_token_id is None else words.pad_token_id
             first = [] if begin is None else [begin]
-            return PaddedSource([[*first, *tokens] for tokens in taken], block, pad, made)
+            return PaddedSource([[*first, *tokens] for tokens in taken], block_size, pad, made)
         joined = torch.tensor([token for tokens in taken for token in tokens], dtype=torch.int32)
         if wanted is not None:
             if len(joined) <= wanted:
@@ -222,26 +222,26 @@ def load_corpus(  # noqa: PLR0913 - independent settings of a recipe
                     "left. Give more text, or ask for fewer."
                 )
             joined = joined[: wanted + (begin is None)]
-        return BlockSource(joined, block, made, begin=begin, end=end)
+        return BlockSource(joined, block_size, made, begin=begin, end=end)
 
     test, valid, train = take(test_tokens), take(valid_tokens), take(train_tokens)
     notes = (
         f"Text: {path.name}, {quantity(len(documents), 'document')}; tokenizer {made}; whole "
         "documents are in one split.",
-        *_cuts(block, test, valid, train),
+        *_cuts(block_size, test, valid, train),
         *plain.notes(),
     )
     splits = Splits(train, valid, test, class_names=())
-    return Corpus(splits, len(words), block if is_packed else None, words, notes)
+    return Corpus(splits, len(words), block_size if is_packed else None, words, notes)
 
 
-def _cuts(block: int, *sources: BlockSource | PaddedSource) -> Iterator[str]:
+def _cuts(block_size: int, *sources: BlockSource | PaddedSource) -> Iterator[str]:
     """Notes on truncated documents."""
     apart = [source for source in sources if isinstance(source, PaddedSource)]
     count = sum(source.num_cut for source in apart)
     if count:
         yield (
-            f"Documents truncated to {block} tokens (data.block): {count:,} of "
+            f"Documents truncated to {block_size} tokens (data.block_size): {count:,} of "
             f"{sum(map(len, apart)):,}."
         )
 

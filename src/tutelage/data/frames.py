@@ -21,7 +21,7 @@ from tutelage.data.tables import Table
 from tutelage.data.text import Columns, Examples, held_out_parts, read_parts
 from tutelage.errors import ConfigError, DataError, find
 from tutelage.inputs import TableInputs
-from tutelage.places import find_place
+from tutelage.paths import resolve_path
 from tutelage.wording import quantity
 
 SAME = 0.99999  # correlation from where on a column is the target written in another unit
@@ -103,7 +103,7 @@ def load_table(  # noqa: PLR0913 - the keys of data in a recipe
         max_categories,
     )
     targets = (target,) if isinstance(target, str) else tuple(target)
-    place = find_place(path)
+    place = resolve_path(path)
     if place is None:
         raise DataError(f"data.path: {path}: no such file or folder.")
 

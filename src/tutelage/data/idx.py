@@ -24,7 +24,7 @@ def read_idx(path: Path, item_shape: tuple[int, ...] = ()) -> UInt8[Tensor, "...
 
     Args:
         path: The file; gzip is recognised by its content, not by its name.
-        item_shape: Shape of one item: () for labels, (height, width) for pictures.
+        item_shape: Shape of one item: () for labels, (height, width) for images.
 
     Returns:
         All items, stacked along the first dimension.

@@ -49,28 +49,28 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif",
 class ImageFolder(Source):
     """Images in one folder with a subfolder per class.
 
-    Every file counts as a picture, in subfolders of a class too, except hidden ones and what
-    systems strew about (Thumbs.db). A picture is turned upright by its EXIF orientation, laid on
+    Every file counts as an image, in subfolders of a class too, except hidden ones and what
+    systems strew about (Thumbs.db). An image is turned upright by its EXIF orientation, laid on
     the background where it is transparent, brought to grey or RGB (16 bits are scaled to 8), and
     its largest centred square is resized. That is the usual resize of the short side and centre
-    crop in one, without a huge picture in between.
+    crop in one, without a huge image in between.
 
     The fingerprint covers the relative path and the size of every file and the settings, not the
     pixels.
 
     Args:
         path: The folder.
-        image_size: Width and height of the pictures that come out, in pixels.
+        image_size: Width and height of the images that come out, in pixels.
         channels: 3 for RGB, 1 for grey.
         background: Colour behind transparent pixels: a name or #rrggbb.
 
     Attributes:
         class_names: Names of the subfolders, numbers by size and then others by letters; their
             places are the labels.
-        labels: One a picture.
+        labels: One an image.
     """
 
-    is_fast = False
+    in_memory = False
     has_files = True
 
     def __init__(
@@ -100,7 +100,7 @@ class ImageFolder(Source):
                 digest.update(os.fsencode(relative) + b"\0%d\0" % size)
             if len(ends) == before:
                 raise DataError(
-                    f"{self.path / name}: the class has no pictures. Add some, or remove it."
+                    f"{self.path / name}: the class has no images. Add some, or remove it."
                 )
         self._paths = bytes(paths)
         self._ends = torch.frombuffer(ends, dtype=torch.long)
@@ -121,7 +121,7 @@ class ImageFolder(Source):
         """Images with these numbers, decoded now, and their labels.
 
         Raises:
-            DataError: A file is damaged, no picture, too large or gone; the message names it.
+            DataError: A file is damaged, no image, too large or gone; the message names it.
         """
         size = self.image_size
         pictures = torch.empty((len(ids), self.channels, size, size), dtype=torch.uint8)
@@ -163,12 +163,12 @@ class ImageFolder(Source):
             return decode(file, self.image_size, self.channels, self.background)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise DataError(
-                f"{file}: the picture is too large to decode safely ({error}). Make it smaller, "
+                f"{file}: the image is too large to decode safely ({error}). Make it smaller, "
                 "remove it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it."
             ) from error
         except Exception as error:  # decoders raise nearly anything on damaged files
             raise DataError(
-                f"{file}: cannot be read as a picture ({type(error).__name__}: {error}). Mend or "
+                f"{file}: cannot be read as an image ({type(error).__name__}: {error}). Mend or "
                 "remove it."
             ) from error
 
@@ -193,10 +193,10 @@ def load_image_folder(  # noqa: PLR0913 - the keys of data in a recipe
 
     Args:
         path: The folder.
-        image_size: Width and height of the pictures that come out, in pixels.
+        image_size: Width and height of the images that come out, in pixels.
         valid_fraction: Share of the training part set aside for model selection, where there is
             no `valid/`; 0 for none.
-        test_fraction: Share of all pictures set aside for testing, where there is no `test/`.
+        test_fraction: Share of all images set aside for testing, where there is no `test/`.
         seed: The same seed gives the same split.
         channels: 3 for RGB, 1 for grey.
         background: Colour behind transparent pixels: a name or #rrggbb.
@@ -204,11 +204,11 @@ def load_image_folder(  # noqa: PLR0913 - the keys of data in a recipe
         std: Standard deviations, in the form of `mean`.
 
     Returns:
-        Parts that decode pictures when asked, and never keep them.
+        Parts that decode images when asked, and never keep them.
 
     Raises:
         ConfigError: A setting is out of range.
-        DataError: The folders do not hold at least two classes with pictures each, the same in
+        DataError: The folders do not hold at least two classes with images each, the same in
             all parts, or a share leaves a part or a class without samples.
     """
     _check_settings(image_size, channels)
@@ -289,7 +289,7 @@ def _folders_of_classes(path: Path) -> dict[str, str]:
         if name in found:
             raise DataError(
                 f"{path}: two folders are called {name!r}, their letters written in two ways "
-                "(composed and decomposed Unicode). Put their pictures into one."
+                "(composed and decomposed Unicode). Put their images into one."
             )
         found[name] = folder
     return found
@@ -308,7 +308,7 @@ def _files(root: Path, class_name: str) -> Iterator[tuple[str, int]]:
     for folder, subfolders, names in os.walk(top, onerror=_refuse_folder, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:
             raise DataError(
-                f"{folder}: a link to a folder that is read already. Its pictures would count "
+                f"{folder}: a link to a folder that is read already. Its images would count "
                 "twice; remove it."
             )
         seen.add(real)

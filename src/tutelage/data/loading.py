@@ -18,10 +18,10 @@ from tutelage.types import UNLABELLED, Batch
 
 _BATCHES_AT_ONCE = 64  # views are chosen for so many: memory per sample is that of the order alone
 
-Request = tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]
+SampleIndex = tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]
 
 
-class Reader(Dataset[Batch]):
+class BatchBuilder(Dataset[Batch]):
     """Turns a request (sample numbers and view numbers) into a batch.
 
     Args:
@@ -80,7 +80,7 @@ class Reader(Dataset[Batch]):
         """Number of samples."""
         return len(self.source)
 
-    def __getitem__(self, request: Request) -> Batch:
+    def __getitem__(self, request: SampleIndex) -> Batch:
         """The requested batch.
 
         Raises:
@@ -106,7 +106,7 @@ def training_requests(
     seed: int,
     epoch: int,
     lengths: Int[Tensor, " n"] | None = None,
-) -> Iterator[Request]:
+) -> Iterator[SampleIndex]:
     """Every sample once, in the order and views of a seed and epoch.
 
     No batch has a single row, of which batch norm and losses between samples know nothing: one row
@@ -133,7 +133,7 @@ def _leaves_one(count: int, batch_size: int) -> bool:
     return count > batch_size > 1 and count % batch_size == 1
 
 
-def _last_joined(requests: Iterator[Request]) -> Iterator[Request]:
+def _last_joined(requests: Iterator[SampleIndex]) -> Iterator[SampleIndex]:
     """The same requests with the last two joined."""
     held = next(requests)
     for request in requests:
@@ -152,7 +152,7 @@ def _in_batches(
     seed: int,
     epoch: int,
     lengths: Tensor | None,
-) -> Iterator[Request]:
+) -> Iterator[SampleIndex]:
     order_seed, size = _order_seed(seed, epoch), _BATCHES_AT_ONCE * batch_size
     generator = torch.Generator().manual_seed(order_seed)
     for ids in shuffled(count, seed=order_seed, block=size):
@@ -178,7 +178,7 @@ def in_order(
     batch_size: int,
     view_id: int = 0,
     lengths: Int[Tensor, " n"] | None = None,
-) -> Iterator[Request]:
+) -> Iterator[SampleIndex]:
     """Every sample once in a fixed view: in the data's order, or the shortest texts first.
 
     Args:
@@ -194,19 +194,21 @@ def in_order(
         yield ids, torch.full_like(ids, view_id)
 
 
-def spread(count: int, wanted: int) -> Request:
+def spread(count: int, wanted: int) -> SampleIndex:
     """Samples spread evenly over the data, in their first view."""
     ids = torch.linspace(0, count - 1, min(wanted, count)).long()
     return ids, torch.zeros_like(ids)
 
 
-def all_views(first: int, stop: int, num_views: int, *, batch_size: int) -> Iterator[Request]:
+def all_views(first: int, stop: int, num_views: int, *, batch_size: int) -> Iterator[SampleIndex]:
     """Every view of the samples first..stop-1, sample by sample."""
     for items in torch.arange(first * num_views, stop * num_views).split(batch_size):
         yield items // num_views, items % num_views
 
 
-def iterate(reader: Reader, requests: Iterator[Request], workers: int = 0) -> Iterator[Batch]:
+def iterate(
+    reader: BatchBuilder, requests: Iterator[SampleIndex], workers: int = 0
+) -> Iterator[Batch]:
     """Read requests one after another, in background processes if useful.
 
     Args:
@@ -214,7 +216,7 @@ def iterate(reader: Reader, requests: Iterator[Request], workers: int = 0) -> It
         requests: What to read, in order.
         workers: Processes; 0 reads in this one, as do sources that are a look-up in memory.
     """
-    if workers == 0 or reader.source.is_fast:
+    if workers == 0 or reader.source.in_memory:
         return (reader[request] for request in requests)
     loader: Any = DataLoader(
         _ErrorsAsValues(reader),
@@ -227,23 +229,23 @@ def iterate(reader: Reader, requests: Iterator[Request], workers: int = 0) -> It
     return _raising(loader)
 
 
-class _Once(Sampler[Request]):
+class _Once(Sampler[SampleIndex]):
     """Requests for a loader, generated while it reads."""
 
-    def __init__(self, requests: Iterator[Request]) -> None:
+    def __init__(self, requests: Iterator[SampleIndex]) -> None:
         self.requests = requests
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[SampleIndex]:
         return self.requests
 
 
 class _ErrorsAsValues(Dataset[Batch | TutelageError]):
     """Returns errors as values, because a loader adds a worker's traceback to their text."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: BatchBuilder) -> None:
         self.reader = reader
 
-    def __getitem__(self, request: Request) -> Batch | TutelageError:
+    def __getitem__(self, request: SampleIndex) -> Batch | TutelageError:
         try:
             return self.reader[request]
         except TutelageError as error:

@@ -28,7 +28,7 @@ def num_shared(splits: Splits) -> int | None:
     Returns:
         The count; None where a part lies on disk, so that to look would be to read all of it.
     """
-    if not (splits.train.is_fast and splits.test.is_fast):
+    if not (splits.train.in_memory and splits.test.in_memory):
         return None
     trained = set(_digests(splits.train))
     return sum(digest in trained for digest in _digests(splits.test))
@@ -39,7 +39,7 @@ def judged_on(splits: Splits) -> str:
     valid, test = splits.valid, splits.test
     if valid is None or valid.fingerprint != test.fingerprint or len(valid) != len(test):
         return "test"
-    # Folders of like names and sizes have one fingerprint whatever their pictures show.
+    # Folders of like names and sizes have one fingerprint whatever their images show.
     ids = torch.linspace(0, len(test) - 1, min(len(test), LOOKED_AT)).long().unique()
     is_same = valid is test or all(
         _fetched(valid, number) == _fetched(test, number) for number in ids.split(1)

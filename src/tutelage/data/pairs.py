@@ -85,7 +85,7 @@ class PairedSource(Source):
         DataError: No document is left, or the two never end together.
     """
 
-    is_fast = True
+    in_memory = True
     input_kind = TextInputs()
 
     def __init__(self, pairs: Sequence[Pair], facts: str) -> None:
@@ -131,7 +131,7 @@ def load_pairs(  # noqa: PLR0913 - independent settings of a recipe
     tokenizer: str,
     other: str,
     *,
-    block: int,
+    block_size: int,
     train_tokens: int | None,
     valid_tokens: int,
     test_tokens: int,
@@ -144,7 +144,7 @@ def load_pairs(  # noqa: PLR0913 - independent settings of a recipe
         path: Path of the text.
         tokenizer: The student's.
         other: The teacher's.
-        block: Largest number of tokens of a document.
+        block_size: Largest number of tokens of a document.
         train_tokens: Tokens of the training data, in the student's tokens.
         valid_tokens: Tokens of the validation data.
         test_tokens: Tokens of the test data.
@@ -165,8 +165,8 @@ def load_pairs(  # noqa: PLR0913 - independent settings of a recipe
     documents = list(read_documents(path, text))
     random.Random(seed).shuffle(documents)
     plain, others = PlainText(own, tokenizer), PlainText(theirs, other)
-    stream = (pair_up(document, plain, others, block + 1) for document in documents)
-    facts = f"{block} {tokenizer_fingerprint(own)} {tokenizer_fingerprint(theirs)}"
+    stream = (pair_up(document, plain, others, block_size + 1) for document in documents)
+    facts = f"{block_size} {tokenizer_fingerprint(own)} {tokenizer_fingerprint(theirs)}"
     test, valid = (_take(stream, n, path, facts) for n in (test_tokens, valid_tokens))
     train = _take(stream, train_tokens, path, facts)
     together = sum(row != NOWHERE for pair in train.pairs for row in pair.rows)

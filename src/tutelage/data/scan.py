@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tutelage.data.labels import check_range
-from tutelage.data.loading import Reader, iterate
+from tutelage.data.loading import BatchBuilder, iterate
 from tutelage.data.sources import Source, Splits
 from tutelage.errors import DataError
 from tutelage.types import Inputs, tensors_of
@@ -59,7 +59,7 @@ def scan(source: Source, part: str, num_classes: int, *, workers: int = 0) -> Sc
             class; the message names it.
     """
     count = len(source)
-    takes_long = part == "train" and not source.is_fast and count > FEW
+    takes_long = part == "train" and not source.in_memory and count > FEW
     ids = torch.linspace(0, count - 1, SPREAD).long() if takes_long else torch.arange(count)
     counts = torch.zeros(num_classes, dtype=torch.long)
     has_labels = has_classes = False
@@ -112,11 +112,11 @@ def longest_sample(splits: Splits) -> tuple[str, int, int] | None:
 def _read(
     source: Source, ids: Int[Tensor, " n"], workers: int
 ) -> Iterator[tuple[Tensor, Inputs, Tensor | None]]:
-    if workers == 0 or source.is_fast:
+    if workers == 0 or source.in_memory:
         yield from ((some, *source.fetch(some)) for some in ids.split(CHUNK))
         return
     requests = ((some, torch.zeros_like(some)) for some in ids.split(CHUNK // workers))
-    for batch in iterate(Reader(source), requests, workers):
+    for batch in iterate(BatchBuilder(source), requests, workers):
         yield batch.sample_ids, batch.inputs, batch.labels
 
 

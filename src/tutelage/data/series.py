@@ -17,7 +17,7 @@ from tutelage.data.sources import Samples, Source, Splits, split_off
 from tutelage.errors import DataError
 from tutelage.files import read_text
 from tutelage.inputs.series import MASK, SERIES, SeriesInputs
-from tutelage.places import find_place
+from tutelage.paths import resolve_path
 from tutelage.types import tensor_bytes
 
 INPUTS, LABELS = "inputs", "labels.npy"
@@ -39,7 +39,7 @@ class SeriesSource(Source):
             label cannot be used.
     """
 
-    is_fast = True
+    in_memory = True
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ def load_series(
     Raises:
         DataError: A file is missing or damaged, or parts do not fit one another.
     """
-    place = find_place(path)
+    place = resolve_path(path)
     if place is None:
         raise DataError(
             f"data.path: {path}: no such folder. Give a path; scripts/get-data {Path(path).name} "

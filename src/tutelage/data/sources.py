@@ -33,7 +33,7 @@ class Source(ABC):
 
     Attributes:
         fingerprint: Changes when the samples change.
-        is_fast: True where a fetch is a mere look-up in memory, so that workers gain nothing.
+        in_memory: True where a fetch is a mere look-up in memory, so that workers gain nothing.
         lengths: Places of each sample, such as tokens, where samples differ in that; else None.
         is_random: Whether samples differ from call to call.
         labelled_share: Share of the samples that have a label, where some have none; else 1.
@@ -41,7 +41,7 @@ class Source(ABC):
     """
 
     fingerprint: str
-    is_fast: bool
+    in_memory: bool
     lengths: Int[Tensor, " n"] | None = None
     is_random: bool = False
     labelled_share: float = 1.0
@@ -107,7 +107,7 @@ class BareSource(Protocol):
     """What somebody else's source has at least; `Source` has defaults for the rest."""
 
     fingerprint: str
-    is_fast: bool
+    in_memory: bool
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -128,7 +128,7 @@ class OwnSource(Source):
     def __init__(self, source: BareSource) -> None:
         """Hold it."""
         self.source = source
-        self.is_fast = source.is_fast
+        self.in_memory = source.in_memory
         self.fingerprint = source.fingerprint
 
     def __len__(self) -> int:
@@ -153,7 +153,7 @@ class TensorSource(Source):
             label of this kind.
     """
 
-    is_fast = True
+    in_memory = True
 
     def __init__(
         self, inputs: Shaped[Tensor, "n ..."], labels: Any = None, kind: LabelKind = CLASS_LABELS
@@ -184,7 +184,7 @@ class DatasetSource(Source):
     """A map-style data set with items (input, label), dicts of both, or inputs alone.
 
     Its fingerprint covers the length and up to 64 items spread evenly, labels included: enough to
-    tell data sets apart, not to notice one changed picture among a million. Where items change
+    tell data sets apart, not to notice one changed image among a million. Where items change
     from call to call, as under random transforms, it covers length, kind, transforms and labels.
 
     Args:
@@ -197,7 +197,7 @@ class DatasetSource(Source):
             under random numbers of their own.
     """
 
-    is_fast = False
+    in_memory = False
 
     def __init__(self, dataset: Any, version: str = "", kind: LabelKind = CLASS_LABELS) -> None:
         """Wrap the data set and look at a few of its items."""
@@ -352,7 +352,7 @@ class SubsetSource(Source):
         """Store the selection."""
         self.source = source
         self.ids = ids.long()
-        self.is_fast = source.is_fast
+        self.in_memory = source.in_memory
         self.is_random = source.is_random
         self.lengths = None if source.lengths is None else source.lengths[self.ids]
         chosen = hashlib.sha256(tensor_bytes(self.ids)).hexdigest()[:16]

@@ -10,7 +10,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tutelage.data.cells import Cells
-from tutelage.data.cutting import Cutter
 from tutelage.data.labels import CLASS_LABELS, LabelKind, need_classes
 from tutelage.data.sources import Splits, spread_classes
 from tutelage.data.tables import (
@@ -21,9 +20,10 @@ from tutelage.data.tables import (
     read_class_folders,
     read_table,
 )
+from tutelage.data.tokenization import Tokenizing
 from tutelage.errors import DataError, require
 from tutelage.inputs.tokenizer import load_tokenizer
-from tutelage.places import find_place, hub_asked_once
+from tutelage.paths import hub_asked_once, resolve_path
 from tutelage.types import UNLABELLED
 from tutelage.wording import quantity
 
@@ -143,7 +143,7 @@ def load_text(  # noqa: PLR0913 - the keys of data in a recipe
     columns = Columns(text_column, _several(label_column))
     tables = read_parts(path)
     parts = held_out_parts(tables, columns, valid_fraction, test_fraction, seed)
-    cut = Cutter(load_tokenizer(tokenizer), max_length, tokenizer)
+    cut = Tokenizing(load_tokenizer(tokenizer), max_length, tokenizer)
     return _labelled(parts, kind, cut, [transfer_table(p, transfer_column) for p in transfer])
 
 
@@ -157,7 +157,7 @@ def read_parts(path: str | Path) -> dict[str, Table]:
     Raises:
         DataError: Nothing is there, or it holds no texts.
     """
-    place = find_place(path)
+    place = resolve_path(path)
     if place is None:
         return _from_hub(str(path))
     if place.is_file():
@@ -317,7 +317,7 @@ def transfer_table(path: str | Path, column: str) -> Examples:
     Raises:
         DataError: Nothing is there, or it cannot be read.
     """
-    place = find_place(path)
+    place = resolve_path(path)
     if place is None:
         raise DataError(f"data.transfer: {path}: no such file or folder.")
     if not (place.is_file() or place.is_dir()):
@@ -327,19 +327,19 @@ def transfer_table(path: str | Path, column: str) -> Examples:
 
 
 def _labelled(
-    parts: Mapping[str, Examples], kind: LabelKind, cut: "Cutter", transfer: Sequence[Examples]
+    parts: Mapping[str, Examples], kind: LabelKind, cut: "Tokenizing", transfer: Sequence[Examples]
 ) -> Splits:
     names, labels = kind.read({part: examples.label_cells for part, examples in parts.items()})
     texts = {part: checked_texts(examples, "data.text_column") for part, examples in parts.items()}
     more = [
         text for examples in transfer for text in checked_texts(examples, "data.transfer_column")
     ]
-    tokens = cut.cut(texts["train"])
+    tokens = cut.tokenize(texts["train"])
     train = labelled = cut.token_source(tokens, labels["train"], None, texts["train"])
     if more:
         gaps = torch.full((len(more),), UNLABELLED)
         train = cut.token_source(
-            [*tokens, *cut.cut(more)],
+            [*tokens, *cut.tokenize(more)],
             torch.cat([labels["train"], gaps]),
             None,
             [*texts["train"], *more],

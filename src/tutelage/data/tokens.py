@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tutelage.data.sources import Samples, Source
 from tutelage.inputs.text import TextInputs
-from tutelage.types import COUNTED, UNLABELLED, tensor_bytes
+from tutelage.types import UNLABELLED, VALID_MASK, tensor_bytes
 
 
 class TokenSource(Source):
@@ -28,7 +28,7 @@ class TokenSource(Source):
         facts: What networks may want to know: vocab_size, pad_id, max_length, ...
     """
 
-    is_fast = True
+    in_memory = True
     lengths: Int[Tensor, " n"]
 
     def __init__(
@@ -102,7 +102,7 @@ class TokenSource(Source):
             "attention_mask": is_token.long(),
         }
         if self.counted is not None:
-            inputs[COUNTED] = filled(self.counted, 0)
+            inputs[VALID_MASK] = filled(self.counted, 0)
         if self.labels is None:
             return inputs, None
         return inputs, filled(self.labels, UNLABELLED) if self.of_tokens else self.labels[ids]

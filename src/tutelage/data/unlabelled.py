@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tutelage.data.cutting import Cutter
 from tutelage.data.sources import Splits
 from tutelage.data.text import (
     Columns,
@@ -12,6 +11,7 @@ from tutelage.data.text import (
     read_parts,
     transfer_table,
 )
+from tutelage.data.tokenization import Tokenizing
 from tutelage.errors import DataError
 from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.wording import quantity
@@ -60,6 +60,6 @@ def load_unlabelled(  # noqa: PLR0913 - the keys of data in a recipe
                 f"{quantity(len(texts[part]), 'text')}; at least {LEAST} are compared with one "
                 f"another. Give more, or a larger data.{part}_fraction."
             )
-    cut = Cutter(load_tokenizer(tokenizer), max_length, tokenizer)
+    cut = Tokenizing(load_tokenizer(tokenizer), max_length, tokenizer)
     train, valid, test = (cut.source(texts[part], None) for part in ("train", "valid", "test"))
     return Splits(train, valid, test, class_names=(), notes=cut.notes())

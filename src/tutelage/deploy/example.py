@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Runs the student in this folder on your own images, texts or arrays.
 
-Needs Python 3.8 or newer, numpy and onnxruntime; of pictures pillow, of texts tokenizers.
+Needs Python 3.8 or newer, numpy and onnxruntime; of images pillow, of texts tokenizers.
 
-    python example.py photo.jpg another.png        pictures
+    python example.py photo.jpg another.png        images
     python example.py "a text" letter.txt          texts, or files that hold one
     python example.py rows.csv '{"size": 3}'       rows of a table: .csv, .tsv, .json, .jsonl
     python example.py rows.npy                     samples as config.json says
@@ -54,7 +54,7 @@ def read_picture(place: str, how: Mapping[str, Any]) -> Any:
                 ImageOps.exif_transpose(_as_stored(opened)), how["mode"], how["background"]
             )
     except (OSError, ValueError) as error:
-        sys.exit(f"{place}: cannot be read as a picture ({error}). Give 8-bit RGB or grey.")
+        sys.exit(f"{place}: cannot be read as an image ({error}). Give 8-bit RGB or grey.")
     scale = min(image.width / width, image.height / height)
     left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
     box = (left, top, left + scale * width, top + scale * height)

@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tutelage.deploy.quiet import quiet
+from tutelage.deploy.logs import suppress_logs
 from tutelage.errors import ExportError, one_line, require
 from tutelage.files import write_bytes
 from tutelage.inputs import InputKind, kind_of
 from tutelage.inputs.base import Axes
 from tutelage.models.calling import called
 from tutelage.models.cost import frozen_copy
-from tutelage.types import Inputs, describe_inputs, each, first_tensor
+from tutelage.types import Inputs, describe_inputs, first_tensor, map_tensors
 
 
 def export_onnx(
@@ -48,7 +48,7 @@ def _onnx_bytes(network: nn.Module, example: Inputs, kind: InputKind) -> bytes:
         raise ExportError(
             f"example: holds no sample ({describe_inputs(example)}); the export needs one."
         )
-    pair = each(example, _pair)
+    pair = map_tensors(example, _pair)
     checked_logits(network, pair)
     axes = kind.axes(pair)
     counts = {count for sizes in axes.values() for count in sizes.values()}
@@ -96,7 +96,7 @@ def trace(network: nn.Module, arguments: tuple[Any, ...], **named: Any) -> Any:
     Raises:
         ExportError: The network cannot be expressed in ONNX.
     """
-    with quiet():
+    with suppress_logs():
         for module in ("onnx", "onnxscript"):
             require(module, "onnx", "Exporting to ONNX")
         try:

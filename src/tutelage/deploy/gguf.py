@@ -99,7 +99,7 @@ def write_gguf(model: nn.Module, tokenizer: Any, path: Path, weights: str) -> No
         tokenizer: A tokenizer of `transformers`; a vocabulary filled up to a round number is
             written as it is.
         path: Where the file shall lie; written whole or not at all.
-        weights: "float16", or "q8_0" (eight bits, a scale for each 32 numbers). Vectors, and
+        weights: "float16", or "q8_0" (int8, a scale for each 32 numbers). Vectors, and
             matrices whose rows are no multiple of 32, stay wider.
 
     Raises:

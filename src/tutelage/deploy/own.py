@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tutelage.errors import ExportError
 from tutelage.files import file_sha256
-from tutelage.places import user_cache
+from tutelage.paths import user_cache
 
 _WRITTEN: set[str] = set()  # where the user's cache cannot be written, this process still knows
 

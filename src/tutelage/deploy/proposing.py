@@ -30,29 +30,29 @@ class Form:
 
     Attributes:
         target: A name of `TARGETS`.
-        way: Int8 scheme of the target; None is the float file.
+        scheme: Int8 scheme of the target; None is the float file.
     """
 
     target: str = "onnx"
-    way: str | None = None
+    scheme: str | None = None
 
     def check(self) -> Target:
         """The target, with every package that it needs installed.
 
         Raises:
             UnknownNameError: There is no such target, or it has no such way.
-            ExportError: The target has no eight-bit files.
+            ExportError: The target has no int8 files.
             MissingExtraError: The target's extra is not installed.
         """
         target = find("target", self.target, TARGETS)
-        if self.way is not None:
-            target.check_way(self.way)
+        if self.scheme is not None:
+            target.check_scheme(self.scheme)
         target.check()
         return target
 
     def __str__(self) -> str:
         """In words, for tables."""
-        bits = "float" if self.way is None else f"eight bits ({self.way})"
+        bits = "float" if self.scheme is None else f"int8 ({self.scheme})"
         return f"{bits} in {TARGETS[self.target].title}"
 
 
@@ -250,7 +250,7 @@ def measure_needs(
 ) -> dict[str, Needs]:
     """Export networks and measure their files in alternation, at batch 1 on one thread.
 
-    Eight bits are scaled on noise: sizes and times do not depend on the values.
+    Int8 are scaled on noise: sizes and times do not depend on the values.
 
     Raises:
         ExportError: A network cannot be exported or run.
@@ -296,9 +296,9 @@ def _write(candidate: Candidate, facts: Facts, form: Form, folder: Path) -> KitN
     target, example = TARGETS[form.target], facts.example(NUM_CALIBRATION)
     network, path = _as_if_trained(candidate.network), folder / f"{candidate.name}{target.suffix}"
     target.write(network, example[:2], path)
-    if form.way is not None:
+    if form.scheme is not None:
         source, path = path, path.with_name(f"{candidate.name}.int8{target.suffix}")
-        target.quantise(network, source, [example], path, form.way)
+        target.quantise(network, source, [example], path, form.scheme)
     return KitNetwork(
         candidate.name,
         path.name,

@@ -86,14 +86,14 @@ class Range(nn.Module):
         return self.low, self.high
 
 
-def simulate_int8(network: nn.Module, way: str, steps: int = WEIGHT_STEPS) -> nn.Module:
+def simulate_int8(network: nn.Module, scheme: str, steps: int = WEIGHT_STEPS) -> nn.Module:
     """A copy whose linear and convolutional layers simulate int8, ready for training.
 
     Its parts keep their names, so that losses find its layers; `settled` takes the simulation out.
 
     Args:
         network: A student; it is not changed.
-        way: How activations will be scaled: "dynamic", or a static way.
+        scheme: How activations will be scaled: "dynamic", or a static way.
         steps: Steps of weights, as in `WeightGrid`.
 
     Raises:
@@ -104,10 +104,10 @@ def simulate_int8(network: nn.Module, way: str, steps: int = WEIGHT_STEPS) -> nn
     if not weighted:
         raise ModelError(
             f"{type(network).__name__}: it has no linear or convolutional layer to fine-tune for "
-            "eight bits. Leave export.finetune out."
+            "int8. Leave export.finetune out."
         )
     for module, _ in weighted:
-        module.input_range = Range(is_dynamic=way == DYNAMIC)
+        module.input_range = Range(is_dynamic=scheme == DYNAMIC)
         module.register_forward_pre_hook(_round_input)
     weighted += [(m, "in_proj_weight") for m in network.modules() if _has_joint_weight(m)]
     for module, name in weighted:
@@ -116,7 +116,7 @@ def simulate_int8(network: nn.Module, way: str, steps: int = WEIGHT_STEPS) -> nn
 
 
 @torch.no_grad()
-def settled(network: nn.Module, like: nn.Module) -> nn.Module:
+def remove_fake_quant(network: nn.Module, like: nn.Module) -> nn.Module:
     """A simulated network as a plain one, with its weights on the int8 grid.
 
     Args:

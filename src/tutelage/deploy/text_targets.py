@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tutelage.deploy.causal import OnnxText, check_causal, export_causal
 from tutelage.deploy.gguf import check_gguf, write_gguf
-from tutelage.deploy.quiet import quiet
+from tutelage.deploy.logs import suppress_logs
 from tutelage.errors import ExportError, require
 from tutelage.models.causal import load_gguf
 
@@ -60,7 +60,7 @@ class GgufText:
 
     def __init__(self, path: Path) -> None:
         """Load the file."""
-        with quiet():
+        with suppress_logs():
             self.model = load_gguf(path)
         version = require("transformers", "text", "Reading GGUF").__version__
         self.runtime = f"read by transformers {version}"

@@ -11,13 +11,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tutelage import ranks
+from tutelage import distributed
+from tutelage.checksums import read_metadata, write_tensors
 from tutelage.data.randomness import draws_as_tensors, set_draws
 from tutelage.errors import RunFolderError
 from tutelage.models.copies import as_it_was, state_of
 from tutelage.records import MetricPoint
-from tutelage.sealed import read_facts, write_tensors
-from tutelage.sharding import load_whole, pieced, whole
+from tutelage.sharding import full, load_full, sharded_like
 
 Tensors = dict[str, Tensor]
 _UNREADABLE = (
@@ -87,7 +87,7 @@ def save_checkpoint(
         tensors |= {f"{name}/{key}": value.detach() for key, value in state.items()}
     tensors |= _optimizer_tensors(optimizer)
     owned = dict(_owned(tensors))
-    if not ranks.here().is_first:
+    if not distributed.world().is_main:
         return
     write_tensors(path, owned, {"key": key, "progress": asdict(progress)})
 
@@ -106,14 +106,14 @@ def load_checkpoint(
     if not path.is_file():
         return None
     try:
-        facts = read_facts(path)
+        facts = read_metadata(path)
         if facts.get("key") != key:
             return None
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         progress = TypeAdapter(Progress).validate_python(facts["progress"])
         for name, module in modules.items():
-            load_whole(module, as_it_was(module, _below(tensors, name)))
+            load_full(module, as_it_was(module, _below(tensors, name)))
         _load_optimizer(optimizer, _below(tensors, "optimizer"))
         torch.set_rng_state(tensors["rng/cpu"])
         set_draws(tensors)
@@ -132,9 +132,9 @@ def load_checkpoint(
 
 def _owned(tensors: Tensors) -> Iterator[tuple[str, Tensor]]:
     """Each tensor gathered on the CPU, kept by the main process."""
-    is_first = ranks.here().is_first
+    is_first = distributed.world().is_main
     for name, value in tensors.items():
-        together = whole(value)
+        together = full(value)
         if is_first:
             yield name, together.cpu().contiguous().clone()
 
@@ -154,7 +154,7 @@ def _load_optimizer(optimizer: Optimizer, tensors: Tensors) -> None:
     for name, value in tensors.items():
         number, _, entry = name.partition("/")
         like = parameters[int(number)]
-        state.setdefault(int(number), {})[entry] = pieced(value, like)
+        state.setdefault(int(number), {})[entry] = sharded_like(value, like)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

@@ -8,12 +8,12 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.optim import Optimizer
 
-from tutelage import ranks
+from tutelage import distributed
 from tutelage.engine.dot import DOT
-from tutelage.engine.trainee import Trainee
+from tutelage.engine.training_module import TrainingModule
 from tutelage.engine.watch import GradientWatch
 from tutelage.objective import LossReport
-from tutelage.sharding import add_up, is_cut
+from tutelage.sharding import is_sharded, set_requires_gradient_sync
 from tutelage.teachers import Teacher
 from tutelage.types import Batch
 
@@ -48,7 +48,7 @@ class Distiller:
 
     def __init__(
         self,
-        trainee: Trainee,
+        trainee: TrainingModule,
         teacher: Teacher | None,
         optimizer: Optimizer,
         accelerator: Accelerator | None = None,
@@ -81,7 +81,7 @@ class Distiller:
         self._done += 1
         is_last = self._done >= self.due
         self.accelerator.sync_gradients = is_last
-        add_up(self.trainee, now=is_last)
+        set_requires_gradient_sync(self.trainee, now=is_last)
         with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.trainee):
             weight, labels = self._weigh(batch), self._weigh_labels(batch)
             if self.parts == 1:
@@ -107,7 +107,11 @@ class Distiller:
     def num_items(self, batch: Batch) -> int:
         """Number of valid items of a batch, over all processes."""
         own = self._count(batch)
-        return sum(ranks.sizes(own, own)[1]) if ranks.here().are_several else own
+        return (
+            sum(distributed.all_gather_sizes(own, own)[1])
+            if distributed.world().is_distributed
+            else own
+        )
 
     def _weigh_labels(self, batch: Batch) -> float:
         """Weight of the batch's share of labelled items, relative to that of the training data.
@@ -119,8 +123,8 @@ class Distiller:
             return 1.0
         own = self._count(batch), self.task.items(batch).num_labelled
         count, labelled = own
-        if ranks.here().are_several:
-            count, labelled = map(sum, ranks.sizes(*own))
+        if distributed.world().is_distributed:
+            count, labelled = map(sum, distributed.all_gather_sizes(*own))
         return labelled / max(1, count) / self.labelled_share
 
     def _rescale(self) -> None:
@@ -184,10 +188,10 @@ class Distiller:
 
 
 def _prepared(
-    accelerator: Accelerator, trainee: Trainee, optimizer: Optimizer
+    accelerator: Accelerator, trainee: TrainingModule, optimizer: Optimizer
 ) -> tuple[nn.Module, Optimizer]:
     """Both as Accelerate prepares them; a sharded module reduces its gradients itself."""
-    if is_cut(trainee):
+    if is_sharded(trainee):
         return trainee, optimizer
     wrapped, prepared = accelerator.prepare(trainee, optimizer)
     return wrapped, _unwrap(accelerator, prepared)

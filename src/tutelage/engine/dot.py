@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from tutelage.ranks import average
+from tutelage.distributed import all_reduce_mean
 
 
 class DOT(Optimizer):
@@ -66,7 +66,7 @@ class DOT(Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Move each parameter by both momenta."""
         assert closure is None
-        average(state["task_gradient"] for state in self.state.values())
+        all_reduce_mean(state["task_gradient"] for state in self.state.values())
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:

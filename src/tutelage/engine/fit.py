@@ -14,10 +14,10 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from tutelage import ranks
+from tutelage import distributed
 from tutelage.data.loading import (
-    Reader,
-    Request,
+    BatchBuilder,
+    SampleIndex,
     iterate,
     num_batches,
     training_requests,
@@ -28,14 +28,14 @@ from tutelage.engine.average import Average
 from tutelage.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tutelage.engine.distiller import Distiller
 from tutelage.engine.events import Advanced, EpochDone, Listener, TensorBoardLog, ignore
+from tutelage.engine.generation import WritingSettings, maybe_generate
 from tutelage.engine.interrupt import DeferredInterrupt, Interrupted
-from tutelage.engine.memory import free, most_parts, told_where
-from tutelage.engine.processes import Meetings, make_accelerator, predict_together
+from tutelage.engine.memory import free, most_parts, oom_context
+from tutelage.engine.processes import StopSync, make_accelerator, predict_together
 from tutelage.engine.settings import TrainSettings
 from tutelage.engine.snapshot import Snapshot
-from tutelage.engine.trainee import Trainee
+from tutelage.engine.training_module import TrainingModule
 from tutelage.engine.watch import is_constant
-from tutelage.engine.writing import WritingSettings, maybe_written
 from tutelage.errors import (
     GradientError,
     ModelError,
@@ -48,7 +48,7 @@ from tutelage.models.attention import fastest_attention
 from tutelage.models.copies import copied
 from tutelage.objective import LossReport, Objective
 from tutelage.records import MetricPoint
-from tutelage.sharding import cut, piece, put_together
+from tutelage.sharding import gather, local, shard
 from tutelage.tasks import Task
 from tutelage.tasks.numbers import check_numbers
 from tutelage.tasks.tokens import tokens_a_sample
@@ -82,8 +82,8 @@ class Arm:
     objective: Objective
     task: Task
     settings: TrainSettings
-    train: Reader
-    valid: Reader | None
+    train: BatchBuilder
+    valid: BatchBuilder | None
     teacher: Teacher | None
     folder: Path
     key: str
@@ -120,7 +120,7 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class FitResult:
     """A finished training.
 
     Attributes:
@@ -137,7 +137,7 @@ class Fitted:
     adapters: Mapping[str, Tensor]
 
 
-def fit(student: nn.Module, arm: Arm, listener: Listener = ignore) -> Fitted:
+def fit(student: nn.Module, arm: Arm, listener: Listener = ignore) -> FitResult:
     """Train a network, or resume from the arm's checkpoint.
 
     Args:
@@ -162,7 +162,7 @@ def fit(student: nn.Module, arm: Arm, listener: Listener = ignore) -> Fitted:
 
 def _fit_in_memory(
     student: nn.Module, arm: Arm, listener: Listener, interrupt: DeferredInterrupt
-) -> Fitted:
+) -> FitResult:
     """Train; if memory runs out, continue with batches split into twice as many parts."""
     trained = nn.ModuleList([student, arm.objective])
     first = copy.deepcopy(trained.state_dict())
@@ -171,7 +171,7 @@ def _fit_in_memory(
     while True:
         loop = None
         try:
-            with told_where(place):
+            with oom_context(place):
                 loop = _Loop(student, arm, listener, parts)
                 return loop.run(interrupt)
         except OutOfMemoryError:
@@ -204,14 +204,14 @@ class _Loop:
         self.arm, self.listener = arm, listener
         settings = arm.settings
         torch.manual_seed(arm.seed)
-        self.ranks = ranks.here()
-        trainee = Trainee(student, arm.objective, arm.task, settings.precision)
+        self.ranks = distributed.world()
+        trainee = TrainingModule(student, arm.objective, arm.task, settings.precision)
         self.selected = copied(student)
         self.learned = Snapshot(arm.objective)  # of the losses, of the selected network's epoch
         self.average = None if settings.ema is None else Average(student, settings.ema)
-        self.whole = self._cut(trainee) if settings.shard and self.ranks.are_several else None
+        self.whole = self._cut(trainee) if settings.shard and self.ranks.is_distributed else None
         self.optimizer = settings.optimizer.build(trainee.parameters())
-        self.meetings = Meetings()
+        self.meetings = StopSync()
         self.accelerator = make_accelerator(settings.accumulate)
         with warnings.catch_warnings():  # of a setting's new name that Accelerate does not know
             warnings.filterwarnings("ignore", "`broadcast_buffers`", category=FutureWarning)
@@ -241,24 +241,24 @@ class _Loop:
 
     def _cut_batches(self, parts: int) -> None:
         """Number of parts per batch, the same in all processes."""
-        whole = self.ranks.are_several
+        whole = self.ranks.is_distributed
         self.progress.parts = 1 if whole else max(parts, self.progress.parts)
         self.distiller.parts = self.progress.parts
 
-    def _cut(self, trainee: Trainee) -> nn.Module:
+    def _cut(self, trainee: TrainingModule) -> nn.Module:
         """Shard what is trained among the processes; returns the network of the shards."""
         whole = copied(trainee.student)
         trainee.cut()
         if self.average is not None:
-            cut(self.average.module, self.average.module)
+            shard(self.average.module, self.average.module)
         return whole
 
     def _judged(self) -> nn.Module:
         """The whole network that is validated and kept."""
         judged = self.trainee.student if self.average is None else self.average.module
-        return judged if self.whole is None else put_together(judged, self.whole.to(self.device))
+        return judged if self.whole is None else gather(judged, self.whole.to(self.device))
 
-    def run(self, interrupt: DeferredInterrupt) -> Fitted:
+    def run(self, interrupt: DeferredInterrupt) -> FitResult:
         with contextlib.ExitStack() as stack:
             log = self._open_log(stack)
             settings, longest = self.arm.settings, self.arm.train.longest
@@ -274,18 +274,20 @@ class _Loop:
                     log.add(point)
                 self.listener(EpochDone(point))
         self._save()
-        stop, _ = Meetings().agree(stop=interrupt.requested, save=False)
+        stop, _ = StopSync().agree(stop=interrupt.requested, save=False)
         if stop:  # during the last validation, when no step was left to notice
             raise self._interrupted()
         last = copied(self._judged()).cpu().eval()
         selected = self.selected.cpu().eval() if self.progress.best_epoch else last
         if not self.progress.best_epoch:
             self.learned.take(self.trainee.objective)
-        return Fitted(last, selected, self.progress, self.learned.tensors())
+        return FitResult(last, selected, self.progress, self.learned.tensors())
 
     def _check_together(self) -> None:
         """Check that all processes resume from one point, which separate folders would break."""
-        least, most = ranks.highest([-float(self.progress.step), float(self.progress.step)])
+        least, most = distributed.all_reduce_max(
+            [-float(self.progress.step), float(self.progress.step)]
+        )
         if -least != most:
             raise RunFolderError(
                 f"{self.arm.folder}: processes see different checkpoints (steps {-least:.0f} and "
@@ -293,7 +295,7 @@ class _Loop:
             )
 
     def _open_log(self, stack: contextlib.ExitStack) -> TensorBoardLog | None:
-        if not self.arm.settings.tensorboard or not self.ranks.is_first:
+        if not self.arm.settings.tensorboard or not self.ranks.is_main:
             return None
         folder = self.arm.folder / "tensorboard"
         metric = self.arm.task.metric.name
@@ -307,7 +309,7 @@ class _Loop:
             self._set_schedules(self.progress.step)
             done = self._done
             self.distiller.due = self.arm.due(done)
-            if self.ranks.are_several:  # each draws its own dropout, also after a resume
+            if self.ranks.is_distributed:  # each draws its own dropout, also after a resume
                 torch.manual_seed(int(mix(self.arm.seed, done, self._stream)))
             try:
                 report = self.distiller.step(self._written(batch))
@@ -342,11 +344,11 @@ class _Loop:
             assert isinstance(teacher, ModuleTeacher), "a recipe asks for a live one"
             writer = teacher.model
         with self.trainee.autocast(self.device):
-            return maybe_written(
+            return maybe_generate(
                 batch.to(self.device),
                 writer,
                 settings,
-                num_words=self.arm.task.width,
+                vocab_size=self.arm.task.width,
                 seed=self.arm.seed * 1_000_003 + self._done,
                 rank=self.ranks.number,
             )
@@ -364,7 +366,7 @@ class _Loop:
         )
         for _ in range(self.progress.micro_step):
             next(requests)
-        if not self.ranks.are_several:
+        if not self.ranks.is_distributed:
             for batch in iterate(arm.train, requests, arm.settings.workers):
                 yield batch, len(batch)
             return
@@ -373,7 +375,7 @@ class _Loop:
         batches = iterate(arm.train, own, arm.settings.workers)
         for number, batch in enumerate(batches, start=self.progress.micro_step):
             rows = size if number < last else len(arm.train) - last * size
-            yield _counting_only(batch, self.ranks.share(rows)[1]), rows
+            yield _with_mask(batch, self.ranks.share(rows)[1]), rows
 
     def _set_schedules(self, step: int) -> None:
         """Set the learning rate and the scheduled weights of the objective."""
@@ -396,7 +398,7 @@ class _Loop:
         if len(self.sums) == 0:
             self.sums = torch.zeros(len(values), dtype=torch.float64, device=self.device)
         self.sums.add_(values, alpha=items)
-        if not self.ranks.are_several and (
+        if not self.ranks.is_distributed and (
             self.device.type == "cpu" or progress.micro_step % CHECK_EVERY == 0
         ):
             self._check_finite(report)
@@ -426,7 +428,9 @@ class _Loop:
     def _check_weights(self) -> None:
         """Stop before saving or validating a diverged network, even if its last loss was finite."""
         names, weights = zip(*self.trainee.named_parameters(), strict=True)
-        lost = ranks.highest([float(not piece(weight).isfinite().all()) for weight in weights])
+        lost = distributed.all_reduce_max(
+            [float(not local(weight).isfinite().all()) for weight in weights]
+        )
         if any(lost):
             self._stop(f"{names[lost.index(1)]} is not finite", "")
 
@@ -455,9 +459,9 @@ class _Loop:
 
     def _pool(self) -> None:
         """Average sums and buffers over all processes."""
-        ranks.average([self.sums])
+        distributed.all_reduce_mean([self.sums])
         for module in self.modules.values():
-            ranks.copy_buffers(module)
+            distributed.copy_buffers(module)
 
     def _end_epoch(self) -> MetricPoint:
         self._pool()
@@ -469,7 +473,7 @@ class _Loop:
         self._tick()
         counted, total, *parts = self.sums.tolist()
         count = counted or 1.0  # of no token at all the sums are 0 as well
-        names = [term.name for term in self.arm.objective.counted]
+        names = [term.name for term in self.arm.objective.active_terms]
         point = MetricPoint(
             epoch=progress.epoch + 1,
             step=progress.step,
@@ -558,11 +562,11 @@ class _Loop:
         self.clock = now
 
 
-def _picked(request: Request, rows: slice) -> Request:
+def _picked(request: SampleIndex, rows: slice) -> SampleIndex:
     return request[0][rows], request[1][rows]
 
 
-def _counting_only(batch: Batch, rows: torch.Tensor | None) -> Batch:
+def _with_mask(batch: Batch, rows: torch.Tensor | None) -> Batch:
     """A batch with a mask, where only some rows are valid."""
     if rows is None:
         return batch
@@ -580,4 +584,4 @@ def _check_signals(arm: Arm) -> None:
         giver += f" with {type(arm.teacher).__name__}"
     arm.objective.check(gives, giver, arm.task.gives)
     if arm.train.source.is_partly_labelled:
-        arm.objective.check_gaps(giver)
+        arm.objective.check_all_labelled(giver)

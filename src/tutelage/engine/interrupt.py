@@ -4,7 +4,7 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-from tutelage.ranks import here
+from tutelage.distributed import world
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -38,7 +38,7 @@ class DeferredInterrupt:
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
-        if not here().are_several:  # launchers pass on what every process has had already
+        if not world().is_distributed:  # launchers pass on what every process has had already
             self._restore()
 
     def _restore(self) -> None:

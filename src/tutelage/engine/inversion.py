@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from tutelage.data.sources import TensorSource
 from tutelage.errors import ConfigError, ModelError, find
 from tutelage.losses.divergences import cross_entropy
-from tutelage.models.modes import frozen, left_as_it_was
+from tutelage.models.modes import frozen, preserve_mode
 
 CODE = 64
 
@@ -22,15 +22,15 @@ class InversionSettings:
     """How images are drawn from a teacher.
 
     Attributes:
-        kind: What is moved: "pixels", each of every picture; or "generator", a small network that
-            makes pictures of random codes, and the codes. What a generator has learned for one
-            batch serves the next, and its pictures have a common style.
-        steps: Optimizer updates of each batch of pictures.
+        kind: What is moved: "pixels", each of every image; or "generator", a small network that
+            makes images of random codes, and the codes. What a generator has learned for one
+            batch serves the next, and its images have a common style.
+        steps: Optimizer updates of each batch of images.
         lr: Learning rate of Adam; None takes 0.1 for pixels and 0.003 for a generator.
-        batch_size: Pictures that are made together; their statistics are what is matched, so at
+        batch_size: Images that are made together; their statistics are what is matched, so at
             least a few a class.
         statistics_weight: Weight of the distance to the batch norms' running statistics.
-        variation_weight: Weight of the total variation, which keeps pictures smooth.
+        variation_weight: Weight of the total variation, which keeps images smooth.
         size_weight: Weight of the mean squared pixel.
     """
 
@@ -64,7 +64,7 @@ class Generator(nn.Module):
     """Generates images from codes: a linear layer, then two upsampling convolutions.
 
     Args:
-        shape: Channels, height and width of the pictures.
+        shape: Channels, height and width of the images.
         width: Channels inside.
 
     Source:
@@ -87,10 +87,10 @@ class Generator(nn.Module):
         )
 
     def forward(self, codes: Float[Tensor, "batch code"]) -> Float[Tensor, "batch c h w"]:
-        """Pictures of mean 0 and spread 1 over the batch, as normalised data are."""
+        """Images of mean 0 and spread 1 over the batch, as normalised data are."""
         hidden = self.norm(self.linear(codes).view(-1, *self.first))
-        pictures: Tensor = self.layers(hidden)
-        return pictures[..., : self.height, : self.width]
+        images: Tensor = self.layers(hidden)
+        return images[..., : self.height, : self.width]
 
 
 def _grown(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -125,10 +125,10 @@ def invert(
         num_classes: Classes are asked for in turn.
         settings: How they are made.
         seed: Seed of the noise, and of a generator's weights.
-        progress: Told after each batch how many pictures of how many are made.
+        progress: Told after each batch how many images of how many are made.
 
     Returns:
-        The pictures as the teacher takes them (normalised), with the classes asked for.
+        The images as the teacher takes them (normalised), with the classes asked for.
 
     Raises:
         ModelError: The teacher has no batch norm with running statistics.
@@ -140,7 +140,7 @@ def invert(
 
     Differs from the paper:
         Squared distances of means and variances, each divided by the number of channels; no
-        competition with a student; no jitter of the pictures between updates. The generator has
+        competition with a student; no jitter of the images between updates. The generator has
         no contrast between batches: new codes and the classes asked for keep them apart.
     """
     chosen = settings or InversionSettings()
@@ -173,12 +173,12 @@ def _invert_batch(
     optimizer = torch.optim.Adam(moved, lr=settings.rate)
     for _ in range(settings.steps):
         optimizer.zero_grad()
-        pictures = draw()
+        images = draw()
         with _statistics(teacher) as distances:
-            loss = cross_entropy(teacher(pictures), labels)
+            loss = cross_entropy(teacher(images), labels)
         loss = loss + settings.statistics_weight * torch.stack(distances).sum()
-        loss = loss + settings.variation_weight * _variation(pictures)
-        loss = loss + settings.size_weight * pictures.square().mean()
+        loss = loss + settings.variation_weight * _variation(images)
+        loss = loss + settings.size_weight * images.square().mean()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
@@ -190,16 +190,16 @@ def _drawn(
 ) -> tuple[Callable[[], Tensor], list[Tensor]]:
     """The function that generates images, and all tensors to optimise."""
     if network is None:
-        pictures = torch.randn(count, *shape).to(device).requires_grad_()
-        return lambda: pictures, [pictures]
+        images = torch.randn(count, *shape).to(device).requires_grad_()
+        return lambda: images, [images]
     codes = torch.randn(count, CODE).to(device).requires_grad_()
     return lambda: network(codes), [codes, *network.parameters()]
 
 
-def _variation(pictures: Tensor) -> Float[Tensor, ""]:
+def _variation(images: Tensor) -> Float[Tensor, ""]:
     """Mean squared difference of adjacent pixels."""
-    down = (pictures[..., 1:, :] - pictures[..., :-1, :]).square().mean()
-    across = (pictures[..., 1:] - pictures[..., :-1]).square().mean()
+    down = (images[..., 1:, :] - images[..., :-1, :]).square().mean()
+    across = (images[..., 1:] - images[..., :-1]).square().mean()
     return down + across
 
 
@@ -251,6 +251,6 @@ def check_invertible(teacher: nn.Module) -> None:
 def _ready(teacher: nn.Module) -> Iterator[None]:
     """The teacher in eval mode and frozen, restored afterwards."""
     check_invertible(teacher)
-    with left_as_it_was(teacher):
+    with preserve_mode(teacher):
         frozen(teacher.eval())
         yield

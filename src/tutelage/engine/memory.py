@@ -31,7 +31,7 @@ def free() -> None:
 
 
 @contextlib.contextmanager
-def told_where(place: str) -> Iterator[None]:
+def oom_context(place: str) -> Iterator[None]:
     """Name the stage in which memory ran out.
 
     Raises:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from tutelage.data.loading import Reader, spread
+from tutelage.data.loading import BatchBuilder, spread
 from tutelage.models.copies import copied
 from tutelage.objective import DryRun, Loss, Objective, objective_of
 from tutelage.tasks import Task
@@ -19,7 +19,7 @@ def prepare_from(
     student: nn.Module,
     objective: Objective,
     task: Task,
-    reader: Reader,
+    reader: BatchBuilder,
     *,
     batch_size: int,
     teacher: Teacher | None = None,
@@ -101,18 +101,18 @@ def prepare(
             num_samples=num_samples,
             teacher_part=part,
             run=task.run,
-            more_of_teacher=_asking(teacher, more),
-            more_of_student=_trying(trial, task, more),
+            teacher_outputs=_asking(teacher, more),
+            student_outputs=_trying(trial, task, more),
         )
 
-    losses = [term.loss for term in objective.counted]
+    losses = [term.loss for term in objective.active_terms]
     dry = dry_run()
     for loss in losses:
-        given_student, student = student, loss.wrap(student, dry)
+        given_student, student = student, loss.modify_student(student, dry)
         if student is not given_student:
             dry = dry_run()
     for loss in losses:
-        loss.build(dry)
+        loss.setup(dry)
     return student
 
 

@@ -9,10 +9,10 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from tutelage import ranks
-from tutelage.data.loading import Reader, in_order, iterate
+from tutelage import distributed
+from tutelage.data.loading import BatchBuilder, in_order, iterate
 from tutelage.data.views import mix
-from tutelage.objective import Objective, Seen
+from tutelage.objective import LossInputs, Objective
 from tutelage.tasks import Task
 from tutelage.tasks.base import Predictions
 from tutelage.tasks.predicting import in_data_order, predict_data
@@ -23,7 +23,9 @@ MOST_STEPS = 1000
 
 
 @contextmanager
-def seen_by_all(own: Seen, objective: Objective) -> Iterator[tuple[Seen | None, float]]:
+def gather_loss_inputs(
+    own: LossInputs, objective: Objective
+) -> Iterator[tuple[LossInputs | None, float]]:
     """Gather what an objective needs when several processes share a batch.
 
     While it is open, all processes draw the same random numbers, so that a loss of the whole
@@ -38,18 +40,20 @@ def seen_by_all(own: Seen, objective: Objective) -> Iterator[tuple[Seen | None, 
     """
     mask, items = own.batch.mask, len(own.batch.sample_ids)
     counted = items if mask is None else int(mask.sum())
-    rows, counts = ranks.sizes(items, counted)
+    rows, counts = distributed.all_gather_sizes(items, counted)
     share = counted * len(counts) / max(1, sum(counts))
-    relating = [term.loss for term in objective.counted if term.loss.whole_batch]
+    relating = [term.loss for term in objective.active_terms if term.loss.whole_batch]
     if not relating:
         yield None, share
         return
     layers = dict.fromkeys(layer for loss in relating for layer in loss.student_layers)
     teacher_layers = dict.fromkeys(layer for loss in relating for layer in loss.teacher_layers)
-    samples = rows if items == len(own.batch) else ranks.sizes(len(own.batch), 0)[0]
+    samples = (
+        rows if items == len(own.batch) else distributed.all_gather_sizes(len(own.batch), 0)[0]
+    )
     student = _all_outputs(own.student, list(layers), rows, samples)
     theirs = own.teacher
-    whole = Seen(
+    whole = LossInputs(
         student,
         None if theirs is None else _all_outputs(theirs, list(teacher_layers), rows, samples),
         _whole_batch(own.batch, rows, all_count=rows == counts),
@@ -64,8 +68,8 @@ def _all_outputs(
     own: Outputs, layers: Sequence[str], rows: Sequence[int], samples: Sequence[int]
 ) -> Outputs:
     """Logits with one row per item, features with one row per sample."""
-    features = {layer: ranks.gather(own.features[layer], samples) for layer in layers}
-    return Outputs(ranks.gather(own.logits, rows), features)
+    features = {layer: distributed.gather(own.features[layer], samples) for layer in layers}
+    return Outputs(distributed.gather(own.logits, rows), features)
 
 
 def _whole_batch(own: Batch, rows: Sequence[int], *, all_count: bool) -> Batch:
@@ -76,10 +80,10 @@ def _whole_batch(own: Batch, rows: Sequence[int], *, all_count: bool) -> Batch:
         mask = torch.ones(len(own.sample_ids), dtype=torch.bool, device=device)
     return Batch(
         inputs=torch.empty(sum(rows), 0, device=device),
-        labels=None if own.labels is None else ranks.gather(own.labels, rows),
-        sample_ids=ranks.gather(own.sample_ids.to(device), rows).cpu(),
-        view_ids=ranks.gather(own.view_ids.to(device), rows).cpu(),
-        mask=None if all_count else ranks.gather(mask, rows),
+        labels=None if own.labels is None else distributed.gather(own.labels, rows),
+        sample_ids=distributed.gather(own.sample_ids.to(device), rows).cpu(),
+        view_ids=distributed.gather(own.view_ids.to(device), rows).cpu(),
+        mask=None if all_count else distributed.gather(mask, rows),
     )
 
 
@@ -108,26 +112,26 @@ def make_accelerator(accumulate: int) -> Accelerator:
 def predict_together(
     task: Task,
     model: nn.Module,
-    reader: Reader,
+    reader: BatchBuilder,
     *,
     batch_size: int,
     workers: int,
     device: torch.device,
 ) -> Predictions:
     """Predictions for a whole data set in every process; each process computes some batches."""
-    here = ranks.here()
-    if not here.are_several or len(reader) <= batch_size * (here.count - 1):
+    here = distributed.world()
+    if not here.is_distributed or len(reader) <= batch_size * (here.count - 1):
         return predict_data(
             task, model, reader, batch_size=batch_size, device=device, workers=workers
         )
     requests = in_order(len(reader), batch_size=batch_size, lengths=reader.lengths)
     own = itertools.islice(requests, here.number, None, here.count)
     said = task.predict(model, iterate(reader, own, workers), device)
-    rows, _ = ranks.sizes(len(said.sample_ids), 0)
-    return in_data_order(said, lambda tensor: ranks.gather(tensor.to(device), rows).cpu())
+    rows, _ = distributed.all_gather_sizes(len(said.sample_ids), 0)
+    return in_data_order(said, lambda tensor: distributed.gather(tensor.to(device), rows).cpu())
 
 
-class Meetings:
+class StopSync:
     """Points at which processes agree on stopping and saving.
 
     They meet about twice a second, after a number of updates that the first process sets.
@@ -146,16 +150,16 @@ class Meetings:
             stop: This process was asked to stop.
             save: It is time to save; the first process's word counts.
         """
-        here = ranks.here()
-        if not here.are_several:
+        here = distributed.world()
+        if not here.is_distributed:
             return stop, save
         self._steps_left -= 1
         if self._steps_left > 0:
             return False, False
         seconds = max(time.monotonic() - self._begun, 1e-6)
         pace = min(MOST_STEPS, max(1, int(self._steps * PACE_S / seconds)))
-        said = (stop, save and here.is_first, pace if here.is_first else 0)
-        any_stop, any_save, steps = ranks.highest([float(word) for word in said])
+        said = (stop, save and here.is_main, pace if here.is_main else 0)
+        any_stop, any_save, steps = distributed.all_reduce_max([float(word) for word in said])
         self._steps = self._steps_left = int(steps)
         self._begun = time.monotonic()
         return bool(any_stop), bool(any_save)

@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from tutelage.engine.dot import DOT
 from tutelage.errors import ConfigError, find
-from tutelage.sharding import is_piece
+from tutelage.sharding import is_shard
 from tutelage.types import PRECISIONS
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {
@@ -67,7 +67,7 @@ class OptimizerSettings:
             settings |= {"momentum": self.momentum, "delta": self.delta}
             return DOT(parameters, **settings)
         factory: Callable[..., Optimizer] = OPTIMIZERS[self.kind]
-        is_fused = not any(is_piece(p) for p in parameters)  # SGD has no rule for pieces
+        is_fused = not any(is_shard(p) for p in parameters)  # SGD has no rule for pieces
         optimizer = factory(parameters, fused=is_fused, **settings)
         if self.kind == "sgd" and self.momentum:
             optimizer.register_step_pre_hook(_with_momenta)

@@ -4,7 +4,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from tutelage.sharding import whole
+from tutelage.sharding import full
 
 
 @final
@@ -35,4 +35,4 @@ class Snapshot(nn.Module):
 
 
 def _values(of: nn.Module) -> list[Tensor]:
-    return [whole(value).detach().cpu().clone() for value in of.state_dict().values()]
+    return [full(value).detach().cpu().clone() for value in of.state_dict().values()]

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from tutelage.data.loading import Reader, num_batches
+from tutelage.data.loading import BatchBuilder, num_batches
 from tutelage.data.randomness import random_state_kept, seed_random
 from tutelage.engine.average import Average
 from tutelage.engine.memory import is_out_of_memory
 from tutelage.engine.settings import TrainSettings
-from tutelage.engine.trainee import Trainee
+from tutelage.engine.training_module import TrainingModule
 from tutelage.errors import ConfigError, ModelError, TutelageError, one_line
 from tutelage.models.copies import copied, load_state, state_of
 from tutelage.objective import LossReport, Objective
@@ -28,7 +28,11 @@ _UNTRAINED = (
 
 
 def try_training(
-    name: str, trainee: Trainee, teacher: Teacher | None, reader: Reader, settings: TrainSettings
+    name: str,
+    trainee: TrainingModule,
+    teacher: Teacher | None,
+    reader: BatchBuilder,
+    settings: TrainSettings,
 ) -> None:
     """Make two updates on a copy, as the training will.
 
@@ -60,7 +64,7 @@ def try_training(
         check_is_all_saved(trainee.student, untrained, trainee.task, batch)
 
 
-def _learn(trainee: Trainee, batch: Batch, teacher: Teacher | None) -> None:
+def _learn(trainee: TrainingModule, batch: Batch, teacher: Teacher | None) -> None:
     report = trainee.train()(batch, None if teacher is None else teacher(batch))
     check_trainable(report, trainee.objective)
     report.total.backward()
@@ -138,7 +142,7 @@ def check_trainable(report: LossReport, objective: Objective) -> None:
     """
     if report.total.requires_grad:
         return
-    if not objective.counted:
+    if not objective.active_terms:
         raise ConfigError(
             "objective: no weight of the student can be trained by it. Give task_weight or a term "
             "a weight above 0."
@@ -164,7 +168,7 @@ def told_as(place: str) -> Iterator[None]:
             raise ModelError(f"{place}: {type(error).__name__}: {one_line(error)}") from error
 
 
-def _few(reader: Reader, batch_size: int) -> Tensor:
+def _few(reader: BatchBuilder, batch_size: int) -> Tensor:
     count = len(reader)
     last = count - (num_batches(count, batch_size) - 1) * batch_size
     rows = torch.arange(min(FEW, batch_size, last))

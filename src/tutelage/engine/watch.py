@@ -6,9 +6,9 @@ from collections import deque
 import torch
 from torch import Tensor, nn
 
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.errors import GradientError
-from tutelage.sharding import whole
+from tutelage.sharding import full
 from tutelage.tasks import Task
 from tutelage.types import Outputs, first_tensor
 
@@ -43,7 +43,7 @@ class GradientWatch:
         self.updates += 1
         if not is_due:
             return
-        value = float(whole(_norm(module) if norm is None else norm))
+        value = float(full(_norm(module) if norm is None else norm))
         usual = statistics.median(self.norms) if len(self.norms) >= ENOUGH else None
         if not value < float("inf"):
             raise GradientError(f"the gradient of {_largest(module)} is not finite")
@@ -63,7 +63,7 @@ class GradientWatch:
 
 @torch.no_grad()
 def is_constant(
-    model: nn.Module, task: Task, reader: Reader, device: torch.device, *, most: int = SAMPLES
+    model: nn.Module, task: Task, reader: BatchBuilder, device: torch.device, *, most: int = SAMPLES
 ) -> bool:
     """Whether a network gives the same outputs for different samples because its units are dead.
 
@@ -99,5 +99,5 @@ def _norm(module: nn.Module) -> Tensor:
 
 def _largest(module: nn.Module) -> str:
     """The parameter with the largest gradient, or one that is not finite."""
-    sizes = {name: float(whole(grad.norm())) for name, grad in _gradients(module).items()}
+    sizes = {name: float(full(grad.norm())) for name, grad in _gradients(module).items()}
     return max(sizes, key=lambda name: sizes[name] if sizes[name] < float("inf") else float("inf"))

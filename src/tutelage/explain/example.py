@@ -31,7 +31,7 @@ class Example:
             its logits. Used as given: rounded values are not mended.
         temperature: Temperature of the distillation loss.
         source: Where the numbers come from, for a person to read.
-        picture_png: The sample's picture as a base64 PNG.
+        image_png: The sample's image as a base64 PNG.
         weights: Weights of task loss and distillation loss; None where the sample's origin has
             none.
     """
@@ -43,7 +43,7 @@ class Example:
     teacher_probabilities: tuple[float, ...] | None = None
     temperature: float = 3.0
     source: str = "given logits"
-    picture_png: str | None = None
+    image_png: str | None = None
     weights: tuple[float, float] | None = None
 
 
@@ -97,7 +97,7 @@ def from_run(run_dir: Path, sample: int = 0, arm: str = "distilled") -> Example:
         teacher_logits=None if teacher is None else tuple(teacher),
         temperature=record.temperature,
         source=f"{record.name}, test sample {chosen.sample_id}, {arm} student",
-        picture_png=chosen.picture_png,
+        image_png=chosen.image_png,
         weights=_weights_of(record.recipe),
     )
 

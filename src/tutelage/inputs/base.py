@@ -207,8 +207,8 @@ class InputKind(ABC):
         """
         return None
 
-    def picture_png(self, inputs: Inputs) -> str | None:  # noqa: ARG002 - of images
-        """A sample as a person sees it, PNG in base64; None where it is no picture.
+    def image_png(self, inputs: Inputs) -> str | None:  # noqa: ARG002 - of images
+        """A sample as a person sees it, PNG in base64; None where it is no image.
 
         Args:
             inputs: One sample as exported files take it.

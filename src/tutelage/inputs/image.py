@@ -112,7 +112,7 @@ class ImageInputs(InputKind):
         return only | self.normalisation.describe(one_tensor(raw))
 
     def preprocessing(self, raw: Inputs) -> dict[str, Any]:
-        """How a picture becomes pixels; of images that came as numbers nobody knows."""
+        """How an image becomes pixels; of images that came as numbers nobody knows."""
         pixels = one_tensor(raw)
         channels, height, width = pixels.shape[1:]
         if pixels.dtype != torch.uint8 or channels not in MODES:
@@ -133,7 +133,7 @@ class ImageInputs(InputKind):
             ],
         }
 
-    def picture_png(self, inputs: Inputs) -> str | None:
+    def image_png(self, inputs: Inputs) -> str | None:
         """The image, where it is grey or RGB and no mere line."""
         return png(one_tensor(inputs)[0])
 

@@ -13,7 +13,7 @@ from tutelage.files import staged_folder
 from tutelage.inputs.base import BATCH, LENGTH, Axes, InputKind, not_exported
 from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.models.calling import call
-from tutelage.types import COUNTED, Inputs, by_name, first_tensor, tensors_of
+from tutelage.types import VALID_MASK, Inputs, by_name, first_tensor, tensors_of
 
 IDS, MASK = "input_ids", "attention_mask"
 
@@ -113,7 +113,7 @@ class TextInputs(InputKind):
     def export_inputs(self, inputs: Inputs) -> Inputs:
         """What networks see: all but what the task counts."""
         assert isinstance(inputs, Mapping)
-        return {name: value for name, value in inputs.items() if name != COUNTED}
+        return {name: value for name, value in inputs.items() if name != VALID_MASK}
 
 
 def _columns(values: Tensor, length: int, pads_left: bool) -> Tensor:

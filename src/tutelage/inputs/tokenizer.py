@@ -3,7 +3,7 @@
 from typing import Any
 
 from tutelage.errors import ModelError, require
-from tutelage.places import NO_CODE, find_place, hub_asked_once
+from tutelage.paths import NO_CODE, hub_asked_once, resolve_path
 
 
 def load_tokenizer(name: str) -> Any:
@@ -14,7 +14,7 @@ def load_tokenizer(name: str) -> Any:
         MissingExtraError: transformers is not installed.
     """
     transformers = require("transformers", "text", "Cutting texts into tokens")
-    place = find_place(name)
+    place = resolve_path(name)
     try:
         if place is not None and place.is_file():
             return transformers.PreTrainedTokenizerFast(tokenizer_file=str(place))

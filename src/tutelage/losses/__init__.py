@@ -23,6 +23,7 @@ from tutelage.losses.language import (
     TotalVariation,
     UniversalLogitDistance,
 )
+from tutelage.losses.layer_pairs import OFA, AuxiliaryHeads
 from tutelage.losses.logit import KD, CrossEntropy, LogitMSE
 from tutelage.losses.projected import SRD, VkD
 from tutelage.losses.relational import (
@@ -38,10 +39,9 @@ from tutelage.losses.review import ReviewKD
 from tutelage.losses.reweighted import ERKD, WSLD
 from tutelage.losses.simcse import SimCSE
 from tutelage.losses.spans import SpanLikelihood
-from tutelage.losses.stages import OFA, AuxiliaryHeads
+from tutelage.losses.teacher_free import MutualLearning, PastSelf
 from tutelage.losses.transformed import CTKD, TTM, WTTM, LogitStandardisation
 from tutelage.losses.transformer import DistilBERTCosine, TinyBERTEmbedding, TinyBERTHidden
-from tutelage.losses.unaided import MutualLearning, PastSelf
 from tutelage.losses.values import (
     BoundedRegression,
     GaussianKL,
@@ -134,7 +134,7 @@ FAMILIES: Mapping[str, Mapping[str, type[Loss]]] = {
         "gaussian_nll": GaussianNLL,
         "gaussian_kl": GaussianKL,
     },
-    "unaided": {
+    "teacher_free": {
         "auxiliary_heads": AuxiliaryHeads,
         "mutual_learning": MutualLearning,
         "past_self": PastSelf,

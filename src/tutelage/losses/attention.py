@@ -199,7 +199,7 @@ class FSP(Loss):
         if len(self.student_layers) < 2:
             raise ConfigError("fsp: it goes from layer to layer, got one. Name two or more.")
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Refuse different numbers of channels, before the first step."""
         self._check(*dry_features(self, dry))
 
@@ -257,7 +257,7 @@ class CWD(LayerLoss):
         self.temperature = check_temperature(temperature)
         self.adapter: nn.Module | None = None
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Build an adapter where the numbers of channels differ."""
         (ours,), (theirs,) = dry_features(self, dry)
         widths = width_of(ours), width_of(theirs)

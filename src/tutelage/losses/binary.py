@@ -13,7 +13,7 @@ from tutelage.losses.divergences import (
     check_same_shape,
     check_scheduled_temperature,
     cleared,
-    mean_over_counted,
+    masked_mean,
 )
 from tutelage.objective import Loss, Scheduled, value_at
 from tutelage.types import Batch, Outputs, Signal
@@ -45,7 +45,7 @@ class BinaryCrossEntropy(Loss):
         mask = batch.label_mask
         labels = cleared(_checked_labels(self, student, batch, mask), mask)
         surprise = binary_cross_entropy_per_item(cleared(student.logits, mask), labels)
-        return mean_over_counted(surprise, mask)
+        return masked_mean(surprise, mask)
 
 
 @final
@@ -85,7 +85,7 @@ class BinaryKD(Loss):
         ours, theirs = (cleared(each.logits, batch.mask) for each in (student, teacher))
         temperature = value_at(self.temperature, self.progress)
         divergence = binary_kl_per_item(ours, theirs, temperature)
-        return temperature**2 * mean_over_counted(divergence, batch.mask)
+        return temperature**2 * masked_mean(divergence, batch.mask)
 
 
 def _checked_labels(

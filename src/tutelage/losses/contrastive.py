@@ -15,10 +15,10 @@ from tutelage.losses.features import (
     LayerLoss,
     built,
     check_several,
-    counted,
     dry_features,
     over_counted,
     pooled,
+    valid_rows,
     width_of,
 )
 from tutelage.losses.lengths import unit
@@ -142,7 +142,7 @@ class CRD(LayerLoss):
         self.temperature = check_temperature(temperature)
         self.embeddings: nn.Module | None = None
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Build the embeddings of both networks."""
         check_several(self, dry)
         self.embeddings = _Embeddings(self, dry, self.width)
@@ -209,7 +209,7 @@ class CRDMemory(LayerLoss):
         self.labels: Tensor
         self.scale: Tensor
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Build the embeddings, and a memory of random vectors for the training samples.
 
         Raises:
@@ -230,8 +230,8 @@ class CRDMemory(LayerLoss):
         """The estimate in nats, summed over negatives and both directions."""
         if batch.labels is None:
             raise SignalError("Loss 'crd_memory' needs labels, but this batch has none. Use crd.")
-        ids = counted(batch.sample_ids.to(student.device), batch.mask)
-        labels = counted(batch.labels, batch.mask)
+        ids = valid_rows(batch.sample_ids.to(student.device), batch.mask)
+        labels = valid_rows(batch.labels, batch.mask)
 
         def distance(ours: Features, theirs: Features) -> Tensor:
             embeddings = built(self.embeddings, self.title)(ours[0], theirs[0])

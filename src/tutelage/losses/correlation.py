@@ -15,7 +15,7 @@ from tutelage.losses.divergences import (
     kl_per_item,
     soften,
 )
-from tutelage.losses.rows import Rows, mean_of_rows
+from tutelage.losses.per_sample import Rows, mean_of_rows
 from tutelage.objective import Loss, Scheduled, value_at
 from tutelage.types import Batch, Outputs, Signal
 

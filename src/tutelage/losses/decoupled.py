@@ -16,7 +16,7 @@ from tutelage.losses.divergences import (
     split_at_label,
     weighed_surprise,
 )
-from tutelage.losses.rows import Rows, mean_per_row
+from tutelage.losses.per_sample import Rows, mean_per_row
 from tutelage.objective import Loss, Scheduled, value_at
 from tutelage.types import Batch, Outputs, Signal
 

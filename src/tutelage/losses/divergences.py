@@ -80,7 +80,7 @@ def soften(
     return log_soften(logits, temperature).exp()
 
 
-def mean_over_counted(
+def masked_mean(
     values: Float[Tensor, "*batch"], mask: Bool[Tensor, "*batch"] | None
 ) -> Float[Tensor, ""]:
     """Mean over the items whose mask is True; 0 if there are none.
@@ -133,7 +133,7 @@ def kl_divergence(
         arXiv:1503.02531, section 2.
     """
     student_logits, teacher_logits = cleared(student_logits, mask), cleared(teacher_logits, mask)
-    return temperature**2 * mean_over_counted(
+    return temperature**2 * masked_mean(
         kl_per_item(student_logits, teacher_logits, temperature), mask
     )
 
@@ -184,7 +184,7 @@ def cross_entropy(
     log_probabilities = log_soften(cleared(logits, mask))
     if mask is not None:
         labels = torch.where(mask, labels, 0)
-    return mean_over_counted(-log_of_labels(log_probabilities, labels), mask)
+    return masked_mean(-log_of_labels(log_probabilities, labels), mask)
 
 
 def soft_cross_entropy(
@@ -207,7 +207,7 @@ def soft_cross_entropy(
         In nats, summed over classes, mean over counted items.
     """
     student_log = log_soften(cleared(student_logits, mask), temperature)
-    return mean_over_counted(weighed_surprise(student_log, teacher_probabilities), mask)
+    return masked_mean(weighed_surprise(student_log, teacher_probabilities), mask)
 
 
 def weighed_surprise(
@@ -380,7 +380,7 @@ def squared_logit_distance(
     count = possible.sum(dim=-1, keepdim=True).clamp(min=1)
     gap = torch.where(possible, student - teacher, 0.0)
     centred = torch.where(possible, gap - gap.sum(dim=-1, keepdim=True) / count, 0.0)
-    return mean_over_counted(0.5 * centred.square().sum(dim=-1) / count.squeeze(-1), mask)
+    return masked_mean(0.5 * centred.square().sum(dim=-1) / count.squeeze(-1), mask)
 
 
 def check_same_shape(student: Sequence[int], teacher: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tutelage.errors import ConfigError, ShapeError, SignalError
 from tutelage.losses.divergences import kl_per_item
-from tutelage.losses.features import check_several, counted
+from tutelage.losses.features import check_several, valid_rows
 from tutelage.losses.lengths import cosine_gaps, unit
 from tutelage.models.axes import principal_axes, rotation_onto
 from tutelage.objective import DryRun, Loss
@@ -109,8 +109,8 @@ def between_embeddings(
     """
     if teacher is None:
         raise SignalError(f"Loss {loss.title!r} needs a teacher's embeddings, but there is none.")
-    ours = counted(student.embeddings, batch.mask)
-    theirs = counted(teacher.embeddings.detach(), batch.mask).to(ours.dtype)
+    ours = valid_rows(student.embeddings, batch.mask)
+    theirs = valid_rows(teacher.embeddings.detach(), batch.mask).to(ours.dtype)
     if len(ours) < least:
         return ours[:0].sum()
     with torch.autocast(ours.device.type, enabled=False):
@@ -128,7 +128,7 @@ class _Regression(Loss):
         self.axes: Tensor | None
         self.register_buffer("axes", None)
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Find the teacher's principal axes, if it is wider than the student.
 
         They are turned so that the teacher's vectors lie as near as can be to where the student's
@@ -147,11 +147,11 @@ class _Regression(Loss):
                 f"{self.title}: the student's vectors are {ours} wide, the teacher's {theirs}. "
                 "Make the student as wide as the teacher or narrower, or use similarity_kl."
             )
-        seen = dry.teacher if dry.more_of_teacher is None else dry.more_of_teacher(PCA_ROWS)
+        seen = dry.teacher if dry.teacher_outputs is None else dry.teacher_outputs(PCA_ROWS)
         axes = principal_axes(seen.embeddings, ours)
-        if dry.more_of_teacher is not None and dry.more_of_student is not None:
-            theirs_at_first = dry.more_of_teacher(TURN_ROWS).embeddings @ axes
-            ours_at_first = dry.more_of_student(TURN_ROWS).embeddings.to(theirs_at_first)
+        if dry.teacher_outputs is not None and dry.student_outputs is not None:
+            theirs_at_first = dry.teacher_outputs(TURN_ROWS).embeddings @ axes
+            ours_at_first = dry.student_outputs(TURN_ROWS).embeddings.to(theirs_at_first)
             axes = axes @ rotation_onto(theirs_at_first, ours_at_first)
         self.axes = axes
 
@@ -261,7 +261,7 @@ class SimilarityKL(Loss):
         super().__init__()
         self.temperature = cosine_temperature(self.title, temperature)
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Refuse batches of one."""
         check_several(self, dry)
 
@@ -295,7 +295,7 @@ class MarginMSE(Loss):
     title = "margin_mse"
     whole_batch = True
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Refuse batches of one."""
         check_several(self, dry)
 

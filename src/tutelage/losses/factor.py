@@ -84,7 +84,7 @@ class FactorTransfer(LayerLoss):
         self.paraphraser: nn.Module | None = None
         self.translator: nn.Module | None = None
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Build both."""
         (ours,), (theirs,) = dry_features(self, dry)
         factor = max(1, round(self.rate * width_of(theirs)))

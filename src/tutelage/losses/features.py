@@ -103,8 +103,8 @@ def over_counted(
     ours = features_of(loss, student, loss.student_layers, "student", rows)
     theirs = features_of(loss, teacher, loss.teacher_layers, "teacher", rows)
     dtype = precision_of(loss, ours[0])
-    chosen = tuple(counted(feature, batch.mask).to(dtype) for feature in ours)
-    wanted = tuple(counted(feature.detach(), batch.mask).to(dtype) for feature in theirs)
+    chosen = tuple(valid_rows(feature, batch.mask).to(dtype) for feature in ours)
+    wanted = tuple(valid_rows(feature.detach(), batch.mask).to(dtype) for feature in theirs)
     if len(chosen[0]) < least:
         return nothing_of(chosen)
     with torch.autocast(chosen[0].device.type, enabled=False):
@@ -161,7 +161,7 @@ def features_of(
     return tuple(there[layer] for layer in layers)
 
 
-def counted(
+def valid_rows(
     feature: Shaped[Tensor, "batch ..."], mask: Bool[Tensor, " batch"] | None
 ) -> Shaped[Tensor, "counted ..."]:
     """The rows whose mask is True, in float32 or better."""

@@ -57,7 +57,7 @@ class FitNets(LayerLoss):
         super().__init__(student_layer, teacher_layer)
         self.adapter: nn.Module | None = None
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Build the adapter from the student's width to the teacher's."""
         (ours,), (theirs,) = dry_features(self, dry)
         self.adapter = Adapter(width_of(ours), width_of(theirs))
@@ -133,7 +133,7 @@ class VID(Loss):
         self.adapters: nn.ModuleList | None = None
         self.spreads = nn.ParameterList()
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Build a regressor of three layers, and the variances, for each pair."""
         ours, theirs = dry_features(self, dry)
         widths = [(width_of(s), width_of(t)) for s, t in zip(ours, theirs, strict=True)]
@@ -217,7 +217,7 @@ class ActivationBoundaries(Loss):
         self.margin = float(margin)
         self.adapters: nn.ModuleList | None = None
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Build an adapter for each pair."""
         ours, theirs = dry_features(self, dry)
         pairs = zip(ours, theirs, strict=True)

@@ -13,7 +13,7 @@ from tutelage.losses.divergences import (
     log_soften,
     weighed_surprise,
 )
-from tutelage.losses.rows import Rows, mean_per_row
+from tutelage.losses.per_sample import Rows, mean_per_row
 from tutelage.objective import Loss, Scheduled, value_at
 from tutelage.types import Batch, Outputs, Signal
 

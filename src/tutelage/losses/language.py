@@ -12,14 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tutelage.errors import ConfigError
-from tutelage.losses.directions import (
-    adaptive_kl_of_logs,
-    alpha_beta_of_logs,
-    jensen_shannon_of_logs,
-    log_mixture,
-    reverse_kl_of_logs,
-    total_variation_of_logs,
-)
 from tutelage.losses.divergences import (
     check_scheduled_temperature,
     kl_of_logs,
@@ -28,7 +20,15 @@ from tutelage.losses.divergences import (
     log_soften,
     soften,
 )
-from tutelage.losses.rows import Rows, mean_per_row
+from tutelage.losses.per_sample import Rows, mean_per_row
+from tutelage.losses.relation_kd import (
+    adaptive_kl_of_logs,
+    alpha_beta_of_logs,
+    jensen_shannon_of_logs,
+    log_mixture,
+    reverse_kl_of_logs,
+    total_variation_of_logs,
+)
 from tutelage.objective import Loss, Scheduled, value_at
 from tutelage.types import Batch, Outputs, Signal
 

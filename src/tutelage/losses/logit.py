@@ -13,8 +13,8 @@ from tutelage.losses.divergences import (
     log_soften,
     squared_logit_distance,
 )
-from tutelage.losses.rows import Rows, checked_labels, class_logits, mean_per_row
-from tutelage.losses.rows import teacher_logits as teacher_logits
+from tutelage.losses.per_sample import Rows, checked_labels, class_logits, mean_per_row
+from tutelage.losses.per_sample import teacher_logits as teacher_logits
 from tutelage.objective import Loss, Scheduled, value_at
 from tutelage.types import Batch, Outputs, Signal
 

@@ -90,7 +90,7 @@ class SRD(LayerLoss):
         self.exponent = float(exponent)
         self.projector: nn.Module | None = None
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Build the projector."""
         check_several(self, dry)
         (ours,), (theirs,) = dry_features(self, dry)
@@ -134,7 +134,7 @@ class VkD(LayerLoss):
         super().__init__(student_layer, teacher_layer)
         self.projector: nn.Module | None = None
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Build the projector.
 
         Raises:

@@ -37,7 +37,7 @@ class Relation(LayerLoss):
     whole_batch = True
     pools = True
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Refuse batches of one."""
         check_several(self, dry)
 

@@ -64,7 +64,7 @@ class TinyBERTAttention(Loss):
         self.student_layers = parts_of_layers(ours, self.parts)
         self.teacher_layers = parts_of_layers(theirs, self.parts)
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Refuse widths that this number of heads does not divide."""
         check_widths(self, dry, self.heads)
 
@@ -127,7 +127,7 @@ class MiniLMv2(LayerLoss):
         self.student_layers = parts_of_layers(self.student_layers, self.parts)
         self.teacher_layers = parts_of_layers(self.teacher_layers, self.parts)
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Refuse widths that this number of heads does not divide."""
         check_widths(self, dry, self.heads)
 

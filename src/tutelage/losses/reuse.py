@@ -108,7 +108,7 @@ class SimKD(Loss):
         self.student_layers = (self.student_parts[0] + INPUT,)
         self.teacher_layers = (self.teacher_parts[0] + INPUT,)
 
-    def wrap(self, student: nn.Module, dry: DryRun) -> nn.Module:
+    def modify_student(self, student: nn.Module, dry: DryRun) -> nn.Module:
         """A copy of the student with the projector and the teacher's modules in place of its own.
 
         Raises:

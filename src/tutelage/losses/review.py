@@ -116,7 +116,7 @@ class ReviewKD(Loss):
         self.width = width
         self.fusions: nn.ModuleList | None = None
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Build a fusion for each layer; their batch norms need two rows."""
         ours, theirs = [self._maps(features) for features in dry_features(self, dry)]
         channels = [(one.shape[1], other.shape[1]) for one, other in zip(ours, theirs, strict=True)]

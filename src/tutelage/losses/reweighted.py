@@ -16,7 +16,7 @@ from tutelage.losses.divergences import (
     soften,
     weighed_surprise,
 )
-from tutelage.losses.rows import PerRow, Rows, mean_per_row
+from tutelage.losses.per_sample import PerRow, Rows, mean_per_row
 from tutelage.objective import Loss, Scheduled, value_at
 from tutelage.types import Batch, Outputs, Signal
 

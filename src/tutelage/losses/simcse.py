@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tutelage.errors import ConfigError
 from tutelage.losses.divergences import cross_entropy
 from tutelage.losses.embedding import cosine_temperature
-from tutelage.losses.features import check_several, counted, features_of
+from tutelage.losses.features import check_several, features_of, valid_rows
 from tutelage.losses.lengths import unit
 from tutelage.models.copies import copied
 from tutelage.objective import DryRun, Loss
@@ -72,7 +72,7 @@ class SimCSE(Loss):
             )
         self.dropout = dropout
 
-    def wrap(self, student: nn.Module, dry: DryRun) -> nn.Module:
+    def modify_student(self, student: nn.Module, dry: DryRun) -> nn.Module:
         """The student with a second output.
 
         Raises:
@@ -84,12 +84,12 @@ class SimCSE(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """The cross-entropy, in nats; 0 for fewer than two samples."""
-        first = counted(student.embeddings, batch.mask)
+        first = valid_rows(student.embeddings, batch.mask)
         if len(first) < 2:
             return first[:0].sum()
         (twin,) = features_of(self, student, self.student_layers or (TWIN,), "student")
         with torch.autocast(first.device.type, enabled=False):
-            second = unit(counted(twin, batch.mask), dim=1)
+            second = unit(valid_rows(twin, batch.mask), dim=1)
             cosines = unit(first, dim=1) @ second.T
         own = torch.arange(len(first), device=first.device)
         return cross_entropy(cosines / self.temperature, own)

@@ -16,7 +16,7 @@ from tutelage.losses.divergences import (
     log_soften,
     not_below_zero,
 )
-from tutelage.losses.rows import checked_labels, mean_of_rows
+from tutelage.losses.per_sample import checked_labels, mean_of_rows
 from tutelage.objective import Loss, Scheduled, value_at
 from tutelage.types import Batch, HiddenStates, Outputs, Signal
 

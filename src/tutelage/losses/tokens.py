@@ -9,7 +9,7 @@ from torch import Tensor
 from tutelage.errors import ShapeError
 from tutelage.losses.features import Features, features_of, nothing_of, precision_of
 from tutelage.objective import Loss
-from tutelage.types import COUNTED, Batch, Outputs, by_name
+from tutelage.types import VALID_MASK, Batch, Outputs, by_name
 
 ATTENTION_MASK = "attention_mask"
 ByToken = Callable[[Features, Features, Tensor], Tensor]
@@ -63,8 +63,8 @@ def token_mask(batch: Batch, length: int, device: torch.device) -> Bool[Tensor, 
     if batch.mask is None:
         return mask
     rows = batch.mask
-    if COUNTED in named:  # one row an item there: a sample counts where one of its items does
-        of_items = named[COUNTED].bool().clone()
+    if VALID_MASK in named:  # one row an item there: a sample counts where one of its items does
+        of_items = named[VALID_MASK].bool().clone()
         of_items[of_items.clone()] = batch.mask
         rows = of_items.any(dim=1)
     return mask & rows[:, None]

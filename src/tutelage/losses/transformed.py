@@ -17,7 +17,7 @@ from tutelage.losses.divergences import (
     kl_of_logs,
     log_soften,
 )
-from tutelage.losses.rows import Rows, class_logits, mean_per_row, teacher_logits
+from tutelage.losses.per_sample import Rows, class_logits, mean_per_row, teacher_logits
 from tutelage.objective import DryRun, Loss, Scheduled, value_at
 from tutelage.types import Batch, Outputs, Signal
 
@@ -206,9 +206,9 @@ class LogitStandardisation(Loss):
         self.needs = inner.needs
         self.whole_batch = inner.whole_batch
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Build the inner loss."""
-        self.inner.build(dry)
+        self.inner.setup(dry)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """The inner loss of standardised logits."""

@@ -33,7 +33,7 @@ class TokenLoss(Loss):
         )
         self.adapters = nn.ModuleList()
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Build a projection for each pair of layers whose widths differ."""
         self.adapters = projections(self, dry)
 

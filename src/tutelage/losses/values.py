@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tutelage.errors import ConfigError, DataError, ShapeError, SignalError
-from tutelage.losses.divergences import check_same_shape, cleared, mean_over_counted
+from tutelage.losses.divergences import check_same_shape, cleared, masked_mean
 from tutelage.objective import Loss
 from tutelage.types import Batch, Outputs, Signal
 
@@ -102,7 +102,7 @@ class BoundedRegression(Loss):
         values, labels, theirs = (cleared(each, mask) for each in (values, labels, theirs))
         own = (values - labels).square().mean(dim=-1)
         bound = (theirs - labels).square().mean(dim=-1)
-        return mean_over_counted(torch.where(own + self.margin > bound, own, 0.0), mask)
+        return masked_mean(torch.where(own + self.margin > bound, own, 0.0), mask)
 
 
 @final
@@ -128,7 +128,7 @@ class GaussianNLL(Loss):
         means, log_variances = _gaussians(cleared(_precise(student.logits), mask))
         labels = cleared(label_values(self, batch, means), mask)
         surprise = 0.5 * (log_variances + (means - labels).square() / log_variances.exp())
-        return mean_over_counted(surprise.mean(dim=-1), mask)
+        return masked_mean(surprise.mean(dim=-1), mask)
 
 
 @final
@@ -155,7 +155,7 @@ class GaussianKL(Loss):
         distance = (means - their_means).square() / logs.exp()
         # expm1 keeps what would be rounded away where the two are nearly alike.
         divergence = 0.5 * (distance + torch.expm1(gap) - gap)
-        return mean_over_counted(divergence.mean(dim=-1), batch.mask)
+        return masked_mean(divergence.mean(dim=-1), batch.mask)
 
 
 def label_values(
@@ -194,7 +194,7 @@ def _precise(values: Tensor) -> Tensor:
 
 def _mean_square(values: Tensor, wanted: Tensor, mask: Tensor | None) -> Float[Tensor, ""]:
     gap = cleared(values, mask) - cleared(wanted, mask)
-    return mean_over_counted(gap.square().mean(dim=-1), mask)
+    return masked_mean(gap.square().mean(dim=-1), mask)
 
 
 def _gaussians(scores: Float[Tensor, "items outputs"]) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError, ShapeError, one_line
-from tutelage.types import Inputs, describe_inputs, each
+from tutelage.types import Inputs, describe_inputs, map_tensors
 
 Given = TypeVar("Given", bound=Inputs)
 
@@ -19,7 +19,7 @@ def own_copies(inputs: Given) -> Given:
     another, and one that normalises in place, even behind the back of autograd, would change what
     the next one learns from. It takes microseconds.
     """
-    copies: Any = each(inputs, Tensor.clone)
+    copies: Any = map_tensors(inputs, Tensor.clone)
     return copies  # type: ignore[no-any-return]
 
 

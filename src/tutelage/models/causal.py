@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tutelage.errors import ConfigError, ModelError, require
 from tutelage.models.readout import looks_ahead
 from tutelage.models.shrink import keep_some_layers, layers_of, narrow_mlps
-from tutelage.places import NO_CODE, place_or_name
+from tutelage.paths import NO_CODE, path_or_hub_name
 
 PREFIX = "causal:"
 
@@ -130,7 +130,7 @@ def num_positions(path: str) -> int | None:
     Raises:
         ModelError: There is no such model.
     """
-    config = _config(place_or_name(path))
+    config = _config(path_or_hub_name(path))
     found: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     return found
 

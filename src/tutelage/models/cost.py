@@ -15,7 +15,7 @@ from tutelage.models.calling import called
 from tutelage.models.copies import copied
 from tutelage.models.modes import frozen
 from tutelage.records import SizeRow
-from tutelage.types import Inputs, describe_inputs, each, on_cpu, rows_of
+from tutelage.types import Inputs, describe_inputs, map_tensors, on_cpu, rows_of
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
@@ -55,7 +55,7 @@ def count_macs(model: nn.Module, example: Inputs) -> int:
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__}: forward fails on one sample of "
-            f"{describe_inputs(each(example, lambda batch: batch[0]))} "
+            f"{describe_inputs(map_tensors(example, lambda batch: batch[0]))} "
             f"({type(error).__name__}: {error})."
         ) from error
     return counter.get_total_flops() // 2

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tutelage.errors import ConfigError, find, require
 from tutelage.models.origin import Origin, class_names_in, remember
 from tutelage.models.shrink import shrink
-from tutelage.places import NO_CODE, find_place, place_or_name
+from tutelage.paths import NO_CODE, path_or_hub_name, resolve_path
 from tutelage.wording import quantity
 
 HEADS = {
@@ -63,7 +63,7 @@ def hf_factory(name: str) -> Callable[..., nn.Module]:
                 its sizes too.
         """
         kind = getattr(transformers, find("head for task", task, HEADS))
-        hush(transformers)
+        suppress_logs(transformers)
         origin = Origin(drawn=("every weight",))
         settings = {**config, "num_labels": num_classes}
         if fresh:
@@ -95,7 +95,7 @@ def _loaded(
             f"{settings['num_labels']}. head: new draws one for the data's classes, to be trained."
         )
     made, found = kind.from_pretrained(
-        place_or_name(name),
+        path_or_hub_name(name),
         config=_configured(name, settings),
         output_loading_info=True,
         ignore_mismatched_sizes=head is not None,
@@ -143,7 +143,7 @@ def save_hf(model: nn.Module, folder: Path, *, tokenizer: Any, class_names: Sequ
     made.save_pretrained(folder)
 
 
-def hush(transformers: Any) -> None:
+def suppress_logs(transformers: Any) -> None:
     """Suppress the warning about a new head, and progress bars that the run shows itself."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -156,7 +156,7 @@ def _configured(name: str, settings: dict[str, Any]) -> Any:
     one of them could let Python files of the folder run.
     """
     transformers = require("transformers", "text", f"Model 'hf:{name}'")
-    config = transformers.AutoConfig.from_pretrained(place_or_name(name), **NO_CODE)
+    config = transformers.AutoConfig.from_pretrained(path_or_hub_name(name), **NO_CODE)
     for key, value in settings.items():
         if not hasattr(config, key) or key in NO_CODE:
             known = {entry: old for entry, old in config.to_dict().items() if entry not in NO_CODE}
@@ -199,22 +199,22 @@ def check_vocabulary(
 
 
 def _is_same(name: str, other: str) -> bool:
-    return name == other or (find_place(name) or name) == (find_place(other) or other)
+    return name == other or (resolve_path(name) or name) == (resolve_path(other) or other)
 
 
 def _has_tokenizer(name: str) -> bool:
-    place = find_place(name)
+    place = resolve_path(name)
     files = ("tokenizer.json", "vocab.txt", "tokenizer.model", "vocab.json")
     return place is not None and any((place / file).is_file() for file in files)
 
 
 def _vocabulary(name: str) -> dict[str, int]:
     transformers = require("transformers", "text", "Comparing tokenizers")
-    place = find_place(name)
+    place = resolve_path(name)
     if place is not None and place.is_file():
         tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(place))
     else:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place_or_name(name), **NO_CODE)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path_or_hub_name(name), **NO_CODE)
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     return vocabulary
 
@@ -230,8 +230,8 @@ def input_embeddings(name: str, width: int) -> Tensor:
         ConfigError: The width is larger.
     """
     transformers = require("transformers", "text", "Starting from a teacher's embeddings")
-    hush(transformers)
-    model = transformers.AutoModel.from_pretrained(place_or_name(name), **NO_CODE)
+    suppress_logs(transformers)
+    model = transformers.AutoModel.from_pretrained(path_or_hub_name(name), **NO_CODE)
     vectors: Tensor = model.get_input_embeddings().weight.detach().float()
     if width > vectors.shape[1]:
         raise ConfigError(

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tutelage.checksums import LARGEST_JSON, has_checksum, read_metadata
 from tutelage.errors import (
     ConfigError,
     ModelError,
@@ -35,8 +36,7 @@ from tutelage.models.sentence import sentence, static
 from tutelage.models.served import make_served
 from tutelage.models.slices import initialise, slice_network
 from tutelage.models.strangers import check_code
-from tutelage.places import hub_asked_once
-from tutelage.sealed import LARGEST_JSON, is_sealed, read_facts
+from tutelage.paths import hub_asked_once
 from tutelage.wording import quantity
 
 Factory = Callable[..., Any]
@@ -102,7 +102,7 @@ LIBRARIES = (
     "timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, sentence:NAME_OR_FOLDER, "
     "static:NAME_OR_FOLDER, causal:NAME, served:NAME"
 )
-WAYS = f"{', '.join(BUILTIN)}, {LIBRARIES}, path/to/file.py:make, module:make"
+SCHEMES = f"{', '.join(BUILTIN)}, {LIBRARIES}, path/to/file.py:make, module:make"
 
 
 def make_model(
@@ -311,8 +311,8 @@ def _held(path: Path) -> Any:
     try:
         check_regular(path)
         if path.suffix == ".safetensors":
-            if is_sealed(path):
-                read_facts(path)
+            if has_checksum(path):
+                read_metadata(path)
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, Exception) as error:
@@ -393,7 +393,7 @@ def _import_module(library: str, name: str) -> Any:
         raise
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"model {name!r}: there is no module {library!r} ({error}). Allowed: {WAYS}."
+            f"model {name!r}: there is no module {library!r} ({error}). Allowed: {SCHEMES}."
         ) from error
     except Exception as error:
         raise ModelError(
@@ -461,7 +461,7 @@ def _torchvision_factory(name: str) -> Factory:
 
 def _load_file(path: Path) -> Any:
     if not path.is_file():
-        raise ConfigError(f"model: {path}: no such file. Allowed: {WAYS}.")
+        raise ConfigError(f"model: {path}: no such file. Allowed: {SCHEMES}.")
     check_code(str(path), f"model '{path.name}'")
     name = f"{path.stem}@{fingerprint(str(path.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, path)

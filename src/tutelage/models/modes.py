@@ -14,7 +14,7 @@ def frozen(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def left_as_it_was(model: nn.Module) -> Iterator[None]:
+def preserve_mode(model: nn.Module) -> Iterator[None]:
     """Restore mode and `requires_grad` of every module afterwards, whatever happens."""
     modes = {module: module.training for module in model.modules()}
     needs = {parameter: parameter.requires_grad for parameter in model.parameters()}

@@ -98,7 +98,7 @@ class Candidate:
 def find_candidates(original: Original, facts: Facts) -> list[Candidate]:
     """All students with fewer MACs and weights than the teacher, the largest first.
 
-    Networks that cannot be made for such pictures are left out, and of equals all but the first.
+    Networks that cannot be made for such images are left out, and of equals all but the first.
     """
     whole = _candidate("teacher", original.model, original.settings, original.network, facts)
     found: dict[tuple[int, int], Candidate] = {}
@@ -159,7 +159,7 @@ def _families(original: Original, facts: Facts) -> Iterator[Candidate]:
             with torch.random.fork_rng(devices=[]):
                 network = make_model(model, settings, **facts.as_arguments()).eval()
             yield _candidate(name, model, settings, network, facts)
-        except TutelageError:  # not for pictures of this size
+        except TutelageError:  # not for images of this size
             continue
 
 

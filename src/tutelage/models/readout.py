@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tutelage.models.modes import left_as_it_was
+from tutelage.models.modes import preserve_mode
 from tutelage.types import HiddenStates
 
 PROBE_TOKENS = 5
@@ -234,7 +234,7 @@ def _quietly(model: nn.Module) -> Iterator[None]:
     device = weight.device
     devices = [device] if device.type == "cuda" else []
     with (
-        left_as_it_was(model),
+        preserve_mode(model),
         torch.inference_mode(mode=weight.is_inference()),
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),

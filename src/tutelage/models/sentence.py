@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tutelage.errors import ConfigError, ModelError, require
 from tutelage.models.axes import principal_axes
-from tutelage.models.hf import check_vocabulary, hush
+from tutelage.models.hf import check_vocabulary, suppress_logs
 from tutelage.models.shrink import shrink
-from tutelage.places import NO_CODE, place_or_name
+from tutelage.paths import NO_CODE, path_or_hub_name
 
 SENTENCE, STATIC = "sentence:", "static:"
 PURPOSE = "Sentence embeddings"
@@ -237,9 +237,9 @@ def _library() -> Any:
 
 def _load(path: str) -> Any:
     library = _library()
-    hush(require("transformers", "text", PURPOSE))
+    suppress_logs(require("transformers", "text", PURPOSE))
     try:
-        found = library.SentenceTransformer(place_or_name(path), device="cpu", **NO_CODE)
+        found = library.SentenceTransformer(path_or_hub_name(path), device="cpu", **NO_CODE)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else ""
         raise ModelError(

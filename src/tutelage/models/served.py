@@ -89,21 +89,21 @@ class ServedModel(nn.Module):
 
     Args:
         endpoint: Where to ask.
-        num_words: Vocabulary size of the tokenizer.
+        vocab_size: Vocabulary size of the tokenizer.
     """
 
-    def __init__(self, endpoint: Endpoint, num_words: int) -> None:
+    def __init__(self, endpoint: Endpoint, vocab_size: int) -> None:
         """Send no request yet."""
         super().__init__()
         self.endpoint = endpoint
-        self.num_words = num_words
+        self.vocab_size = vocab_size
         self.answers: dict[bytes, tuple[Tensor, Tensor]] = {}
         self.gate = threading.Lock()
         self.next_at = 0.0
 
     def extra_repr(self) -> str:
         """What the answers depend on, for the fingerprint."""
-        return f"{self.endpoint.name}, top={self.endpoint.top}, num_words={self.num_words}"
+        return f"{self.endpoint.name}, top={self.endpoint.top}, num_words={self.vocab_size}"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ServedModel":
         """Return itself, which has no state to copy."""
@@ -118,7 +118,7 @@ class ServedModel(nn.Module):
         Raises:
             ModelError: The endpoint refuses, or does not answer as it should.
         """
-        return self.sparse_logits(input_ids).dense().view(*input_ids.shape, self.num_words)
+        return self.sparse_logits(input_ids).dense().view(*input_ids.shape, self.vocab_size)
 
     @torch.no_grad()
     def sparse_logits(self, input_ids: Int[Tensor, "texts length"]) -> SparseLogits:
@@ -132,8 +132,8 @@ class ServedModel(nn.Module):
             told = list(pool.map(self._answer, input_ids.cpu().tolist()))
         values, indices = torch.cat([v for v, _ in told]), torch.cat([i for _, i in told])
         rest = (1 - values.exp().sum(dim=-1)).clamp(min=LEAST_REST)
-        filler = rest.log() - math.log(max(1, self.num_words - values.shape[-1]))
-        found = SparseLogits(values, indices, filler, self.num_words, is_pooled=True)
+        filler = rest.log() - math.log(max(1, self.vocab_size - values.shape[-1]))
+        found = SparseLogits(values, indices, filler, self.vocab_size, is_pooled=True)
         return found.to(input_ids.device)
 
     def _answer(self, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -157,7 +157,7 @@ class ServedModel(nn.Module):
         answer = self._post(asked)
         try:
             told = answer["choices"][0]["logprobs"]["top_logprobs"][1 : len(tokens) + 1]
-            rows = [_row(one, self.endpoint.top + 1, self.num_words) for one in told]
+            rows = [_row(one, self.endpoint.top + 1, self.vocab_size) for one in told]
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(self._unfit(f"{type(error).__name__}: {error}")) from error
         if len(rows) != len(tokens):
@@ -169,7 +169,7 @@ class ServedModel(nn.Module):
             f"{PREFIX}{self.endpoint.name}: {self.endpoint.url} does not tell log-probabilities of "
             f"a text's own tokens by number ({what}). It must take echo, logprobs and "
             "return_tokens_as_token_ids, as vLLM's completions do, and have the tokenizer of "
-            f"{self.num_words} words."
+            f"{self.vocab_size} words."
         )
 
     def _post(self, asked: Mapping[str, Any]) -> Any:
@@ -213,7 +213,7 @@ class ServedModel(nn.Module):
 
 def make_served(  # noqa: PLR0913 - the settings of a recipe, checked by this signature
     name: str,
-    num_words: int,
+    vocab_size: int,
     url: str,
     *,
     top: int = DEFAULT_TOP,
@@ -228,7 +228,7 @@ def make_served(  # noqa: PLR0913 - the settings of a recipe, checked by this si
 
     Args:
         name: Name of the model there.
-        num_words: Vocabulary size of the tokenizer; the data says it.
+        vocab_size: Vocabulary size of the tokenizer; the data says it.
         url: Address of the endpoint.
         top: Log-probabilities at each token.
         key_variable: Environment variable with the key.
@@ -249,13 +249,13 @@ def make_served(  # noqa: PLR0913 - the settings of a recipe, checked by this si
         timeout_s=timeout_s,
         price_per_million=price_per_million,
     )
-    return ServedModel(endpoint, num_words)
+    return ServedModel(endpoint, vocab_size)
 
 
-def _row(told: Mapping[str, float], width: int, num_words: int) -> tuple[Tensor, Tensor]:
+def _row(told: Mapping[str, float], width: int, vocab_size: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities and token numbers, padded with the first one as impossible."""
     numbers = [int(name.removeprefix("token_id:")) for name in told]
-    if not 0 < len(numbers) <= width or not 0 <= min(numbers) <= max(numbers) < num_words:
+    if not 0 < len(numbers) <= width or not 0 <= min(numbers) <= max(numbers) < vocab_size:
         raise ValueError(f"{len(numbers)} tokens up to number {max(numbers, default=None)}")
     missing = width - len(numbers)
     values = [*map(float, told.values()), *[-math.inf] * missing]

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tutelage.data.loading import Reader
+from tutelage.checksums import read_metadata, write_tensors
+from tutelage.data.loading import BatchBuilder
 from tutelage.engine.trial import said_in_eval
 from tutelage.errors import RunFolderError
 from tutelage.files import fingerprint
-from tutelage.models.modes import left_as_it_was
-from tutelage.sealed import read_facts, write_tensors
+from tutelage.models.modes import preserve_mode
 from tutelage.tasks import Task
 from tutelage.types import tensor_bytes, tensors_of
 
@@ -23,7 +23,7 @@ TOLERANCE = 1e-2  # of the largest answer: more than machines and threads differ
 
 
 def check_answers(
-    name: str, folder: Path, key: str, network: nn.Module, task: Task, reader: Reader
+    name: str, folder: Path, key: str, network: nn.Module, task: Task, reader: BatchBuilder
 ) -> None:
     """Compare a network's outputs on a few samples with those of the first run in this folder.
 
@@ -44,7 +44,7 @@ def check_answers(
     batch = reader[ids, torch.zeros_like(ids)]
     digest = hashlib.sha256(b"".join(map(tensor_bytes, tensors_of(batch.inputs)))).hexdigest()
     key = fingerprint([key, digest])
-    with left_as_it_was(network):
+    with preserve_mode(network):
         said = said_in_eval(network, task, batch)[:MOST].float().cpu()
     path = folder / ANSWERS
     before = _earlier(path, key)
@@ -61,7 +61,7 @@ def check_answers(
 def _earlier(path: Path, key: str) -> Tensor | None:
     """The earlier outputs; None if there are none for this key, or if they are damaged."""
     try:
-        is_there = path.is_file() and read_facts(path).get("key") == key
+        is_there = path.is_file() and read_metadata(path).get("key") == key
     except RunFolderError:
         return None
     return load_file(path).get("answers") if is_there else None

@@ -21,7 +21,7 @@ from tutelage.errors import DataError, of_role, with_known_names
 from tutelage.inputs import InputKind
 from tutelage.job import Job
 from tutelage.models.copies import copied
-from tutelage.models.modes import left_as_it_was
+from tutelage.models.modes import preserve_mode
 from tutelage.objective import Loss, Objective, objective_of
 from tutelage.pipeline.classes import classes_of
 from tutelage.pipeline.delivery import wrap_for_export
@@ -193,7 +193,7 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
         kept = copied(as_network(student, "student", notes))
     with contextlib.ExitStack() as stack:  # share, is frozen
         for one in teachers:
-            stack.enter_context(left_as_it_was(one))
+            stack.enter_context(preserve_mode(one))
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         names = classes_of(

@@ -12,8 +12,8 @@ from tutelage.data.randomness import random_state_kept
 from tutelage.data.sources import Source
 from tutelage.errors import ConfigError, ModelError, of_role
 from tutelage.models.calling import call_checked
-from tutelage.models.modes import left_as_it_was
-from tutelage.types import each
+from tutelage.models.modes import preserve_mode
+from tutelage.types import map_tensors
 from tutelage.wording import quantity
 
 LOOKED_AT = 4096  # labels, spread over data that name no classes
@@ -118,9 +118,11 @@ def _num_logits(network: nn.Module, role: str, source: Source) -> int:
     """Number of a network's logits."""
     inputs, _ = source.fetch(torch.tensor([0, min(1, len(source) - 1)]))
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    with of_role(role), left_as_it_was(network):
+    with of_role(role), preserve_mode(network):
         network.eval()
-        logits = call_checked(network, each(inputs, lambda tensor: _scaled(tensor).to(device)))
+        logits = call_checked(
+            network, map_tensors(inputs, lambda tensor: _scaled(tensor).to(device))
+        )
     if logits.ndim != 2:
         raise ModelError(
             f"{role}: it must give logits (batch, classes), got {tuple(logits.shape)}."

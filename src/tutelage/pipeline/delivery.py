@@ -26,7 +26,7 @@ from tutelage.pipeline.exporting import (
 )
 from tutelage.pipeline.finetuning import Finetuned
 from tutelage.pipeline.stages import Stage
-from tutelage.pipeline.training import Trained, save_weights
+from tutelage.pipeline.training import TrainedModel, save_weights
 from tutelage.records import LatencyRow, Metric, load_record, save_record
 
 __all__ = ["Costs", "delivery_stage", "export_all", "pick_student", "wrap_for_export"]
@@ -46,10 +46,10 @@ def wrap_for_export(job: Job, model: nn.Module) -> nn.Module:
     return whole.cpu().to(memory_format=torch.contiguous_format).eval()
 
 
-def pick_student(arms: Sequence[Trained], metric: Metric) -> Trained:
+def pick_student(arms: Sequence[TrainedModel], metric: Metric) -> TrainedModel:
     """The distilled student to deliver: the best on validation data, else the first."""
 
-    def rank(trained: Trained) -> float:
+    def rank(trained: TrainedModel) -> float:
         best = trained.progress.best_metric
         return -math.inf if best is None else metric.rank(best)
 
@@ -58,8 +58,8 @@ def pick_student(arms: Sequence[Trained], metric: Metric) -> Trained:
 
 def delivery_stage(
     job: Job,
-    teacher: Trained,
-    student: Trained,
+    teacher: TrainedModel,
+    student: TrainedModel,
     listener: Listener,
     finetuned: Finetuned = NOT_FINETUNED,
 ) -> Costs:
@@ -80,7 +80,9 @@ def delivery_stage(
     return stage.run(listener)
 
 
-def _deliver(job: Job, teacher: Trained, student: Trained, finetuned: Finetuned) -> list[Path]:
+def _deliver(
+    job: Job, teacher: TrainedModel, student: TrainedModel, finetuned: Finetuned
+) -> list[Path]:
     folder = job.out / "export"
     _clear(folder)
     costs = _export_teacher(job, teacher, folder / "teacher.onnx")
@@ -94,7 +96,7 @@ def _deliver(job: Job, teacher: Trained, student: Trained, finetuned: Finetuned)
     return save_costs(folder, costs)
 
 
-def _export_teacher(job: Job, teacher: Trained, path: Path) -> Costs:
+def _export_teacher(job: Job, teacher: TrainedModel, path: Path) -> Costs:
     """The teacher's file, for sizes and latencies beside the student's; none of an estimator."""
     if holds_estimator(teacher.selected):
         return Costs()
@@ -111,7 +113,7 @@ def _clear(folder: Path) -> None:
 
 
 def export_all(
-    job: Job, network: nn.Module, target: str, ways: Sequence[str], costs: Costs
+    job: Job, network: nn.Module, target: str, schemes: Sequence[str], costs: Costs
 ) -> Costs:
     """A student's float file of one target, and its int8 files.
 
@@ -119,16 +121,18 @@ def export_all(
     """
     path = _path(job, target)
     costs = costs.attempt(path.name, lambda costs: export_float(job, network, target, path, costs))
-    for way in ways:
-        if way in TARGETS[target].ways:
-            _, place = int8_name(target, way, path, costs)
-            costs = costs.attempt(place.name, partial(export_int8, job, network, target, way, path))
+    for scheme in schemes:
+        if scheme in TARGETS[target].schemes:
+            _, place = int8_name(target, scheme, path, costs)
+            costs = costs.attempt(
+                place.name, partial(export_int8, job, network, target, scheme, path)
+            )
     return costs
 
 
 def _export_finetuned(job: Job, finetuned: Finetuned, costs: Costs) -> Costs:
     for target in job.export.all_targets:
-        if job.int8[0] in TARGETS[target].ways:
+        if job.int8[0] in TARGETS[target].schemes:
             costs = costs.attempt(
                 finetuned_path(_path(job, target)).name,
                 partial(_export_one_finetuned, job, finetuned, target),

@@ -9,22 +9,22 @@ from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine.events import ignore
 from tutelage.errors import ConfigError, find
 from tutelage.files import fingerprint
-from tutelage.left import CompletionMarker, check_left, left_files
 from tutelage.locks import locked
 from tutelage.models.strangers import without_own_code
 from tutelage.pipeline.delivery import COSTS, WEIGHTS, export_all, save_costs, wrap_for_export
 from tutelage.pipeline.exporting import Costs, raise_refused
-from tutelage.pipeline.handover import hand_over
-from tutelage.pipeline.reopen import Reopened, reopen
-from tutelage.pipeline.reporting import leave_report
+from tutelage.pipeline.lm_export import student_stage
+from tutelage.pipeline.package import export_package
+from tutelage.pipeline.reopen import LoadedRun, reopen
+from tutelage.pipeline.reporting import save_report
 from tutelage.pipeline.stages import MARKER, mark_complete
-from tutelage.pipeline.text_files import student_stage
 from tutelage.pipeline.training import save_weights
 from tutelage.records import RunRecord, load_record, save_record
+from tutelage.stage_files import CompletionMarker, check_left, left_files
 
 
 def export_run(
-    folder: Path, *, target: str | None = None, way: str | None = None, allow_code: bool = False
+    folder: Path, *, target: str | None = None, scheme: str | None = None, allow_code: bool = False
 ) -> RunRecord:
     """Export the student of a finished run again, and add it to results and report.
 
@@ -32,7 +32,7 @@ def export_run(
         folder: The run folder.
         target: A name of `TARGETS`, for language models of `TEXT_TARGETS`; None takes those of the
             recipe.
-        way: To eight bits, beside the float file; None makes none. Where no target is named, those
+        scheme: To int8, beside the float file; None makes none. Where no target is named, those
             that have no such way get their float file alone.
         allow_code: Import the modules and files that the run's recipe names.
 
@@ -52,20 +52,20 @@ def export_run(
     with locked(folder, "tutelage export"), guard:
         run = reopen(folder)
         if run.job.problem.tokenizer is not None:
-            return _export_texts(run, target, way)
+            return _export_texts(run, target, scheme)
         if target is not None:
             find("target", target, TARGETS).check()
-            if way is not None:
-                TARGETS[target].check_way(way)
-        return _export(run, target, way)
+            if scheme is not None:
+                TARGETS[target].check_scheme(scheme)
+        return _export(run, target, scheme)
 
 
-def _export_texts(run: Reopened, target: str | None, way: str | None) -> RunRecord:
+def _export_texts(run: LoadedRun, target: str | None, scheme: str | None) -> RunRecord:
     """A language model's files: those of the recipe and of earlier calls, and one more."""
     job, before = run.job, [row.target for row in run.record.text_files]
-    if way is not None:
+    if scheme is not None:
         raise ConfigError(
-            f"int8: {way} is for networks of another kind; a language model's eight bits are the "
+            f"int8: {scheme} is for networks of another kind; a language model's int8 is the "
             "target gguf_q8_0."
         )
     asked = [target] if target else []
@@ -80,12 +80,12 @@ def _export_texts(run: Reopened, target: str | None, way: str | None) -> RunReco
         run.record, text_files=files.rows, refused=files.refused, files=left_files(job.out)
     )
     save_record(job.out / "results.json", record)
-    leave_report(record, job.out)
+    save_report(record, job.out)
     raise_refused(files.refused, job.out)
     return record
 
 
-def _export(run: Reopened, target: str | None, way: str | None) -> RunRecord:
+def _export(run: LoadedRun, target: str | None, scheme: str | None) -> RunRecord:
     folder = run.job.out / "export"
     costs, key = _so_far(run)
     save_weights(run.student.selected, folder / WEIGHTS)
@@ -95,7 +95,7 @@ def _export(run: Reopened, target: str | None, way: str | None) -> RunRecord:
         targets = tuple(dict.fromkeys(("onnx", *targets)))
     for name in targets:
         TARGETS[name].check()
-        costs = export_all(run.job, network, name, [way] if way else [], costs)
+        costs = export_all(run.job, network, name, [scheme] if scheme else [], costs)
     # A file that was there stays where its new one is refused, and one that is there now is not.
     failed = [entry for entry in costs.refused if not any(entry is old for old in before)]
     still = {entry.file for entry in costs.refused}
@@ -105,7 +105,7 @@ def _export(run: Reopened, target: str | None, way: str | None) -> RunRecord:
     return record
 
 
-def _so_far(run: Reopened) -> tuple[Costs, str]:
+def _so_far(run: LoadedRun) -> tuple[Costs, str]:
     """Existing exports, and the key under which they were made.
 
     Raises:
@@ -119,7 +119,7 @@ def _so_far(run: Reopened) -> tuple[Costs, str]:
     return load_record(folder / COSTS, Costs), marker.key
 
 
-def _leave(run: Reopened, costs: Costs, key: str) -> RunRecord:
+def _leave(run: LoadedRun, costs: Costs, key: str) -> RunRecord:
     folder = run.job.out / "export"
     mark_complete(folder, key, save_costs(folder, costs))
     record = replace(
@@ -131,6 +131,6 @@ def _leave(run: Reopened, costs: Costs, key: str) -> RunRecord:
         files=left_files(run.job.out),
     )
     save_record(run.job.out / "results.json", record)
-    hand_over(run.job, record, run.student)
-    leave_report(record, run.job.out)
+    export_package(run.job, record, run.student)
+    save_report(record, run.job.out)
     return record

@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tutelage.data.loading import Reader, in_order
+from tutelage.data.loading import BatchBuilder, in_order
 from tutelage.data.overlap import judged_on
 from tutelage.deploy import TARGETS, Target, export_checked, open_file, target_of
 from tutelage.deploy.runtime import as_arrays
 from tutelage.errors import ExportError
-from tutelage.evidence import Interval, paired_interval
 from tutelage.files import staged
 from tutelage.inputs import InputKind
 from tutelage.job import Job
 from tutelage.models.cost import size_row
 from tutelage.records import LatencyRow, ParityRow, QuantisedRow, RefusedFile, SizeRow
+from tutelage.significance import Interval, paired_interval
 from tutelage.tasks import Predictions
 from tutelage.tasks.predicting import predict_data
 from tutelage.types import Batch, Inputs
@@ -126,7 +126,7 @@ def export_float(job: Job, network: nn.Module, target: str, path: Path, costs: C
 
 
 def export_int8(
-    job: Job, network: nn.Module, target: str, way: str, source: Path, costs: Costs
+    job: Job, network: nn.Module, target: str, scheme: str, source: Path, costs: Costs
 ) -> Costs:
     """Write a network's int8 file, and compare it with the float file on the test data.
 
@@ -134,7 +134,7 @@ def export_int8(
         job: For its data.
         network: The network as delivered.
         target: A name of `TARGETS`.
-        way: One of the target's.
+        scheme: One of the target's.
         source: The float file.
         costs: What is known so far; the float file's rows are in it.
 
@@ -144,17 +144,17 @@ def export_int8(
     Raises:
         ExportError: The two disagree on too many samples; no file is left.
     """
-    name, path = int8_name(target, way, source, costs)
+    name, path = int8_name(target, scheme, source, costs)
     kind = TARGETS[target]
     _check_source(source, path, costs)
     with staged(path, kind.files) as staging:
-        kind.quantise(network, source, calibration(job), staging, way)
-        row = _judged(job, source, staging, name, way)
+        kind.quantise(network, source, calibration(job), staging, scheme)
+        row = _judged(job, source, staging, name, scheme)
     return costs.with_int8(row, _size(costs, float_name(target, source.stem), kind, name, path))
 
 
 def export_finetuned(
-    job: Job, network: nn.Module, target: str, way: str, source: Path, costs: Costs
+    job: Job, network: nn.Module, target: str, scheme: str, source: Path, costs: Costs
 ) -> Costs:
     """The same for a fine-tuned student, which is also compared with the plain int8 files.
 
@@ -162,23 +162,25 @@ def export_finetuned(
         job: For its data.
         network: The fine-tuned student, as it is delivered.
         target: A name of `TARGETS`.
-        way: What it was fine-tuned for.
+        scheme: What it was fine-tuned for.
         source: The float file of the student before.
-        costs: What is known so far; the plain eight-bit file's rows are in it.
+        costs: What is known so far; the plain int8 file's rows are in it.
 
     Raises:
         ExportError: It disagrees with the float student on too many samples; no file is left.
     """
     kind, like = TARGETS[target], float_name(target, source.stem)
-    plain = next((row for row in costs.quantised if (row.target, row.way) == (target, way)), None)
+    plain = next(
+        (row for row in costs.quantised if (row.target, row.scheme) == (target, scheme)), None
+    )
     path = finetuned_path(source)
     name = f"{like} int8 {FINETUNED}"
     _check_source(source, path, costs)
     with staged(path, kind.files) as staging:
         float_file = staging.with_name(f"float{source.suffix}")
         kind.write(network, _parity_samples(job)[0][0], float_file)
-        kind.quantise(network, float_file, calibration(job), staging, way)
-        row = _judged(job, source, staging, name, f"{way}, {FINETUNED}")
+        kind.quantise(network, float_file, calibration(job), staging, scheme)
+        row = _judged(job, source, staging, name, f"{scheme}, {FINETUNED}")
         if plain is not None:
             row = _against_plain(job, row, staging, source.with_name(plain.file))
     return costs.with_int8(row, _size(costs, like, kind, name, path))
@@ -205,7 +207,7 @@ def float_name(target: str, stem: str = "student") -> str:
     return network if target == "onnx" else f"{network} {target}"
 
 
-def int8_name(target: str, way: str, source: Path, costs: Costs) -> tuple[str, Path]:
+def int8_name(target: str, scheme: str, source: Path, costs: Costs) -> tuple[str, Path]:
     """Name of an int8 file in tables and on disk; the first scheme is not named.
 
     The name of a first one that was refused is not given to a second: whoever asks for it by that
@@ -215,10 +217,10 @@ def int8_name(target: str, way: str, source: Path, costs: Costs) -> tuple[str, P
         f"{float_name(target, source.stem)} int8",
         source.with_suffix(f".int8{source.suffix}"),
     )
-    first = next((row.way for row in costs.quantised if row.name == stem), way)
-    if way == first and path.name not in {entry.file for entry in costs.refused}:
+    first = next((row.scheme for row in costs.quantised if row.name == stem), scheme)
+    if scheme == first and path.name not in {entry.file for entry in costs.refused}:
         return stem, path
-    return f"{stem} {way}", source.with_name(f"{source.stem}.{way}.int8{source.suffix}")
+    return f"{stem} {scheme}", source.with_name(f"{source.stem}.{scheme}.int8{source.suffix}")
 
 
 def _size(costs: Costs, like: str, kind: Target, name: str, path: Path) -> SizeRow:
@@ -226,7 +228,7 @@ def _size(costs: Costs, like: str, kind: Target, name: str, path: Path) -> SizeR
     return replace(row, name=name, size_bytes=kind.size_bytes(path))
 
 
-def _judged(job: Job, source: Path, path: Path, name: str, way: str) -> QuantisedRow:
+def _judged(job: Job, source: Path, path: Path, name: str, scheme: str) -> QuantisedRow:
     """Comparison of two files by their predictions on the test data."""
     expected, given = run_file(job, source), run_file(job, path)
     agreement = job.task.agreement(expected.logits, given.logits)
@@ -240,8 +242,8 @@ def _judged(job: Job, source: Path, path: Path, name: str, way: str) -> Quantise
     return QuantisedRow(
         name=name,
         file=path.name,
-        way=way,
-        calibration=0 if way.startswith("dynamic") else len(calibration_ids(job)),
+        scheme=scheme,
+        calibration=0 if scheme.startswith("dynamic") else len(calibration_ids(job)),
         metric=job.task.validate(given)[0],
         float_metric=job.task.validate(expected)[0],
         low=found.low,
@@ -319,7 +321,7 @@ def example_input(job: Job) -> Inputs:
     return export_inputs(reader, reader[ids, torch.zeros_like(ids)])
 
 
-def export_inputs(reader: Reader, batch: Batch) -> Inputs:
+def export_inputs(reader: BatchBuilder, batch: Batch) -> Inputs:
     """A batch as exported networks take it: pixels of 0 to 1; of texts what networks see."""
     return reader.inputs.export_inputs(batch.inputs)
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from tutelage.deploy import TARGETS
-from tutelage.deploy.simulate import WEIGHT_STEPS, settled, simulate_int8
+from tutelage.deploy.simulate import WEIGHT_STEPS, remove_fake_quant, simulate_int8
 from tutelage.engine import Arm
 from tutelage.engine.events import Listener
 from tutelage.engine.prepare import prepare_from
 from tutelage.errors import ConfigError, TrainingError
 from tutelage.job import Job
 from tutelage.objective import Loss, Objective
-from tutelage.pipeline.training import Trained, load_adapters, train_arm
+from tutelage.pipeline.training import TrainedModel, load_adapters, train_arm
 from tutelage.teachers import Teacher
 from tutelage.teachers.module import state_fingerprint
 
@@ -30,7 +30,7 @@ class Finetuned:
         problem: Why a training failed; its network is then not among them.
     """
 
-    by_steps: Mapping[int, Trained] = field(default_factory=dict)
+    by_steps: Mapping[int, TrainedModel] = field(default_factory=dict)
     problem: str = ""
 
     @property
@@ -40,7 +40,7 @@ class Finetuned:
 
 
 def finetune_stage(
-    job: Job, student: Trained, teacher: Teacher | None, listener: Listener
+    job: Job, student: TrainedModel, teacher: Teacher | None, listener: Listener
 ) -> Finetuned:
     """Continue the training of the delivered student with simulated int8.
 
@@ -49,7 +49,7 @@ def finetune_stage(
     Targets whose files have the same steps share one training.
 
     Returns:
-        Plain networks again, with weights that eight bits hold; none where nothing was asked. A
+        Plain networks again, with weights that int8 holds; none where nothing was asked. A
         training that fails is told of and takes nothing with it.
 
     Raises:
@@ -70,12 +70,12 @@ def finetune_stage(
 def weight_steps(job: Job) -> list[int]:
     """Weight steps of the files that fine-tuning is for, each once, ONNX's first."""
     targets = (TARGETS[name] for name in job.export.all_targets)
-    return list(dict.fromkeys(t.weight_steps for t in targets if job.int8[0] in t.ways))
+    return list(dict.fromkeys(t.weight_steps for t in targets if job.int8[0] in t.schemes))
 
 
 def _train_on(
-    job: Job, student: Trained, teacher: Teacher | None, steps: int, listener: Listener
-) -> Trained:
+    job: Job, student: TrainedModel, teacher: Teacher | None, steps: int, listener: Listener
+) -> TrainedModel:
     settings = job.export.finetune
     assert settings is not None
     objective = copy.deepcopy(job.objective)
@@ -106,7 +106,9 @@ def _train_on(
     trained = train_arm(arm, network, listener)
     plain = student.selected
     return replace(
-        trained, last=settled(trained.last, plain), selected=settled(trained.selected, plain)
+        trained,
+        last=remove_fake_quant(trained.last, plain),
+        selected=remove_fake_quant(trained.selected, plain),
     )
 
 
@@ -116,8 +118,8 @@ def check_can_go_on(objective: Objective) -> None:
     Raises:
         ConfigError: One of its losses does.
     """
-    for term in objective.counted:
-        if type(term.loss).wrap is not Loss.wrap:
+    for term in objective.active_terms:
+        if type(term.loss).modify_student is not Loss.modify_student:
             raise ConfigError(
                 f"export.finetune: the loss {term.name!r} adds parts to the student when training "
                 "starts, so it cannot continue from a trained one. Leave export.finetune out."

@@ -15,11 +15,11 @@ from tutelage.deploy.measuring import (
 from tutelage.deploy.targets import target_of
 from tutelage.errors import RunFolderError
 from tutelage.files import file_sha256, fingerprint, read_bytes, write_json
-from tutelage.left import check_left
 from tutelage.locks import locked
 from tutelage.pipeline.exporting import SAMPLE
-from tutelage.pipeline.reporting import leave_report
+from tutelage.pipeline.reporting import save_report
 from tutelage.records import Measurement, RunRecord, load_record, save_record
+from tutelage.stage_files import check_left
 
 FOLDER, HERE = "measurements", "here.json"
 NUMPY_TYPES = {
@@ -200,5 +200,5 @@ def _sha256(folder: Path, name: str) -> str:
 def _update(folder: Path, record: RunRecord) -> RunRecord:
     record = replace(record, measurements=load_measurements(folder))
     save_record(folder / "results.json", record)
-    leave_report(record, folder)
+    save_report(record, folder)
     return record

@@ -32,7 +32,7 @@ FACTS_OF_BUILTIN = Facts(num_classes=10, in_channels=1, image_size=28)
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ProposalRequest:
     """A teacher, with the facts that proposals need.
 
     Attributes:
@@ -48,14 +48,14 @@ class Question:
     teacher: Mapping[str, Any]
 
 
-def ask(
+def read_request(
     model: str,
     *,
     settings: Mapping[str, Any] | None = None,
     weights: Path | None = None,
     base: str | None = None,
     facts: Facts | None = None,
-) -> Question:
+) -> ProposalRequest:
     """Build the teacher that a command names.
 
     Args:
@@ -85,10 +85,10 @@ def ask(
     teacher = _teacher_part(model, settings or {}, weights, recipe)
     network = make_model(model, settings, weights=weights, **facts.as_arguments()).eval()
     original = Original(_whole_name(model, Path()), settings or {}, network, weights is not None)
-    return Question(original, facts, recipe, teacher)
+    return ProposalRequest(original, facts, recipe, teacher)
 
 
-def _of_run(folder: Path) -> Question:
+def _of_run(folder: Path) -> ProposalRequest:
     file = folder / "recipe.yaml"
     if not file.is_file():
         raise RunFolderError(f"{folder}: no recipe.yaml in it, so it is no run. Name a run folder.")
@@ -106,7 +106,7 @@ def _of_run(folder: Path) -> Question:
     if weights is not None:
         teacher.pop("training", None)
         teacher["weights"] = str(weights.resolve())
-    return Question(original, facts, recipe, teacher)
+    return ProposalRequest(original, facts, recipe, teacher)
 
 
 def facts_of(recipe: Recipe) -> Facts:
@@ -149,7 +149,7 @@ def _whole_name(model: str, folder: Path) -> str:
 
 
 def write_proposals(
-    question: Question,
+    question: ProposalRequest,
     budget_text: str,
     proposals: Sequence[Proposal],
     folder: Path,
@@ -177,7 +177,7 @@ def write_proposals(
 
 
 def _write(
-    question: Question, budget_text: str, proposal: Proposal, folder: Path, form: Form
+    question: ProposalRequest, budget_text: str, proposal: Proposal, folder: Path, form: Form
 ) -> Path:
     assert question.recipe is not None
     candidate = proposal.candidate
@@ -190,8 +190,8 @@ def _write(
     content = question.recipe.model_dump(mode="json", exclude_defaults=True)
     content |= {"teacher": dict(question.teacher), "student": student}
     if form != FLOAT_ONNX:
-        ways = [] if form.way is None else [form.way]
-        content["export"] = content.get("export", {}) | {"targets": [form.target], "int8": ways}
+        schemes = [] if form.scheme is None else [form.scheme]
+        content["export"] = content.get("export", {}) | {"targets": [form.target], "int8": schemes}
     if proposal.fits:
         content["budget"] = budget_text
     output = question.recipe.output
@@ -208,14 +208,16 @@ def form_of(job: Job) -> Form:
     """Format of a recipe's student: its first target, in int8 if it makes any."""
     target = job.export.targets[0] if job.export.targets else FLOAT_ONNX.target
     measured = () if job.measure is None or job.measure.int8 is None else (job.measure.int8,)
-    ways = (way for way in (*measured, *job.export.int8) if way in TARGETS[target].ways)
-    return Form(target, next(ways, None))
+    schemes = (
+        scheme for scheme in (*measured, *job.export.int8) if scheme in TARGETS[target].schemes
+    )
+    return Form(target, next(schemes, None))
 
 
 def options_of(form: Form) -> str:
     """Command-line options of a format, without the defaults."""
     target = "" if form.target == FLOAT_ONNX.target else f" --target {form.target}"
-    return target if form.way is None else f"{target} --int8 {form.way}"
+    return target if form.scheme is None else f"{target} --int8 {form.scheme}"
 
 
 def check_budget(job: Job, deliverable: nn.Module) -> str:

@@ -7,10 +7,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from tutelage.engine.memory import told_where
+from tutelage.distributed import on_main_process, world
+from tutelage.engine.memory import oom_context
 from tutelage.errors import of_role
 from tutelage.job import Job
-from tutelage.ranks import first, here
 from tutelage.records import Metric
 from tutelage.tasks.predicting import OF_PROBABILITIES, are_shares, check_logits, predict_data
 
@@ -67,7 +67,7 @@ def measure_quality(job: Job, model: nn.Module, name: str) -> Quality | None:
     reader, task = job.valid_reader, job.teacher_task
     if reader is None:
         return None
-    is_cut = job.shards_teacher and here().are_several
+    is_cut = job.shards_teacher and world().is_distributed
     device = torch.device("cpu") if is_cut else Accelerator().device
 
     def ask() -> list[float]:
@@ -76,6 +76,6 @@ def measure_quality(job: Job, model: nn.Module, name: str) -> Quality | None:
         shares = float(task.gives in OF_PROBABILITIES and are_shares(said.outputs))
         return [task.validate(said)[0], task.chance(said.labels), shares]
 
-    with of_role(name), told_where(name):
-        value, chance, is_share_each = first(ask)
+    with of_role(name), oom_context(name):
+        value, chance, is_share_each = on_main_process(ask)
     return Quality(value, chance, bool(is_share_each))

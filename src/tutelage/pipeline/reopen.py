@@ -12,18 +12,18 @@ from tutelage.engine.checkpoint import Progress
 from tutelage.engine.prepare import prepare_from
 from tutelage.errors import RunFolderError
 from tutelage.job import Job
-from tutelage.left import CompletionMarker, check_left
 from tutelage.models.copies import copied
 from tutelage.models.load import load_weights
 from tutelage.pipeline.delivery import pick_student
-from tutelage.pipeline.training import LAST, PROGRESS, SELECTED, Trained
+from tutelage.pipeline.training import LAST, PROGRESS, SELECTED, TrainedModel
 from tutelage.records import RunRecord, load_record
+from tutelage.stage_files import CompletionMarker, check_left
 from tutelage.teachers import ModuleTeacher
 from tutelage.teachers.module import state_fingerprint
 
 
 @dataclass(frozen=True, slots=True)
-class Reopened:
+class LoadedRun:
     """A loaded run.
 
     Attributes:
@@ -35,11 +35,11 @@ class Reopened:
 
     job: Job
     record: RunRecord
-    teacher: Trained
-    student: Trained
+    teacher: TrainedModel
+    student: TrainedModel
 
 
-def reopen(folder: Path) -> Reopened:
+def reopen(folder: Path) -> LoadedRun:
     """Load a finished run's networks.
 
     Args:
@@ -74,26 +74,26 @@ def reopen(folder: Path) -> Reopened:
         )
         for seed in job.seeds
     ]
-    return Reopened(job, record, teacher, pick_student(arms, job.task.metric))
+    return LoadedRun(job, record, teacher, pick_student(arms, job.task.metric))
 
 
-def _teacher(job: Job, record: RunRecord) -> Trained:
+def _teacher(job: Job, record: RunRecord) -> TrainedModel:
     members = []
     for number, plan in enumerate(job.teachers):
         model = job.new_member(plan)
         place = job.out / ("teacher" if number == 0 else f"teacher-{number + 1}")
         if plan.train is None:
             key = state_fingerprint(model.eval())
-            members.append(Trained("teacher", plan.seed, model, model, Progress(), key))
+            members.append(TrainedModel("teacher", plan.seed, model, model, Progress(), key))
         else:
             members.append(_loaded(job, record, "teacher", plan.seed, model, place))
     if len(members) == 1:
         return members[0]
     whole = job.together([member.selected for member in members]).eval()
-    return Trained("teacher", 0, whole, whole, Progress(), state_fingerprint(whole))
+    return TrainedModel("teacher", 0, whole, whole, Progress(), state_fingerprint(whole))
 
 
-def _last_teacher(job: Job, record: RunRecord, teacher: Trained) -> Trained:
+def _last_teacher(job: Job, record: RunRecord, teacher: TrainedModel) -> TrainedModel:
     """The network that taught the students: the last assistant, or the teacher."""
     for number, make in enumerate(job.assistants, start=1):
         network = _wrapped(job, make(), teacher.selected)
@@ -126,7 +126,7 @@ def _wrapped(job: Job, student: nn.Module, teacher: nn.Module) -> nn.Module:
 
 def _loaded(
     job: Job, record: RunRecord, arm: str, seed: int, model: nn.Module, place: Path
-) -> Trained:
+) -> TrainedModel:
     if not (place / "stamp.json").exists():
         raise RunFolderError(
             f"{place}: holds no finished training. Finish the run first: tutelage run "
@@ -138,4 +138,4 @@ def _loaded(
     load_weights(last, place / LAST)
     load_weights(selected, place / SELECTED)
     progress = load_record(place / PROGRESS, Progress)
-    return Trained(arm, seed, last.eval(), selected.eval(), progress, key)
+    return TrainedModel(arm, seed, last.eval(), selected.eval(), progress, key)

@@ -10,7 +10,7 @@ WRITERS = ("plotly", "jinja2")
 PAGE = "report.html"
 
 
-def leave_report(record: RunRecord, out: Path) -> None:
+def save_report(record: RunRecord, out: Path) -> None:
     """Write report.html; without the extra, only remove an older one."""
     if not missing():
         write_report(record, out / PAGE)

@@ -16,13 +16,13 @@ from tutelage.data.overlap import judged_on, overlap_note
 from tutelage.data.scan import check_files, parts_of, scan, sources_of_files
 from tutelage.deploy import TARGETS
 from tutelage.deploy.simulate import simulate_int8
+from tutelage.distributed import init_process_group, on_main_process, world
 from tutelage.doctor import preflight
 from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
 from tutelage.engine.memory import in_parts_note
 from tutelage.errors import ConfigError, require
 from tutelage.files import fingerprint, write_json, write_text
 from tutelage.job import Job
-from tutelage.left import left_files
 from tutelage.locks import locked
 from tutelage.pipeline.delivery import (
     Costs,
@@ -31,18 +31,18 @@ from tutelage.pipeline.delivery import (
     wrap_for_export,
 )
 from tutelage.pipeline.environment import environment, say_machine
+from tutelage.pipeline.evaluation import EvaluationResult, evaluate_stage
 from tutelage.pipeline.exporting import cost_notes
 from tutelage.pipeline.finetuning import check_can_go_on, finetune_stage
-from tutelage.pipeline.handover import hand_over
-from tutelage.pipeline.judging import Judged, judge_stage
+from tutelage.pipeline.generation_samples import write_texts
+from tutelage.pipeline.lm_export import TextFiles, student_stage
 from tutelage.pipeline.measuring import load_measurements
+from tutelage.pipeline.package import export_package
 from tutelage.pipeline.proposals import check_budget
-from tutelage.pipeline.reporting import leave_report, report_notes
+from tutelage.pipeline.reporting import report_notes, save_report
 from tutelage.pipeline.stages import Clock, Stage
-from tutelage.pipeline.text_files import TextFiles, student_stage
-from tutelage.pipeline.texts import write_texts
 from tutelage.pipeline.training import (
-    Trained,
+    TrainedModel,
     arm_stage,
     assistant_stage,
     cache_place,
@@ -52,14 +52,14 @@ from tutelage.pipeline.training import (
     teacher_stage,
 )
 from tutelage.pipeline.transfer import transfer_stage
-from tutelage.ranks import first, here, join
 from tutelage.records import (
     CacheRow,
+    GenerationSample,
     RunRecord,
-    WrittenText,
     load_record,
     save_record,
 )
+from tutelage.stage_files import left_files
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.build import build_cache
 from tutelage.teachers.codecs import make_codec
@@ -71,16 +71,16 @@ OWN_CODE = "code"  # for whoever reads the run; nothing runs from there
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class RunResult:
     """Result of a finished run."""
 
     record: RunRecord
-    teacher: Trained
-    arms: list[Trained]
-    student: Trained
+    teacher: TrainedModel
+    arms: list[TrainedModel]
+    student: TrainedModel
 
 
-def run_job(job: Job, listener: Listener = ignore) -> Finished:
+def run_job(job: Job, listener: Listener = ignore) -> RunResult:
     """Run every stage; finished stages are skipped.
 
     Args:
@@ -104,28 +104,28 @@ def rebuild_cache(job: Job, listener: Listener = ignore) -> None:
         LockedError: Another process writes into the run folder.
     """
     with _at_work(job, "cache build"):
-        first(lambda: discard_cache(job))
+        on_main_process(lambda: discard_cache(job))
         prepare_teacher(job, listener)
 
 
 @contextmanager
 def _at_work(job: Job, what: str) -> Iterator[None]:
     """Validate the job and lock its run folder."""
-    join()
-    first(lambda: preflight(job))
+    init_process_group()
+    on_main_process(lambda: preflight(job))
     check_extras(job)
     if job.budget is not None:
         check_budget(job, wrap_for_export(job, job.new_student(0)))
-    if not here().is_first:
+    if not world().is_main:
         yield
         return
     with locked(job.out, what):
         yield
 
 
-def _run(job: Job, listener: Listener) -> Finished:
+def _run(job: Job, listener: Listener) -> RunResult:
     clock = Clock()
-    listener = listener if join().is_first else ignore
+    listener = listener if init_process_group().is_main else ignore
     job, teacher, source = prepare_teacher(job, listener, clock)
     with clock.time("arms"):
         arms, notes = _arms(job, source, teacher, listener)
@@ -143,7 +143,7 @@ def _run(job: Job, listener: Listener) -> Finished:
             written = write_texts(job, {"teacher": teacher.selected, **beside})
         listener(StageStarted("evaluation", None))
         with clock.time("evaluation"):
-            judged = judge_stage(job, teacher, arms, Accelerator().device, student.seed)
+            judged = evaluate_stage(job, teacher, arms, Accelerator().device, student.seed)
         listener(StageDone("evaluation", was_there=False))
         found = (judged, _cache_row(source), notes, clock.seconds, files, written)
         # What was found out stays, even if a converter takes the whole process with it.
@@ -152,27 +152,27 @@ def _run(job: Job, listener: Listener) -> Finished:
             costs = delivery_stage(job, teacher, student, listener, finetuned)
         record = replace(_record(job, costs, *found), files=left_files(job.out))
         save_record(job.out / "results.json", record)
-        hand_over(job, record, student)
+        export_package(job, record, student)
         if job.has_report:
-            leave_report(record, job.out)
+            save_report(record, job.out)
 
-    first(conclude)
+    on_main_process(conclude)
     record = load_record(job.out / "results.json", RunRecord)
-    return Finished(record, teacher, arms, student)
+    return RunResult(record, teacher, arms, student)
 
 
 def prepare_teacher(
     job: Job, listener: Listener, clock: Clock | None = None
-) -> tuple[Job, Trained, Teacher | None]:
-    """The first stages: train or load the teacher, make transfer pictures, build the cache.
+) -> tuple[Job, TrainedModel, Teacher | None]:
+    """The first stages: train or load the teacher, make transfer images, build the cache.
 
     Returns:
         The job with the data that students see, the teacher's training, and what the students
         learn from (None if nothing needs it).
     """
     clock = clock or Clock()
-    listener = listener if join().is_first else ignore
-    first(lambda: _open(job, listener))
+    listener = listener if init_process_group().is_main else ignore
+    on_main_process(lambda: _open(job, listener))
     with clock.time("teacher"):
         teacher = teacher_stage(job, listener)
     with clock.time("transfer"):
@@ -188,9 +188,9 @@ def prepare_teacher(
     return job, teacher, source
 
 
-def only_teacher(job: Job, listener: Listener) -> tuple[Job, Trained]:
+def only_teacher(job: Job, listener: Listener) -> tuple[Job, TrainedModel]:
     """Train or load the teacher and draw transfer images: everything that a cache needs."""
-    listener = listener if join().is_first else ignore
+    listener = listener if init_process_group().is_main else ignore
     teacher = teacher_stage(job, listener)
     return transfer_stage(job, teacher, listener), teacher
 
@@ -209,7 +209,7 @@ def build_part(job: Job, part: Part, listener: Listener) -> Manifest | None:
     Raises:
         ConfigError: The teacher is yet to be trained, or there is no cache to build.
     """
-    listener = listener if join().is_first else ignore
+    listener = listener if init_process_group().is_main else ignore
     stamps = [job.out / name / "stamp.json" for name in ("teacher", "teacher-2")]
     trained = zip(job.teachers, stamps, strict=False)
     if job.codec is None:
@@ -242,14 +242,14 @@ def _open(job: Job, listener: Listener) -> None:
     _open_folder(job)
 
 
-def _source(job: Job, trained: Trained, folder: str, listener: Listener) -> Teacher:
+def _source(job: Job, trained: TrainedModel, folder: str, listener: Listener) -> Teacher:
     """A trained network as a teacher, live or cached."""
     return cache_stage(job, live_teacher(job, trained), listener, folder)
 
 
-def live_teacher(job: Job, trained: Trained) -> ModuleTeacher:
+def live_teacher(job: Job, trained: TrainedModel) -> ModuleTeacher:
     """A trained network as a live teacher; one that will be sharded stays on its device."""
-    is_cut = job.shards_teacher and here().are_several
+    is_cut = job.shards_teacher and world().is_distributed
     device = None if is_cut else Accelerator().device
     chunk = job.most_rows
     row = torch.zeros(1, dtype=torch.int64)
@@ -282,7 +282,7 @@ def _data_stage(job: Job, listener: Listener) -> None:
         for name, source in parts.items():
             scan(source, name, job.task.width, workers=job.settings.workers)
 
-    if all(source.is_fast for source in parts.values()):
+    if all(source.in_memory for source in parts.values()):
         look()
     else:
         _look_once(job, "data", [s.fingerprint for s in parts.values()], look, listener)
@@ -301,8 +301,8 @@ def _look_once(
 
 
 def _arms(
-    job: Job, source: Teacher | None, teacher: Trained, listener: Listener
-) -> tuple[list[Trained], list[str]]:
+    job: Job, source: Teacher | None, teacher: TrainedModel, listener: Listener
+) -> tuple[list[TrainedModel], list[str]]:
     """Train the baselines, note what they mean for the teacher, then train the distilled arms."""
     arms = []
     if job.has_baseline:
@@ -322,7 +322,7 @@ def _report_notes(job: Job) -> list[str]:
     return report_notes(job.out) if job.has_report else []
 
 
-def _memory_note(job: Job, trained: Trained) -> Iterator[str]:
+def _memory_note(job: Job, trained: TrainedModel) -> Iterator[str]:
     """Note on batches that were split to fit into memory."""
     if trained.progress.parts > 1:
         plan = job.teacher.train if trained.arm == "teacher" else None
@@ -333,7 +333,7 @@ def _memory_note(job: Job, trained: Trained) -> Iterator[str]:
 
 def _processes_note(job: Job) -> list[str]:
     """Note on batch norm, the only difference between several processes and one."""
-    count = here().count
+    count = world().count
     if count == 1:
         return []
     networks = (job.make_student(), *[p.make() for p in job.teachers if p.train is not None])
@@ -348,7 +348,7 @@ def _processes_note(job: Job) -> list[str]:
 
 
 def _capacity_note(
-    job: Job, teacher: Trained, baselines: list[Trained], listener: Listener
+    job: Job, teacher: TrainedModel, baselines: list[TrainedModel], listener: Listener
 ) -> list[str]:
     """Warning about a teacher that is no better than the baseline, before it teaches."""
     scores = [b.progress.best_metric for b in baselines if b.progress.best_metric is not None]
@@ -370,12 +370,12 @@ def _capacity_note(
 def _record(
     job: Job,
     costs: Costs,
-    judged: Judged,
+    judged: EvaluationResult,
     cache: CacheRow | None,
     notes: list[str],
     seconds: dict[str, float],
     files: TextFiles,
-    written: list[WrittenText],
+    written: list[GenerationSample],
 ) -> RunRecord:
     splits = job.splits
     return RunRecord(

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from tutelage.distributed import on_main_process
 from tutelage.engine.events import Listener, StageDone, StageStarted
-from tutelage.engine.memory import told_where
+from tutelage.engine.memory import oom_context
 from tutelage.errors import RunFolderError
 from tutelage.files import file_sha256
-from tutelage.left import CompletionMarker
-from tutelage.ranks import first
 from tutelage.records import load_record, save_record
+from tutelage.stage_files import CompletionMarker
 
 MARKER = "stamp.json"
 Result = TypeVar("Result")
@@ -57,10 +57,10 @@ class Stage(Generic[Result]):
             RunFolderError: The result of this key is there, but a file of it was changed.
         """
         listener(StageStarted(self.name, self.total))
-        was_there = first(lambda: is_complete(self.folder, self.key))
+        was_there = on_main_process(lambda: is_complete(self.folder, self.key))
         if not was_there:
             files = self.do()
-            first(lambda: mark_complete(self.folder, self.key, files))
+            on_main_process(lambda: mark_complete(self.folder, self.key, files))
         result = self.load()
         listener(StageDone(self.name, was_there, self.note(result)))
         return result
@@ -115,6 +115,6 @@ class Clock:
             OutOfMemoryError: Memory ran out.
         """
         begun = time.perf_counter()
-        with told_where(name):
+        with oom_context(name):
             yield
         self.seconds[name] = round(time.perf_counter() - begun, 3)

@@ -10,12 +10,14 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import nn
 
-from tutelage.data.loading import Reader
-from tutelage.engine import Arm, Fitted, TrainSettings, fit
+from tutelage.checksums import write_tensors
+from tutelage.data.loading import BatchBuilder
+from tutelage.distributed import on_main_process, world
+from tutelage.engine import Arm, FitResult, TrainSettings, fit
 from tutelage.engine.checkpoint import Progress
 from tutelage.engine.events import Advanced, Listener, StageDone, StageStarted
 from tutelage.engine.fit import CHECKPOINT
-from tutelage.engine.memory import told_where
+from tutelage.engine.memory import oom_context
 from tutelage.engine.prepare import prepare_from
 from tutelage.errors import RunFolderError
 from tutelage.files import fingerprint
@@ -27,24 +29,22 @@ from tutelage.objective import Objective
 from tutelage.pipeline.answers import check_answers
 from tutelage.pipeline.quality import measure_quality
 from tutelage.pipeline.stages import Stage
-from tutelage.ranks import first, here
 from tutelage.records import Metric, load_record, save_record
-from tutelage.sealed import write_tensors
 from tutelage.teachers import CachedTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.build import build_cache, cache_key
 from tutelage.teachers.codecs import make_codec
 from tutelage.teachers.module import new_head, state_fingerprint
 from tutelage.teachers.parts import copy_here, reopen
-from tutelage.teachers.places import Folder, Remote, place_of
+from tutelage.teachers.storage import LocalStorage, RemoteStorage, open_storage
 from tutelage.teachers.store import MANIFEST, discard
 
 LAST, SELECTED, PROGRESS = "last.safetensors", "selected.safetensors", "training.json"
 ADAPTERS = "adapters.safetensors"
-UNTOLD = ("workers", "checkpoint_s", "tensorboard", "shard")
+NOT_IN_FINGERPRINT = ("workers", "checkpoint_s", "tensorboard", "shard")
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainedModel:
     """A network with its training, new or loaded."""
 
     arm: str
@@ -56,27 +56,29 @@ class Trained:
     notes: tuple[str, ...] = ()
 
 
-def teacher_stage(job: Job, listener: Listener) -> Trained:
+def teacher_stage(job: Job, listener: Listener) -> TrainedModel:
     """Train the teachers on the labels, or take pretrained ones; several become one."""
     members = [_teacher(job, number, listener) for number in range(len(job.teachers))]
     if len(members) == 1:
         return members[0]
     last = job.together([member.last for member in members]).eval()
     selected = job.together([member.selected for member in members]).eval()
-    together = Trained("teacher", 0, last, selected, Progress(), state_fingerprint(selected))
+    together = TrainedModel("teacher", 0, last, selected, Progress(), state_fingerprint(selected))
     notes = tuple(note for member in members for note in member.notes)
     return _measured(job, replace(together, notes=notes), "teachers together", listener)
 
 
-def _teacher(job: Job, number: int, listener: Listener) -> Trained:
+def _teacher(job: Job, number: int, listener: Listener) -> TrainedModel:
     plan = job.teachers[number]
     model = job.new_member(plan)
     name = "teacher" if number == 0 else f"teacher {number + 1}"
     if plan.train is None:
         key = state_fingerprint(model.eval())
         place = job.out / name.replace(" ", "-")
-        first(lambda: check_answers(name, place, key, model, job.teacher_task, job.train_reader))
-        given = Trained("teacher", plan.seed, model, model, Progress(), key)
+        on_main_process(
+            lambda: check_answers(name, place, key, model, job.teacher_task, job.train_reader)
+        )
+        given = TrainedModel("teacher", plan.seed, model, model, Progress(), key)
         measured = _measured(job, given, name, listener)
         if measured.progress.best_metric is not None and not measured.notes:
             metric = job.teacher_task.metric
@@ -118,7 +120,7 @@ def _head_first(arm: Arm, model: nn.Module, epochs: int, listener: Listener) -> 
     return trained
 
 
-def _measured(job: Job, teacher: Trained, name: str, listener: Listener) -> Trained:
+def _measured(job: Job, teacher: TrainedModel, name: str, listener: Listener) -> TrainedModel:
     """The same with its score on the validation data, and the notes that follow from it."""
     quality = measure_quality(job, teacher.selected, name)
     if quality is None:
@@ -132,7 +134,7 @@ def _measured(job: Job, teacher: Trained, name: str, listener: Listener) -> Trai
     return replace(teacher, progress=progress, notes=(*teacher.notes, *notes))
 
 
-def assistant_stage(job: Job, number: int, teacher: Teacher, listener: Listener) -> Trained:
+def assistant_stage(job: Job, number: int, teacher: Teacher, listener: Listener) -> TrainedModel:
     """Train an assistant with its predecessor in the chain as teacher."""
     name = f"assistant {number + 1}"
     folder = job.out / "assistants" / str(number + 1)
@@ -145,13 +147,13 @@ def cache_stage(
 ) -> Teacher:
     """Build the teacher cache, or open the existing one; without a codec teach live."""
     if job.codec is None:
-        shared = teacher.shared_among(here().count)
-        if job.shards_teacher and here().are_several:
+        shared = teacher.shared_among(world().count)
+        if job.shards_teacher and world().is_distributed:
             return shared.in_pieces(Accelerator().device)
         return shared
     local = job.out / folder
-    place = cache_place(job) if folder == "cache" else Folder(local)
-    if isinstance(place, Folder):
+    place = cache_place(job) if folder == "cache" else LocalStorage(local)
+    if isinstance(place, LocalStorage):
         local = place.path
     return open_or_build(
         local,
@@ -164,28 +166,28 @@ def cache_stage(
     )
 
 
-def cache_place(job: Job) -> Folder | Remote:
+def cache_place(job: Job) -> LocalStorage | RemoteStorage:
     """Where the teacher cache of a run lies."""
-    return place_of(job.cache_path or job.out / "cache")
+    return open_storage(job.cache_path or job.out / "cache")
 
 
 def discard_cache(job: Job) -> None:
     """Discard the cache's manifest; the next build reuses its valid shards."""
     place = cache_place(job)
-    discard(place.path if isinstance(place, Folder) else job.out / "cache")
-    if isinstance(place, Remote):
+    discard(place.path if isinstance(place, LocalStorage) else job.out / "cache")
+    if isinstance(place, RemoteStorage):
         reopen(place)
 
 
 def open_or_build(
     folder: Path,
     teacher: ModuleTeacher,
-    reader: Reader,
+    reader: BatchBuilder,
     codec_name: str,
     listener: Listener,
     *,
     workers: int = 0,
-    place: Folder | Remote | None = None,
+    place: LocalStorage | RemoteStorage | None = None,
 ) -> CachedTeacher:
     """Open a teacher's cache for these data and views, after building it if it is missing.
 
@@ -199,12 +201,12 @@ def open_or_build(
         place: Where it lies, if not in the folder.
     """
     codec = make_codec(codec_name)
-    place = place or Folder(folder)
+    place = place or LocalStorage(folder)
     wanted = cache_key(teacher, reader, codec)
-    was_there = first(lambda: place.size(MANIFEST) is not None)
+    was_there = on_main_process(lambda: place.size(MANIFEST) is not None)
     listener(StageStarted("teacher cache", wanted.num_samples * wanted.num_views))
     if not was_there:
-        with _alone(place), told_where("teacher cache"):
+        with _alone(place), oom_context("teacher cache"):
             build_cache(
                 place,
                 teacher,
@@ -214,8 +216,8 @@ def open_or_build(
                 workers=workers,
                 progress=cache_progress(listener, teacher.task.items_per_sample),
             )
-    if isinstance(place, Remote):
-        first(lambda: copy_here(place, folder, wanted))
+    if isinstance(place, RemoteStorage):
+        on_main_process(lambda: copy_here(place, folder, wanted))
     cached = CachedTeacher(folder, wanted, teacher.task.gives)
     listener(StageDone("teacher cache", was_there, f"{cached.manifest.size_bytes / 1e6:.1f} MB"))
     return cached
@@ -245,14 +247,14 @@ def cache_progress(listener: Listener, items: int | None) -> Callable[[int, int]
     return tell
 
 
-def _alone(place: Folder | Remote) -> AbstractContextManager[None]:
+def _alone(place: LocalStorage | RemoteStorage) -> AbstractContextManager[None]:
     """Lock a folder during a cache build; an address cannot be locked."""
-    return locked(place.path, "cache build") if isinstance(place, Folder) else nullcontext()
+    return locked(place.path, "cache build") if isinstance(place, LocalStorage) else nullcontext()
 
 
 def arm_stage(
     job: Job, name: str, seed: int, objective: Objective, teacher: Teacher | None, tell: Listener
-) -> Trained:
+) -> TrainedModel:
     """Train one student, or load it if its training is finished."""
     folder = job.out / "arms" / name / f"seed-{seed}"
     return _taught(job, name, seed, job.new_student(seed), objective, teacher, folder, tell)
@@ -267,7 +269,7 @@ def _taught(
     teacher: Teacher | None,
     folder: Path,
     tell: Listener,
-) -> Trained:
+) -> TrainedModel:
     objective = copy.deepcopy(objective)
     student = prepare_from(
         network,
@@ -293,14 +295,14 @@ def _taught(
     return train_arm(arm, student, tell)
 
 
-def train_arm(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
+def train_arm(arm: Arm, model: nn.Module, listener: Listener) -> TrainedModel:
     """Train a network and save its weights, or load those of an earlier run.
 
     The arm's key is filled in here, of what it is given and all else that the training depends on.
     """
     arm = replace(arm, key=_key(arm, model))
     label = arm.name if arm.name.startswith("teacher") else f"{arm.name}, seed {arm.seed}"
-    first(lambda: check_answers(label, arm.folder, arm.key, model, arm.task, arm.train))
+    on_main_process(lambda: check_answers(label, arm.folder, arm.key, model, arm.task, arm.train))
     stage = Stage(
         name=label,
         folder=arm.folder,
@@ -311,18 +313,18 @@ def train_arm(arm: Arm, model: nn.Module, listener: Listener) -> Trained:
         note=lambda trained: _note(trained.progress, arm.task.metric),
     )
     trained = stage.run(listener)
-    first(lambda: (arm.folder / CHECKPOINT).unlink(missing_ok=True))
+    on_main_process(lambda: (arm.folder / CHECKPOINT).unlink(missing_ok=True))
     return trained
 
 
 def _fit_and_save(arm: Arm, model: nn.Module, listener: Listener) -> list[Path]:
     fitted = fit(copied(model), arm, listener)
-    first(lambda: _save(arm, fitted))
+    on_main_process(lambda: _save(arm, fitted))
     names = [LAST, SELECTED, PROGRESS, *([ADAPTERS] if fitted.adapters else [])]
     return [arm.folder / name for name in names]
 
 
-def _save(arm: Arm, fitted: Fitted) -> None:
+def _save(arm: Arm, fitted: FitResult) -> None:
     save_weights(fitted.last, arm.folder / LAST)
     save_weights(fitted.selected, arm.folder / SELECTED)
     save_record(arm.folder / PROGRESS, fitted.progress)
@@ -330,12 +332,12 @@ def _save(arm: Arm, fitted: Fitted) -> None:
         write_tensors(arm.folder / ADAPTERS, fitted.adapters, {})
 
 
-def _load(arm: Arm, model: nn.Module) -> Trained:
+def _load(arm: Arm, model: nn.Module) -> TrainedModel:
     last, selected = model, copied(model)
     load_weights(last, arm.folder / LAST)
     load_weights(selected, arm.folder / SELECTED)
     progress = load_record(arm.folder / PROGRESS, Progress)
-    return Trained(arm.name, arm.seed, last.eval(), selected.eval(), progress, arm.key)
+    return TrainedModel(arm.name, arm.seed, last.eval(), selected.eval(), progress, arm.key)
 
 
 def load_adapters(objective: Objective, folder: Path) -> None:
@@ -381,7 +383,7 @@ def _key(arm: Arm, model: nn.Module) -> str:
             arm.name.startswith("teacher"),
             state_fingerprint(model),
             arm.objective.describe(),
-            _telling(arm.settings),
+            _fingerprinted_settings(arm.settings),
             _data(arm.train),
             None if arm.valid is None else _data(arm.valid),
             None if arm.teacher is None else arm.teacher.fingerprint,
@@ -390,9 +392,11 @@ def _key(arm: Arm, model: nn.Module) -> str:
     )
 
 
-def _telling(settings: TrainSettings) -> dict[str, object]:
-    return {name: value for name, value in asdict(settings).items() if name not in UNTOLD}
+def _fingerprinted_settings(settings: TrainSettings) -> dict[str, object]:
+    return {
+        name: value for name, value in asdict(settings).items() if name not in NOT_IN_FINGERPRINT
+    }
 
 
-def _data(reader: Reader) -> list[str]:
+def _data(reader: BatchBuilder) -> list[str]:
     return [reader.fingerprint, reader.views.fingerprint]

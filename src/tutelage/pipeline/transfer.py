@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.sources import TensorSource
+from tutelage.distributed import on_main_process
 from tutelage.engine.events import Advanced, Listener
 from tutelage.engine.inversion import invert
 from tutelage.files import fingerprint, write_whole
 from tutelage.forwards import check_pictured
 from tutelage.job import Job
 from tutelage.pipeline.stages import Stage
-from tutelage.pipeline.training import Trained
-from tutelage.ranks import first
+from tutelage.pipeline.training import TrainedModel
 from tutelage.teachers.module import state_fingerprint
 from tutelage.types import one_tensor
 from tutelage.wording import quantity
@@ -23,13 +23,13 @@ from tutelage.wording import quantity
 PICTURES = "pictures.safetensors"
 
 
-def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
+def transfer_stage(job: Job, teacher: TrainedModel, listener: Listener) -> Job:
     """The job with drawn images in place of its training data.
 
     They are made once and kept in the run folder. A job without a transfer plan stays as it is.
 
     Raises:
-        ConfigError: The data are no pictures.
+        ConfigError: The data are no images.
         ModelError: The teacher has no batch norm with running statistics.
     """
     plan = job.transfer
@@ -51,11 +51,11 @@ def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
         _keep(path, job.train_reader, made)
 
     def do() -> list[Path]:
-        first(draw)
+        on_main_process(draw)
         return [path]
 
     stage = Stage(
-        name="transfer pictures",
+        name="transfer images",
         folder=path.parent,
         key=fingerprint([state_fingerprint(teacher.selected), asdict(plan), list(shape)]),
         do=do,
@@ -73,7 +73,7 @@ def transfer_stage(job: Job, teacher: Trained, listener: Listener) -> Job:
     return replace(job.on(splits), notes=(*job.notes, note))
 
 
-def _keep(path: Path, reader: Reader, made: TensorSource) -> None:
+def _keep(path: Path, reader: BatchBuilder, made: TensorSource) -> None:
     """Write the images, scaled as inputs are before normalisation."""
     pictures, labels = made.fetch(torch.arange(len(made)))
     assert labels is not None

@@ -7,11 +7,11 @@ from typing import Any
 
 from tutelage.deploy import open_session, run_session
 from tutelage.errors import ConfigError, RunFolderError
-from tutelage.left import check_left
+from tutelage.playground.image_samples import Pictures
 from tutelage.playground.kinds import Kind
-from tutelage.playground.pictures import Pictures
-from tutelage.playground.texts import Texts
+from tutelage.playground.text_samples import Texts
 from tutelage.records import RunRecord, load_record
+from tutelage.stage_files import check_left
 
 EXPORTS = {
     "teacher": "teacher.onnx",
@@ -50,14 +50,14 @@ class Sample:
     Attributes:
         sample_id: Its number in the test data.
         label: Its class.
-        picture_png: Base64, of a picture.
+        image_png: Base64, of an image.
         text: The text, if the sample is one.
         logits: Network name to what ONNX Runtime gives here, for the page to compare with.
     """
 
     sample_id: int
     label: int
-    picture_png: str | None
+    image_png: str | None
     text: str | None
     logits: dict[str, list[float]]
 
@@ -94,14 +94,14 @@ def read_run(run: Path, runtime: Path | None = None) -> Content:
 
     Raises:
         RunFolderError: Results or exported networks are missing.
-        ConfigError: The networks take neither pictures nor texts, or label every token of a text.
+        ConfigError: The networks take neither images nor texts, or label every token of a text.
         MissingExtraError: What a run of texts needs in a browser cannot be brought.
     """
     record = load_record(run / "results.json", RunRecord)
-    shown = [s for s in record.samples if s.picture_png or s.text]
+    shown = [s for s in record.samples if s.image_png or s.text]
     if record.samples and not shown:
         raise ConfigError(
-            f"{run}: its test samples are neither pictures nor texts with a class. The playground "
+            f"{run}: its test samples are neither images nor texts with a class. The playground "
             "shows those; of other inputs the report shows soft targets."
         )
     networks = _networks(run)
@@ -117,7 +117,7 @@ def read_run(run: Path, runtime: Path | None = None) -> Content:
     for s in shown:
         arrays = inputs.arrays(s)
         logits = {name: run_session(one, arrays)[0].tolist() for name, one in sessions.items()}
-        samples.append(Sample(s.sample_id, s.label, s.picture_png, s.text, logits))
+        samples.append(Sample(s.sample_id, s.label, s.image_png, s.text, logits))
     return Content(
         name=record.name,
         version=record.version,
@@ -132,8 +132,8 @@ def read_run(run: Path, runtime: Path | None = None) -> Content:
 def _kind(run: Path, record: RunRecord, source: Path, teacher: Any, runtime: Path | None) -> Kind:
     if any(sample.text for sample in record.samples):
         return Texts.of(run, runtime)
-    pictures = [s.picture_png for s in record.samples if s.picture_png]
-    return Pictures.of(source, teacher.get_inputs()[0].shape, pictures)
+    images = [s.image_png for s in record.samples if s.image_png]
+    return Pictures.of(source, teacher.get_inputs()[0].shape, images)
 
 
 def _networks(run: Path) -> list[Network]:

@@ -41,7 +41,7 @@ def write_folder(run: Path, out: Path, runtime: Runtime, given: Path | None = No
 
     Raises:
         RunFolderError: The run's folder lacks what is shown.
-        ConfigError: Its networks take neither pictures nor texts.
+        ConfigError: Its networks take neither images nor texts.
         WriteError: A file cannot be written.
     """
     refuse_links(run)

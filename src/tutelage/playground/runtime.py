@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tutelage.errors import MissingExtraError
 from tutelage.files import file_sha256, write_whole
-from tutelage.places import user_cache
+from tutelage.paths import user_cache
 
 SCRIPT = "ort.wasm.min.js"
 LOADER = "ort-wasm-simd-threaded.mjs"

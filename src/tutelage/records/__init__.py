@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from tutelage.checksums import read_json_with_checksum, write_json_with_checksum
 from tutelage.errors import RunFolderError
 from tutelage.records.costs import (
     FileName,
@@ -20,7 +21,6 @@ from tutelage.records.costs import (
     RefusedFile,
     SizeRow,
 )
-from tutelage.sealed import read_sealed, write_sealed
 from tutelage.wording import plain_number
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "CalibrationBin",
     "Confusion",
     "Evaluation",
+    "GenerationSample",
     "LatencyRow",
     "Machine",
     "MeasuredFile",
@@ -50,7 +51,6 @@ __all__ = [
     "TextFileRow",
     "TrainingRecord",
     "Verdict",
-    "WrittenText",
     "load_record",
     "save_record",
 ]
@@ -60,7 +60,7 @@ Record = TypeVar("Record")
 
 def save_record(path: Path, record: Any) -> None:
     """Write a record as JSON with its own checksum, atomically."""
-    write_sealed(path, asdict(record))
+    write_json_with_checksum(path, asdict(record))
 
 
 def load_record(path: Path, kind: type[Record]) -> Record:
@@ -69,7 +69,7 @@ def load_record(path: Path, kind: type[Record]) -> Record:
     Raises:
         RunFolderError: The file is missing, damaged, or does not hold such a record.
     """
-    found = read_sealed(path)
+    found = read_json_with_checksum(path)
     if found and next(iter(found)) not in kind.__dataclass_fields__:  # type: ignore[attr-defined]
         raise RunFolderError(f"{path}: damaged: it begins with {next(iter(found))[:40]!r}.")
     try:
@@ -326,7 +326,7 @@ class SoftTargetSample:
     Attributes:
         sample_id: Position in the test data.
         label: Its class.
-        picture_png: The picture as a base64 PNG, or None for inputs that are no pictures.
+        image_png: The image as a base64 PNG, or None for inputs that are no images.
         logits: Network name ("teacher", "baseline", "distilled") to logits; of the arms the seed
             that is delivered.
         text: The text, or None for inputs that are none.
@@ -334,7 +334,7 @@ class SoftTargetSample:
 
     sample_id: int
     label: int
-    picture_png: str | None
+    image_png: str | None
     logits: Mapping[str, Annotated[list[float], Field(min_length=1)]]
     text: str | None = None
 
@@ -348,7 +348,7 @@ class ShownSample:
         label: The label in words.
         outputs: Network name ("teacher", "baseline", "distilled") to its output in words.
         is_worst: Whether it was chosen for the student's error.
-        picture_png: The image as a base64 PNG, or None for other inputs.
+        image_png: The image as a base64 PNG, or None for other inputs.
         text: The text, or None for other inputs.
     """
 
@@ -356,7 +356,7 @@ class ShownSample:
     label: str
     outputs: Mapping[str, str]
     is_worst: bool
-    picture_png: str | None = None
+    image_png: str | None = None
     text: str | None = None
 
 
@@ -400,7 +400,7 @@ class TextFileRow:
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenText:
+class GenerationSample:
     """The beginning of a test text, and its continuations.
 
     Attributes:
@@ -456,10 +456,10 @@ class RunRecord:
         verdicts: Choice ("selected", "last") to verdict, of which `verdict` leads; empty without
             a baseline.
         sizes, latencies, parity: Costs and checks of the exported files.
-        quantised: Files of eight bits against the float ones.
+        quantised: Int8 files against the float ones.
         refused: Files that were asked for and are not delivered, with the reason.
         measurements: The exported files on this machine and on others.
-        samples: Test samples for the picture of soft targets.
+        samples: Test samples for the image of soft targets.
         cache: The teacher cache, None for a live teacher.
         text_files: A language model's student as ONNX and GGUF.
         written: What language models write after the same beginnings.
@@ -497,7 +497,7 @@ class RunRecord:
     metrics: list[Metric] = field(default_factory=list)
     shown: list[ShownSample] = field(default_factory=list)
     text_files: list[TextFileRow] = field(default_factory=list)
-    written: list[WrittenText] = field(default_factory=list)
+    written: list[GenerationSample] = field(default_factory=list)
     machine: str = ""
     refused: list[RefusedFile] = field(default_factory=list)
     finished: str = ""

@@ -87,7 +87,7 @@ class QuantisedRow:
     Attributes:
         name: In the run's tables.
         file: Its name.
-        way: How its activations are scaled.
+        scheme: How its activations are scaled.
         calibration: Training samples that they were scaled on.
         metric: The leading metric on the test data (`RunRecord.metric`).
         float_metric: The float file's.
@@ -104,7 +104,7 @@ class QuantisedRow:
 
     name: str
     file: FileName
-    way: str
+    scheme: Annotated[str, Field(validation_alias=AliasChoices("scheme", "way"))]
     calibration: int
     metric: Annotated[float, _once("metric", "accuracy")]
     float_metric: Annotated[float, _once("float_metric", "float_accuracy")]

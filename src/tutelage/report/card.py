@@ -41,7 +41,7 @@ def write_card(record: RunRecord, licences: Mapping[str, str], seed: int) -> str
         f"The files are of the distilled student of seed {seed}; {_calibration(record, seed)}",
         "## Files",
         _files(record),
-        *_eight_bits(record),
+        *_int8(record),
         *_openings(record),
         "## What it costs",
         _latencies(record.latencies),
@@ -138,14 +138,14 @@ def _float_row(record: RunRecord, row: ParityRow, size_bytes: int) -> Sequence[s
     )
 
 
-def _eight_bits(record: RunRecord) -> list[str]:
+def _int8(record: RunRecord) -> list[str]:
     rows = record.quantised
     if not rows:
         return []
     cells = [
         (
             f"`{row.file}`",
-            row.way,
+            row.scheme,
             metric_cell(record, row.metric),
             metric_interval(record, (row.difference, row.low, row.high)),
             percent(row.agreement),
@@ -155,14 +155,14 @@ def _eight_bits(record: RunRecord) -> list[str]:
     ]
     heads = (
         "file",
-        "way",
+        "scheme",
         metric_label(record),
         "minus float (95 %)",
         "equal predictions, %",
         "calibration samples",
     )
     where = f"on the {record.judged_on} data"
-    return [f"Eight bits against the float file, {where}:\n\n{_table(heads, cells)}"]
+    return [f"Int8 against the float file, {where}:\n\n{_table(heads, cells)}"]
 
 
 def _openings(record: RunRecord) -> list[str]:

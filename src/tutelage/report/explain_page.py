@@ -81,17 +81,17 @@ class Chart:
     curves: list[Curve]
 
 
-def explain_page(numbers: Mapping[str, Any], picture_png: str | None = None) -> str:
+def explain_page(numbers: Mapping[str, Any], image_png: str | None = None) -> str:
     """The page as one self-contained HTML text.
 
     Args:
         numbers: An explanation as plain data (`Explanation.to_json()`).
-        picture_png: The sample's picture as a base64 PNG, to be shown on top.
+        image_png: The sample's image as a base64 PNG, to be shown on top.
 
     Raises:
         MissingExtraError: Jinja is not installed.
     """
-    jinja2 = errors.require("jinja2", extra="report", purpose="The picture of an explanation")
+    jinja2 = errors.require("jinja2", extra="report", purpose="The image of an explanation")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -103,7 +103,7 @@ def explain_page(numbers: Mapping[str, Any], picture_png: str | None = None) -> 
     scale = _scale(numbers["temperatures"])
     page: str = environment.get_template("explain.html.j2").render(
         numbers=numbers,
-        picture_png=picture_png,
+        image_png=image_png,
         shown=shown,
         num_rest=len(numbers["classes"]) - len(shown),
         rows=_rows(numbers, shown),

@@ -1,4 +1,4 @@
-"""Top of the page: the verdict, its interval as a picture, and four key figures."""
+"""Top of the page: the verdict, its interval as an image, and four key figures."""
 
 import math
 from dataclasses import dataclass

@@ -87,7 +87,7 @@ def file_scores(record: RunRecord) -> dict[str, float]:
     """The task's metric on the test data, by name of the exported file.
 
     The student's files are of the student that is delivered, so one seed's. The baseline of that
-    seed has the student's costs and is in the picture under its own name.
+    seed has the student's costs and is in the image under its own name.
     """
     name = record.metric.name
     delivered = _delivered(record)

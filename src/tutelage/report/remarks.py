@@ -62,7 +62,7 @@ def _no_smaller(record: RunRecord, row: QuantisedRow, before: ParityRow) -> Iter
     if own is not None and other is not None and own >= other:
         yield (
             f"{row.file} is no smaller than {before.file} ({size(own)} against {size(other)}): "
-            "eight bits save nothing here. Use the float file."
+            "int8 saves nothing here. Use the float file."
         )
 
 
@@ -75,6 +75,6 @@ def _slower(record: RunRecord, row: QuantisedRow, before: ParityRow) -> Iterator
     if own is not None and other is not None and own > other and not is_noise(own, other):
         yield (
             f"{row.file} is slower than {before.file} (p50 {significant(own)} ms against "
-            f"{significant(other)} ms): eight bits save no time here. Use the float file, or try "
-            "another way to eight bits."
+            f"{significant(other)} ms): int8 saves no time here. Use the float file, or try "
+            "another int8 scheme."
         )

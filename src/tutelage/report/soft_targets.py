@@ -27,7 +27,7 @@ class Card:
     Attributes:
         title: Which sample it is.
         label: Name of its class.
-        picture: Base64 PNG, or empty.
+        image: Base64 PNG, or empty.
         text: The text, or empty.
         networks: Names of the networks with logits.
         picks: Network name to the class that it picks.
@@ -37,7 +37,7 @@ class Card:
 
     title: str
     label: str
-    picture: str
+    image: str
     text: str
     networks: list[str]
     picks: dict[str, str]
@@ -65,9 +65,9 @@ def make_cards(record: RunRecord) -> list[Card]:
 
 
 def without_bad_pictures(record: RunRecord) -> list[ShownSample]:
-    """The samples with outputs in words, without pictures that are no base64."""
+    """The samples with outputs in words, without images that are no base64."""
     return [
-        sample if BASE64.fullmatch(sample.picture_png or "") else replace(sample, picture_png=None)
+        sample if BASE64.fullmatch(sample.image_png or "") else replace(sample, image_png=None)
         for sample in record.shown
     ]
 
@@ -75,11 +75,11 @@ def without_bad_pictures(record: RunRecord) -> list[ShownSample]:
 def _make_card(record: RunRecord, sample: SoftTargetSample) -> Card:
     names = network_names(sample)
     shown = _shown_classes(sample, names)
-    picture = sample.picture_png or ""
+    image = sample.image_png or ""
     return Card(
         title=f"{networks.capital(record.judged_on)} sample {sample.sample_id}",
         label=networks.class_name(record, sample.label),
-        picture=picture if BASE64.fullmatch(picture) else "",
+        image=image if BASE64.fullmatch(image) else "",
         text=sample.text or "",
         networks=names,
         picks={name: networks.class_name(record, _best(sample.logits[name])) for name in names},

@@ -310,7 +310,7 @@ def quantised_table(record: RunRecord) -> Table:
         networks.metric_label(record),
         "float",
         "difference (95 % interval)",
-        *["over eight bits without fine-tuning"] * is_finetuned,
+        *["over int8 without fine-tuning"] * is_finetuned,
         "equal predictions, %",
         "largest difference of logits",
         "calibration samples",
@@ -320,7 +320,7 @@ def quantised_table(record: RunRecord) -> Table:
         Row(
             row.file,
             [
-                Cell(row.way),
+                Cell(row.scheme),
                 Cell(networks.metric_cell(record, row.metric)),
                 Cell(networks.metric_cell(record, row.float_metric)),
                 Cell(networks.metric_interval(record, (row.difference, row.low, row.high))),
@@ -340,7 +340,7 @@ def quantised_table(record: RunRecord) -> Table:
         )
         for row in record.quantised
     ]
-    return Table(title="Eight bits against float", columns=columns, rows=rows)
+    return Table(title="Int8 against float", columns=columns, rows=rows)
 
 
 def cache_facts(record: RunRecord) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from tutelage.losses import KD
 from tutelage.losses.divergences import log_mean_probabilities
 from tutelage.measures import Measure
 from tutelage.models.calling import call_checked
-from tutelage.models.modes import left_as_it_was
+from tutelage.models.modes import preserve_mode
 from tutelage.models.taps import tapped
 from tutelage.objective import Loss
 from tutelage.records import Evaluation, Metric
@@ -180,7 +180,7 @@ class Task(ABC):
             ModelError: A score is not a number; the message names the sample.
         """
         rows, labels, ids = [], [], []
-        with left_as_it_was(model):
+        with preserve_mode(model):
             model.eval()
             for batch in batches:
                 truth, numbers = self.truth(batch), self.items(batch).sample_ids

@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from tutelage.errors import ShapeError
-from tutelage.losses import EmbeddingCosine, SimCSE
-from tutelage.models.calling import call_checked
-from tutelage.models.taps import tapped
-from tutelage.neighbours import (
+from tutelage.embedding_metrics import (
     jackknife_values,
     pair_correlation,
     rank_correlations,
     shared_neighbours,
 )
+from tutelage.errors import ShapeError
+from tutelage.losses import EmbeddingCosine, SimCSE
+from tutelage.models.calling import call_checked
+from tutelage.models.taps import tapped
 from tutelage.objective import Loss
 from tutelage.records import Evaluation, Metric
 from tutelage.tasks.base import Predictions, Task

@@ -13,15 +13,15 @@ from tutelage.errors import DataError, ModelError, ShapeError
 from tutelage.losses import CrossEntropy
 from tutelage.losses.divergences import kl_of_logs, log_of_labels, log_soften
 from tutelage.models.calling import call_checked, own_copies
-from tutelage.models.modes import left_as_it_was
+from tutelage.models.modes import preserve_mode
 from tutelage.models.readout import parts_of, without_cache
 from tutelage.models.served import ServedModel
 from tutelage.models.taps import tapped
 from tutelage.records import Evaluation, Metric
 from tutelage.tasks.base import Predictions, Task
 from tutelage.tasks.numbers import held_impossible
-from tutelage.tasks.tokens import counted_tokens, score_by_sample, token_items
 from tutelage.tasks.tokens import network_inputs as all_inputs
+from tutelage.tasks.tokens import score_by_sample, token_items, valid_tokens
 from tutelage.types import Batch, HiddenStates, Outputs, SparseLogits, describe_inputs
 
 NLL = "nll"
@@ -49,12 +49,12 @@ class LanguageModeling(Task):
     Attributes:
         num_classes: Words of the tokenizer; a vocabulary that is filled up to a round number is
             cut to it.
-        block: Tokens that count of each sample, where all samples have as many; None where they
+        block_size: Valid tokens of each sample, where all samples have as many; None where they
             differ.
     """
 
     num_classes: int
-    block: int | None = None
+    block_size: int | None = None
 
     @property
     def width(self) -> int:
@@ -74,7 +74,7 @@ class LanguageModeling(Task):
     @property
     def items_per_sample(self) -> int | None:
         """Tokens per block."""
-        return self.block
+        return self.block_size
 
     def run(self, model: nn.Module, batch: Batch, layers: Sequence[str] = ()) -> Outputs:
         """Call a network on a batch.
@@ -88,7 +88,7 @@ class LanguageModeling(Task):
             ModelError: Its forward failed, or a layer cannot be read.
             ShapeError: It does not speak of this vocabulary.
         """
-        counted = counted_tokens(batch)
+        counted = valid_tokens(batch)
         with tapped(model, layers) as features:
             scores = self._scores(model, batch, counted)
         return Outputs(scores, features)
@@ -136,7 +136,7 @@ class LanguageModeling(Task):
             ModelError: A likelihood is not a number; the message names the sample.
         """
         said = []
-        with left_as_it_was(model):
+        with preserve_mode(model):
             model.eval()
             for batch in batches:
                 items = self.items(batch)

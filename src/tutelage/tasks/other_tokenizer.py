@@ -15,8 +15,8 @@ from tutelage.models.readout import parts_of, without_cache
 from tutelage.records import Evaluation, Metric
 from tutelage.tasks.base import Predictions, Task
 from tutelage.tasks.language_modeling import PERPLEXITY, LanguageModeling, log_likelihoods
-from tutelage.tasks.tokens import counted_tokens, token_items
-from tutelage.types import COUNTED, UNLABELLED, Batch, Outputs, by_name
+from tutelage.tasks.tokens import token_items, valid_tokens
+from tutelage.types import UNLABELLED, VALID_MASK, Batch, Outputs, by_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class OtherTokenizer(Task):
         if layers:
             raise DataError("A teacher of another tokenizer gives logits alone, no layers.")
         inputs = _inputs(batch)
-        counted = counted_tokens(batch)
+        counted = valid_tokens(batch)
         rows = inputs[f"{OTHER}rows"][counted]
         texts = torch.arange(len(counted), device=counted.device)[:, None].expand_as(counted)
         places = (texts[counted], rows.clamp(min=0))
@@ -136,7 +136,7 @@ def _inputs(batch: Batch) -> dict[str, Tensor]:
 def _own_inputs(ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """Tokens that have a next one, and the mask of valid ones."""
     counted = mask[:, 1:].bool()
-    return {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1], COUNTED: counted}
+    return {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1], VALID_MASK: counted}
 
 
 def _own_batches(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -145,5 +145,5 @@ def _own_batches(batches: Iterable[Batch]) -> Iterator[Batch]:
         inputs = _inputs(batch)
         ids, mask = inputs[f"{OTHER}ids"], inputs[f"{OTHER}mask"]
         named = _own_inputs(ids, mask)
-        labels = ids[:, 1:].masked_fill(~named[COUNTED], UNLABELLED)
+        labels = ids[:, 1:].masked_fill(~named[VALID_MASK], UNLABELLED)
         yield replace(batch, inputs=named, labels=labels)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from tutelage.data.loading import Reader, in_order, iterate
+from tutelage.data.loading import BatchBuilder, in_order, iterate
 from tutelage.errors import ModelError
 from tutelage.tasks.base import Predictions, Task
 from tutelage.types import HiddenStates, Outputs, Signal
@@ -25,7 +25,7 @@ _MOVES = re.compile(  # steps that hand numbers on as they are
 def predict_data(
     task: Task,
     model: nn.Module,
-    reader: Reader,
+    reader: BatchBuilder,
     *,
     batch_size: int,
     device: torch.device,

@@ -16,7 +16,7 @@ from tutelage.models.calling import call_checked
 from tutelage.models.taps import tapped
 from tutelage.records import ACCURACY, Evaluation
 from tutelage.tasks.base import Predictions, Task
-from tutelage.tasks.tokens import counted_tokens, network_inputs, token_items
+from tutelage.tasks.tokens import network_inputs, token_items, valid_tokens
 from tutelage.types import Batch, Outputs
 
 OF_TOKENS = replace(
@@ -82,7 +82,7 @@ class TokenClassification(Task):
             ModelError: Its forward failed, or a layer cannot be read.
             ShapeError: It did not give one row of logits a token.
         """
-        counted = counted_tokens(batch)
+        counted = valid_tokens(batch)
         with tapped(model, layers) as features:
             given = call_checked(model, network_inputs(batch))
         wanted = (*counted.shape, self.num_classes)

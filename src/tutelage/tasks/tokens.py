@@ -8,10 +8,10 @@ from torch import Tensor
 
 from tutelage.errors import DataError
 from tutelage.tasks.base import Predictions
-from tutelage.types import COUNTED, Batch, by_name
+from tutelage.types import VALID_MASK, Batch, by_name
 
 
-def counted_tokens(batch: Batch) -> Bool[Tensor, "samples length"]:
+def valid_tokens(batch: Batch) -> Bool[Tensor, "samples length"]:
     """Mask of the tokens that are items.
 
     It stands among the inputs under `COUNTED`, so that it is cut and moved with them, and a network
@@ -20,10 +20,10 @@ def counted_tokens(batch: Batch) -> Bool[Tensor, "samples length"]:
     Raises:
         DataError: The inputs do not say.
     """
-    counted = by_name(batch.inputs).get(COUNTED)
+    counted = by_name(batch.inputs).get(VALID_MASK)
     if counted is None:
         raise DataError(
-            f"A task of tokens needs the input {COUNTED!r}, which says what tokens count. Use a "
+            f"A task of tokens needs the input {VALID_MASK!r}, which says what tokens count. Use a "
             "data kind that gives it, or add it in your source's fetch."
         )
     return counted.bool()
@@ -32,18 +32,18 @@ def counted_tokens(batch: Batch) -> Bool[Tensor, "samples length"]:
 def tokens_a_sample(batch: Batch) -> float:
     """Mean number of tokens per sample: valid ones, or all but padding; 0 without tokens."""
     named = by_name(batch.inputs)
-    mask = named.get(COUNTED, named.get("attention_mask"))
+    mask = named.get(VALID_MASK, named.get("attention_mask"))
     return 0.0 if mask is None else float(mask.sum()) / len(batch)
 
 
 def network_inputs(batch: Batch) -> Mapping[str, Tensor]:
     """Inputs for the network."""
-    return {name: value for name, value in by_name(batch.inputs).items() if name != COUNTED}
+    return {name: value for name, value in by_name(batch.inputs).items() if name != VALID_MASK}
 
 
 def token_items(batch: Batch) -> Batch:
     """The batch with one row per valid token, sample by sample."""
-    counted = counted_tokens(batch)
+    counted = valid_tokens(batch)
     lengths = counted.sum(dim=1)
     return Batch(
         inputs=batch.inputs,

@@ -3,6 +3,13 @@
 from tutelage.teachers.base import CanCheck, HasParts, Teacher
 from tutelage.teachers.cached import CachedTeacher
 from tutelage.teachers.module import ModuleTeacher
-from tutelage.teachers.remembered import RememberedTeacher
+from tutelage.teachers.precomputed import PrecomputedTeacher
 
-__all__ = ["CachedTeacher", "CanCheck", "HasParts", "ModuleTeacher", "RememberedTeacher", "Teacher"]
+__all__ = [
+    "CachedTeacher",
+    "CanCheck",
+    "HasParts",
+    "ModuleTeacher",
+    "PrecomputedTeacher",
+    "Teacher",
+]

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from tutelage.data.loading import Reader, all_views, iterate
+from tutelage.data.loading import BatchBuilder, all_views, iterate
+from tutelage.distributed import barrier, on_main_process, world
 from tutelage.files import file_sha256
-from tutelage.ranks import first, here, wait_for_all
 from tutelage.tasks.numbers import check_numbers
 from tutelage.teachers.codecs import Codec
-from tutelage.teachers.fidelity import WhatIsLost, spans
+from tutelage.teachers.fidelity import ReconstructionStats, spans
 from tutelage.teachers.module import ModuleTeacher
-from tutelage.teachers.parts import Note, Part, finish, leave_note, read_manifest, read_notes
-from tutelage.teachers.places import Folder, Place, local_folder
+from tutelage.teachers.parts import Note, Part, finish, read_manifest, read_notes, save_note
+from tutelage.teachers.storage import LocalStorage, Storage, local_folder
 from tutelage.teachers.store import (
     MANIFEST,
     SHARD_BYTES,
@@ -32,7 +32,7 @@ from tutelage.teachers.store import (
 Progress = Callable[[int, int], None]
 
 
-def cache_key(teacher: ModuleTeacher, reader: Reader, codec: Codec) -> CacheKey:
+def cache_key(teacher: ModuleTeacher, reader: BatchBuilder, codec: Codec) -> CacheKey:
     """Key of a cache: the teacher and the data that it is made from."""
     return CacheKey(
         teacher=teacher.fingerprint,
@@ -49,9 +49,9 @@ def cache_key(teacher: ModuleTeacher, reader: Reader, codec: Codec) -> CacheKey:
 @dataclass(frozen=True, slots=True)
 class _Builder:
     folder: Path
-    place: Place
+    place: Storage
     teacher: ModuleTeacher
-    reader: Reader
+    reader: BatchBuilder
     codec: Codec
     device: torch.device
     workers: int
@@ -59,9 +59,9 @@ class _Builder:
 
 
 def build_cache(  # noqa: PLR0913 - where, what and how fast, each with a default
-    where: Path | Place,
+    where: Path | Storage,
     teacher: ModuleTeacher,
-    reader: Reader,
+    reader: BatchBuilder,
     codec: Codec,
     *,
     device: torch.device,
@@ -92,34 +92,34 @@ def build_cache(  # noqa: PLR0913 - where, what and how fast, each with a defaul
         The manifest, already in its place; None while other parts are missing.
     """
     key = cache_key(teacher, reader, codec)
-    place = Folder(where) if isinstance(where, Path) else where
-    if part is not None and first(lambda: _is_complete(place, key)):
+    place = LocalStorage(where) if isinstance(where, Path) else where
+    if part is not None and on_main_process(lambda: _is_complete(place, key)):
         return read_manifest(place)
-    first(lambda: place.remove(MANIFEST))
+    on_main_process(lambda: place.remove(MANIFEST))
     per_shard = _samples_per_shard(key, codec, shard_bytes)
     starts = range(0, key.num_samples, per_shard)
     mine = (part or Part()).of(len(starts))
     names = place.names()
-    there = first(lambda: [n for n in read_notes(place, names, key) if n in mine])
+    there = on_main_process(lambda: [n for n in read_notes(place, names, key) if n in mine])
     left = [number for number in mine if number not in there]
     items = min(len(mine) * per_shard, key.num_samples) * key.num_views
 
     def tell(shards: int, built: int) -> None:
         if progress is not None:  # of all processes, as if they were as far as this one
-            full = (len(there) + shards * here().count) * per_shard * key.num_views
-            progress(min(items, full + built * here().count), items)
+            full = (len(there) + shards * world().count) * per_shard * key.num_views
+            progress(min(items, full + built * world().count), items)
 
     with local_folder(place) as folder:
         builder = _Builder(folder, place, teacher, reader, codec, device, workers, key)
-        for done, number in enumerate(left[here().number :: here().count]):
+        for done, number in enumerate(left[world().number :: world().count]):
             samples = range(starts[number], min(starts[number] + per_shard, key.num_samples))
             _build_shard(builder, number, len(starts), samples, partial(tell, done))
-        wait_for_all()
-        is_complete = first(lambda: finish(place, key) is not None)
+        barrier()
+        is_complete = on_main_process(lambda: finish(place, key) is not None)
     return read_manifest(place) if is_complete else None
 
 
-def _is_complete(place: Place, key: CacheKey) -> bool:
+def _is_complete(place: Storage, key: CacheKey) -> bool:
     return place.size(MANIFEST) is not None and read_manifest(place).key == key
 
 
@@ -131,7 +131,7 @@ def _build_shard(
     builder.place.put(shard_path(builder.folder, number))
     seconds = time.perf_counter() - begun
     note = Note(number, count, builder.key, shard, seconds)
-    leave_note(builder.place, builder.folder, note)
+    save_note(builder.place, builder.folder, note)
 
 
 def _samples_per_shard(key: CacheKey, codec: Codec, shard_bytes: int) -> int:
@@ -175,7 +175,7 @@ def _write(
     at_once = teacher.best_size(builder.reader[first_row, torch.zeros_like(first_row)])
     requests = all_views(samples.start, samples.stop, num_views, batch_size=at_once)
     rows, done = [], 0
-    loss = WhatIsLost(teacher.task)
+    loss = ReconstructionStats(teacher.task)
     for batch in iterate(builder.reader, requests, builder.workers):
         given, items = teacher(batch.to(builder.device)), teacher.task.items(batch)
         for part in spans(given, builder.key.num_classes):

@@ -16,7 +16,7 @@ from tutelage.types import Batch, Outputs, Signal, SparseLogits
 BLUNTER = 2.0
 
 
-class WhatIsLost:
+class ReconstructionStats:
     """Statistics of the reconstruction, summed over a shard's items.
 
     Args:

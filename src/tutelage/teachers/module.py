@@ -16,7 +16,7 @@ from tutelage.models.copies import copied, state_of
 from tutelage.models.modes import frozen
 from tutelage.models.origin import origin_of
 from tutelage.models.taps import find_layer
-from tutelage.sharding import cut, piece
+from tutelage.sharding import local, shard
 from tutelage.tasks import Task
 from tutelage.teachers.lengths import by_length
 from tutelage.types import (
@@ -27,7 +27,7 @@ from tutelage.types import (
     Signal,
     SparseLogits,
     autocast,
-    each,
+    map_tensors,
     tensor_bytes,
 )
 
@@ -143,7 +143,7 @@ class ModuleTeacher:
         pieces.model = copied(self.model)
         pieces.device = device
         pieces._root = _Root(pieces.model, self.task)
-        cut(pieces._root, pieces.model)
+        shard(pieces._root, pieces.model)
         pieces._state = state_fingerprint(pieces.model)
         return pieces
 
@@ -215,7 +215,7 @@ def split(batch: Batch, size: int) -> Iterator[Batch]:
     for start in range(0, len(batch), size):
         rows = slice(start, start + size)
         yield Batch(
-            inputs=each(batch.inputs, lambda tensor, rows=rows: tensor[rows]),  # type: ignore[misc]
+            inputs=map_tensors(batch.inputs, lambda tensor, rows=rows: tensor[rows]),  # type: ignore[misc]
             labels=None,
             sample_ids=batch.sample_ids[rows],
             view_ids=batch.view_ids[rows],
@@ -232,7 +232,7 @@ def filled_up(batch: Batch, size: int) -> Batch:
         return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
 
     return Batch(
-        inputs=each(batch.inputs, longer),
+        inputs=map_tensors(batch.inputs, longer),
         labels=None,
         sample_ids=longer(batch.sample_ids),
         view_ids=longer(batch.view_ids),
@@ -256,7 +256,7 @@ def state_fingerprint(model: nn.Module) -> str:
     """Fingerprint of a network's class, weights and buffers, and their memory layout."""
     digest = hashlib.sha256(repr(model).encode())
     for name, value in state_of(model).items():
-        own = piece(value)
+        own = local(value)
         is_plain = own.ndim != 4 or own.is_contiguous()
         digest.update((name if is_plain else f"{name}, channels last").encode())
         digest.update(tensor_bytes(own))

@@ -8,7 +8,7 @@ from pathlib import Path
 from tutelage.errors import CacheError, ConfigError, RunFolderError
 from tutelage.files import file_sha256
 from tutelage.records import load_record, save_record
-from tutelage.teachers.places import Place, local_folder
+from tutelage.teachers.storage import Storage, local_folder
 from tutelage.teachers.store import (
     MANIFEST,
     CacheKey,
@@ -87,14 +87,14 @@ def note_path(folder: Path, number: int) -> Path:
     return shard_path(folder, number).with_suffix(".json")
 
 
-def leave_note(place: Place, folder: Path, note: Note) -> None:
+def save_note(place: Storage, folder: Path, note: Note) -> None:
     """Write a shard's note, which marks the shard as done."""
     path = note_path(folder, note.number)
     save_record(path, note)
     place.put(path)
 
 
-def read_notes(place: Place, names: set[str], key: CacheKey | None = None) -> dict[int, Note]:
+def read_notes(place: Storage, names: set[str], key: CacheKey | None = None) -> dict[int, Note]:
     """The notes in a storage, by shard, without those whose shard is missing or incomplete.
 
     Args:
@@ -120,7 +120,7 @@ def missing_shards(notes: dict[int, Note]) -> list[int]:
     return [number for number in range(count) if number not in notes]
 
 
-def finish(place: Place, key: CacheKey | None = None) -> Manifest | None:
+def finish(place: Storage, key: CacheKey | None = None) -> Manifest | None:
     """Write the manifest, once all shards exist, and delete files that it does not name.
 
     Args:
@@ -144,7 +144,7 @@ def finish(place: Place, key: CacheKey | None = None) -> Manifest | None:
     return made
 
 
-def _finish(place: Place, key: CacheKey | None) -> Manifest | None:
+def _finish(place: Storage, key: CacheKey | None) -> Manifest | None:
     names = place.names()
     notes = read_notes(place, names, key)
     if not notes:
@@ -174,7 +174,7 @@ def _finish(place: Place, key: CacheKey | None) -> Manifest | None:
     return manifest
 
 
-def finish_or_say(place: Place) -> Manifest:
+def finish_or_say(place: Storage) -> Manifest:
     """Write the manifest, or name the missing shards.
 
     Raises:
@@ -195,7 +195,7 @@ def finish_or_say(place: Place) -> Manifest:
     )
 
 
-def read_manifest(place: Place) -> Manifest:
+def read_manifest(place: Storage) -> Manifest:
     """The manifest of a cache in any storage.
 
     Raises:
@@ -211,7 +211,7 @@ def read_manifest(place: Place) -> Manifest:
         return load_manifest(Path(folder))
 
 
-def verify_place(place: Place, manifest: Manifest) -> None:
+def verify_place(place: Storage, manifest: Manifest) -> None:
     """Verify the checksum of every shard, in any storage.
 
     Raises:
@@ -225,7 +225,7 @@ def verify_place(place: Place, manifest: Manifest) -> None:
             raise CacheError(f"{place}: {name} is missing or damaged. {_BUILD} makes it again.")
 
 
-def reopen(place: Place) -> None:
+def reopen(place: Storage) -> None:
     """Reopen a complete cache for building; only valid shards count as built."""
     if place.size(MANIFEST) is None:
         return
@@ -235,11 +235,11 @@ def reopen(place: Place) -> None:
             name = shard_path(Path(), number).name
             if name in names and place.sha256(name) == shard.sha256:
                 note = Note(number, len(manifest.shards), manifest.key, shard, 0.0)
-                leave_note(place, folder, note)
+                save_note(place, folder, note)
     place.remove(MANIFEST)
 
 
-def copy_here(place: Place, folder: Path, wanted: CacheKey) -> None:
+def copy_here(place: Storage, folder: Path, wanted: CacheKey) -> None:
     """Copy a cache to a local folder; valid shards that exist there are kept.
 
     Args:

@@ -27,7 +27,7 @@ class ReferenceSource(Source):
         """Start without labels."""
         self.source = source
         self.teacher = ModuleTeacher(model, task, chunk=chunk, inputs=source.input_kind)
-        self.is_fast = source.is_fast
+        self.in_memory = source.in_memory
         self.lengths = source.lengths
         self.fingerprint = f"{source.fingerprint} by {self.teacher.fingerprint}"
         self._known: dict[int, Tensor] = {}

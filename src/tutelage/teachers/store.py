@@ -10,10 +10,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tutelage.checksums import read_metadata, write_tensors
 from tutelage.errors import CacheError, RunFolderError
 from tutelage.files import check_regular, file_sha256, fingerprint, open_regular
 from tutelage.records import load_record, save_record
-from tutelage.sealed import read_facts, write_tensors
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -123,7 +123,7 @@ def shard_metadata(path: Path) -> dict[str, str]:
     try:
         check_regular(path)
         with safe_open(path, framework="np"):
-            return {name: str(value) for name, value in read_facts(path).items()}
+            return {name: str(value) for name, value in read_metadata(path).items()}
     except (SafetensorError, RunFolderError, OSError):
         return {}
 

@@ -27,7 +27,7 @@ from tutelage.errors import ConfigError, RunFolderError, TrainingError, require
 from tutelage.files import fingerprint, write_text
 from tutelage.locks import locked
 from tutelage.pipeline.run import prepare_teacher
-from tutelage.pipeline.training import Trained, arm_stage
+from tutelage.pipeline.training import TrainedModel, arm_stage
 from tutelage.records import Metric, save_record
 from tutelage.teachers import Teacher
 from tutelage.tune.records import Confirmed, TrialRow, Tuned
@@ -154,7 +154,7 @@ class _Study:
         self.search.out.mkdir(parents=True, exist_ok=True)
         storage = JournalStorage(JournalFileBackend(str(self.search.out / JOURNAL)))
         directions = ["maximize", "minimize"] if self.search.students else ["maximize"]
-        with _unruffled():
+        with _suppress_logs():
             study = optuna.create_study(
                 storage=storage,
                 study_name=NAME,
@@ -216,7 +216,7 @@ class _Study:
         self.study.tell(trial, rank if latency is None else (rank, latency))
         self.listener(StageDone(label, was_there=False, note=self._note(score)))
 
-    def _train(self, chosen: Mapping[str, Choice], seed: int, trial: Any = None) -> Trained:
+    def _train(self, chosen: Mapping[str, Choice], seed: int, trial: Any = None) -> TrainedModel:
         """A distilled student with these settings, stored so that repeats cost nothing."""
         recipe = applied(self.search.recipe, self.space, chosen)
         job = build_job(recipe, folder=self.search.folder, splits=self.job.splits)
@@ -229,7 +229,7 @@ class _Study:
         """The metric of all scores."""
         return self.job.task.metric
 
-    def _score(self, trained: Trained) -> float:
+    def _score(self, trained: TrainedModel) -> float:
         best = trained.progress.best_metric
         assert best is not None  # there is validation data
         return best
@@ -300,7 +300,7 @@ class _Study:
         scores = {row.score for row in rows if row.state == "complete"}
         if len(scores) < 2:
             return {}
-        with _unruffled():
+        with _suppress_logs():
             found = optuna.importance.get_param_importances(
                 self.study,
                 evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
@@ -387,7 +387,7 @@ def _known(row: TrialRow) -> float:
 
 
 @contextmanager
-def _unruffled() -> Iterator[None]:
+def _suppress_logs() -> Iterator[None]:
     """Suppress Optuna's warnings about experimental features."""
     with warnings.catch_warnings(action="ignore"):
         yield

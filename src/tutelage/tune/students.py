@@ -13,7 +13,7 @@ from tutelage.deploy.proposing import measure_needs, propose
 from tutelage.engine.events import Listener, StageDone, StageStarted, ignore
 from tutelage.locks import locked
 from tutelage.models.propose import Original, describe
-from tutelage.pipeline.proposals import ask, write_proposals
+from tutelage.pipeline.proposals import read_request, write_proposals
 from tutelage.pipeline.run import prepare_teacher
 from tutelage.records import load_record, save_record
 
@@ -60,7 +60,7 @@ def _find(
     job = build_job(recipe, folder=folder)
     with locked(job.out, "tune"):
         prepare_teacher(job, listener)
-    question = ask(str(recipe.output))
+    question = read_request(str(recipe.output))
     proposals = propose(question.original, question.facts, parse_budget(budget), count=count)
     paths = write_proposals(question, budget, proposals, place)
     own = job.new_student(0).eval()

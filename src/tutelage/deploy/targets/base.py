@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tutelage.deploy.quiet import quiet
+from tutelage.deploy.logs import suppress_logs
 from tutelage.deploy.runtime import Arrays, describe_arrays
 from tutelage.deploy.simulate import WEIGHT_STEPS
 from tutelage.errors import ExportError, MissingExtraError, TutelageError, find, one_line, require
@@ -115,11 +115,11 @@ class Target(ABC):
         beside_others: Where the extra does not go into every environment: what to do.
         batch_size: Samples that a file takes at once; None takes any number.
         takes_named: Whether it can be made of networks with named inputs, of texts.
-        ways: How it makes eight bits of a network, name to explanation; empty if it does not.
-        why_no_int8: Where `ways` is empty: the reason.
+        schemes: How it makes int8 of a network, name to explanation; empty if it does not.
+        why_no_int8: Where `schemes` is empty: the reason.
         opening: How a file FILE is run in Python, for the model card: from `samples` to `logits`.
         runs_with: Settings of the runtime with which a file computes what was compared.
-        weight_steps: From 0 to the largest weight of a channel, in files of eight bits.
+        weight_steps: From 0 to the largest weight of a channel, in int8 files.
     """
 
     name: ClassVar[str]
@@ -131,7 +131,7 @@ class Target(ABC):
     beside_others: ClassVar[str] = ""
     batch_size: ClassVar[int | None] = None
     takes_named: ClassVar[bool] = False
-    ways: ClassVar[Mapping[str, str]] = {}
+    schemes: ClassVar[Mapping[str, str]] = {}
     why_no_int8: ClassVar[str] = ""
     opening: ClassVar[str]
     runs_with: ClassVar[Mapping[str, str]] = {}
@@ -145,22 +145,22 @@ class Target(ABC):
             ExportError: What is installed does not work together.
         """
         try:
-            with quiet():
+            with suppress_logs():
                 for module in self.modules:
                     require(module, self.extra, f"The target {self.name!r}")
         except MissingExtraError as error:
             raise MissingExtraError(f"{error} {self.beside_others}".strip()) from error
 
-    def check_way(self, way: str) -> None:
+    def check_scheme(self, scheme: str) -> None:
         """Refuse an int8 scheme that this target does not have.
 
         Raises:
             ExportError: It has none at all.
             UnknownNameError: It has others.
         """
-        if not self.ways:
-            raise ExportError(f"{self.name} has no eight-bit files: {self.why_no_int8}")
-        find(f"way to eight bits of {self.name}", way, self.ways)
+        if not self.schemes:
+            raise ExportError(f"{self.name} has no int8 files: {self.why_no_int8}")
+        find(f"int8 scheme of {self.name}", scheme, self.schemes)
 
     def check_inputs(self, inputs: Inputs, kind: InputKind | None = None) -> None:
         """Refuse named inputs where files take a single tensor, and named inputs other than texts.
@@ -206,7 +206,12 @@ class Target(ABC):
             self._write(frozen_copy(network), on_cpu(example), path, kind)
 
     def quantise(
-        self, network: nn.Module, source: Path, calibration: Sequence[Inputs], path: Path, way: str
+        self,
+        network: nn.Module,
+        source: Path,
+        calibration: Sequence[Inputs],
+        path: Path,
+        scheme: str,
     ) -> None:
         """Write the int8 file of a network.
 
@@ -215,18 +220,18 @@ class Target(ABC):
             source: Its float file of this kind.
             calibration: Real samples, as the network takes them, to scale activations by.
             path: Where the file shall lie.
-            way: One of `ways`.
+            scheme: One of `schemes`.
 
         Raises:
             UnknownNameError: There is no such way.
-            ExportError: The target has no eight bits, or its quantiser failed.
+            ExportError: The target has no int8, or its quantiser failed.
             MissingExtraError: The extra is not installed.
         """
-        self.check_way(way)
+        self.check_scheme(scheme)
         self.check()
-        with self._wrapped(type(network).__name__, f"be quantised ({way}) for"):
+        with self._wrapped(type(network).__name__, f"be quantised ({scheme}) for"):
             batches = [on_cpu(batch) for batch in calibration]
-            self._quantise(frozen_copy(network), source, batches, path, way)
+            self._quantise(frozen_copy(network), source, batches, path, scheme)
 
     def check_origin(self, path: Path) -> None:  # noqa: B027 - most runtimes run no code of a file
         """Refuse a file that would run code or read other files when it is opened.
@@ -275,9 +280,9 @@ class Target(ABC):
     def _open(self, path: Path, threads: int) -> Runner: ...
 
     def _quantise(
-        self, network: nn.Module, source: Path, calibration: Any, path: Path, way: str
+        self, network: nn.Module, source: Path, calibration: Any, path: Path, scheme: str
     ) -> None:
-        raise AssertionError(f"{self.name} has no {way}")  # check_way came first
+        raise AssertionError(f"{self.name} has no {scheme}")  # check_scheme came first
 
     def _wrapped(self, what: str, doing: str) -> "_Wrapped":
         return _Wrapped(f"{what}: cannot {doing} {self.title}")
@@ -288,7 +293,7 @@ class _Wrapped:
 
     def __init__(self, failure: str) -> None:
         self.failure = failure
-        self.quiet = quiet()
+        self.quiet = suppress_logs()
 
     def __enter__(self) -> None:
         self.quiet.__enter__()

@@ -44,7 +44,7 @@ class ExecuTorch(Target):
 method = executorch.runtime.Runtime.get().load_program("FILE").load_method("forward")
 logits = numpy.concatenate([method.execute([torch.from_numpy(s[None])])[0] for s in samples])
 """
-    ways: ClassVar[Mapping[str, str]] = {
+    schemes: ClassVar[Mapping[str, str]] = {
         "minmax": "static: activations scaled by the smallest and largest value seen",
         "percentile": "static: activations scaled without the rarest values",
         "dynamic": "linear layers; activations scaled anew in each call",
@@ -54,12 +54,14 @@ logits = numpy.concatenate([method.execute([torch.from_numpy(s[None])])[0] for s
         _lower(traced(network, example, any_batch=False), path)
 
     def _quantise(
-        self, network: nn.Module, source: Path, calibration: Batches, path: Path, way: str
+        self, network: nn.Module, source: Path, calibration: Batches, path: Path, scheme: str
     ) -> None:
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         example = calibration[0]
-        prepared = prepare_pt2e(traced(network, example, any_batch=False).module(), _quantiser(way))
+        prepared = prepare_pt2e(
+            traced(network, example, any_batch=False).module(), _quantiser(scheme)
+        )
         with torch.no_grad():
             for batch in calibration:
                 for row in batch:
@@ -103,15 +105,15 @@ def _lower(program: Any, path: Path) -> None:
     write_bytes(path, bytes(lowered.to_executorch().buffer))
 
 
-def _quantiser(way: str) -> Any:
+def _quantiser(scheme: str) -> Any:
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
 
-    config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=way == "dynamic")
-    if way != "dynamic":
-        observer = _observer(way).with_args(eps=SMALLEST_SCALE)
+    config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=scheme == "dynamic")
+    if scheme != "dynamic":
+        observer = _observer(scheme).with_args(eps=SMALLEST_SCALE)
         config = replace(
             config,
             input_activation=replace(config.input_activation, observer_or_fake_quant_ctr=observer),
@@ -122,10 +124,10 @@ def _quantiser(way: str) -> Any:
     return XNNPACKQuantizer().set_global(config)
 
 
-def _observer(way: str) -> Any:
+def _observer(scheme: str) -> Any:
     from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver
 
-    if way == "minmax":
+    if scheme == "minmax":
         return MinMaxObserver
 
     class Percentile(HistogramObserver):  # type: ignore[misc]

@@ -21,7 +21,7 @@ TOO_NEW = (2, 15)
 class LiteRt(Target):
     """A `.tflite` file for one sample at a time.
 
-    An eight-bit file of a way other than dynamic takes and gives whole numbers of eight bits, as
+    An int8 file of a way other than dynamic takes and gives whole numbers of eight bits, as
     a microcontroller wants them; running it here scales to and from them.
     """
 
@@ -52,7 +52,7 @@ for sample in samples:
     said = interpreter.get_tensor(given["index"])[0].astype("float32")
     logits.append((said - out_zero) * out_scale if out_scale else said)
 """
-    ways: ClassVar[Mapping[str, str]] = {
+    schemes: ClassVar[Mapping[str, str]] = {
         "minmax": "static: activations scaled by the smallest and largest value seen",
         "dynamic": "activations scaled anew in each call; for transformers and MLPs",
     }
@@ -77,12 +77,12 @@ for sample in samples:
         edge.export(str(path))
 
     def _quantise(
-        self, network: nn.Module, source: Path, calibration: Batches, path: Path, way: str
+        self, network: nn.Module, source: Path, calibration: Batches, path: Path, scheme: str
     ) -> None:
         from ai_edge_quantizer import quantizer, recipe
 
-        rule = recipe.dynamic_wi8_afp32() if way == "dynamic" else recipe.static_wi8_ai8()
-        found = None if way == "dynamic" else _ranges(source, rule, calibration)
+        rule = recipe.dynamic_wi8_afp32() if scheme == "dynamic" else recipe.static_wi8_ai8()
+        found = None if scheme == "dynamic" else _ranges(source, rule, calibration)
         maker = quantizer.Quantizer(str(source), rule)
         write_bytes(path, bytes(maker.quantize(found).quantized_model))
 

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 from torch import nn
 
 from tutelage.deploy.export import export_onnx
-from tutelage.deploy.quantise import WAYS, quantise_onnx
+from tutelage.deploy.quantise import SCHEMES, quantise_onnx
 from tutelage.deploy.runtime import check_whole, open_session, run_session
 from tutelage.deploy.targets.base import Port, Ports, Runner, Target, label, sizes
 from tutelage.inputs import InputKind
@@ -36,7 +36,7 @@ class Onnx(Target):
     extra = "onnx"
     takes_named = True
     modules = ("onnx", "onnxscript", "onnxruntime")
-    ways: ClassVar[Mapping[str, str]] = WAYS
+    schemes: ClassVar[Mapping[str, str]] = SCHEMES
     opening = """\
 session = onnxruntime.InferenceSession("FILE")
 logits = session.run(None, {session.get_inputs()[0].name: samples})[0]
@@ -46,9 +46,14 @@ logits = session.run(None, {session.get_inputs()[0].name: samples})[0]
         export_onnx(network, example, path, kind)
 
     def _quantise(
-        self, network: nn.Module, source: Path, calibration: Sequence[Inputs], path: Path, way: str
+        self,
+        network: nn.Module,
+        source: Path,
+        calibration: Sequence[Inputs],
+        path: Path,
+        scheme: str,
     ) -> None:
-        quantise_onnx(source, path, calibration, way)
+        quantise_onnx(source, path, calibration, scheme)
 
     def check_origin(self, path: Path) -> None:
         """Check that the file contains all of its weights."""

@@ -35,7 +35,7 @@ class OpenVino(Target):
     suffix = ".xml"
     extra = "openvino"
     modules = ("openvino", "nncf")
-    ways: ClassVar[Mapping[str, str]] = {
+    schemes: ClassVar[Mapping[str, str]] = {
         "minmax": "static: activations scaled by the smallest and largest value seen",
         "percentile": "static: activations scaled without the rarest values",
     }
@@ -63,7 +63,7 @@ logits = compiled(samples)[0]
         openvino.save_model(model, path, compress_to_fp16=False)
 
     def _quantise(
-        self, network: nn.Module, source: Path, calibration: Batches, path: Path, way: str
+        self, network: nn.Module, source: Path, calibration: Batches, path: Path, scheme: str
     ) -> None:
         import nncf
         import openvino
@@ -75,7 +75,7 @@ logits = compiled(samples)[0]
             subset_size=len(samples),
             fast_bias_correction=False,  # the fast one took 17 % of a small CNN's predictions
             # No model_type: told that it is a transformer, NNCF left a ViT 21 % of its predictions.
-            advanced_parameters=_settings(way),
+            advanced_parameters=_settings(scheme),
         )
         openvino.save_model(model, path, compress_to_fp16=False)
 
@@ -99,7 +99,7 @@ def _port(one: Any) -> Port:
     return Port(one.get_any_name(), sizes(shape), one.get_element_type().to_dtype().name)
 
 
-def _settings(way: str) -> Any:
+def _settings(scheme: str) -> Any:
     """How ranges are estimated; weights use seven of eight bits (docs/decisions/0009)."""
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
     from nncf.quantization.range_estimator import (
@@ -109,7 +109,7 @@ def _settings(way: str) -> Any:
         StatisticsType,
     )
 
-    if way == "percentile":  # of each sample, and the mean of them
+    if scheme == "percentile":  # of each sample, and the mean of them
         kinds = (StatisticsType.QUANTILE, StatisticsType.QUANTILE)
         overall = (AggregatorType.MEAN, AggregatorType.MEAN)
     else:

@@ -1,5 +1,5 @@
 "use strict";
-// What pages of pictures and of texts share: running the latest input, soft targets, costs.
+// What pages of images and of texts share: running the latest input, soft targets, costs.
 
 // data: from the page; toFeeds: from an input to named tensors; one: what an input is called.
 function makeBoard(data, toFeeds, one) {

@@ -22,7 +22,7 @@ class Drawing {
     return this.strokes.length === 0;
   }
 
-  // The drawing moved and scaled as the run's pictures are: its longer side takes up their
+  // The drawing moved and scaled as the run's images are: its longer side takes up their
   // share, its centre of mass lies in the middle unless it would then leave the frame.
   fitted(extent, pen) {
     const points = this.strokes.flat();

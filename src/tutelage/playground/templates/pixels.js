@@ -1,5 +1,5 @@
 "use strict";
-// From a picture of any size to the networks' input, byte for byte as tutelage.data.images does it:
+// From an image of any size to the networks' input, byte for byte as tutelage.data.images does it:
 // grey or colour first, then the largest centred square at the wanted size, by Pillow's bilinear
 // filter, which averages where it makes smaller and rounds to bytes after each direction.
 
@@ -32,7 +32,7 @@ function weigh(values, start, stride, weights) {
   return Math.min(Math.max(Math.floor(sum / 2 ** PRECISION), 0), 255);
 }
 
-// One channel: the box of the picture (left, top, side) as size by size bytes.
+// One channel: the box of the image (left, top, side) as size by size bytes.
 function resizeChannel(values, width, height, box, size) {
   const across = makeWeights(width, box.left, box.left + box.side, size);
   const down = makeWeights(height, box.top, box.top + box.side, size);
@@ -75,7 +75,7 @@ function toPixels({ data, width, height }, channels, size) {
   return pixels;
 }
 
-// The same bytes as a picture to be shown.
+// The same bytes as an image to be shown.
 function toImageData(pixels, channels, size) {
   const shown = new ImageData(size, size);
   const area = size * size;

@@ -48,10 +48,10 @@
       show(Number(button.dataset.temperature));
     });
   }
-  for (const picture of document.querySelectorAll(".sample img")) {
-    const sharpen = () => picture.classList.toggle("pixels", picture.naturalWidth <= 64);
-    if (picture.complete) sharpen();
-    else picture.addEventListener("load", sharpen);
+  for (const image of document.querySelectorAll(".sample img")) {
+    const sharpen = () => image.classList.toggle("pixels", image.naturalWidth <= 64);
+    if (image.complete) sharpen();
+    else image.addEventListener("load", sharpen);
   }
   show(start);
 })();

@@ -18,13 +18,13 @@ from tutelage.losses.features import (
     Features,
     Layers,
     built,
-    counted,
     features_of,
     layer_names,
     over_counted,
+    valid_rows,
     width_of,
 )
-from tutelage.losses.rows import checked_labels, class_logits, teacher_logits
+from tutelage.losses.per_sample import checked_labels, class_logits, teacher_logits
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
 
@@ -74,16 +74,16 @@ class OFA(Loss):
         self.temperature = check_temperature(temperature)
         self.heads: nn.ModuleList | None = None
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Build a classifier for each layer."""
         self.heads = _heads(self, dry)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """The sum, over the stages and the student's own logits, of the cross-entropies."""
-        wanted = counted(teacher_logits(self, student, teacher), batch.mask)
-        final_logits = counted(class_logits(self, student), batch.mask)
+        wanted = valid_rows(teacher_logits(self, student, teacher), batch.mask)
+        final_logits = valid_rows(class_logits(self, student), batch.mask)
         labels = checked_labels(self, batch, final_logits.shape[1], batch.mask)
-        labels = counted(labels, batch.mask)
+        labels = valid_rows(labels, batch.mask)
 
         def distance(features: Features, _: Features) -> Tensor:
             every = [*_run(self.heads, features, self.title), final_logits]
@@ -139,15 +139,15 @@ class AuxiliaryHeads(Loss):
         self.soft_weight = float(soft_weight)
         self.heads: nn.ModuleList | None = None
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Build a classifier for each layer."""
         self.heads = _heads(self, dry)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Float[Tensor, ""]:
         """The sum over the classifiers; the student's own logits are constant in it."""
-        deepest = counted(class_logits(self, student).detach(), batch.mask)
+        deepest = valid_rows(class_logits(self, student).detach(), batch.mask)
         labels = checked_labels(self, batch, deepest.shape[1], batch.mask)
-        labels = counted(labels, batch.mask)
+        labels = valid_rows(labels, batch.mask)
 
         def distance(features: Features, _: Features) -> Tensor:
             parts = [

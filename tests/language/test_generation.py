@@ -7,8 +7,8 @@ from tiny_language import make_model
 
 from tutelage.config import build_job, read_recipe
 from tutelage.data.corpus import BlockSource
-from tutelage.data.loading import Reader
-from tutelage.engine.writing import WritingSettings, continued, likeliest, maybe_written
+from tutelage.data.loading import BatchBuilder
+from tutelage.engine.generation import WritingSettings, generate, greedy, maybe_generate
 from tutelage.errors import ConfigError
 from tutelage.losses.divergences import soften
 from tutelage.models.causal import make_causal
@@ -19,13 +19,13 @@ from tutelage.types import Batch
 def block_batch(count: int = 6) -> Batch:
     tokens = torch.randint(0, 20, (16 * count + 1,), generator=torch.Generator().manual_seed(0))
     ids = torch.arange(count)
-    return Reader(BlockSource(tokens, 16), num_classes=20)[ids, torch.zeros_like(ids)]
+    return BatchBuilder(BlockSource(tokens, 16), num_classes=20)[ids, torch.zeros_like(ids)]
 
 
 def written(batch: Batch, *, seed: int = 0, model=None, **settings: object) -> Batch:
     chosen = WritingSettings(**({"share": 1.0, "prompt_tokens": 5} | settings))
     writer = model or make_model(24)
-    return maybe_written(batch, writer, chosen, num_words=20, seed=seed)
+    return maybe_generate(batch, writer, chosen, vocab_size=20, seed=seed)
 
 
 def test_the_beginning_is_read_and_only_what_is_written_counts():
@@ -67,7 +67,7 @@ def test_greedy_text_is_that_of_the_library(teacher_path):
     wanted = model.generate(
         prompts, max_new_tokens=7, do_sample=False, pad_token_id=0, eos_token_id=99
     )
-    assert torch.equal(continued(model, prompts, 7, likeliest), wanted)
+    assert torch.equal(generate(model, prompts, 7, greedy), wanted)
 
 
 def test_drawn_tokens_come_as_often_as_they_are_likely():
@@ -139,7 +139,10 @@ def changed(write_recipe, **changes: object):
 
 REFUSED = [
     ({"cache": {"codec": "topk:4"}}, r"on_policy: a cache .*Set cache: null"),
-    ({"on_policy": {"prompt_tokens": 16}}, r"prompt_tokens \(16\) must be below data.block \(16\)"),
+    (
+        {"on_policy": {"prompt_tokens": 16}},
+        r"prompt_tokens \(16\) must be below data.block_size \(16\)",
+    ),
     ({"objective": {"task_weight": 0.1}}, r"learn its own mistakes .*task_weight: 0"),
     (
         {"objective": {"task_weight": 0.0, "terms": [{"loss": "sampled_reverse_kl"}]}},

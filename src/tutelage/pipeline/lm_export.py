@@ -13,14 +13,14 @@ from tutelage.deploy.causal import OnnxText
 from tutelage.deploy.standalone import take_turns
 from tutelage.deploy.text_targets import TEXT_TARGETS, TextReader
 from tutelage.engine.events import Listener
-from tutelage.engine.writing import continued, likeliest
+from tutelage.engine.generation import generate, greedy
 from tutelage.errors import ExportError
 from tutelage.files import fingerprint, staged, staged_folder
 from tutelage.job import Job
 from tutelage.losses.divergences import kl_of_logs, log_of_labels, log_soften
 from tutelage.models.causal import merged
 from tutelage.pipeline.stages import MARKER, Stage
-from tutelage.pipeline.training import Trained
+from tutelage.pipeline.training import TrainedModel
 from tutelage.records import RefusedFile, TextFileRow, load_record, save_record
 from tutelage.tasks.language_modeling import perplexity
 from tutelage.types import by_name
@@ -53,7 +53,7 @@ class Sample:
     labels: Tensor
 
 
-def student_stage(job: Job, student: Trained, listener: Listener) -> TextFiles:
+def student_stage(job: Job, student: TrainedModel, listener: Listener) -> TextFiles:
     """Write the student as a folder that its own library loads, if there is one.
 
     Beside it go the files of `job.problem.text_targets`, each compared with PyTorch on test text.
@@ -142,11 +142,11 @@ def compare(model: nn.Module, reader: TextReader, sample: Sample) -> TextFileRow
     A file that keeps keys and values reads each text twice: at once, and in pieces. The worse of
     the two counts.
     """
-    ways = [reader.logits]
+    schemes = [reader.logits]
     if isinstance(reader, OnnxText):
-        ways.append(reader.logits_in_pieces)
+        schemes.append(reader.logits_in_pieces)
     pairs = zip(sample.tokens[:, None], sample.labels, strict=True)
-    found = torch.stack([_of_text(model, ways, tokens, labels) for tokens, labels in pairs])
+    found = torch.stack([_of_text(model, schemes, tokens, labels) for tokens, labels in pairs])
     agreement, kl, nll = found[..., 1].mean(dim=0), found[..., 2].mean(dim=0), found[:, 0, 3:]
     given, expected = (perplexity(mean) for mean in nll.mean(dim=0))
     row = TextFileRow(
@@ -164,12 +164,12 @@ def compare(model: nn.Module, reader: TextReader, sample: Sample) -> TextFileRow
     return replace(row, **_writing(model, reader, sample)) if isinstance(reader, OnnxText) else row
 
 
-def _of_text(model: Any, ways: Sequence[Reading], tokens: Tensor, labels: Tensor) -> Tensor:
+def _of_text(model: Any, schemes: Sequence[Reading], tokens: Tensor, labels: Tensor) -> Tensor:
     """Gap, agreement, KL and both likelihoods of one text; one row per way of reading it."""
     wanted = model(input_ids=tokens).logits[0]
     wanted_log = log_soften(wanted)
     rows = []
-    for read in ways:
+    for read in schemes:
         given = read(tokens)[0]
         given_log = log_soften(given)
         rows.append(
@@ -196,7 +196,7 @@ def _writing(model: Any, reader: OnnxText, sample: Sample) -> dict[str, Any]:
     own, expected = _tokens_per_s(
         [
             lambda: reader.write(prompts[:1], WRITTEN),
-            lambda: continued(model, prompts[:1], WRITTEN, likeliest),
+            lambda: generate(model, prompts[:1], WRITTEN, greedy),
         ]
     )
     return {
@@ -207,12 +207,12 @@ def _writing(model: Any, reader: OnnxText, sample: Sample) -> dict[str, Any]:
     }
 
 
-def _tokens_per_s(ways: Sequence[Callable[[], Tensor]]) -> list[float]:
+def _tokens_per_s(schemes: Sequence[Callable[[], Tensor]]) -> list[float]:
     """Tokens per second of each way of generating, in alternation, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        seconds = take_turns(ways, TURNS, SECONDS)
+        seconds = take_turns(schemes, TURNS, SECONDS)
     finally:
         torch.set_num_threads(threads)
     rates: list[float] = (WRITTEN / np.median(seconds, axis=0)).tolist()

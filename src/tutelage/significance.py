@@ -180,7 +180,7 @@ def _range(*arms: Tensor) -> float:
     return float(scores.max() - scores.min()) or float(scores.abs().max()) or 1.0
 
 
-def judge(
+def compare_arms(
     distilled: Shaped[Tensor, "seeds samples"],
     baseline: Shaped[Tensor, "seeds samples"],
     level: float = 0.95,

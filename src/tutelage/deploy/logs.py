@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def suppress_logs() -> Iterator[None]:
     """Suppress output, logs and warnings; errors pass through."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

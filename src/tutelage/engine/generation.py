@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tutelage.errors import ConfigError, DataError
 from tutelage.losses.divergences import soften
 from tutelage.models.calling import call_checked
-from tutelage.models.modes import left_as_it_was
+from tutelage.models.modes import preserve_mode
 from tutelage.models.readout import (
     continues_with_cache,
     is_language_model,
@@ -61,12 +61,12 @@ class WritingSettings:
             )
 
 
-def maybe_written(
+def maybe_generate(
     batch: Batch,
     writer: nn.Module,
     settings: WritingSettings,
     *,
-    num_words: int,
+    vocab_size: int,
     seed: int,
     rank: int = 0,
 ) -> Batch:
@@ -76,7 +76,7 @@ def maybe_written(
         batch: Blocks of tokens, all of which count.
         writer: The network that writes; its mode and weights stay as they are.
         settings: How often, and how.
-        num_words: Vocabulary size of the tokenizer; a filled-up vocabulary is not written from.
+        vocab_size: Vocabulary size of the tokenizer; a filled-up vocabulary is not written from.
         seed: Seed of this batch; the same seed writes the same text.
         rank: Rank of the process, where several share a batch; each writes its own.
     """
@@ -89,11 +89,11 @@ def maybe_written(
     if "input_ids" not in inputs or labels is None or "attention_mask" in inputs:
         raise DataError("Text can be written in place of packed blocks alone (is_packed: true).")
     read, length = settings.prompt_tokens, labels.shape[1]
-    tokens = continued(
+    tokens = generate(
         writer,
         inputs["input_ids"][:, :read],
         length + 1 - read,
-        lambda logits: _drawn(logits[:, :num_words], settings.sampling_temperature, generator),
+        lambda logits: _drawn(logits[:, :vocab_size], settings.sampling_temperature, generator),
     )
     counted = torch.zeros_like(tokens[:, 1:], dtype=torch.bool)
     counted[:, read - 1 :] = True
@@ -102,7 +102,7 @@ def maybe_written(
 
 
 @torch.no_grad()
-def continued(
+def generate(
     model: nn.Module,
     prompts: Int[Tensor, "texts read"],
     num_tokens: int,
@@ -119,7 +119,7 @@ def continued(
     tokens = fresh = prompts
     has_cache = is_language_model(model) and continues_with_cache(model)
     kept = last_logits_only(model) if has_cache else {}
-    with left_as_it_was(model):
+    with preserve_mode(model):
         model.eval()
         for _ in range(num_tokens):
             if has_cache:
@@ -131,7 +131,7 @@ def continued(
     return tokens
 
 
-def likeliest(logits: Float[Tensor, "texts words"]) -> Int[Tensor, " texts"]:
+def greedy(logits: Float[Tensor, "texts words"]) -> Int[Tensor, " texts"]:
     """Greedy choice: the most likely token."""
     return logits.argmax(dim=-1)
 

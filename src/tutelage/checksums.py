@@ -26,7 +26,7 @@ _SEAL = '{\n "sha256": "'
 _HEADER = b'{"__metadata__":{"tutelage":"'
 
 
-def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+def write_json_with_checksum(path: Path, value: Mapping[str, Any]) -> None:
     """Write plain data as JSON whose first key is the checksum of the rest.
 
     Raises:
@@ -38,10 +38,10 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, f'{_SEAL}{digest}",{body}')
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
-    """Read a file of `write_sealed`; its checksum is verified before parsing.
+def read_json_with_checksum(path: Path) -> dict[str, Any]:
+    """Read a file of `write_json_with_checksum`; its checksum is verified before parsing.
 
-    A file that does not begin as `write_sealed` begins one is read as it is, with all its keys.
+    A file that does not begin with a checksum is read as it is, with all its keys.
 
     Raises:
         RunFolderError: The file is missing, too large, damaged, or holds something else.
@@ -104,7 +104,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
     write_whole(path, write)
 
 
-def read_facts(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """Verify a file of `write_tensors`, and return its metadata.
 
     Raises:
@@ -128,7 +128,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def is_sealed(path: Path) -> bool:
+def has_checksum(path: Path) -> bool:
     """Whether a safetensors file was written by `write_tensors`."""
     with open_regular(path) as file:
         file.seek(8)

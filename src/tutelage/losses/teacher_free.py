@@ -15,7 +15,7 @@ from tutelage.losses.divergences import (
     soft_cross_entropy,
     soften,
 )
-from tutelage.losses.rows import Rows, checked_labels, class_logits
+from tutelage.losses.per_sample import Rows, checked_labels, class_logits
 from tutelage.models.copies import copied
 from tutelage.objective import DryRun, Loss
 from tutelage.types import Batch, Outputs, Signal
@@ -45,13 +45,13 @@ class MutualLearning(Loss):
     title = "mutual_learning"
 
     def __init__(self, temperature: float | int = 1.0) -> None:
-        """Store the temperature; `wrap` adds the peer."""
+        """Store the temperature; `modify_student` adds the peer."""
         super().__init__()
         self.temperature = check_temperature(temperature)
         self.peer: nn.Module | None = None
         self.run: Callable[[nn.Module, Batch], Outputs] | None = None
 
-    def wrap(self, student: nn.Module, dry: DryRun) -> nn.Module:
+    def modify_student(self, student: nn.Module, dry: DryRun) -> nn.Module:
         """Create the peer: the student's architecture with fresh weights."""
         self.peer, self.run = copied(student), dry.run
         drawn = [_draw_anew(module) for module in self.peer.modules()]
@@ -110,7 +110,7 @@ class PastSelf(Loss):
     whole_batch = True
 
     def __init__(self, share: float | int = 0.8) -> None:
-        """Store the share; `build` adds the memory."""
+        """Store the share; `setup` adds the memory."""
         super().__init__()
         if not 0 <= share <= 1:
             raise ConfigError(f"share must lie between 0 and 1, got {share}. Usual: 0.8.")
@@ -118,7 +118,7 @@ class PastSelf(Loss):
         self.register_buffer("memory", torch.zeros(0))
         self.memory: Tensor
 
-    def build(self, dry: DryRun) -> None:
+    def setup(self, dry: DryRun) -> None:
         """Allocate one distribution per sample; a row of zeros marks a missing one."""
         if dry.num_samples == 0:
             raise ConfigError("Loss 'past_self' must know how many training samples there are.")

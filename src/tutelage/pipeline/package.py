@@ -24,7 +24,7 @@ from tutelage.files import (
 )
 from tutelage.job import Job
 from tutelage.pipeline.exporting import SAMPLE, calibration_ids, example_input, export_inputs
-from tutelage.pipeline.training import Trained
+from tutelage.pipeline.training import TrainedModel
 from tutelage.records import Metric, ParityRow, QuantisedRow, RunRecord
 from tutelage.report.card import write_card
 from tutelage.types import Inputs, by_name, on_cpu
@@ -32,7 +32,7 @@ from tutelage.types import Inputs, by_name, on_cpu
 NUM_SAMPLES = 8
 
 
-def hand_over(job: Job, record: RunRecord, student: Trained) -> Path | None:
+def export_package(job: Job, record: RunRecord, student: TrainedModel) -> Path | None:
     """Fill `export/student` with files, weights, description, card and example.
 
     Args:
@@ -120,7 +120,7 @@ def _file(path: Path, row: ParityRow | QuantisedRow, metric: Metric) -> dict[str
     return {
         "file": row.file,
         "target": target.name,
-        "int8": row.way if isinstance(row, QuantisedRow) else None,
+        "int8": row.scheme if isinstance(row, QuantisedRow) else None,
         **_ports(path),
         "batch_size": target.batch_size,
         "runs_with": dict(target.runs_with),
@@ -151,19 +151,19 @@ def _port(port: Port) -> dict[str, Any]:
     return said
 
 
-def _calibration(job: Job, record: RunRecord, student: Trained) -> dict[str, Any]:
+def _calibration(job: Job, record: RunRecord, student: TrainedModel) -> dict[str, Any]:
     """Calibration of the student's confidence, and calibration data of its int8 files."""
     found = next(t for t in record.arms if (t.arm, t.seed) == ("distilled", student.seed)).selected
-    ways = [row.way for row in record.quantised if row.calibration]
+    schemes = [row.scheme for row in record.quantised if row.calibration]
     return {
         "confidence": {
             "expected_calibration_error": found.ece,
             "bins": [asdict(entry) for entry in found.calibration],
             "test_samples": found.count,
         },
-        "eight_bits": {
-            "ways": list(dict.fromkeys(ways)),
-            "training_samples": calibration_ids(job).tolist() if ways else [],
+        "int8": {
+            "schemes": list(dict.fromkeys(schemes)),
+            "training_samples": calibration_ids(job).tolist() if schemes else [],
         },
     }
 

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from tutelage.data.loading import Reader
+from tutelage.data.loading import BatchBuilder
 from tutelage.data.sources import TensorSource
 from tutelage.data.views import Shift
 from tutelage.errors import ConfigError
 from tutelage.models.nets import cnn
 from tutelage.tasks import Classification
-from tutelage.teachers import ModuleTeacher, RememberedTeacher, Teacher
+from tutelage.teachers import ModuleTeacher, PrecomputedTeacher, Teacher
 from tutelage.teachers.base import HasParts
-from tutelage.teachers.remembered import remember
+from tutelage.teachers.precomputed import precompute
 from tutelage.types import Signal
 
 
@@ -27,11 +27,11 @@ def live():
 def reader():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randint(0, 256, (21, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    return Reader(TensorSource(inputs, torch.arange(21) % 3))
+    return BatchBuilder(TensorSource(inputs, torch.arange(21) % 3))
 
 
 def test_it_says_what_the_live_one_says_in_any_order(live, reader):
-    remembered = remember(live, reader, batch_size=10)
+    remembered = precompute(live, reader, batch_size=10)
     ids = torch.tensor([20, 3, 3, 0])
     batch = reader[ids, torch.zeros_like(ids)]
     said, again = live(batch), remembered(batch)
@@ -43,7 +43,7 @@ def test_it_says_what_the_live_one_says_in_any_order(live, reader):
 
 
 def test_it_tells_the_layers_that_are_asked_for(live, reader):
-    remembered = remember(live, reader)
+    remembered = precompute(live, reader)
     ids = torch.arange(4)
     batch = reader[ids, torch.zeros_like(ids)]
     assert remembered.only(["pool"])(batch).features.keys() == {"pool"}
@@ -53,8 +53,8 @@ def test_it_tells_the_layers_that_are_asked_for(live, reader):
 
 
 def test_it_is_a_teacher_whose_parts_are_at_hand(live, reader):
-    remembered = remember(live, reader)
-    assert isinstance(remembered, RememberedTeacher)
+    remembered = precompute(live, reader)
+    assert isinstance(remembered, PrecomputedTeacher)
     assert isinstance(remembered, Teacher)
     assert isinstance(remembered, HasParts)
     assert torch.equal(remembered.part("head").weight, live.model.head.weight)
@@ -62,4 +62,4 @@ def test_it_is_a_teacher_whose_parts_are_at_hand(live, reader):
 
 def test_several_views_are_refused(live, reader):
     with pytest.raises(ConfigError, match=r"shift\(1\) has 9"):
-        remember(live, Reader(reader.source, Shift(1)))
+        precompute(live, BatchBuilder(reader.source, Shift(1)))

@@ -6,15 +6,15 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from tutelage.engine.processes import seen_by_all
-from tutelage.objective import Loss, LossReport, Objective, Seen, objective_of
-from tutelage.ranks import here, sizes
-from tutelage.sharding import cut, is_cut
+from tutelage.distributed import all_gather_sizes, world
+from tutelage.engine.processes import gather_loss_inputs
+from tutelage.objective import Loss, LossInputs, LossReport, Objective, objective_of
+from tutelage.sharding import is_sharded, shard
 from tutelage.tasks import Task
 from tutelage.types import Batch, Outputs, autocast
 
 
-class Trainee(nn.Module):
+class TrainingModule(nn.Module):
     """A student together with its objective.
 
     Args:
@@ -42,7 +42,7 @@ class Trainee(nn.Module):
     def cut(self) -> None:
         """Shard the trained modules among processes; see `tutelage.sharding`."""
         _let_hooks_see_reports()
-        cut(self, self.student)
+        shard(self, self.student)
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Precision of the student's forward."""
@@ -64,15 +64,18 @@ class Trainee(nn.Module):
         with self.autocast(batch.device):
             student = self.task.run(self.student, batch, self.layers)
         items = self.task.items(batch)
-        if not here().are_several:
+        if not world().is_distributed:
             labels = None if items.is_labelled is None else label_share
             return self.objective(student, teacher, items, label_share=labels)  # type: ignore[no-any-return]
-        with seen_by_all(Seen(student, teacher, items), self.objective) as (whole, share):
+        with gather_loss_inputs(LossInputs(student, teacher, items), self.objective) as (
+            whole,
+            share,
+        ):
             labels = None if items.is_labelled is None else label_share * _of_all(items)
             report: LossReport = self.objective(
                 student, teacher, items, whole=whole, share=share, label_share=labels
             )
-        return self._touching(report) if is_cut(self) and share == 0 else report
+        return self._touching(report) if is_sharded(self) and share == 0 else report
 
     def _touching(self, report: LossReport) -> LossReport:
         """The same with zero gradients if this process has no rows, but others have.
@@ -80,14 +83,14 @@ class Trainee(nn.Module):
         Processes with pieces add up gradients of the same parameters, or what they send does not
         fit. A loss of the whole batch looks at the same rows in each.
         """
-        losses = [term.loss for term in self.objective.counted if not term.loss.whole_batch]
+        losses = [term.loss for term in self.objective.active_terms if not term.loss.whole_batch]
         firsts = [weight.flatten()[:1].sum() for loss in losses for weight in loss.parameters()]
         return replace(report, total=report.total + 0 * sum(firsts))
 
 
 def _of_all(items: Batch) -> float:
     """Weight of this process's labelled rows, relative to the mean over processes."""
-    _, counts = sizes(len(items.sample_ids), items.num_labelled)
+    _, counts = all_gather_sizes(len(items.sample_ids), items.num_labelled)
     return items.num_labelled * len(counts) / max(1, sum(counts))
 
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 AT_ONCE = 10_000  # texts: beside its tokens a tokenizer says kilobytes of each
 
 
-class Cutter:
+class Tokenizing:
     """Tokenises texts, and counts those that were truncated.
 
     Args:
@@ -57,9 +57,9 @@ class Cutter:
         Raises:
             DataError: A text has no token.
         """
-        return self.token_source(self.cut(texts), labels, None, texts)
+        return self.token_source(self.tokenize(texts), labels, None, texts)
 
-    def cut(self, texts: Sequence[str]) -> list[Sequence[int]]:
+    def tokenize(self, texts: Sequence[str]) -> list[Sequence[int]]:
         """Tokens of each text, truncated.
 
         Raises:

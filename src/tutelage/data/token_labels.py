@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.data.cutting import Cutter
 from tutelage.data.labels import class_name, class_names, is_saved_list, some_names
 from tutelage.data.sources import Splits
 from tutelage.data.text import (
@@ -15,6 +14,7 @@ from tutelage.data.text import (
     held_out_parts,
     read_parts,
 )
+from tutelage.data.tokenization import Tokenizing
 from tutelage.data.tokens import TokenSource
 from tutelage.errors import DataError
 from tutelage.inputs.tokenizer import load_tokenizer
@@ -51,7 +51,7 @@ def load_words(
     """
     columns = Columns(text_column, label_column)
     parts = held_out_parts(read_parts(path), columns, valid_fraction, test_fraction, seed)
-    cut = Cutter(load_tokenizer(tokenizer), max_length, tokenizer)
+    cut = Tokenizing(load_tokenizer(tokenizer), max_length, tokenizer)
     if not cut.tokenizer.is_fast:
         raise DataError(
             f"data.tokenizer: {cut.name} cannot say which word a token belongs to. Give one with a "
@@ -111,7 +111,7 @@ def _word(word: Any, place: str) -> str:
 
 
 def _source(
-    examples: Examples, tagged: Tagged, numbers: Mapping[str, int], cut: Cutter
+    examples: Examples, tagged: Tagged, numbers: Mapping[str, int], cut: Tokenizing
 ) -> TokenSource:
     encoded = cut.plain.read([words for words, _ in tagged], is_split_into_words=True)
     before, after = ([UNLABELLED] * len(side) for side in (cut.plain.before, cut.plain.after))

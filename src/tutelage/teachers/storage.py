@@ -12,7 +12,7 @@ from tutelage.files import file_sha256, read_bytes
 
 
 @runtime_checkable
-class Place(Protocol):
+class Storage(Protocol):
     """Files by name, without subfolders."""
 
     def size(self, name: str) -> int | None:
@@ -41,7 +41,7 @@ class Place(Protocol):
 
 
 @final
-class Folder:
+class LocalStorage:
     """A local or shared folder.
 
     Args:
@@ -87,7 +87,7 @@ class Folder:
 
 
 @final
-class Remote:
+class RemoteStorage:
     """An address that fsspec supports. Files are uploaded whole; small ones are renamed into place.
 
     Args:
@@ -177,9 +177,9 @@ class Remote:
 
 
 @contextmanager
-def local_folder(place: Place) -> Iterator[Path]:
+def local_folder(place: Storage) -> Iterator[Path]:
     """Folder into which files are written first: the storage itself if it is a folder."""
-    if isinstance(place, Folder):
+    if isinstance(place, LocalStorage):
         yield place.path
         return
     with tempfile.TemporaryDirectory(prefix="tutelage-") as folder:
@@ -191,6 +191,6 @@ def is_remote(text: str) -> bool:
     return "://" in text
 
 
-def place_of(text: str | Path) -> Folder | Remote:
+def open_storage(text: str | Path) -> LocalStorage | RemoteStorage:
     """The storage that a text names: an address with `://`, else a folder."""
-    return Remote(str(text)) if is_remote(str(text)) else Folder(Path(text))
+    return RemoteStorage(str(text)) if is_remote(str(text)) else LocalStorage(Path(text))

@@ -24,12 +24,12 @@ _SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 _LOST = ("gloo", "NCCL", "Connection", "Broken pipe", "recv")
 
 
-class OtherFailed(TutelageError):
+class PeerFailedError(TutelageError):
     """Another process of the run failed and reported its error."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
+class World:
     """This process and the number of processes.
 
     Attributes:
@@ -41,12 +41,12 @@ class Ranks:
     count: int = 1
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the main process, which writes and prints."""
         return self.number == 0
 
     @property
-    def are_several(self) -> bool:
+    def is_distributed(self) -> bool:
         """Whether there is more than one process."""
         return self.count > 1
 
@@ -61,7 +61,7 @@ class Ranks:
             rows a process, every process reads the whole batch and counts its own rows.
         """
         own = slice(self.number * rows // self.count, (self.number + 1) * rows // self.count)
-        if rows >= 2 * self.count or not self.are_several:
+        if rows >= 2 * self.count or not self.is_distributed:
             return own, None
         mask = torch.zeros(rows, dtype=torch.bool)
         mask[own] = True
@@ -71,14 +71,14 @@ class Ranks:
 _ALONE = ContextVar("alone", default=False)
 
 
-def here() -> Ranks:
+def world() -> World:
     """This process among the current group; alone inside `first`."""
     if _ALONE.get() or not (dist.is_available() and dist.is_initialized()):
-        return Ranks()
-    return Ranks(dist.get_rank(), dist.get_world_size())
+        return World()
+    return World(dist.get_rank(), dist.get_world_size())
 
 
-def join() -> Ranks:
+def init_process_group() -> World:
     """Join the process group of `torchrun` or `accelerate launch`, if there is one.
 
     Raises:
@@ -88,7 +88,7 @@ def join() -> Ranks:
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if asked == 1:
         _check_launcher()
-        return here()
+        return world()
     if not dist.is_initialized():
         has_gpu = torch.cuda.is_available()
         if has_gpu:
@@ -96,7 +96,7 @@ def join() -> Ranks:
         else:
             os.environ["ACCELERATE_USE_CPU"] = "true"  # else Accelerate sees one process
         dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo")
-    found = here()
+    found = world()
     if found.count != asked:
         raise ConfigError(f"{asked} processes were asked for, but {found.count} run together.")
     return found
@@ -126,14 +126,14 @@ def _check_launcher() -> None:
     )
 
 
-def leave() -> None:
+def destroy_process_group() -> None:
     """Leave the process group at the end, once all processes arrive."""
-    if here().are_several:
-        wait_for_all()
+    if world().is_distributed:
+        barrier()
         dist.destroy_process_group()
 
 
-def first(work: Callable[[], Any]) -> Any:
+def on_main_process(work: Callable[[], Any]) -> Any:
     """Run a function on the main process while the others wait, without a time limit.
 
     Meanwhile it is the only process: nothing of what it does is shared with those that wait.
@@ -145,15 +145,15 @@ def first(work: Callable[[], Any]) -> Any:
         What it gave, in every process.
 
     Raises:
-        OtherFailed: A process has failed meanwhile.
+        PeerFailedError: A process has failed meanwhile.
     """
-    ranks = here()
-    if not ranks.are_several:
+    ranks = world()
+    if not ranks.is_distributed:
         return work()
     store = _store()
     call = store.add(f"tutelage/calls/{ranks.number}", 1)
     key = f"tutelage/results/{call}"
-    if ranks.is_first:
+    if ranks.is_main:
         token = _ALONE.set(True)
         try:
             value = work()
@@ -165,14 +165,14 @@ def first(work: Callable[[], Any]) -> Any:
     return json.loads(store.get(key))
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Wait for every process, without a time limit.
 
     Raises:
-        OtherFailed: A process has failed meanwhile.
+        PeerFailedError: A process has failed meanwhile.
     """
-    ranks = here()
-    if not ranks.are_several:
+    ranks = world()
+    if not ranks.is_distributed:
         return
     store = _store()
     call = store.add(f"tutelage/calls/{ranks.number}", 1)
@@ -185,15 +185,15 @@ def _wait_until(is_so: Callable[[], bool]) -> None:
     try:
         while not is_so():
             if store.check([FAILED]):
-                raise OtherFailed("Another process of this run has failed.")
+                raise PeerFailedError("Another process of this run has failed.")
             time.sleep(WAIT_S)
     except RuntimeError as error:  # the process that keeps the store is gone
-        raise OtherFailed("Another process of this run has failed.") from error
+        raise PeerFailedError("Another process of this run has failed.") from error
 
 
-def may_speak() -> bool:
+def should_report_error() -> bool:
     """Whether this process reports an error: the first one that has any."""
-    if not here().are_several:
+    if not world().is_distributed:
         return True
     try:
         return bool(_store().add(FAILED, 1) == 1)
@@ -201,9 +201,9 @@ def may_speak() -> bool:
         return False
 
 
-def was_lost(error: BaseException) -> bool:
+def is_peer_failure(error: BaseException) -> bool:
     """Whether an error means that another process is gone."""
-    is_ours = isinstance(error, RuntimeError) and here().are_several
+    is_ours = isinstance(error, RuntimeError) and world().is_distributed
     return is_ours and any(word in str(error) for word in _LOST)
 
 
@@ -211,9 +211,9 @@ def _store() -> Any:
     return distributed_c10d._get_default_store()  # torch has no public name for it
 
 
-def highest(values: Sequence[float]) -> list[float]:
+def all_reduce_max(values: Sequence[float]) -> list[float]:
     """Maximum of each value over the processes."""
-    if not here().are_several:
+    if not world().is_distributed:
         return list(values)
     found = torch.tensor(values, dtype=torch.float64, device=_device())
     dist.all_reduce(found, op=dist.ReduceOp.MAX)
@@ -221,10 +221,10 @@ def highest(values: Sequence[float]) -> list[float]:
     return numbers
 
 
-def average(tensors: Iterable[Shaped[Tensor, "..."]]) -> None:
+def all_reduce_mean(tensors: Iterable[Shaped[Tensor, "..."]]) -> None:
     """Replace each tensor by its mean over the processes."""
-    ranks = here()
-    if ranks.are_several:
+    ranks = world()
+    if ranks.is_distributed:
         for tensor in tensors:
             dist.all_reduce(tensor)
             tensor.div_(ranks.count)
@@ -233,15 +233,15 @@ def average(tensors: Iterable[Shaped[Tensor, "..."]]) -> None:
 @torch.no_grad()
 def copy_buffers(module: nn.Module) -> None:
     """Copy the main process's buffers, such as batch norm statistics, to every process."""
-    if here().are_several:
+    if world().is_distributed:
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
 
 
-def sizes(rows: int, counted: int) -> tuple[list[int], list[int]]:
+def all_gather_sizes(rows: int, counted: int) -> tuple[list[int], list[int]]:
     """Number of rows, and of valid rows, in every process."""
     own = torch.tensor([rows, counted], device=_device())
-    found = [torch.empty_like(own) for _ in range(here().count)]
+    found = [torch.empty_like(own) for _ in range(world().count)]
     dist.all_gather(found, own)
     pairs = torch.stack(found).tolist()
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
@@ -266,7 +266,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Tensor, sizes: Sequence[int]) -> Tensor:
-        number = here().number
+        number = world().number
         ctx.place = (sum(sizes[:number]), sizes[number])  # type: ignore[attr-defined]
         sent = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
         padded = sent.new_zeros(max(sizes), *rows.shape[1:])
@@ -279,7 +279,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         start, size = ctx.place
-        return gradient[start : start + size] * here().count, None
+        return gradient[start : start + size] * world().count, None
 
 
 def _device() -> torch.device:

@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tutelage.data.loading import Reader, in_order
+from tutelage.data.loading import BatchBuilder, in_order
 from tutelage.errors import ConfigError
 from tutelage.teachers.module import ModuleTeacher
 from tutelage.types import Batch, Outputs, Signal
 
 
-class RememberedTeacher:
+class PrecomputedTeacher:
     """Precomputed outputs of a live teacher for every sample of a data set with one view.
 
     Unlike a cache on disk it holds features too, so its memory is that of all of them: samples x
@@ -57,13 +57,15 @@ class RememberedTeacher:
         """
         self.live.check()
 
-    def only(self, layers: Sequence[str]) -> "RememberedTeacher":
+    def only(self, layers: Sequence[str]) -> "PrecomputedTeacher":
         """The same outputs with only these layers."""
         told = {layer: self.features[layer] for layer in layers}
-        return RememberedTeacher(self.live, self.logits, told)
+        return PrecomputedTeacher(self.live, self.logits, told)
 
 
-def remember(live: ModuleTeacher, reader: Reader, *, batch_size: int = 512) -> RememberedTeacher:
+def precompute(
+    live: ModuleTeacher, reader: BatchBuilder, *, batch_size: int = 512
+) -> PrecomputedTeacher:
     """Run a live teacher once on every sample.
 
     Args:
@@ -84,4 +86,4 @@ def remember(live: ModuleTeacher, reader: Reader, *, batch_size: int = 512) -> R
     features = {
         layer: torch.cat([outputs.features[layer] for outputs in said]) for layer in live.layers
     }
-    return RememberedTeacher(live, torch.cat([outputs.logits for outputs in said]), features)
+    return PrecomputedTeacher(live, torch.cat([outputs.logits for outputs in said]), features)

@@ -2,14 +2,14 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from tutelage import neighbours
-from tutelage.evidence import components
-from tutelage.neighbours import (
+from tutelage import embedding_metrics
+from tutelage.embedding_metrics import (
     jackknife_values,
     pair_correlation,
     rank_correlations,
     shared_neighbours,
 )
+from tutelage.significance import components
 
 
 def two_sets(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,8 +67,8 @@ def test_a_set_agrees_with_itself_turned():
 
 
 def test_many_samples_are_compared_with_some_others(monkeypatch):
-    monkeypatch.setattr(neighbours, "MOST_OTHERS", 4)
-    monkeypatch.setattr(neighbours, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(embedding_metrics, "MOST_OTHERS", 4)
+    monkeypatch.setattr(embedding_metrics, "ROWS_AT_ONCE", 3)
     ours, theirs = two_sets(9)
     found = rank_correlations(ours, theirs)
     assert found.shape == (9,)
@@ -92,7 +92,7 @@ def test_jackknife_values_are_what_leaving_each_sample_out_changes():
 
 
 def test_samples_beyond_the_others_count_for_themselves_alone(monkeypatch):
-    monkeypatch.setattr(neighbours, "MOST_OTHERS", 19)
+    monkeypatch.setattr(embedding_metrics, "MOST_OTHERS", 19)
     ours, theirs = two_sets(50)
     found, plain = jackknife_values(ours, theirs), rank_correlations(ours, theirs)
     assert found[20:].tolist() == pytest.approx(plain[20:].tolist())

@@ -1,5 +1,5 @@
 "use strict";
-// A page of pictures: drawn, opened, dropped, pasted, or taken from the run's test data.
+// A page of images: drawn, opened, dropped, pasted, or taken from the run's test data.
 (() => {
   const data = JSON.parse(document.getElementById("playground-data").textContent);
   const { channels, size, hand } = data;
@@ -9,13 +9,13 @@
     return { inputs: new ort.Tensor("float32", values, [1, channels, size, size]) };
   }
 
-  const board = makeBoard(data, toFeeds, "picture");
+  const board = makeBoard(data, toFeeds, "image");
   const { find, say, choose } = board;
   const paper = find("paper");
 
   let pixels = new Uint8Array(channels * size * size);
   let drawing = new Drawing();
-  let picture = null; // the picture opened last, before light and dark are swapped
+  let opened = null; // the image opened last, before light and dark are swapped
 
   Object.defineProperty(window.playground, "pixels", { get: () => [...pixels] });
 
@@ -45,8 +45,8 @@
     see(toPixels(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), channels, size), "your drawing");
   }
 
-  function seePicture() {
-    const { image, title } = picture;
+  function seeImage() {
+    const { image, title } = opened;
     let next = toPixels(image, channels, size);
     if (find("swap").checked) next = next.map((value) => 255 - value);
     see(next, title);
@@ -58,12 +58,12 @@
     context.drawImage(shown, 0, 0, paper.width, paper.height);
   }
 
-  async function openPicture(source, title, sample = null) {
+  async function openImage(source, title, sample = null) {
     let bitmap;
     try {
       bitmap = await createImageBitmap(source, { colorSpaceConversion: "none" });
     } catch {
-      say(`${title} cannot be read as a picture. Open a PNG, JPEG, WebP or GIF.`, true);
+      say(`${title} cannot be read as an image. Open a PNG, JPEG, WebP or GIF.`, true);
       return;
     }
     const canvas = document.createElement("canvas");
@@ -71,14 +71,14 @@
     const context = canvas.getContext("2d", { willReadFrequently: true });
     context.drawImage(bitmap, 0, 0);
     if (sample) find("swap").checked = false;
-    picture = { image: context.getImageData(0, 0, canvas.width, canvas.height), title };
+    opened = { image: context.getImageData(0, 0, canvas.width, canvas.height), title };
     drawing = new Drawing();
     choose(sample);
-    seePicture();
+    seeImage();
     if (!sample) say(`${title} is open.`);
   }
 
-  // A test picture as the networks take it.
+  // A test image as the networks take it.
   async function pixelsOf(sample) {
     const image = await decoded(sample.querySelector("img"));
     const bitmap = await createImageBitmap(image, { colorSpaceConversion: "none" });
@@ -103,8 +103,8 @@
   paper.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     paper.setPointerCapture(event.pointerId);
-    if (picture) {
-      picture = null;
+    if (opened) {
+      opened = null;
       drawing = new Drawing();
       choose(null);
     }
@@ -118,19 +118,19 @@
   });
 
   function startAgain(change) {
-    picture = null;
+    opened = null;
     choose(null);
     change();
     seeDrawing();
   }
   find("clear").addEventListener("click", () => startAgain(() => { drawing = new Drawing(); }));
   find("undo").addEventListener("click", () => startAgain(() => drawing.undo()));
-  find("colour")?.addEventListener("input", () => { if (!picture) seeDrawing(); });
-  find("swap").addEventListener("change", () => { if (picture) seePicture(); });
+  find("colour")?.addEventListener("input", () => { if (!opened) seeDrawing(); });
+  find("swap").addEventListener("change", () => { if (opened) seeImage(); });
 
   find("file").addEventListener("change", (event) => {
     const [file] = event.target.files;
-    if (file) openPicture(file, file.name);
+    if (file) openImage(file, file.name);
     event.target.value = "";
   });
   const droppable = find("drop");
@@ -146,18 +146,18 @@
     event.preventDefault();
     droppable.classList.remove("over");
     const [file] = event.dataTransfer.files;
-    if (file) openPicture(file, file.name);
-    else say("Drop a picture file here.", true);
+    if (file) openImage(file, file.name);
+    else say("Drop an image file here.", true);
   });
   document.addEventListener("paste", (event) => {
     const [file] = event.clipboardData.files;
-    if (file) openPicture(file, "the pasted picture");
+    if (file) openImage(file, "the pasted image");
   });
 
   async function openSample(button) {
     const { label } = data.samples[Number(button.dataset.sample)];
     const image = await decoded(button.querySelector("img"));
-    await openPicture(image, `a test picture, label ${label}`, button);
+    await openImage(image, `a test image, label ${label}`, button);
   }
   for (const button of document.querySelectorAll("[data-sample]"))
     button.addEventListener("click", () => openSample(button));
@@ -169,5 +169,5 @@
     return Promise.all(samples.map(pixelsOf));
   }
 
-  board.start(prepare, "Ready. Draw, open a picture, or pick a test picture.");
+  board.start(prepare, "Ready. Draw, open an image, or pick a test image.");
 })();

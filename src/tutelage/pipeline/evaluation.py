@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from tutelage.data.overlap import judged_on
 from tutelage.data.sources import Source
-from tutelage.evidence import CHOICES, judge, summarise
 from tutelage.job import Job
 from tutelage.metrics import confusions
-from tutelage.pipeline.training import Trained
+from tutelage.pipeline.training import TrainedModel
 from tutelage.records import (
     Confusion,
     ShownSample,
@@ -20,6 +19,7 @@ from tutelage.records import (
     TrainingRecord,
     Verdict,
 )
+from tutelage.significance import CHOICES, compare_arms, summarise
 from tutelage.tasks import Predictions, Task
 from tutelage.tasks.predicting import predict_data
 from tutelage.types import HiddenStates
@@ -29,7 +29,7 @@ MAX_CHOICE, MAX_TEXT = 20_000, 400
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class EvaluationResult:
     """Result of the evaluation on the test data."""
 
     teacher: TrainingRecord
@@ -42,10 +42,10 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _Predictions:
     """Predictions of one network for the test data, after its last and its selected epoch."""
 
-    trained: Trained
+    trained: TrainedModel
     last: Predictions
     selected: Predictions
 
@@ -64,9 +64,9 @@ def predict_test(
     )
 
 
-def judge_stage(
-    job: Job, teacher: Trained, arms: Sequence[Trained], device: torch.device, shown: int
-) -> Judged:
+def evaluate_stage(
+    job: Job, teacher: TrainedModel, arms: Sequence[TrainedModel], device: torch.device, shown: int
+) -> EvaluationResult:
     """Evaluate every network and compare the arms; samples come from one seed."""
     task = job.task
     teacher_said = _ask(job, teacher, device, job.teacher_task)
@@ -78,7 +78,7 @@ def judge_stage(
         name: [one for one in said if one.trained.arm == name]
         for name in dict.fromkeys(trained.arm for trained in arms)
     }
-    return Judged(
+    return EvaluationResult(
         teacher=teacher_record,
         arms=records,
         summaries=_summaries(job, teacher_record, records, list(by_arm)),
@@ -90,7 +90,7 @@ def judge_stage(
 
 
 def _confusion(
-    said: Sequence[_Said], records: Sequence[TrainingRecord], shown: int
+    said: Sequence[_Predictions], records: Sequence[TrainingRecord], shown: int
 ) -> Confusion | None:
     """Confusions of one seed's distilled student; None if items have no classes."""
     for one, record in zip(said, records, strict=True):
@@ -99,14 +99,16 @@ def _confusion(
     return None
 
 
-def _ask(job: Job, trained: Trained, device: torch.device, task: Task | None = None) -> _Said:
+def _ask(
+    job: Job, trained: TrainedModel, device: torch.device, task: Task | None = None
+) -> _Predictions:
     last = predict_test(job, trained.last, device, task)
     if trained.selected is trained.last:
-        return _Said(trained, last, last)
-    return _Said(trained, last, predict_test(job, trained.selected, device, task))
+        return _Predictions(trained, last, last)
+    return _Predictions(trained, last, predict_test(job, trained.selected, device, task))
 
 
-def _record(task: Task, said: _Said, teacher: Predictions | None) -> TrainingRecord:
+def _record(task: Task, said: _Predictions, teacher: Predictions | None) -> TrainingRecord:
     progress = said.trained.progress
     return TrainingRecord(
         arm=said.trained.arm,
@@ -138,7 +140,7 @@ def _summaries(
 
 
 def _verdicts(
-    task: Task, by_arm: Mapping[str, Sequence[_Said]], judged_on: str
+    task: Task, by_arm: Mapping[str, Sequence[_Predictions]], judged_on: str
 ) -> dict[str, Verdict]:
     if not {"baseline", "distilled"} <= by_arm.keys():
         return {}
@@ -148,13 +150,15 @@ def _verdicts(
             arm: torch.stack([task.scores(getattr(one, choice)) for one in said])
             for arm, said in by_arm.items()
         }
-        verdicts[choice] = judge(
+        verdicts[choice] = compare_arms(
             scores["distilled"], scores["baseline"], metric=task.metric, judged_on=judged_on
         )
     return verdicts
 
 
-def _samples(job: Job, teacher: _Said, arms: Sequence[_Said]) -> list[SoftTargetSample]:
+def _samples(
+    job: Job, teacher: _Predictions, arms: Sequence[_Predictions]
+) -> list[SoftTargetSample]:
     """Test samples with the most informative soft targets: a likely runner-up, all classes."""
     if isinstance(teacher.selected.outputs.scores, HiddenStates):
         return []
@@ -172,7 +176,7 @@ def _samples(job: Job, teacher: _Said, arms: Sequence[_Said]) -> list[SoftTarget
             SoftTargetSample(
                 sample_id=sample_id,
                 label=int(labels[number]),
-                picture_png=reader.inputs.picture_png(reader.inputs.export_inputs(batch.inputs)),
+                image_png=reader.inputs.image_png(reader.inputs.export_inputs(batch.inputs)),
                 logits={name: rows[number].tolist() for name, rows in logits.items()},
                 text=_text(reader.source, sample_id, _word(job.task, teacher.selected, number)),
             )
@@ -180,7 +184,7 @@ def _samples(job: Job, teacher: _Said, arms: Sequence[_Said]) -> list[SoftTarget
     return samples
 
 
-def _shown(job: Job, teacher: _Said, arms: Sequence[_Said]) -> list[ShownSample]:
+def _shown(job: Job, teacher: _Predictions, arms: Sequence[_Predictions]) -> list[ShownSample]:
     """Test samples with outputs in words: half where the student errs most, half from anywhere."""
     task, names = job.task, job.splits.class_names
     students = [one.selected for one in arms if one.trained.arm == "distilled"]
@@ -201,7 +205,7 @@ def _shown(job: Job, teacher: _Said, arms: Sequence[_Said]) -> list[ShownSample]
                 label=task.say_label(labels[number], names),
                 outputs={name: task.say(row, names) for name, row in rows.items()},
                 is_worst=number in worst,
-                picture_png=reader.inputs.picture_png(reader.inputs.export_inputs(batch.inputs)),
+                image_png=reader.inputs.image_png(reader.inputs.export_inputs(batch.inputs)),
                 text=_text(reader.source, number, None),
             )
         )

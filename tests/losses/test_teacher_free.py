@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tutelage.engine.prepare import prepare
-from tutelage.engine.trainee import Trainee
+from tutelage.engine.training_module import TrainingModule
 from tutelage.errors import ConfigError, ModelError, SignalError
 from tutelage.losses import CrossEntropy, MutualLearning, PastSelf
 from tutelage.tasks import Classification
@@ -48,7 +48,7 @@ def test_the_peer_has_the_students_form_and_other_weights_and_is_trained_with_it
     objective = 1.0 * CrossEntropy() + 1.0 * MutualLearning()
     student = net()
     prepare(student, objective, TASK, batch())
-    trainee = Trainee(student, objective, TASK)
+    trainee = TrainingModule(student, objective, TASK)
     peer = objective.losses["mutual_learning"].peer
     assert [p.shape for p in peer.parameters()] == [p.shape for p in student.parameters()]
     assert not torch.equal(peer[0].weight, student[0].weight)

@@ -6,20 +6,20 @@ import torch
 from scipy import stats
 
 from tutelage.errors import ModelError
-from tutelage.evidence import (
+from tutelage.metrics import evaluate_classes
+from tutelage.records import Evaluation, Metric, TrainingRecord
+from tutelage.significance import (
     SKEWED,
     Components,
+    compare_arms,
     components,
     correct,
     gap_closed,
     half_width,
-    judge,
     paired_interval,
     retention,
     summarise,
 )
-from tutelage.metrics import evaluate_classes
-from tutelage.records import Evaluation, Metric, TrainingRecord
 from tutelage.tasks.embedding import RANK_CORRELATION
 
 
@@ -167,7 +167,7 @@ def test_pairing_matters():
     for row in distilled:
         row[(~row).nonzero().squeeze(1)[:10]] = True
     shuffled = baseline[:, torch.randperm(500, generator=torch.Generator().manual_seed(1))]
-    paired, unpaired = judge(distilled, baseline), judge(distilled, shuffled)
+    paired, unpaired = compare_arms(distilled, baseline), compare_arms(distilled, shuffled)
     assert (paired.word, unpaired.word) == ("helped", "no evidence")
     assert unpaired.high - unpaired.low > 2 * (paired.high - paired.low)
 
@@ -181,7 +181,7 @@ def test_pairing_matters():
     ],
 )
 def test_the_verdict_is_computed_from_the_interval(effect, word, lead):
-    found = judge(*arms(np.random.default_rng(5), effect, samples=400))
+    found = compare_arms(*arms(np.random.default_rng(5), effect, samples=400))
     assert found.word == word
     assert found.sentence.startswith(lead)
     assert f"{100 * found.low:+.2f} to {100 * found.high:+.2f}" in found.sentence
@@ -191,13 +191,13 @@ def test_the_verdict_is_computed_from_the_interval(effect, word, lead):
 
 def test_swapping_the_arms_turns_the_verdict_round():
     distilled, baseline = arms(np.random.default_rng(6), 0.3)
-    there, back = judge(distilled, baseline), judge(baseline, distilled)
+    there, back = compare_arms(distilled, baseline), compare_arms(baseline, distilled)
     assert (there.word, back.word) == ("helped", "hurt")
     assert (back.low, back.high) == pytest.approx((-there.high, -there.low))
 
 
 def test_one_seed_says_nothing_of_other_seeds():
-    found = judge(*arms(np.random.default_rng(8), 0.3, seeds=1))
+    found = compare_arms(*arms(np.random.default_rng(8), 0.3, seeds=1))
     assert "1 pair of trainings" in found.sentence
     assert found.sentence.endswith("One seed says nothing of other seeds.")
 
@@ -205,7 +205,7 @@ def test_one_seed_says_nothing_of_other_seeds():
 @pytest.mark.parametrize("seeds", [1, 2, 5])
 def test_arms_that_answer_alike_are_no_evidence_but_no_certainty_either(seeds):
     answers, _ = arms(np.random.default_rng(9), 0.0, seeds=seeds)
-    found = judge(answers, answers)
+    found = compare_arms(answers, answers)
     assert (found.word, found.difference) == ("no evidence", 0)
     # Of 200 samples none differed: four more might have.
     assert (found.low, found.high) == pytest.approx((-0.02, 0.02))
@@ -214,14 +214,14 @@ def test_arms_that_answer_alike_are_no_evidence_but_no_certainty_either(seeds):
 @pytest.mark.parametrize("constant", [0.0, -3.0])
 def test_scores_that_are_all_alike_do_not_give_an_interval_without_width(constant):
     scores = torch.full((3, 40), constant)
-    found = judge(scores, scores, metric=PERPLEXITY)
+    found = compare_arms(scores, scores, metric=PERPLEXITY)
     assert found.low < 0 < found.high < float("inf")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (1, 2), (2, 2)])
 def test_tiny_tests_give_a_verdict_without_nan(shape):
     for distilled in (torch.ones(shape, dtype=torch.bool), torch.eye(*shape).bool()):
-        found = judge(distilled, torch.zeros(shape, dtype=torch.bool))
+        found = compare_arms(distilled, torch.zeros(shape, dtype=torch.bool))
         assert np.isfinite([found.low, found.difference, found.high]).all()
         assert found.low <= found.difference <= found.high
 
@@ -232,30 +232,30 @@ def test_a_score_that_is_not_finite_is_refused_by_arm_training_and_sample(arm, v
     scores = {name: torch.rand(3, 20) for name in ("distilled", "baseline")}
     scores[arm][1, 7] = value
     with pytest.raises(ModelError, match=f"{arm}: the score of sample 7 by training 2 of 3 is"):
-        judge(**scores)
+        compare_arms(**scores)
 
 
 def test_an_interval_of_correlations_reaches_beyond_1():
     # 5 trainings from -0.9 to 0.9, which never spread: only a bound could cut the interval off.
     worst, best = torch.full((5, 40), -0.9), torch.full((5, 40), 0.9)
-    found = judge(best, worst, metric=RANK_CORRELATION)
+    found = compare_arms(best, worst, metric=RANK_CORRELATION)
     assert found.difference == pytest.approx(1.8)
     assert found.low < 1.8 < found.high <= 2
     assert found.low > 1.5
-    assert judge(best, worst).high == 1
+    assert compare_arms(best, worst).high == 1
 
 
 def test_the_sentence_names_the_kind_of_samples():
     distilled, baseline = arms(np.random.default_rng(11), 0.1, seeds=2)
-    assert "200 test samples" in judge(distilled, baseline).sentence
-    said = judge(distilled, baseline, judged_on="validation").sentence
+    assert "200 test samples" in compare_arms(distilled, baseline).sentence
+    said = compare_arms(distilled, baseline, judged_on="validation").sentence
     assert "200 validation samples" in said
     assert "test" not in said
 
 
 def test_one_test_sample_is_no_evidence():
     right = torch.ones(3, 1, dtype=torch.bool)
-    assert judge(right, ~right).word == "no evidence"
+    assert compare_arms(right, ~right).word == "no evidence"
 
 
 PERPLEXITY = Metric("perplexity", "perplexity", False, False, "nats a token", "e to the mean.")
@@ -272,7 +272,7 @@ def test_a_metric_where_less_is_better_turns_what_is_kept_round():
 def test_a_verdict_of_scores_that_are_no_shares_is_in_their_unit():
     rng = np.random.default_rng(10)
     baseline = torch.from_numpy(-3 + rng.standard_normal((4, 50)))
-    found = judge(baseline + 1.5, baseline, metric=PERPLEXITY)
+    found = compare_arms(baseline + 1.5, baseline, metric=PERPLEXITY)
     assert found.word == "helped"
     assert found.sentence.startswith("Distillation helped: +1.5000 nats a token over the baseline")
     assert found.high == pytest.approx(1.5 + 4 * 1.5 / 50)  # a share would be cut off at 1

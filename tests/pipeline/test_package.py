@@ -29,7 +29,7 @@ def out(finished, tmp_path_factory):
     """A copy of the run, elsewhere, with one more way."""
     folder = tmp_path_factory.mktemp("moved") / "out"
     shutil.copytree(finished[1], folder, ignore=shutil.ignore_patterns(".lock*"))
-    export_run(folder, target="onnx", way="percentile")
+    export_run(folder, target="onnx", scheme="percentile")
     return folder
 
 
@@ -123,9 +123,9 @@ def test_the_example_refuses_depths_that_the_training_refuses(tmp_path, pixels):
 
 def test_the_example_says_what_is_wrong_with_a_picture(tmp_path):
     broken = tmp_path / "broken.png"
-    broken.write_text("no picture")
+    broken.write_text("no image")
     how = {"mode": "L", "height": 4, "width": 4, "background": "white"}
-    with pytest.raises(SystemExit, match=r"broken\.png: cannot be read as a picture \("):
+    with pytest.raises(SystemExit, match=r"broken\.png: cannot be read as an image \("):
         example.read_picture(str(broken), how)
     with pytest.raises(SystemExit, match=r"nowhere\.png: no such file, looked for in "):
         example.read_picture(str(tmp_path / "nowhere.png"), how)
@@ -221,7 +221,7 @@ def test_the_card_says_where_it_comes_from_and_only_what_was_stated(out):
 def test_the_finished_run_knows_its_new_file(out):
     record = load_record(out / "results.json", RunRecord)
     assert {row.file for row in record.parity} == {"teacher.onnx", "student.onnx", "student.pt2"}
-    assert {row.way for row in record.quantised} >= {"minmax", "dynamic", "percentile"}
+    assert {row.scheme for row in record.quantised} >= {"minmax", "dynamic", "percentile"}
     assert "student.percentile.int8.onnx" in (out / "report.html").read_text()
     stamp = json.loads((out / "export" / "stamp.json").read_text())
     assert {"student.pt2", "student.percentile.int8.onnx"} <= stamp["files"].keys()
@@ -245,10 +245,10 @@ def test_exporting_trains_nothing(out, monkeypatch):
 def test_wrong_names_are_refused_before_anything_is_loaded(tmp_path, out):
     with pytest.raises(UnknownNameError, match="Did you mean 'onnx'"):
         export_run(tmp_path, target="onxx")
-    with pytest.raises(UnknownNameError, match="way to eight bits of onnx"):
-        export_run(out, target="onnx", way="minmac")
-    with pytest.raises(ExportError, match="torch_export has no eight-bit files"):
-        export_run(out, target="torch_export", way="minmax")
+    with pytest.raises(UnknownNameError, match="int8 scheme of onnx"):
+        export_run(out, target="onnx", scheme="minmac")
+    with pytest.raises(ExportError, match="torch_export has no int8 files"):
+        export_run(out, target="torch_export", scheme="minmax")
     with pytest.raises(RunFolderError, match=r"results\.json: no such file"):
         export_run(tmp_path)
 

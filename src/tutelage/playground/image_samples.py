@@ -26,7 +26,7 @@ class Hand:
     """How a drawing resembles the run's images, in shares of the image's side.
 
     Attributes:
-        background: 0 for dark pictures with light strokes, 255 for light ones.
+        background: 0 for dark images with light strokes, 255 for light ones.
         extent: The longer side of what is drawn.
         pen: Width of the strokes.
     """
@@ -43,15 +43,15 @@ class Pictures(Kind):
 
     Attributes:
         shape: Channels, height and width of what the networks take.
-        hand: For drawings; None for colour pictures, which are taken as they are drawn.
+        hand: For drawings; None for colour images, which are taken as they are drawn.
     """
 
     shape: tuple[int, int, int]
     hand: Hand | None
 
-    one: ClassVar[str] = "picture"
-    template: ClassVar[str] = "pictures.html.j2"
-    scripts: ClassVar[tuple[str, ...]] = ("pixels.js", "paper.js", "pictures.js")
+    one: ClassVar[str] = "image"
+    template: ClassVar[str] = "images.html.j2"
+    scripts: ClassVar[tuple[str, ...]] = ("pixels.js", "paper.js", "images.js")
 
     @classmethod
     def of(cls, source: Path, taken: Sequence[int | str], shown: Sequence[str]) -> "Pictures":
@@ -60,16 +60,16 @@ class Pictures(Kind):
         Args:
             source: A network's file, for messages.
             taken: The shape that it takes.
-            shown: The test pictures, PNG in base64.
+            shown: The test images, PNG in base64.
         """
         shape = _shape_of(source, taken)
-        pictures = [_pixels(picture, shape) for picture in shown]
-        return cls(shape, measure_hand(pictures) if shape[0] == 1 else None)
+        images = [_pixels(image, shape) for image in shown]
+        return cls(shape, measure_hand(images) if shape[0] == 1 else None)
 
     def arrays(self, sample: SoftTargetSample) -> Arrays:
         """A test image as the networks take it."""
-        assert sample.picture_png is not None
-        return _pixels(sample.picture_png, self.shape)[None].astype(np.float32) / np.float32(255)
+        assert sample.image_png is not None
+        return _pixels(sample.image_png, self.shape)[None].astype(np.float32) / np.float32(255)
 
     def script_data(self) -> dict[str, Any]:
         """Data for the scripts."""
@@ -82,14 +82,14 @@ def _shape_of(source: Path, taken: Sequence[int | str]) -> tuple[int, int, int]:
         case [_, (1 | 3) as channels, int(height), int(width)] if height == width:
             return int(channels), height, width
     raise ConfigError(
-        f"{source}: takes inputs of shape {tuple(taken)}. The playground shows square pictures: "
+        f"{source}: takes inputs of shape {tuple(taken)}. The playground shows square images: "
         "(batch, 1 or 3 channels, height, width), and texts."
     )
 
 
-def _pixels(picture_png: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+def _pixels(image_png: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """An image as the networks' input, in bytes."""
-    with Image.open(io.BytesIO(base64.b64decode(picture_png))) as opened:
+    with Image.open(io.BytesIO(base64.b64decode(image_png))) as opened:
         image = np.array(opened.convert(MODES[shape[0]]), dtype=np.uint8)
     if image.shape[:2] != shape[1:]:
         raise RunFolderError(
@@ -99,17 +99,17 @@ def _pixels(picture_png: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     return image.reshape(*shape[1:], shape[0]).transpose(2, 0, 1)
 
 
-def measure_hand(pictures: Sequence[NDArray[np.uint8]]) -> Hand:
+def measure_hand(images: Sequence[NDArray[np.uint8]]) -> Hand:
     """Brightness, size and thickness of strokes in grey images.
 
-    The pen is such that a figure of usual stroke length covers as much as the pictures' ink does.
+    The pen is such that a figure of usual stroke length covers as much as the images' ink does.
 
     Args:
-        pictures: Images of shape (1, height, width).
+        images: Images of shape (1, height, width).
     """
-    if not pictures:
+    if not images:
         return Hand(background=0, extent=0.7, pen=0.09)
-    stack = np.stack([picture[0] for picture in pictures]).astype(np.int64)
+    stack = np.stack([image[0] for image in images]).astype(np.int64)
     edge = np.concatenate([stack[:, 0], stack[:, -1], stack[:, :, 0], stack[:, :, -1]], axis=1)
     background = 255 if np.median(edge) > 127 else 0
     ink = np.abs(stack - background)

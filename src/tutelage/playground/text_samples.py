@@ -7,7 +7,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from tutelage.data.cutting import Cutter
+from tutelage.data.tokenization import Tokenizing
 from tutelage.deploy.runtime import Arrays
 from tutelage.errors import ConfigError, RunFolderError
 from tutelage.files import read_text
@@ -31,7 +31,7 @@ class Texts(Kind):
     """
 
     folder: Path
-    cutter: Cutter
+    cutter: Tokenizing
     package: Path
 
     one: ClassVar[str] = "text"
@@ -65,12 +65,12 @@ class Texts(Kind):
                 "Take one with a tokenizer.json."
             )
         longest = int(json.loads(read_text(config))["inputs"][0]["max_length"])
-        cutter = Cutter(load_tokenizer(str(folder)), longest, str(folder))
+        cutter = Tokenizing(load_tokenizer(str(folder)), longest, str(folder))
         return cls(folder, cutter, find_package(TEXTS, runtime))
 
     def arrays(self, sample: SoftTargetSample) -> Arrays:
         """A test text as the networks take it."""
-        (tokens,) = self.cutter.cut([str(sample.text)])
+        (tokens,) = self.cutter.tokenize([str(sample.text)])
         ids = np.array([tokens], dtype=np.int64)
         return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 

@@ -34,7 +34,7 @@ def cache_dir(name: str) -> Path:
     return user_cache() / "datasets" / name
 
 
-def find_place(name: str | Path) -> Path | None:
+def resolve_path(name: str | Path) -> Path | None:
     """Find a file or folder: as given, in TUTELAGE_DATA, or in the user's cache; else None."""
     below = os.environ.get("TUTELAGE_DATA", "")
     places = [
@@ -45,9 +45,9 @@ def find_place(name: str | Path) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
-def place_or_name(name: str | Path) -> str:
+def path_or_hub_name(name: str | Path) -> str:
     """Path of a file or folder with this name; if there is none, the name itself, for a hub."""
-    return str(find_place(name) or name)
+    return str(resolve_path(name) or name)
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def hub_asked_once(name: str | Path) -> Iterator[None]:
     Args:
         name: Name as in a recipe; a place on this machine asks no hub.
     """
-    constants = None if find_place(name) else _hub_constants()
+    constants = None if resolve_path(name) else _hub_constants()
     if (
         constants is None
         or constants.HF_HUB_OFFLINE

@@ -5,17 +5,17 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from tutelage.engine.writing import continued, likeliest
+from tutelage.engine.generation import generate, greedy
 from tutelage.files import write_text
 from tutelage.job import Job
 from tutelage.models.readout import is_language_model
-from tutelage.records import WrittenText
+from tutelage.records import GenerationSample
 from tutelage.types import by_name
 
 NUM_TEXTS, READ, WRITTEN = 4, 32, 32
 
 
-def write_texts(job: Job, networks: Mapping[str, nn.Module]) -> list[WrittenText]:
+def write_texts(job: Job, networks: Mapping[str, nn.Module]) -> list[GenerationSample]:
     """Let each network continue truncated test texts greedily, and write `texts.md`.
 
     Args:
@@ -31,15 +31,15 @@ def write_texts(job: Job, networks: Mapping[str, nn.Module]) -> list[WrittenText
     reader = job.test_reader
     ids = torch.linspace(0, len(reader) - 1, min(NUM_TEXTS, len(reader))).long().unique()
     tokens = by_name(reader[ids, torch.zeros_like(ids)].inputs)["input_ids"]
-    ways = {"the text itself": tokens[:, : READ + WRITTEN]} | {
-        name: continued(network, tokens[:, :READ], WRITTEN, likeliest)
+    schemes = {"the text itself": tokens[:, : READ + WRITTEN]} | {
+        name: generate(network, tokens[:, :READ], WRITTEN, greedy)
         for name, network in networks.items()
         if is_language_model(network)
     }
     texts = [
-        WrittenText(
+        GenerationSample(
             _said(job, whole[:READ]),
-            {name: _said(job, way[row, READ:]) for name, way in ways.items()},
+            {name: _said(job, scheme[row, READ:]) for name, scheme in schemes.items()},
         )
         for row, whole in enumerate(tokens)
     ]
@@ -51,7 +51,7 @@ def _said(job: Job, tokens: torch.Tensor) -> str:
     return " ".join(job.problem.tokenizer.decode(tokens).split())
 
 
-def _md(text: WrittenText) -> str:
+def _md(text: GenerationSample) -> str:
     rows = [f"| {name} | {_cell(end)} |" for name, end in text.endings.items()]
     head = ["", f"> {_cell(text.beginning)}", "", "| goes on | text |", "|---|---|"]
     return "\n".join([*head, *rows, ""])
