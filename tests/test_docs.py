@@ -18,9 +18,10 @@ from pydantic import BaseModel
 from shown import PAGES, ROOT
 
 import tutelage
-from tutelage.config import read_recipe
+from tutelage.config import build_job, read_recipe
 from tutelage.config.schema import Recipe
 from tutelage.losses import LOSSES
+from tutelage.pipeline import run_job
 
 PAGE = ROOT / "docs" / "recipes.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -321,5 +322,29 @@ def test_the_programs_of_the_page_on_kinds_of_labels_run(capsys):
     names = {}
     for body in blocks_of(ROOT / "docs" / "how-to" / "kinds-of-labels.md", "python"):
         exec(compile(body, "kinds-of-labels.md", "exec"), names)
-    assert names["result"].record.metric.name == "pinball"
+    assert names["result"].record.metric.name == "auroc"
     assert "mean absolute error" in capsys.readouterr().out
+
+
+@pytest.mark.commands
+def test_the_program_of_the_page_on_own_tasks_runs():
+    names = {}
+    for body in blocks_of(ROOT / "docs" / "how-to" / "own-task.md", "python"):
+        exec(compile(body, "own-task.md", "exec"), names)
+    assert names["result"].record.metric.name == "pinball"
+
+
+@pytest.mark.commands
+def test_the_programs_and_the_recipe_of_the_page_on_own_data_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "how-to" / "own-data.md"
+    names = {}
+    for body in blocks_of(page, "python"):
+        if body.startswith("# mine.py"):
+            Path("mine.py").write_text(body)
+        exec(compile(body, "own-data.md", "exec"), names)
+    (recipe,) = blocks_of(page, "yaml")
+    Path("mine.yaml").write_text(recipe)
+    job = build_job(read_recipe("mine.yaml", ["train.epochs=1", "seeds=[0]"]))
+    assert run_job(job).record.verdict is not None
+    assert Path("runs/mine/export/student.onnx").is_file()

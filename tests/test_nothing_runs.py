@@ -15,7 +15,8 @@ from tutelage.config import build_job, read_recipe
 from tutelage.data.cifar import unpack
 from tutelage.errors import ConfigError, DataError, ModelError, TutelageError
 from tutelage.inputs.tokenizer import load_tokenizer
-from tutelage.models.load import NOT_OWN, import_own, make_model, read_state
+from tutelage.models.load import make_model, read_state
+from tutelage.models.own import NOT_OWN, import_own
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = [
@@ -37,7 +38,7 @@ PLACES = {
     "src/tutelage/config/build.py",  # loaders of the package, by fixed names
     "src/tutelage/deploy/standalone.py",  # runtimes, by fixed names
     "src/tutelage/errors.py",  # extras, by fixed names
-    "src/tutelage/models/load.py",  # file.py:make and module:make
+    "src/tutelage/models/own.py",  # file.py:make and module:make
 }
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tutelage.data.views import Identity as Identity
     from tutelage.data.views import SeededViews as SeededViews
     from tutelage.data.views import Shift as Shift
+    from tutelage.data.views import ViewPolicy as ViewPolicy
     from tutelage.engine import Distiller as Distiller
     from tutelage.engine import OptimizerSettings as OptimizerSettings
     from tutelage.engine import ScheduleSettings as ScheduleSettings
@@ -56,7 +57,14 @@ __version__ = "0.1.0"
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 _HOMES = {
-    "tutelage.data.views": ("CropFlip", "Elastic", "Identity", "SeededViews", "Shift"),
+    "tutelage.data.views": (
+        "CropFlip",
+        "Elastic",
+        "Identity",
+        "SeededViews",
+        "Shift",
+        "ViewPolicy",
+    ),
     "tutelage.engine": (
         "Distiller",
         "OptimizerSettings",

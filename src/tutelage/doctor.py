@@ -42,7 +42,7 @@ from tutelage.objective import Objective, Ramp, value_at
 from tutelage.records import ACCURACY
 from tutelage.report.remarks import FEW_SAMPLES, few_samples_advice
 from tutelage.tasks import Task
-from tutelage.teachers.codecs import check_scores, make_codec
+from tutelage.teachers.codecs import check_scores, make_codec, try_codec
 from tutelage.teachers.module import ModuleTeacher, new_head, state_fingerprint
 from tutelage.teachers.steady import said_twice
 from tutelage.types import Batch, Outputs, Signal, first_tensor, tensor_bytes, tensors_of
@@ -134,6 +134,7 @@ def _check_cache(job: Job, codec: str) -> None:
             "the text into blocks."
         )
     check_scores(make_codec(codec), job.teacher_task.gives)
+    try_codec(make_codec(codec), job.task.width)
     _item_bytes(codec, job.task.width)
     _check_repeatable(job)
 

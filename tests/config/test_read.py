@@ -7,7 +7,7 @@ import yaml
 from tutelage.config import build_job, read_recipe, shipped_recipes
 from tutelage.config.read import MAX_BYTES, MAX_DEPTH
 from tutelage.config.schema import Recipe
-from tutelage.errors import ConfigError, TutelageError, UnknownNameError
+from tutelage.errors import ConfigError, ModelError, TutelageError, UnknownNameError
 
 DIGITS = shipped_recipes()["digits"].read_text(encoding="utf-8")
 
@@ -135,7 +135,7 @@ def test_a_huge_file_is_refused_unread(tmp_path, monkeypatch):
         ("data=null", r"data: .*\(got None\)"),
         (
             "optimizer.kind=sdg",
-            r"optimizer\.kind: .*'sgd', 'adam', 'adamw' or 'dot' \(got 'sdg'\).*'sgd'",
+            r"optimizer\.kind: .*Unknown optimizer 'sdg'. Did you mean 'sgd'",
         ),
         ("task=detection", r"task: .*Unknown task 'detection'.*Known: classification, .*, regr"),
         ("train.epochs=0", r"train\.epochs: .*greater than or equal to 1 \(got 0\)"),
@@ -202,9 +202,9 @@ def test_a_missing_key_is_named(tmp_path):
         ("objective.task_weight=-1", r"weight of 'cross_entropy' must be 0 or more"),
         ("objective.terms.0.loss=math:sin", r"'math' is no module of your own"),
         ("objective.terms.0.loss=pytest:fail", r"'pytest:fail' is no subclass of tutelage\.Loss"),
-        ("objective.terms.0.loss=no.such:Loss", r"cannot be imported: ModuleNotFoundError"),
-        ("objective.terms.0.loss=':x'", r"':x' cannot be imported"),
-        ("objective.terms.0.loss='..:x'", r"'\.\.:x' cannot be imported"),
+        ("objective.terms.0.loss=no.such:Loss", r"there is no module 'no.such'"),
+        ("objective.terms.0.loss=':x'", r"there is no module ''"),
+        ("objective.terms.0.loss='..:x'", r"there is no module '\.\.'"),
         ("data.path=x", r"Unknown setting of data kind 'digits' 'path'\. Known: seed,"),
         ("data.valid_fraction=0.99999", r"A share of 0\.99999 of 1,198 samples is 1,198"),
         ("teacher.training=null", r"teacher: it has neither weights nor training"),
@@ -226,11 +226,11 @@ def test_a_teacher_with_nothing_to_teach_is_refused():
         build_job(recipe)
 
 
-def test_a_loss_whose_module_breaks_is_a_config_error(tmp_path, monkeypatch):
+def test_a_loss_whose_module_breaks_is_one_clear_error(tmp_path, monkeypatch):
     write(tmp_path, "1 / 0\n", "breaks_on_import.py")
     monkeypatch.syspath_prepend(tmp_path)
     recipe = read_recipe("digits", ["objective.terms.0.loss=breaks_on_import:Mine"])
-    with pytest.raises(ConfigError, match=r"objective\.terms\[0\].*ZeroDivisionError"):
+    with pytest.raises(ModelError, match=r"objective\.terms\[0\].*ZeroDivisionError"):
         build_job(recipe)
 
 

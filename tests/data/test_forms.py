@@ -137,7 +137,7 @@ WRONG = {
     "set": ({1, 2}, "set is not a map-style"),
     "collate": (
         DataLoader(TensorDataset(X, Y), collate_fn=lambda items: items),
-        "a collate_fn of its own",
+        "the collate function gives a list",
     ),
     "some": (
         DataLoader(TensorDataset(X, Y), sampler=SubsetRandomSampler([1, 2])),

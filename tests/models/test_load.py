@@ -104,13 +104,17 @@ def test_a_missing_library_names_the_extra(monkeypatch):
         ("cnm", UnknownNameError, "Did you mean 'cnn'"),
         ("timm:resnet18x", UnknownNameError, "Unknown timm model 'resnet18x'. Did you mean"),
         ("torchvision:resnet81", UnknownNameError, "Did you mean 'resnet18'"),
-        ("nothing.py:make", ConfigError, "nothing.py: no such file. Allowed: mlp, cnn"),
+        ("nothing.py:make", ConfigError, "nothing.py: no such file. A relative path"),
         ("no_such_library:make", ConfigError, "there is no module 'no_such_library'"),
-        ("nets_here.py:mak", ConfigError, "there is no function 'mak'. It defines: .*make"),
-        ("nets_here.py:_hidden", ConfigError, "there is no function '_hidden'"),
+        (
+            "nets_here.py:mak",
+            ConfigError,
+            "there is no function or class 'mak'. nets_here.py defines: .*make",
+        ),
+        ("nets_here.py:_hidden", ConfigError, "there is no function or class '_hidden'"),
         ("nets_here.py:no_network", ModelError, "returned a str, not a torch.nn.Module"),
         ("nets_here.py:broken", ModelError, "RuntimeError: no such weights"),
-        ("nets_here.py:", ConfigError, "there is no function ''"),
+        ("nets_here.py:", ConfigError, "there is no function or class ''"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_one_clear_error(name, kind, message, code):

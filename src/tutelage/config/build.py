@@ -1,7 +1,6 @@
 """From a checked recipe to the objects of a run."""
 
 import importlib
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,15 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from tutelage.config.data import CorpusData, ImageData, LoadedData, TextData
+from tutelage.config.data import CorpusData, ImageData, LoadedData, OwnData, TextData
 from tutelage.config.embedding import TASK as EMBEDDING
 from tutelage.config.embedding import build_embedding_problem, check_embedding
 from tutelage.config.estimators import estimator_maker, is_estimator_name
 from tutelage.config.language import build_language_problem, is_language_model, located
 from tutelage.config.making import make
+from tutelage.config.named import codec_of, own_data, target_of, train_settings, views_of
 from tutelage.config.objective import build_objective
 from tutelage.config.resolved import own_files, resolved
-from tutelage.config.schema import Network, Recipe, Teacher, Transfer, Views, train_settings
+from tutelage.config.schema import Network, Recipe, Teacher, Transfer, Views
 from tutelage.data.builtin import BUILTIN
 from tutelage.data.images import load_image_folder
 from tutelage.data.labels import LabelKind, need_classes
@@ -26,11 +26,9 @@ from tutelage.data.sources import Splits
 from tutelage.data.text import load_text
 from tutelage.data.token_labels import load_words
 from tutelage.data.unlabelled import load_unlabelled
-from tutelage.data.views import VIEWS, ViewPolicy
-from tutelage.deploy import TARGETS
 from tutelage.deploy.budgets import parse_budget
 from tutelage.engine.inversion import InversionSettings
-from tutelage.errors import ConfigError, find
+from tutelage.errors import ConfigError
 from tutelage.inputs.tokenizer import load_tokenizer
 from tutelage.job import ExportSettings, Job, MeasureSettings, TeacherPlan, TransferPlan
 from tutelage.models import causal, sentence, served
@@ -57,7 +55,7 @@ def build_job(
         command: What repeats the run.
         splits: The recipe's data, where they are loaded already.
     """
-    plan = plan_task(recipe.task, TASKS, recipe.metric)
+    plan = plan_task(recipe.task, TASKS, recipe.metric, folder=folder)
     problem = _problem(recipe, plan, folder, splits)
     facts = _facts(recipe, problem)
     return Job(
@@ -68,17 +66,17 @@ def build_job(
         co_teachers=_co_teachers(recipe, folder, facts, problem),
         assistants=tuple(_maker(network, folder, facts) for network in recipe.assistants),
         make_student=_maker(recipe.student, folder, facts),
-        objective=build_objective(recipe, problem.task),
+        objective=build_objective(recipe, problem.task, folder),
         transfer=None if recipe.transfer is None else _transfer(recipe.transfer),
-        settings=train_settings(recipe.train, recipe.optimizer, recipe.schedule),
-        views=_views(recipe.views, facts),
+        settings=train_settings(recipe.train, recipe.optimizer, recipe.schedule, folder),
+        views=views_of(recipe.views, facts, folder),
         seeds=recipe.seeds,
         has_baseline=recipe.baseline,
-        codec=None if recipe.cache is None else recipe.cache.codec,
+        codec=codec_of(recipe.cache, folder),
         cache_path=None if recipe.cache is None else recipe.cache.path,
         measure=None if recipe.measure is None else MeasureSettings(**recipe.measure.model_dump()),
         budget=None if recipe.budget is None else parse_budget(recipe.budget),
-        export=ExportSettings() if is_language_model(recipe) else _export(recipe),
+        export=ExportSettings() if is_language_model(recipe) else _export(recipe, folder),
         recipe=resolved(recipe, folder),
         own_files=own_files(recipe, folder),
         command=command,
@@ -96,7 +94,7 @@ def _problem(recipe: Recipe, plan: TaskPlan, folder: Path, splits: Splits | None
         splits = splits or load_data(recipe, plan.label_kind)
         plain = {**data_facts(splits), "task": recipe.task}
         return build_embedding_problem(recipe, splits, _maker(recipe.teacher, folder, plain))
-    splits = splits or load_data(recipe, plan.label_kind)
+    splits = splits or load_data(recipe, plan.label_kind, folder)
     task = plan.make(splits.class_names, splits.train)
     facts = {"num_classes": task.width}
     return Problem(splits, task, save_student=_hf_folder(recipe, splits), facts=facts)
@@ -121,12 +119,11 @@ def _hf_folder(recipe: Recipe, splits: Splits) -> Callable[[nn.Module, Path], No
     return save
 
 
-def _export(recipe: Recipe) -> ExportSettings:
+def _export(recipe: Recipe, folder: Path) -> ExportSettings:
     """Export settings, checked: every target is known and every int8 scheme has a target."""
     export = recipe.export
     targets = ("onnx",) if export.targets is None else export.targets
-    for target in targets:
-        find("export.targets", target, TARGETS)
+    targets = tuple(target_of(name, folder) for name in targets)
     first = recipe.measure and recipe.measure.int8
     if export.finetune is not None and not (first or export.int8):
         raise ConfigError(
@@ -139,7 +136,7 @@ def _export(recipe: Recipe) -> ExportSettings:
         finetune=None
         if export.finetune is None
         else train_settings(
-            export.finetune.train, export.finetune.optimizer, export.finetune.schedule
+            export.finetune.train, export.finetune.optimizer, export.finetune.schedule, folder
         ),
         licences={str(whose): text for whose, text in export.licences.items()},
     )
@@ -155,7 +152,7 @@ def _teacher(
 ) -> TeacherPlan:
     if is_estimator_name(teacher.model):
         make = estimator_maker(teacher, place, problem)
-        return TeacherPlan(make, views=_views(views, facts), weight=teacher.weight)
+        return TeacherPlan(make, views=views_of(views, facts, folder), weight=teacher.weight)
     training = teacher.training
     _check_is_trained(teacher, place)
     if teacher.image_size is not None:
@@ -164,8 +161,8 @@ def _teacher(
         make=_maker(teacher, folder, facts) if training else _loaded(teacher, place, folder, facts),
         train=None
         if training is None
-        else train_settings(training.train, training.optimizer, training.schedule),
-        views=_views(training.views if training and training.views else views, facts),
+        else train_settings(training.train, training.optimizer, training.schedule, folder),
+        views=views_of(training.views if training and training.views else views, facts, folder),
         seed=0 if training is None else training.seed,
         norm=_norm(teacher, place),
         image_size=teacher.image_size,
@@ -240,16 +237,19 @@ def _transfer(transfer: Transfer) -> TransferPlan:
     return TransferPlan(transfer.num_images, InversionSettings(**settings), transfer.seed)
 
 
-def load_data(recipe: Recipe, kind: LabelKind) -> Splits:
+def load_data(recipe: Recipe, kind: LabelKind, folder: Path = Path()) -> Splits:
     """Load the data that a recipe names, of all kinds but text for language models.
 
     Args:
         recipe: Checked.
         kind: What labels are, as the recipe's task says.
+        folder: Where a relative file.py of own data is looked for.
     """
     data = recipe.data
     assert not isinstance(data, CorpusData)
     settings = data.model_dump(exclude={"kind"}, exclude_none=True)
+    if isinstance(data, OwnData):
+        return own_data(data, kind, folder)
     if isinstance(data, TextData):
         return _text(data, recipe, settings | {"tokenizer": _tokenizer(data, recipe)}, kind)
     if isinstance(data, LoadedData):
@@ -319,15 +319,6 @@ def _maker(network: Network, folder: Path, facts: Mapping[str, Any]) -> Callable
         return made.to(memory_format=torch.channels_last) if network.channels_last else made
 
     return make
-
-
-def _views(views: Views, facts: Mapping[str, Any]) -> ViewPolicy:
-    factory = find("views", views.kind, VIEWS)
-    settings = dict(views.model_extra or {})
-    if "image_size" in inspect.signature(factory).parameters:
-        settings.setdefault("image_size", facts.get("image_size"))
-    policy: ViewPolicy = make(f"views {views.kind!r}", factory, settings)
-    return policy
 
 
 def _norm(teacher: Teacher, place: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

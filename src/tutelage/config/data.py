@@ -1,9 +1,9 @@
 """Kinds of data in a recipe."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tutelage.config.fields import Count, Names, Positive, Seed, Strict
 from tutelage.data.cells import MISSING
@@ -218,7 +218,40 @@ class TableData(LoadedData):
     seed: Seed = 0
 
 
+class OwnData(Strict):
+    """Data that a function of your own gives; `{kind: mine:load, key: value}` is short for it.
+
+    Attributes:
+        kind: own; or module:function or file.py:function itself, with its arguments beside it.
+        load: The function. It gives {"train": ..., "valid": ..., "test": ..., "class_names": ...},
+            of which train is needed, or training data alone.
+        options: Its keyword arguments.
+        valid_fraction: Share held out for model selection, where it gives no valid part.
+        test_fraction: Share held out for the reported numbers, where it gives no test part.
+        seed: Random seed of the parts held out.
+    """
+
+    kind: Literal["own"]
+    load: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    valid_fraction: float = Field(default=0.1, gt=0, lt=1)
+    test_fraction: float = Field(default=0.1, gt=0, lt=1)
+    seed: Seed = 0
+
+
+def _written_out(data: Any) -> Any:
+    """Data whose kind is a function of one's own, with its arguments under `options`."""
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if not (isinstance(kind, str) and ":" in kind):
+        return data
+    keys = OwnData.model_fields
+    options = {key: value for key, value in data.items() if key not in keys}
+    kept = {key: value for key, value in data.items() if key in keys and key != "options"}
+    return {**kept, "kind": "own", "load": kind, "options": {**data.get("options", {}), **options}}
+
+
 Data = Annotated[
-    BuiltinData | ImageData | TextData | CorpusData | ArrayData | SeriesData | TableData,
+    BuiltinData | ImageData | TextData | CorpusData | ArrayData | SeriesData | TableData | OwnData,
     Field(discriminator="kind"),
+    BeforeValidator(_written_out),
 ]

@@ -16,7 +16,7 @@ def make(what: str, factory: Callable[..., Made], settings: Mapping[str, Any]) -
         return factory(**settings)
     except TutelageError:
         raise
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+    except Exception as error:  # what is made may be the user's own: anything can happen
         given = ", ".join(f"{key}={value!r}" for key, value in settings.items()) or "no settings"
         raise ConfigError(
             f"{what} cannot be made with {given}: {type(error).__name__}: {error}."
@@ -25,7 +25,10 @@ def make(what: str, factory: Callable[..., Made], settings: Mapping[str, Any]) -
 
 def check_settings(what: str, factory: Callable[..., Any], settings: Mapping[str, Any]) -> None:
     """Check settings against the constructor's signature, which holds the defaults."""
-    known = dict.fromkeys(inspect.signature(factory).parameters)
+    parameters = inspect.signature(factory).parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        return
+    known = dict.fromkeys(parameters)
     for key in settings:
         if not known:
             raise ConfigError(f"{what} takes no settings, got {key}.")

@@ -8,8 +8,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from tutelage.config.data import Data
 from tutelage.config.fields import AtOnce, Count, Open, Positive, Seed, Seeds, Strict, Threads
 from tutelage.deploy.budgets import parse_budget
-from tutelage.engine.settings import OptimizerSettings, ScheduleSettings, TrainSettings
+from tutelage.engine import optimizers, schedules
+from tutelage.engine.settings import OPTIMIZERS
 from tutelage.errors import find
+from tutelage.models.own import is_own
 from tutelage.tasks import TASKS
 
 
@@ -32,12 +34,24 @@ def _task(name: str) -> str:
     return name
 
 
+def _optimizer(name: str) -> str:
+    if not is_own(name):
+        find("optimizer", name, {**OPTIMIZERS, **optimizers.OF_TORCH})
+    return name
+
+
+def _schedule(name: str) -> str:
+    if not is_own(name):
+        find("schedule", name, {**dict.fromkeys(schedules.SCHEDULES), **schedules.OF_TORCH})
+    return name
+
+
 class Views(Open):
     """The view policy that teacher and student share.
 
     Attributes:
         kind: identity; shift (pixels); crop_flip (padding); elastic (num_views, degrees,
-            stretch, pixels, bend); standard (num_views, min_scale).
+            stretch, pixels, bend); standard (num_views, min_scale); or module:Class of your own.
     """
 
     kind: str = "identity"
@@ -85,21 +99,23 @@ class Train(Strict):
 class Optimizer(Strict):
     """The optimizer; see `OptimizerSettings`."""
 
-    kind: Literal["sgd", "adam", "adamw", "dot"] = "adamw"
+    kind: Annotated[str, AfterValidator(_optimizer)] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     nesterov: bool = False
     delta: float = Field(default=0.075, ge=0, lt=1)
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Schedule(Strict):
     """Learning-rate schedule; see `ScheduleSettings`."""
 
-    kind: Literal["constant", "cosine", "step"] = "cosine"
+    kind: Annotated[str, AfterValidator(_schedule)] = "cosine"
     warmup_steps: int = Field(default=0, ge=0)
     milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
     gamma: float = Field(default=0.1, gt=0, le=1)
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class TeacherTraining(Strict):
@@ -234,7 +250,7 @@ class Cache(Strict):
     """The teacher cache.
 
     Attributes:
-        codec: float32 (exact), float16, topk:K or sampled:N.
+        codec: float32 (exact), float16, topk:K, sampled:N, or module:Class of your own.
         path: A folder, or an address such as s3://bucket/folder; the run folder if not given.
     """
 
@@ -279,8 +295,9 @@ class Export(Strict):
     """Formats in which the student is delivered, each compared with PyTorch.
 
     Attributes:
-        targets: onnx, executorch, litert, openvino, torch_export; ONNX is always made too, and
-            alone if not given. Of a language model: onnx, gguf, gguf_q8_0; none if not given.
+        targets: onnx, executorch, litert, openvino, torch_export, or module:Class of your own; ONNX
+            is always made too, and alone if not given. Of a language model: onnx, gguf, gguf_q8_0;
+            none if not given.
         int8: Int8 schemes, each of every target that has it; that of `measure.int8` is the
             first.
         finetune: Train the student on for the first of these ways; null leaves it out.
@@ -358,12 +375,3 @@ class Recipe(Strict):
     budget: Annotated[str, AfterValidator(_budget)] | None = None
     export: Export = Export()
     output: Annotated[Path, BeforeValidator(_folder)]
-
-
-def train_settings(train: Train, optimizer: Optimizer, schedule: Schedule) -> TrainSettings:
-    """The engine's settings of a recipe's three parts."""
-    return TrainSettings(
-        **train.model_dump(),
-        optimizer=OptimizerSettings(**optimizer.model_dump()),
-        schedule=ScheduleSettings(**schedule.model_dump()),
-    )

@@ -16,7 +16,8 @@ from torch.utils.data import (
     default_convert,
 )
 
-from tutelage.data.items import as_tensor, split_item
+from tutelage.data.collated import CollatedSource
+from tutelage.data.items import as_inputs, as_tensor, split_item
 from tutelage.data.labels import CLASS_LABELS, LabelKind
 from tutelage.data.sources import BareSource, DatasetSource, OwnSource, Source, TensorSource
 from tutelage.errors import DataError
@@ -33,7 +34,8 @@ def as_source(data: Any, name: str, kind: LabelKind = CLASS_LABELS) -> Source:
     Args:
         data: A Source; a tuple (inputs, labels) of tensors, arrays or lists; inputs alone; a
             mapping of both, as NumPy's files and columns come; a map-style data set; or a
-            DataLoader, of which its data set is taken.
+            DataLoader, of which its data set and its collate_fn are taken. Inputs may be a
+            mapping by the names of a network's arguments.
         name: The argument, for messages.
         kind: What labels are.
 
@@ -61,13 +63,13 @@ def as_source(data: Any, name: str, kind: LabelKind = CLASS_LABELS) -> Source:
 def _as_source(data: Any, kind: LabelKind) -> Source:
     match data:
         case DataLoader():
-            return DatasetSource(_dataset_of(data), kind=kind)
+            return _of_loader(data, kind)
         case Mapping():
             return _of_columns(data, kind)
         case tuple() if len(data) != 2 and any(map(_is_array, data)):
             raise DataError(f"got a tuple of {len(data)}. Give (inputs, labels).")
-        case tuple((inputs, labels)) if _is_columns(inputs):
-            return TensorSource(as_tensor(inputs, "inputs"), labels, kind)
+        case tuple((inputs, labels)) if _is_columns(inputs) or _is_named(inputs):
+            return TensorSource(as_inputs(inputs, "inputs"), labels, kind)
         case list([inputs, labels]) if _is_columns(inputs) and _is_as_long(inputs, labels):
             return TensorSource(as_tensor(inputs, "inputs"), labels, kind)
     if _is_array(data) and hasattr(data, "columns"):
@@ -80,14 +82,26 @@ def _as_source(data: Any, kind: LabelKind) -> Source:
     return DatasetSource(data, kind=kind)
 
 
+def _of_loader(loader: DataLoader[Any], kind: LabelKind) -> Source:
+    dataset, collate = _dataset_of(loader), loader.collate_fn
+    if collate in (default_collate, default_convert):
+        return DatasetSource(dataset, kind=kind)
+    return CollatedSource(dataset, collate, kind)
+
+
 def _of_columns(data: Mapping[Any, Any], kind: LabelKind) -> Source:
     inputs, labels = split_item(data, "its columns")
-    if not _is_columns(inputs):
+    if not (_is_columns(inputs) or _is_named(inputs)):
         raise DataError(
             f"got a mapping whose input is a {type(inputs).__name__}. Give one part of the data, "
             f"such as data['train'], in one of these forms: {_FORMS}."
         )
-    return TensorSource(as_tensor(inputs, "inputs"), labels, kind)
+    return TensorSource(as_inputs(inputs, "inputs"), labels, kind)
+
+
+def _is_named(value: Any) -> bool:
+    """Whether it is columns by the name of a network's argument."""
+    return isinstance(value, Mapping) and bool(value) and all(map(_is_columns, value.values()))
 
 
 def _is_array(value: Any) -> bool:
@@ -110,16 +124,11 @@ def _is_as_long(inputs: Any, labels: Any) -> bool:
 
 
 def _dataset_of(loader: DataLoader[Any]) -> Any:
-    """A loader's data set, if the loader itself changes nothing.
+    """A loader's data set, if the loader draws every sample once.
 
     Raises:
-        DataError: It collates, draws or weights samples in a way of its own.
+        DataError: It draws or weights samples in a way of its own.
     """
-    if loader.collate_fn not in (default_collate, default_convert):
-        raise DataError(
-            "the DataLoader has a collate_fn of its own, which would be left out. Give a data set "
-            "whose items are (input, label) pairs of one shape."
-        )
     batches, sampler = loader.batch_sampler, loader.sampler
     is_usual = batches is None or type(batches) is BatchSampler
     draws_all = type(sampler) is SequentialSampler or (
@@ -140,6 +149,6 @@ def loader_note(data: Any, name: str) -> list[str]:
     if not isinstance(data, DataLoader):
         return []
     return [
-        f"{name} was given as a DataLoader: its data set is read; batch size, order and workers "
-        "are those of the settings."
+        f"{name} was given as a DataLoader: its data set and its collate_fn are used; batch size, "
+        "order and workers are those of the settings."
     ]

@@ -11,6 +11,7 @@ from torch import Tensor
 from tutelage.data.decoding import as_bytes
 from tutelage.data.labels import check_no_gaps
 from tutelage.errors import DataError
+from tutelage.types import Inputs
 
 INPUT_NAMES = (
     "input",
@@ -60,7 +61,8 @@ def _of_mapping(item: Mapping[Any, Any], place: str) -> tuple[Any, Any]:
         raise DataError(
             f"{place}: its entries are {', '.join(map(str, item))}. One input is needed, named "
             f"{', '.join(INPUT_NAMES)}, and at most one label, named {', '.join(LABEL_NAMES)}. "
-            "Rename or remove entries."
+            "Rename or remove entries; for a network of several inputs give ({name: input, ...}, "
+            "label)."
         )
     return item[inputs[0]], item[labels[0]] if labels else None
 
@@ -91,6 +93,29 @@ def as_tensor(value: Any, place: str) -> Tensor:
     return tensor.detach().float() if is_number else tensor.detach()
 
 
+def as_inputs(value: Any, place: str) -> Inputs:
+    """An input as a tensor, or several as tensors by the name of a network's argument.
+
+    Args:
+        value: What `as_tensor` takes, or a mapping of such values.
+        place: Where it stands, for messages.
+
+    Raises:
+        DataError: A value is none of these, or a name cannot be that of an argument.
+    """
+    if not isinstance(value, Mapping):
+        return as_tensor(value, place)
+    for name in value:
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise DataError(
+                f"{place}: the input {name!r} cannot be an argument of a network's forward. Name "
+                "inputs as forward names its arguments."
+            )
+    if not value:
+        raise DataError(f"{place}: the mapping of inputs is empty. Give at least one.")
+    return {name: as_tensor(one, f"{place}, {name!r}") for name, one in value.items()}
+
+
 def _stacked(images: list[Any], place: str) -> Tensor:
     """Stack PIL images as one tensor, each read as it would be alone."""
     tensors = [as_tensor(image, f"{place}: entry {n}") for n, image in enumerate(images)]
@@ -106,7 +131,7 @@ def _from_array(value: Any, place: str) -> Tensor:
     if isinstance(value, tuple) and len(value) > 1 and any(map(_has_axes, value)):
         raise DataError(
             f"{place}: the input is a tuple of {len(value)} arrays, as of a network with several "
-            "inputs. Join them into one array, which the network's forward takes apart."
+            "inputs. Give a mapping from the names of its forward's arguments to the arrays."
         )
     if isinstance(value, str) or not (
         isinstance(value, list | tuple) or hasattr(value, "__array__")

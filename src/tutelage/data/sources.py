@@ -14,18 +14,18 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from tutelage.data.items import as_tensor, split_item
+from tutelage.data.items import as_inputs, split_item
 from tutelage.data.labels import CLASS_LABELS, LabelKind, check_count
 from tutelage.data.randomness import FixedDraws, random_state_kept, seed_random
 from tutelage.errors import DataError
 from tutelage.inputs import InputKind, kind_of
-from tutelage.types import Inputs, tensor_bytes
+from tutelage.types import Inputs, by_name, map_tensors, tensor_bytes, tensors_of
 from tutelage.wording import quantity
 
 FINGERPRINTED = 64  # items of a data set
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 Samples = tuple[Inputs, Shaped[Tensor, "batch ..."] | None]
-Item = tuple[Tensor, Any]
+Item = tuple[Inputs, Any]
 
 
 class Source(ABC):
@@ -141,10 +141,10 @@ class OwnSource(Source):
 
 
 class TensorSource(Source):
-    """Samples in memory, as one tensor.
+    """Samples in memory, as one tensor, or as tensors by the name of a network's argument.
 
     Args:
-        inputs: One row a sample.
+        inputs: One row a sample, of each tensor.
         labels: One a row, as `kind` reads them, or None.
         kind: What labels are; class numbers of any numeric type if not given.
 
@@ -155,29 +155,38 @@ class TensorSource(Source):
 
     in_memory = True
 
-    def __init__(
-        self, inputs: Shaped[Tensor, "n ..."], labels: Any = None, kind: LabelKind = CLASS_LABELS
-    ) -> None:
+    def __init__(self, inputs: Inputs, labels: Any = None, kind: LabelKind = CLASS_LABELS) -> None:
         """Store the tensors, without a copy, and fingerprint them."""
-        self.inputs = inputs.contiguous()
+        self.inputs = map_tensors(inputs, Tensor.contiguous)
         self.labels = None if labels is None else kind.column(labels, "labels")
-        count = len(self.inputs)
-        check_count(count, count if self.labels is None else len(self.labels), "data")
-        digest = hashlib.sha256(repr((tuple(inputs.shape), str(inputs.dtype))).encode())
-        digest.update(tensor_bytes(self.inputs))
+        self._count = _rows(self.inputs)
+        check_count(self._count, self._count if self.labels is None else len(self.labels), "data")
+        digest = hashlib.sha256()
+        for name, tensor in by_name(self.inputs).items():
+            known = (tuple(tensor.shape), str(tensor.dtype))
+            digest.update(repr(known if isinstance(inputs, Tensor) else (name, *known)).encode())
+            digest.update(tensor_bytes(tensor))
         if self.labels is not None:
             digest.update(tensor_bytes(self.labels))
         self.fingerprint = digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         """Number of samples."""
-        return len(self.inputs)
+        return self._count
 
     def fetch(self, ids: Int[Tensor, " batch"]) -> Samples:
         """Rows with these numbers."""
         labels = None if self.labels is None else self.labels[ids]
-        rows = ids.to(self.inputs.device)
-        return self.inputs.index_select(dim=0, index=rows), labels  # copies rows, not elements
+        return map_tensors(  # index_select copies rows, not elements
+            self.inputs, lambda tensor: tensor.index_select(dim=0, index=ids.to(tensor.device))
+        ), labels
+
+
+def _rows(inputs: Inputs) -> int:
+    counts = {name: len(tensor) for name, tensor in by_name(inputs).items()}
+    if len({*counts.values()}) > 1:
+        raise DataError(f"Inputs differ in their number of rows: {counts}. Give a row a sample.")
+    return next(iter(counts.values()))
 
 
 class DatasetSource(Source):
@@ -201,7 +210,7 @@ class DatasetSource(Source):
 
     def __init__(self, dataset: Any, version: str = "", kind: LabelKind = CLASS_LABELS) -> None:
         """Wrap the data set and look at a few of its items."""
-        _check_map_style(dataset)
+        check_map_style(dataset)
         self.dataset, self.kind = dataset, kind
         self.version = version
         self.has_labels: bool | None = None
@@ -235,7 +244,8 @@ class DatasetSource(Source):
             items = {} if self._has_random_labels(items) else items
         for inputs, label in items.values():
             if not self.is_random:
-                digest.update(tensor_bytes(inputs))
+                for tensor in tensors_of(inputs):
+                    digest.update(tensor_bytes(tensor))
             digest.update(str(label).encode())
         return digest.hexdigest()[:16]
 
@@ -273,21 +283,8 @@ class DatasetSource(Source):
         """
         numbers = ids.tolist()
         items = [self._item(number) for number in numbers]
-        pairs = zip(items, numbers, strict=True)
-        shapes = {tuple(inputs.shape): number for (inputs, _), number in pairs}
-        if len(shapes) > 1:
-            raise DataError(
-                f"Samples differ in shape: {shapes} (shape: a sample that has it). Bring them to "
-                "one size, for example with torchvision.transforms.v2.Resize((64, 64))."
-            )
-        kinds = {inputs.dtype: number for (inputs, _), number in zip(items, numbers, strict=True)}
-        if len(kinds) > 1:
-            raise DataError(
-                f"Samples differ in type: {kinds} (type: a sample that has it). Bytes are pixels "
-                "from 0 to 255, other numbers are taken as they are: give all in one type."
-            )
-        inputs = torch.stack([inputs for inputs, _ in items])
         labels = [label for _, label in items if label is not None]
+        inputs = _stacked([inputs for inputs, _ in items], numbers)
         return inputs, self.kind.stack(labels) if labels else None
 
     def _item(self, number: int) -> Item:
@@ -310,10 +307,11 @@ class DatasetSource(Source):
                 "before it. Give every sample one, or none."
             )
         found = None if label is None else self.kind.one(label, place)
-        return as_tensor(inputs, place), found
+        return as_inputs(inputs, place), found
 
 
-def _check_map_style(dataset: Any) -> None:
+def check_map_style(dataset: Any) -> None:
+    """Refuse streams, and data sets without samples."""
     is_stream = isinstance(dataset, IterableDataset)
     if is_stream or not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
         raise DataError(
@@ -324,11 +322,59 @@ def _check_map_style(dataset: Any) -> None:
         raise DataError(f"{type(dataset).__name__} is empty. Training needs samples.")
 
 
+def _stacked(inputs: Sequence[Inputs], numbers: Sequence[int]) -> Inputs:
+    """Inputs of several samples as a batch.
+
+    Raises:
+        DataError: They differ in names, shape or type; the message names a sample of each.
+    """
+    names = {tuple(by_name(one)): number for one, number in zip(inputs, numbers, strict=True)}
+    if len(names) > 1:
+        raise DataError(
+            f"Samples differ in the names of their inputs: {names} (names: a sample that has "
+            "them). Give all the same."
+        )
+    if isinstance(inputs[0], Tensor):
+        return _stack([one for one in inputs if isinstance(one, Tensor)], numbers, "")
+    every = [by_name(one) for one in inputs]
+    return {
+        name: _stack([one[name] for one in every], numbers, f" in {name!r}") for name in every[0]
+    }
+
+
+def _stack(tensors: Sequence[Tensor], numbers: Sequence[int], where: str) -> Tensor:
+    pairs = list(zip(tensors, numbers, strict=True))
+    shapes = {tuple(tensor.shape): number for tensor, number in pairs}
+    if len(shapes) > 1:
+        raise DataError(
+            f"Samples differ in shape{where}: {shapes} (shape: a sample that has it). Bring them "
+            "to one size, for example with torchvision.transforms.v2.Resize((64, 64)), or give a "
+            "collate function that fills them up."
+        )
+    kinds = {tensor.dtype: number for tensor, number in pairs}
+    if len(kinds) > 1:
+        raise DataError(
+            f"Samples differ in type{where}: {kinds} (type: a sample that has it). Bytes are "
+            "pixels from 0 to 255, other numbers are taken as they are: give all in one type."
+        )
+    return torch.stack(list(tensors))
+
+
 def _is_same(one: Item, other: Item) -> bool:
     """Whether two items are equal bit for bit, NaN included."""
     (inputs, label), (others, other_label) = one, other
-    is_alike = inputs.shape == others.shape and inputs.dtype == others.dtype
-    return is_alike and label == other_label and tensor_bytes(inputs) == tensor_bytes(others)
+    return label == other_label and same_inputs(inputs, others)
+
+
+def same_inputs(one: Inputs, other: Inputs) -> bool:
+    """Whether two inputs are equal bit for bit, NaN included."""
+    ours, theirs = by_name(one), by_name(other)
+    return ours.keys() == theirs.keys() and all(
+        ours[name].shape == theirs[name].shape
+        and ours[name].dtype == theirs[name].dtype
+        and tensor_bytes(ours[name]) == tensor_bytes(theirs[name])
+        for name in ours
+    )
 
 
 def _transforms(dataset: Any) -> Iterator[str]:

@@ -29,6 +29,7 @@ _UNREADABLE = (
     OverflowError,
     OSError,
 )
+GROUP, PLAIN = "group", "#number"  # in names of tensors
 _REMOVE = "Remove this checkpoint to train the arm from its start."
 
 
@@ -140,23 +141,44 @@ def _owned(tensors: Tensors) -> Iterator[tuple[str, Tensor]]:
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> Tensors:
+    """State of each parameter and numbers of each group; numbers become tensors of one element."""
+    content = optimizer.state_dict()
+    parts = {str(number): state for number, state in content["state"].items()}
+    parts |= {f"{GROUP}{number}": group for number, group in enumerate(content["param_groups"])}
     return {
-        f"optimizer/{number}/{name}": value.detach()
-        for number, state in optimizer.state_dict()["state"].items()
+        f"optimizer/{part}/{name}{'' if isinstance(value, Tensor) else PLAIN}": _as_tensor(value)
+        for part, state in parts.items()
         for name, value in state.items()
-        if isinstance(value, Tensor)
+        if isinstance(value, Tensor | bool | int | float)
     }
+
+
+def _as_tensor(value: Tensor | bool | int | float) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
 
 
 def _load_optimizer(optimizer: Optimizer, tensors: Tensors) -> None:
     state: dict[int, dict[str, Any]] = {}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for name, value in tensors.items():
-        number, _, entry = name.partition("/")
-        like = parameters[int(number)]
-        state.setdefault(int(number), {})[entry] = sharded_like(value, like)
     groups = optimizer.state_dict()["param_groups"]
+    for name, value in tensors.items():
+        part, _, entry = name.partition("/")
+        held: Any = value.item() if entry.endswith(PLAIN) else value
+        entry = entry.removesuffix(PLAIN)
+        if part.startswith(GROUP):
+            groups[int(part.removeprefix(GROUP))][entry] = held
+            continue
+        if isinstance(held, Tensor):
+            held = sharded_like(held, parameters[int(part)])
+        state.setdefault(int(part), {})[entry] = held
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for number, entries in state.items():  # torch casts all but "step" to the parameter's dtype
+        loaded = optimizer.state[parameters[number]]
+        for entry, held in entries.items():
+            if isinstance(held, Tensor) and loaded[entry].dtype != held.dtype:
+                loaded[entry] = held.to(loaded[entry].device)
 
 
 def _below(tensors: Tensors, name: str) -> Tensors:

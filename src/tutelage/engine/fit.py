@@ -382,7 +382,7 @@ class _Loop:
         settings = self.arm.settings
         factor = settings.schedule.factor(step, self.arm.total_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.optimizer.lr * factor
+            group["lr"] = group["initial_lr"] * factor
         self.trainee.objective.progress = step / self.arm.total_steps
 
     def _count(self, report: LossReport, items: int) -> None:

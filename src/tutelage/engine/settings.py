@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from tutelage.engine import schedules
 from tutelage.engine.dot import DOT
+from tutelage.engine.optimizers import check_other, make_other
 from tutelage.errors import ConfigError, find
 from tutelage.sharding import is_shard
 from tutelage.types import PRECISIONS
@@ -19,7 +21,6 @@ OPTIMIZERS: Mapping[str, type[Optimizer]] = {
     "adamw": AdamW,
     "dot": DOT,
 }
-SCHEDULES = ("constant", "cosine", "step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +28,32 @@ class OptimizerSettings:
     """Which optimizer, and its settings.
 
     Attributes:
-        kind: "sgd", "adam", "adamw" or "dot" (SGD with two momenta; see `DOT`).
+        kind: "sgd", "adam", "adamw" or "dot" (SGD with two momenta; see `DOT`); another class of
+            `torch.optim` by its name; or a class of one's own, itself or as module:Class.
         lr: Peak learning rate, above 0.
         momentum: For sgd and dot.
         weight_decay: 0 or more.
         nesterov: For sgd alone.
         delta: For dot alone: how far the two momenta lie from `momentum`.
+        options: Keyword arguments of another class.
     """
 
-    kind: str = "adamw"
+    kind: str | type[Optimizer] = "adamw"
     lr: float = 1e-3
     momentum: float = 0.9
     weight_decay: float = 0.0
     nesterov: bool = False
     delta: float = 0.075
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
-        find("optimizer", self.kind, OPTIMIZERS)
+        if self.kind not in OPTIMIZERS:
+            check_other(self.kind, self.options, others=self._others)
+        elif self.options:
+            raise ConfigError(
+                f"optimizer.options: {self.kind!r} takes none; its settings are keys of optimizer."
+            )
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"optimizer.lr must be above 0, got {self.lr}. Usual: 0.001 to 0.1.")
         if not 0 <= self.weight_decay < math.inf:
@@ -57,16 +66,36 @@ class OptimizerSettings:
         if self.nesterov and self.kind == "sgd" and self.momentum == 0:
             raise ConfigError("optimizer.nesterov needs a momentum above 0, got 0. Usual: 0.9.")
 
+    @property
+    def _others(self) -> dict[str, Any]:
+        """Settings of built-in optimizers that were given, for the message that refuses them."""
+        usual = OptimizerSettings.__dataclass_fields__
+        names = ("momentum", "nesterov", "delta")
+        return {n: getattr(self, n) for n in names if getattr(self, n) != usual[n].default}
+
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
-        """The optimizer for these parameters."""
-        parameters = list(parameters)
+        """The optimizer for these parameters.
+
+        Raises:
+            ConfigError: It cannot be made for them.
+        """
+        optimizer = self._built(list(parameters))
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        return optimizer
+
+    def _built(self, parameters: list[torch.nn.Parameter]) -> Optimizer:
+        if self.kind not in OPTIMIZERS:
+            return make_other(
+                self.kind, parameters, self.options, lr=self.lr, weight_decay=self.weight_decay
+            )
         settings: dict[str, float | bool] = {"lr": self.lr, "weight_decay": self.weight_decay}
         if self.kind == "sgd":
             settings |= {"momentum": self.momentum, "nesterov": self.nesterov}
         if self.kind == "dot":
             settings |= {"momentum": self.momentum, "delta": self.delta}
             return DOT(parameters, **settings)
-        factory: Callable[..., Optimizer] = OPTIMIZERS[self.kind]
+        factory: Callable[..., Optimizer] = OPTIMIZERS[str(self.kind)]
         is_fused = not any(is_shard(p) for p in parameters)  # SGD has no rule for pieces
         optimizer = factory(parameters, fused=is_fused, **settings)
         if self.kind == "sgd" and self.momentum:
@@ -113,20 +142,25 @@ class ScheduleSettings:
     """Learning-rate schedule: a pure function of the step, without state.
 
     Attributes:
-        kind: "constant", "cosine" (to 0) or "step".
+        kind: "constant", "cosine" (to 0) or "step"; a class of torch.optim.lr_scheduler;
+            transformers:NAME of `transformers.get_scheduler`; or a function of one's own, itself
+            or as module:function (see `check_schedule`).
         warmup_steps: Linear rise from 0 at the start.
         milestones: For step: shares of the training (0 to 1) after which the rate drops.
         gamma: For step: factor of each drop.
+        options: Keyword arguments of another class or function. Numbers of steps that are the
+            whole training's (T_max, total_steps, total_iters) are filled in.
     """
 
-    kind: str = "cosine"
+    kind: schedules.Kind = "cosine"
     warmup_steps: int = 0
     milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
     gamma: float = 0.1
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
-        find("schedule", self.kind, dict.fromkeys(SCHEDULES))
+        schedules.check_schedule(self.kind, self.options)
         if not (_is_whole(self.warmup_steps) and self.warmup_steps >= 0):
             raise ConfigError(
                 f"schedule.warmup_steps must be a whole number, 0 or more, got {self.warmup_steps}."
@@ -149,8 +183,11 @@ class ScheduleSettings:
                 return 0.5 * (1 + math.cos(done * math.pi))
             case "step":
                 return float(self.gamma ** sum(step >= share * total for share in self.milestones))
-            case _:
+            case "constant":
                 return 1.0
+            case other:
+                left, rest = step - self.warmup_steps, total - self.warmup_steps
+                return schedules.table_factor(other, self.options, left, rest)
 
 
 @dataclass(frozen=True, slots=True)

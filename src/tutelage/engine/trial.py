@@ -5,11 +5,13 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from tutelage.data.loading import BatchBuilder, num_batches
 from tutelage.data.randomness import random_state_kept, seed_random
 from tutelage.engine.average import Average
 from tutelage.engine.memory import is_out_of_memory
+from tutelage.engine.optimizers import check_state
 from tutelage.engine.settings import TrainSettings
 from tutelage.engine.training_module import TrainingModule
 from tutelage.errors import ConfigError, ModelError, TutelageError, one_line
@@ -58,10 +60,25 @@ def try_training(
         for _ in range(2):
             optimizer.zero_grad()
             _learn(trainee, batch, teacher)
-            optimizer.step()
+            _step(optimizer)
         if settings.ema is not None:
             Average(trainee.student, settings.ema).update(trainee.student)
         check_is_all_saved(trainee.student, untrained, trainee.task, batch)
+
+
+def _step(optimizer: Optimizer) -> None:
+    try:
+        optimizer.step()
+    except TutelageError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"optimizer {type(optimizer).__name__}: its step fails: {type(error).__name__}: "
+            f"{one_line(error)}. Take another, such as adamw, or other options."
+        ) from error
+    check_state(optimizer)
 
 
 def _learn(trainee: TrainingModule, batch: Batch, teacher: Teacher | None) -> None:

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import inspect
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,16 @@ from tutelage.errors import (
     one_line,
     require,
 )
-from tutelage.files import check_regular, fingerprint
+from tutelage.files import check_regular
 from tutelage.models import cifar_nets, nets, series_nets, text_nets
 from tutelage.models.causal import make_causal
 from tutelage.models.copies import EXTRA, load_state, state_of
 from tutelage.models.hf import hf_factory
 from tutelage.models.origin import Origin, class_names_in, remember
+from tutelage.models.own import own_object
 from tutelage.models.sentence import sentence, static
 from tutelage.models.served import make_served
 from tutelage.models.slices import initialise, slice_network
-from tutelage.models.strangers import check_code
 from tutelage.paths import hub_asked_once
 from tutelage.wording import quantity
 
@@ -92,11 +91,6 @@ KEEPS_BODY = ("hf:", "timm:", "torchvision:")  # which load weights of their own
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 WRAPPED = ("state_dict", "model_state_dict", "model", "net", "network")
 
-NOT_OWN = (
-    "accelerate", "builtins", "cloudpickle", "datasets", "dill", "fsspec", "huggingface_hub",
-    "joblib", "numpy", "onnx", "onnxruntime", "pandas", "PIL", "pip", "pydantic", "requests",
-    "safetensors", "scipy", "setuptools", "sklearn", "torch", "transformers", "yaml",
-)  # fmt: skip
 TIMM_FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 LIBRARIES = (
     "timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, sentence:NAME_OR_FOLDER, "
@@ -340,9 +334,8 @@ def _factory(name: str, folder: Path) -> Factory:
         return _torchvision_factory(rest)
     if library in OF_A_NAME:
         return functools.partial(OF_A_NAME[library], rest)
-    if library.endswith(".py"):
-        return _attribute(_load_file(folder / library), rest, name)
-    return _attribute(_import_module(library, name), rest, name)
+    factory: Factory = own_object(name, f"model {name!r}", folder)
+    return factory
 
 
 def _check_known(name: str) -> None:
@@ -361,44 +354,6 @@ def _check_known(name: str) -> None:
             f"{', '.join(sorted(BUILTIN))}."
         )
     find("model", name, BUILTIN)
-
-
-def import_own(library: str, what: str) -> Any:
-    """Import a user's module for a network or a loss that a recipe names.
-
-    Python's own modules and the libraries underneath are refused: a recipe that could name any
-    function of theirs, with any arguments, could do anything without a line of code beside it.
-
-    Args:
-        library: Dotted name.
-        what: Which entry of the recipe names it.
-
-    Raises:
-        ConfigError: It is nobody's own, or no such code may run now.
-        Exception: Whatever importing it raises.
-    """
-    if library.split(".")[0] in {*sys.stdlib_module_names, *NOT_OWN}:
-        raise ConfigError(
-            f"{what}: {library!r} is no module of your own, and a recipe may run no other. Write "
-            "a file.py with a function that makes what you want."
-        )
-    check_code(library, what)
-    return importlib.import_module(library)
-
-
-def _import_module(library: str, name: str) -> Any:
-    try:
-        return import_own(library, f"model {name!r}")
-    except ConfigError:
-        raise
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"model {name!r}: there is no module {library!r} ({error}). Allowed: {SCHEMES}."
-        ) from error
-    except Exception as error:
-        raise ModelError(
-            f"model {name!r}: importing {library!r} failed: {type(error).__name__}: {error}"
-        ) from error
 
 
 def _timm_factory(name: str) -> Factory:
@@ -457,36 +412,6 @@ def _torchvision_factory(name: str) -> Factory:
         return plain
 
     return make
-
-
-def _load_file(path: Path) -> Any:
-    if not path.is_file():
-        raise ConfigError(f"model: {path}: no such file. Allowed: {SCHEMES}.")
-    check_code(str(path), f"model '{path.name}'")
-    name = f"{path.stem}@{fingerprint(str(path.resolve()))}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look their module up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise ModelError(f"{path}: running it failed: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _attribute(module: Any, name: str, full: str) -> Factory:
-    functions = {key: value for key, value in vars(module).items() if callable(value)}
-    own = {key: value for key, value in functions.items() if not key.startswith("_")}
-    if name not in own:
-        raise ConfigError(
-            f"model {full!r}: there is no function {name!r}. It defines: "
-            f"{', '.join(sorted(own)) or 'none'}."
-        )
-    factory: Factory = own[name]
-    return factory
 
 
 def _accepted(factory: Factory, facts: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from tutelage.data.forms import as_source, loader_note
+from tutelage.data.given import RANDOM_NOTE, judged_on
 from tutelage.data.labels import LabelKind
 from tutelage.data.sources import Source, Splits, split_off
 from tutelage.data.views import Identity, ViewPolicy
 from tutelage.deploy import export_checked
 from tutelage.engine import OptimizerSettings, TrainSettings
 from tutelage.engine.events import Listener, ignore
-from tutelage.errors import DataError, of_role, with_known_names
+from tutelage.errors import of_role, with_known_names
 from tutelage.inputs import InputKind
 from tutelage.job import Job
 from tutelage.models.copies import copied
@@ -33,12 +34,6 @@ from tutelage.records import ParityRow, RunRecord, Summary, Verdict
 from tutelage.report import short_html, short_text, write_report
 from tutelage.tasks import TASKS, Task
 from tutelage.tasks.making import plan_task
-
-RANDOM_NOTE = (
-    "The training data are random: an item differs from call to call, as under random transforms. "
-    "Teacher and student see the same draw, but a training that goes on after an interruption sees "
-    "other draws than one without. SeededViews makes augmentation repeatable."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,24 +237,9 @@ def _splits(train: Any, valid: Any, test: Any, notes: list[str], kind: LabelKind
     if train_source.is_random:
         notes.append(RANDOM_NOTE)
     valid_name = "train_data" if valid is None else "valid_data"
-    valid_source = _judged_on(valid_source, valid_name, notes)
+    valid_source = judged_on(valid_source, valid_name, notes)
     if test is None:
         return Splits(train_source, valid_source, valid_source, class_names=())
     return Splits(
-        train_source, valid_source, _judged_on(test_source, "test_data", notes), class_names=()
+        train_source, valid_source, judged_on(test_source, "test_data", notes), class_names=()
     )
-
-
-def _judged_on(source: Source, name: str, notes: list[str]) -> Source:
-    """Samples for validation or test, which must be the same for every network."""
-    if not source.is_random:
-        return source
-    notes.append(
-        f"What was held out of or given as {name} draws random numbers for each item, as under "
-        "random transforms: each item's draw was fixed, so that all networks are judged on the "
-        "same. Give validation and test data without random transforms."
-    )
-    try:
-        return source.with_fixed_draws()
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from error

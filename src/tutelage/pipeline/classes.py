@@ -1,12 +1,12 @@
 """Number and names of the classes of a Python call."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tutelage.data.items import LABEL_NAMES
+from tutelage.data.given import highest_label, names_of
 from tutelage.data.labels import CLASS_LABELS, LabelKind
 from tutelage.data.randomness import random_state_kept
 from tutelage.data.sources import Source
@@ -15,8 +15,6 @@ from tutelage.models.calling import call_checked
 from tutelage.models.modes import preserve_mode
 from tutelage.types import map_tensors
 from tutelage.wording import quantity
-
-LOOKED_AT = 4096  # labels, spread over data that name no classes
 
 
 def classes_of(
@@ -48,7 +46,7 @@ def classes_of(
     told = None if labels is None else kind.count(labels)
     if told is not None:
         return tuple(map(str, range(told)))
-    names = _names_of(data)
+    names = names_of(data)
     count = _num_logits(teacher, "teacher", source)
     with random_state_kept():
         others = _num_logits(student, "student", source)
@@ -57,40 +55,12 @@ def classes_of(
     return names if len(names) == count else tuple(map(str, range(count)))
 
 
-def _names_of(data: Any) -> tuple[str, ...]:
-    """A data set's own class names, looked up through subsets and loaders; None if it has none."""
-    for one in _inside(data):
-        if getattr(one, "target_transform", None) is not None:
-            return ()  # its labels need not be the numbers of these names
-        for found in _lists_in(one):
-            names = tuple(map(str, found))
-            if names and len({*names}) == len(names):
-                return names
-    return ()
-
-
-def _lists_in(data: Any) -> Iterator[Sequence[Any]]:
-    """Lists of class names in torchvision and `datasets`."""
-    features = getattr(data, "features", None)
-    columns = [features.get(name) for name in LABEL_NAMES] if isinstance(features, Mapping) else []
-    lists = [getattr(data, "classes", None), *(getattr(one, "names", None) for one in columns)]
-    yield from (found for found in lists if isinstance(found, list | tuple))
-
-
-def _inside(data: Any) -> Iterator[Any]:
-    """A data set and all data sets that it wraps."""
-    while data is not None:
-        yield data
-        parts = getattr(data, "datasets", None)  # of one that joins several, the first names them
-        data = parts[0] if isinstance(parts, list) and parts else getattr(data, "dataset", None)
-
-
 def _check_teacher(count: int, others: int, names: Sequence[str], source: Source) -> None:
     """Report a mismatch of the teacher; otherwise the error is about the student."""
     if names:
         known, fits = f"the data name {quantity(len(names), 'class')}", len(names) == count
     else:
-        highest = _highest_label(source)
+        highest = highest_label(source)
         known = f"the highest label seen in the data is {highest}"
         fits = highest is None or (highest < count and not highest < others < count)
     if not fits:
@@ -101,16 +71,6 @@ def _check_teacher(count: int, others: int, names: Sequence[str], source: Source
             f"new and training; or, if {count:,} classes are meant, give class_names and a student "
             f"with num_classes={count}."
         )
-
-
-def _highest_label(source: Source) -> int | None:
-    ids = torch.linspace(0, len(source) - 1, min(LOOKED_AT, len(source))).long()
-    highest = None
-    for some in ids.split(256):
-        _, labels = source.fetch(some)
-        if labels is not None and labels.ndim == 1:
-            highest = max(int(labels.max()), -1 if highest is None else highest)
-    return highest
 
 
 @torch.no_grad()

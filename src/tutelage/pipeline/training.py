@@ -25,6 +25,7 @@ from tutelage.job import Job
 from tutelage.locks import locked
 from tutelage.models.copies import copied, state_of
 from tutelage.models.load import load_weights, read_state
+from tutelage.models.own import portable_name
 from tutelage.objective import Objective
 from tutelage.pipeline.answers import check_answers
 from tutelage.pipeline.quality import measure_quality
@@ -393,9 +394,11 @@ def _key(arm: Arm, model: nn.Module) -> str:
 
 
 def _fingerprinted_settings(settings: TrainSettings) -> dict[str, object]:
-    return {
-        name: value for name, value in asdict(settings).items() if name not in NOT_IN_FINGERPRINT
-    }
+    found = {k: v for k, v in asdict(settings).items() if k not in NOT_IN_FINGERPRINT}
+    for name in ("optimizer", "schedule"):
+        part = {k: v for k, v in found[name].items() if k != "options" or v}
+        found[name] = {**part, "kind": portable_name(part["kind"])}
+    return found
 
 
 def _data(reader: BatchBuilder) -> list[str]:

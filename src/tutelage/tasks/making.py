@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from tutelage.data.labels import LabelKind
 from tutelage.data.sources import Source
 from tutelage.errors import ConfigError, DataError, find
-from tutelage.models.load import import_own
+from tutelage.models.own import is_own, own_object
 from tutelage.tasks.base import Task
 
 LOOKED_AT = 20_000  # labels of larger data, spread evenly
@@ -74,41 +75,34 @@ class TaskPlan:
 
 
 def plan_task(
-    given: object, known: Mapping[str, type[Task]], metric: str | None = None, place: str = "task"
+    given: object,
+    known: Mapping[str, type[Task]],
+    metric: str | None = None,
+    place: str = "task",
+    folder: Path = Path(),
 ) -> TaskPlan:
     """What is meant by a task.
 
     Args:
-        given: A name, "module:Class" of one's own, a class, or a task.
+        given: A name, "module:Class" or "file.py:Class" of one's own, a class, or a task.
         known: Names and what they stand for.
         metric: The metric that leads.
         place: For messages.
+        folder: Where a relative file.py is looked for.
 
     Raises:
         ConfigError: It is none of these.
     """
     found = given
     if isinstance(given, str):
-        module, _, name = given.partition(":")
-        found = _own(module, name, place) if name else find(place, given, known)
+        what = f"{place}: {given}"
+        found = own_object(given, what, folder) if is_own(given) else find(place, given, known)
     if isinstance(found, Task) or (isinstance(found, type) and issubclass(found, Task)):
         return TaskPlan(found, metric, place)
     raise ConfigError(
         f"{place}: {given!r} is no task. Give one of {', '.join(known)}, or a subclass of "
         "tutelage.Task of your own."
     )
-
-
-def _own(module: str, name: str, place: str) -> object:
-    what = f"{place}: {module}:{name}"
-    try:
-        return getattr(import_own(module, what), name)
-    except ConfigError:
-        raise
-    except Exception as error:  # the module is the user's own: anything can happen
-        raise ConfigError(
-            f"{what} cannot be imported: {type(error).__name__}: {error}. Write it as module:Class."
-        ) from error
 
 
 def label_statistics(

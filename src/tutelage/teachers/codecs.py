@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tutelage.errors import CacheError, ConfigError
+from tutelage.errors import CacheError, ConfigError, one_line
 from tutelage.losses.divergences import log_soften, soften
 from tutelage.types import SCORES, Outputs, Signal, SparseLogits, tensor_bytes
 
@@ -211,6 +211,64 @@ def _unpacked(arrays: Mapping[str, np.ndarray]) -> Tensor:
 
 
 CODECS: Mapping[str, Callable[[], Codec]] = {"float32": Float32, "float16": Float16}
+_OWN: dict[str, Codec] = {}
+
+
+def register_codec(codec: object, what: str = "codec") -> str:
+    """Make a codec of one's own known by its name, which manifests have.
+
+    A cache never imports the code that wrote it: whoever reads it registers the codec first.
+
+    Args:
+        codec: With `name`, `takes`, `encode` and `decode`, as `Codec` has them.
+        what: The key or argument that gives it, for messages.
+
+    Returns:
+        Its name.
+
+    Raises:
+        ConfigError: It is no codec, or has the name of another.
+    """
+    if not isinstance(codec, Codec):
+        lacking = [n for n in ("name", "takes", "encode", "decode") if not hasattr(codec, n)]
+        raise ConfigError(
+            f"{what}: {type(codec).__name__} is no codec, for it has no {', '.join(lacking)}. See "
+            "tutelage.teachers.codecs.Codec."
+        )
+    kind = codec.name.partition(":")[0]
+    if not codec.name or kind in (*CODECS, "topk", "sampled"):
+        raise ConfigError(f"{what}: its name is {codec.name!r}. Give it one of its own.")
+    _OWN[codec.name] = codec
+    return codec.name
+
+
+def try_codec(codec: Codec, num_classes: int) -> None:
+    """Encode and decode some scores with a codec, before anything is trained.
+
+    Raises:
+        ConfigError: What it gives cannot be kept, or is not what is needed.
+    """
+    logits = torch.randn(3, num_classes, generator=torch.Generator().manual_seed(0))
+    what = f"cache.codec: {codec.name}"
+    try:
+        arrays = codec.encode(logits.clone())
+        are_rows = isinstance(arrays, dict) and all(
+            isinstance(value, Tensor) and len(value) == len(logits) for value in arrays.values()
+        )
+        if not (are_rows and arrays):
+            raise ConfigError(f"{what}: encode must give tensors by name, each with a row an item.")
+        found = codec.decode({name: value.numpy() for name, value in arrays.items()}, num_classes)
+    except (ConfigError, CacheError):
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{what}: it fails on logits of shape {tuple(logits.shape)}: {type(error).__name__}: "
+            f"{one_line(error)}."
+        ) from error
+    scores = found.scores if isinstance(found, Outputs) else None
+    rows = scores.values if isinstance(scores, SparseLogits) else scores
+    if not isinstance(rows, Tensor) or len(rows) != len(logits):
+        raise ConfigError(f"{what}: decode must give tutelage.Outputs with a row an item.")
 
 
 def make_codec(name: str) -> Codec:
@@ -226,6 +284,8 @@ def make_codec(name: str) -> Codec:
         return Sampled(int(setting))
     if name in CODECS:
         return CODECS[name]()
+    if name in _OWN:
+        return _OWN[name]
     raise ConfigError(
         f"cache.codec: unknown codec {name!r}. Known: float32, float16, topk:K, sampled:N."
     )
