@@ -62,11 +62,13 @@ def test_a_record_comes_back_as_it_went(tmp_path):
 def test_rows_of_files_are_read_under_their_older_names(tmp_path):
     parity = ParityRow("distilled", "student.onnx", 0.0, 1.0, 8, metric=0.5, test_metric=0.25)
     eight = QuantisedRow("x", "s.int8.onnx", "dynamic", 0, 0.5, 0.625, -1.0, 1.0, 1.0, 0.0, 8)
-    record = replace(RECORD, parity=[parity], quantised=[eight])
+    sample = SoftTargetSample(0, 1, "aW1hZ2U=", {"teacher": [0.0, 1.0]})
+    record = replace(RECORD, parity=[parity], quantised=[eight], samples=[sample])
     older = asdict(record)
     names = {"metric": "accuracy", "network_metric": "expected_accuracy"}
     names |= {"test_metric": "test_accuracy", "float_metric": "float_accuracy"}
-    for part in ("parity", "quantised"):
+    names |= {"scheme": "way", "image_png": "picture_png"}
+    for part in ("parity", "quantised", "samples"):
         older[part] = [{names.get(key, key): v for key, v in row.items()} for row in older[part]]
     assert "accuracy" in older["quantised"][0]
     path = tmp_path / "results.json"

@@ -20,6 +20,7 @@ from tutelage.records.costs import (
     QuantisedRow,
     RefusedFile,
     SizeRow,
+    formerly,
 )
 from tutelage.wording import plain_number
 
@@ -334,7 +335,7 @@ class SoftTargetSample:
 
     sample_id: int
     label: int
-    image_png: str | None
+    image_png: Annotated[str | None, formerly("image_png", "picture_png")]
     logits: Mapping[str, Annotated[list[float], Field(min_length=1)]]
     text: str | None = None
 
@@ -356,7 +357,7 @@ class ShownSample:
     label: str
     outputs: Mapping[str, str]
     is_worst: bool
-    image_png: str | None = None
+    image_png: Annotated[str | None, formerly("image_png", "picture_png")] = None
     text: str | None = None
 
 

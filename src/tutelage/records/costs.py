@@ -14,8 +14,8 @@ Measured = Annotated[float, Field(gt=0, lt=1e15, allow_inf_nan=False)]
 Number = Annotated[int, Field(ge=1, le=10**12)]
 
 
-def _once(name: str, older: str) -> Any:
-    """A field that records of before call otherwise."""
+def formerly(name: str, older: str) -> Any:
+    """A field that older records have under another name."""
     return Field(validation_alias=AliasChoices(name, older))
 
 
@@ -69,9 +69,9 @@ class ParityRow:
     count: int
     target: str = "onnx"
     runtime: str = ""
-    metric: Annotated[float | None, _once("metric", "accuracy")] = None
-    network_metric: Annotated[float | None, _once("network_metric", "expected_accuracy")] = None
-    test_metric: Annotated[float | None, _once("test_metric", "test_accuracy")] = None
+    metric: Annotated[float | None, formerly("metric", "accuracy")] = None
+    network_metric: Annotated[float | None, formerly("network_metric", "expected_accuracy")] = None
+    test_metric: Annotated[float | None, formerly("test_metric", "test_accuracy")] = None
     test_count: int = 0
 
     @property
@@ -104,10 +104,10 @@ class QuantisedRow:
 
     name: str
     file: FileName
-    scheme: Annotated[str, Field(validation_alias=AliasChoices("scheme", "way"))]
+    scheme: Annotated[str, formerly("scheme", "way")]
     calibration: int
-    metric: Annotated[float, _once("metric", "accuracy")]
-    float_metric: Annotated[float, _once("float_metric", "float_accuracy")]
+    metric: Annotated[float, formerly("metric", "accuracy")]
+    float_metric: Annotated[float, formerly("float_metric", "float_accuracy")]
     low: float
     high: float
     agreement: float
