@@ -17,6 +17,7 @@ from tutelage.records import (
     ParityRow,
     QuantisedRow,
     RunRecord,
+    SoftTargetSample,
     Summary,
     TrainingRecord,
     Verdict,
