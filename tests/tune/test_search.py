@@ -75,8 +75,8 @@ def small_digits(monkeypatch):
     load = build.load_data
     monkeypatch.setattr("tutelage.pipeline.run.scan", scan_inside)
 
-    def load_few(data, kind):
-        splits = load(data, kind)
+    def load_few(data, kind, folder):
+        splits = load(data, kind, folder)
         few = SubsetSource(splits.train, torch.arange(300))
         return replace(splits, train=few, test=Unseen(splits.test))
 

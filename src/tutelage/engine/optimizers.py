@@ -63,7 +63,7 @@ def check_other(
 
 def make_other(
     kind: str | type[Optimizer],
-    parameters: Sequence[torch.nn.Parameter],
+    parameters: Sequence[Tensor],
     options: Mapping[str, Any],
     *,
     lr: float,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from tutelage.engine import schedules
@@ -73,7 +74,7 @@ class OptimizerSettings:
         names = ("momentum", "nesterov", "delta")
         return {n: getattr(self, n) for n in names if getattr(self, n) != usual[n].default}
 
-    def build(self, parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
+    def build(self, parameters: Iterable[Tensor]) -> Optimizer:
         """The optimizer for these parameters.
 
         Raises:
@@ -84,7 +85,7 @@ class OptimizerSettings:
             group.setdefault("initial_lr", group["lr"])
         return optimizer
 
-    def _built(self, parameters: list[torch.nn.Parameter]) -> Optimizer:
+    def _built(self, parameters: list[Tensor]) -> Optimizer:
         if self.kind not in OPTIMIZERS:
             return make_other(
                 self.kind, parameters, self.options, lr=self.lr, weight_decay=self.weight_decay

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tutelage.config.build import data_facts, load_data
-from tutelage.config.read import read_recipe
+from tutelage.config.read import read_recipe, recipe_path
 from tutelage.config.schema import Recipe
 from tutelage.data.sources import Splits
 from tutelage.deploy.budgets import needs_text
@@ -79,7 +79,7 @@ def read_request(
         return _of_run(Path(model))
     recipe = None if base is None else read_recipe(base)
     if recipe is not None:
-        facts = facts_of(recipe)
+        facts = facts_of(recipe, recipe_path(str(base)).parent)
     is_library = ":" in model
     facts = facts or (FACTS_OF_LIBRARIES if is_library else FACTS_OF_BUILTIN)
     teacher = _teacher_part(model, settings or {}, weights, recipe)
@@ -93,7 +93,7 @@ def _of_run(folder: Path) -> ProposalRequest:
     if not file.is_file():
         raise RunFolderError(f"{folder}: no recipe.yaml in it, so it is no run. Name a run folder.")
     recipe = read_recipe(file)
-    facts = facts_of(recipe)
+    facts = facts_of(recipe, folder)
     weights = folder / SELECTED if (folder / SELECTED).is_file() else recipe.teacher.weights
     network = make_model(
         recipe.teacher.model, recipe.teacher.settings, folder=folder, **facts.as_arguments()
@@ -109,9 +109,15 @@ def _of_run(folder: Path) -> ProposalRequest:
     return ProposalRequest(original, facts, recipe, teacher)
 
 
-def facts_of(recipe: Recipe) -> Facts:
-    """Facts about the images of a recipe's data."""
-    return _facts_of_images(load_data(recipe, plan_task(recipe.task, TASKS).label_kind))
+def facts_of(recipe: Recipe, folder: Path) -> Facts:
+    """Facts about the images of a recipe's data.
+
+    Args:
+        recipe: Checked.
+        folder: Where a relative file.py is looked for: the recipe's own folder.
+    """
+    plan = plan_task(recipe.task, TASKS, folder=folder)
+    return _facts_of_images(load_data(recipe, plan.label_kind, folder))
 
 
 def _facts_of_images(splits: Splits) -> Facts:
