@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tutelage.pipeline.environment import environment
+
+pytestmark = pytest.mark.whole
 
 PROGRAM = """
 import sys

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.whole
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 

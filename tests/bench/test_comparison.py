@@ -29,6 +29,8 @@ from tutelage.tasks import Classification
 from tutelage.teachers import ModuleTeacher
 from tutelage.types import Batch
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "src/tutelage/leaderboards"
 STAGES = ("stage1", "stage2", "stage3")

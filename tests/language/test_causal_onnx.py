@@ -11,6 +11,8 @@ from tutelage.engine.generation import generate, greedy
 from tutelage.errors import ExportError
 from tutelage.pipeline.lm_export import Sample, check, compare
 
+pytestmark = pytest.mark.whole
+
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 IDS = torch.randint(0, 20, (6, 9), generator=torch.Generator().manual_seed(0))

@@ -24,6 +24,8 @@ from tutelage.tasks.other_tokenizer import OtherTokenizer
 from tutelage.teachers import ModuleTeacher
 from tutelage.types import Batch, HiddenStates, Outputs
 
+pytestmark = pytest.mark.whole
+
 
 def pair_up(document, own, other, length):
     return pair_plain_texts(document, PlainText(own, "own"), PlainText(other, "other"), length)

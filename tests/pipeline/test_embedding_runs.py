@@ -21,6 +21,8 @@ from tutelage.pipeline.reopen import reopen
 from tutelage.records import RunRecord, load_record
 from tutelage.teachers.module import state_fingerprint
 
+pytestmark = pytest.mark.whole
+
 library = pytest.importorskip("sentence_transformers")
 
 

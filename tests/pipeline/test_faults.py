@@ -41,6 +41,8 @@ from tutelage.teachers import CachedTeacher
 from tutelage.teachers.build import build_cache
 from tutelage.types import Batch
 
+pytestmark = pytest.mark.whole
+
 TIMES = ("seconds", "build_seconds")
 
 

@@ -22,6 +22,8 @@ from tutelage.pipeline.measuring import import_measurement, kit_networks, measur
 from tutelage.playground.content import read_run
 from tutelage.teachers.module import state_fingerprint
 
+pytestmark = pytest.mark.whole
+
 pytest.importorskip("transformers")
 TEXTS = snippets(40)
 MEASURE = {"threads": 1, "batch_sizes": [1, 4], "seconds": 0.2, "int8": "dynamic"}

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.processes.cases import live_teacher, objectives, reader
@@ -10,6 +11,8 @@ from tutelage.teachers import build as build_module
 from tutelage.teachers.codecs import make_codec
 from tutelage.teachers.parts import Part, read_manifest, verify_place
 from tutelage.teachers.storage import LocalStorage
+
+pytestmark = pytest.mark.whole
 
 
 def build(folder):

@@ -19,6 +19,8 @@ from tutelage.tasks import LanguageModeling
 from tutelage.teachers import ModuleTeacher
 from tutelage.teachers.module import state_fingerprint
 
+pytestmark = pytest.mark.whole
+
 ADAMW = OptimizerSettings("adamw", lr=0.01)
 CASES = [
     ("kd", {}),
