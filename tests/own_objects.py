@@ -50,6 +50,22 @@ class Jitter(ViewPolicy):
         return inputs + self.size * (noise.double() / 2**63 - 0.5).float()
 
 
+class ByPlace(Jitter):
+    """Noise by the place in the batch, which no cache can hold."""
+
+    def apply(self, inputs, sample_ids, view_ids):
+        return inputs + self.size * torch.arange(len(inputs))[:, None]
+
+
+class Nameless(ViewPolicy):
+    """A policy without a fingerprint."""
+
+    num_views = 2
+
+    def apply(self, inputs, sample_ids, view_ids):
+        return inputs
+
+
 class Halves:
     """Log-probabilities in float16."""
 

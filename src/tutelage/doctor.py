@@ -12,6 +12,7 @@ from tutelage.data.labels import some_names
 from tutelage.data.loading import BatchBuilder, in_order, num_batches, spread
 from tutelage.data.randomness import random_state_kept
 from tutelage.data.scan import Scan, check_files, parts_of, scan, sources_of_files
+from tutelage.data.sources import same_inputs
 from tutelage.deploy import TARGETS
 from tutelage.deploy.text_targets import TEXT_TARGETS
 from tutelage.engine import TrainSettings
@@ -45,7 +46,7 @@ from tutelage.tasks import Task
 from tutelage.teachers.codecs import check_scores, make_codec, try_codec
 from tutelage.teachers.module import ModuleTeacher, new_head, state_fingerprint
 from tutelage.teachers.steady import said_twice
-from tutelage.types import Batch, Outputs, Signal, first_tensor, tensor_bytes, tensors_of
+from tutelage.types import Batch, Outputs, Signal, first_tensor, map_tensors
 from tutelage.wording import quantity
 
 PROBLEM, WARNING, OK = "problem", "warning", "fine"
@@ -153,13 +154,15 @@ def _check_repeatable(job: Job) -> None:
     views = torch.arange(len(ids)) % job.views.num_views
     with random_state_kept():
         first, second = reader[ids, views].inputs, reader[ids, views].inputs
-    pairs = zip(tensors_of(first), tensors_of(second), strict=True)
-    if not all(tensor_bytes(one) == tensor_bytes(other) for one, other in pairs):
-        raise DataError(
-            f"cache: the same sample in the same view differs from call to call. Data and views "
-            f"({job.views.fingerprint}) must draw only from the random numbers of torch, NumPy or "
-            "Python in a SeededViews; or teach live (cache: null, codec=None)."
-        )
+        turned = map_tensors(reader[ids.flip(0), views.flip(0)].inputs, lambda rows: rows.flip(0))
+    for other, how in ((second, "from call to call"), (turned, "with its place in the batch")):
+        if not same_inputs(first, other):
+            raise DataError(
+                f"cache: the same sample in the same view differs {how}. Data and views "
+                f"({job.views.fingerprint}) must depend on the numbers of sample and view alone, "
+                "and draw only from the random numbers of torch, NumPy or Python in a "
+                "SeededViews; or teach live (cache: null, codec=None)."
+            )
 
 
 def _try_objective(job: Job, batch: Batch) -> None:

@@ -115,6 +115,12 @@ def test_training_data_alone_are_split(job_of):
         ({"data": {"kind": "own_objects.py:lod"}}, ConfigError, "no function or class 'lod'.*load"),
         ({"views": {"kind": "own_objects.py:network"}}, ConfigError, "views .*cannot be made"),
         ({"views": {"kind": "own_objects.py:nothing"}}, ConfigError, "not a tutelage.ViewPolicy"),
+        ({"views": {"kind": "own_objects.py:Nameless"}}, ConfigError, "fingerprint of Nameless"),
+        (
+            {"views": {"kind": "own_objects.py:Jitter", "num_views": 0}},
+            ConfigError,
+            "num_views of Jitter is 0",
+        ),
         ({"cache": {"codec": "own_objects.py:Jitter"}}, ConfigError, "is no codec.*name"),
         ({"export": {"targets": ["own_objects.py:Halves"]}}, ConfigError, "is no target"),
         ({"optimizer": {"kind": "own_objects.py:Halves"}}, ConfigError, "no subclass of torch.opt"),
@@ -141,12 +147,13 @@ def test_what_cannot_be_used_is_refused_before_training(job_of, changes, kind, t
     ("changes", "text"),
     [
         ({"cache": {"codec": "own_objects.py:Forgetful"}}, "forgetful: encode must give"),
+        ({"views": {"kind": "own_objects.py:ByPlace"}}, "differs with its place in the batch"),
         ({"optimizer": {"kind": "own_objects.py:Listing"}}, "keeps 'seen', a list"),
         ({"optimizer": {"kind": "SparseAdam"}}, "its step fails.*dense"),
     ],
 )
 def test_what_shows_in_a_trial_is_refused_before_training(job_of, changes, text):
-    with pytest.raises(ConfigError, match=text):
+    with pytest.raises(TutelageError, match=text):
         run_job(job_of(**changes))
 
 

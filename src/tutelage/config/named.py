@@ -11,7 +11,7 @@ from tutelage.config.schema import Cache, Optimizer, Schedule, Train, Views
 from tutelage.data.given import splits_of
 from tutelage.data.labels import LabelKind
 from tutelage.data.sources import Splits
-from tutelage.data.views import VIEWS, ViewPolicy
+from tutelage.data.views import VIEWS, ViewPolicy, check_policy
 from tutelage.deploy.targets import TARGETS, register_target
 from tutelage.engine import OptimizerSettings, ScheduleSettings, TrainSettings
 from tutelage.errors import ConfigError, find
@@ -65,6 +65,7 @@ def views_of(views: Views, facts: Mapping[str, Any], folder: Path) -> ViewPolicy
             f"{what}: it makes a {type(policy).__name__}, not a tutelage.ViewPolicy. Derive your "
             "class from it, or wrap a pipeline of torchvision in tutelage.SeededViews."
         )
+    check_policy(policy, what)
     return policy
 
 

@@ -62,6 +62,29 @@ class ViewPolicy(ABC):
         return mix(sample_ids, epoch, seed) % self.num_views
 
 
+def check_policy(policy: ViewPolicy, what: str = "views") -> None:
+    """Refuse a policy that does not say how many views there are, or what they are.
+
+    Args:
+        policy: Somebody's own.
+        what: The key or argument that gives it, for messages.
+
+    Raises:
+        ConfigError: `num_views` or `fingerprint` is missing, or no such value.
+    """
+    count, text = getattr(policy, "num_views", None), getattr(policy, "fingerprint", None)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ConfigError(
+            f"{what}: num_views of {type(policy).__name__} is {count!r}. Set it to the number of "
+            "views of every sample, 1 or more."
+        )
+    if not isinstance(text, str) or not text:
+        raise ConfigError(
+            f"{what}: fingerprint of {type(policy).__name__} is {text!r}. Set it to a text that "
+            "names the views and all their settings: a cache of other views is known by it."
+        )
+
+
 @final
 class Identity(ViewPolicy):
     """A single view: the sample unchanged."""

@@ -14,7 +14,7 @@ from tutelage.data.forms import as_source, loader_note
 from tutelage.data.given import RANDOM_NOTE, judged_on
 from tutelage.data.labels import LabelKind
 from tutelage.data.sources import Source, Splits, split_off
-from tutelage.data.views import Identity, ViewPolicy
+from tutelage.data.views import Identity, ViewPolicy, check_policy
 from tutelage.deploy import export_checked
 from tutelage.engine import OptimizerSettings, TrainSettings
 from tutelage.engine.events import Listener, ignore
@@ -210,7 +210,7 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
             or TrainSettings(
                 epochs=epochs, batch_size=batch_size, optimizer=OptimizerSettings(lr=lr)
             ),
-            views=views or Identity(),
+            views=_checked(views),
             seeds=tuple(seeds),
             has_baseline=baseline,
             codec=codec,
@@ -221,6 +221,13 @@ def distill(  # noqa: PLR0913 - one call that needs no other object
         )
         finished = run_job(job, listener)
     return Distilled(finished.student.selected.cpu(), finished.record, job.out, job)
+
+
+def _checked(views: ViewPolicy | None) -> ViewPolicy:
+    if views is None:
+        return Identity()
+    check_policy(views)
+    return views
 
 
 def _splits(train: Any, valid: Any, test: Any, notes: list[str], kind: LabelKind) -> Splits:
