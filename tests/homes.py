@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from test_recipes import write_idx, write_words
+from test_recipes import MADE, write_idx, write_words
 from texts import save_sentence_encoder, snippets, write_csv
 
 from tests.language.tiny_language import make_bpe, make_model, save, sentences
@@ -20,6 +20,8 @@ def make_home(home: Path) -> Path:
     sets.mkdir(parents=True)
     for name in ("mnist", "fashion_mnist"):
         write_idx(sets / name, train=300, test=100)
+    for name, write in MADE.items():
+        write(sets / name)
     write_words(sets / "brown")
     shutil.copy(sets / "brown" / "test.jsonl", sets / "brown" / "valid.jsonl")
     more = [(text,) for text, _ in snippets(16, 500)]

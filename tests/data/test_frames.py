@@ -178,7 +178,7 @@ def test_rare_categories_share_a_slot_which_unknown_ones_take():
 
 
 @pytest.mark.parametrize("log", [(), ("a",)])
-def test_numbers_outside_the_training_range_are_taken_for_its_ends(log):
+def test_numbers_outside_the_training_range_are_taken_for_its_ends(log, capsys):
     encoder, _ = encoder_of(ColumnSettings(missing=("",), log=log), a=["1", "2", "3", ""])
     here = encoder.encode(cells(a=["3", "1e300", "3.1", "1", "-1e300", ""]))
     assert (here[1] == here[0]).all()
@@ -187,6 +187,9 @@ def test_numbers_outside_the_training_range_are_taken_for_its_ends(log):
     how = json.loads(json.dumps(encoder.describe()))
     given = [{"a": a} for a in ("3", "1e300", "3.1", "1", "-1e300", "")]
     np.testing.assert_array_equal(example.encode_rows(given, how, "t"), here)
+    said = capsys.readouterr().err
+    assert "t, row 3: 'a' is 3.1, outside the training rows; taken for 3.\n" in said
+    assert said.count("\n") == 3
     with pytest.raises(DataError, match=r"row 2: 'a' is 'x', but the training rows hold numbers"):
         encoder.encode(cells(a=["x"]))
 

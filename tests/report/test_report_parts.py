@@ -7,6 +7,7 @@ import yaml
 
 from tutelage.records import METHOD, CalibrationBin
 from tutelage.report import formatting, headline
+from tutelage.report.card import write_card
 from tutelage.report.charts import pool_bins
 from tutelage.report.confusion import matrix, worst_pairs
 from tutelage.report.headline import pick_figures
@@ -168,3 +169,24 @@ def test_a_latency_within_noise_is_nowhere_a_ratio(record):
     assert "1.03\u00d7" not in render(alike)
     table = {row.label: row.cells[-1].value for row in cost_table(record).rows}
     assert table["Latency p50, ms"] == "18.8\u00d7"
+
+
+def test_the_card_speaks_of_classes_only_where_there_are_some(record):
+    of_classes = write_card(record, {}, seed=0)
+    assert "puts inputs into 10 classes" in of_classes
+    assert "| ECE, % |" in of_classes
+    assert "; its expected calibration error is" in of_classes
+
+    def without(training):
+        return replace(training, selected=replace(training.selected, ece=None))
+
+    values = replace(
+        record,
+        class_names=["price", "weight"],
+        teacher=without(record.teacher),
+        arms=[without(arm) for arm in record.arms],
+    )
+    card = write_card(values, {}, seed=0)
+    assert "gives 2 outputs (price, weight)" in card
+    assert not {"class", "classes", "ECE,"} & {*card.split()}
+    assert "calibration error" not in card

@@ -273,7 +273,10 @@ def _of_number(cell: str | float | None, column: Mapping[str, Any], where: str) 
     value = column["fill"] if cell is None else float(cell)
     if not math.isfinite(value):
         sys.exit(f"{where} is {value}. Give a finite number.")
-    value = min(max(value, column["low"]), column["high"])  # as the student's own training rows
+    held = min(max(value, column["low"]), column["high"])
+    if held != value:
+        sys.stderr.write(f"{where} is {value:g}, outside the training rows; taken for {held:g}.\n")
+    value = held
     if column["log"]:
         value = math.copysign(math.log1p(abs(value)), value)
     scaled = (value - column["mean"]) / column["std"]

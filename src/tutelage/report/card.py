@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from tutelage.data.labels import some_names
 from tutelage.deploy.targets import TARGETS
 from tutelage.records import LatencyRow, ParityRow, QuantisedRow, RunRecord
 from tutelage.report.formatting import DASH, percent, significant, size, tiny
@@ -27,18 +28,18 @@ def write_card(record: RunRecord, licences: Mapping[str, str], seed: int) -> str
         f"# {record.name}: a distilled student",
         _summary(record),
         "## Use it",
-        "`python example.py YOUR_FILE` says which class the student puts an image (`.png`, "
-        "`.jpg`), a text or an array (`.npy`) of yours into; without a file it takes the "
-        "samples here. "
+        "`python example.py YOUR_FILE` says what the student makes of an image (`.png`, `.jpg`), a "
+        "text, rows of a table (`.csv`) or an array (`.npy`) of yours, as far as it takes such "
+        "inputs; without a file it takes the samples here. "
         "It needs numpy and onnxruntime, and pillow for images or tokenizers for texts. "
         "`config.json` has the preprocessing, and inputs and outputs of each file as the file "
         "itself has them; normalisation is inside every exported file. "
-        "`labels.txt` has one class a line, in the order of the logits. `student.safetensors` "
+        "`labels.txt` has one name a line, in the order of the outputs. `student.safetensors` "
         "holds the weights of the network itself, without its normalisation.",
         "## How good it is",
         _quality(record),
         _verdict(record),
-        f"The files are of the distilled student of seed {seed}; {_calibration(record, seed)}",
+        f"The files are of the distilled student of seed {seed}{_calibration(record, seed)}.",
         "## Files",
         _files(record),
         *_int8(record),
@@ -59,12 +60,19 @@ def write_card(record: RunRecord, licences: Mapping[str, str], seed: int) -> str
 
 
 def _summary(record: RunRecord) -> str:
-    student = record.recipe.get("student", {})
+    student, names = record.recipe.get("student", {}), record.class_names
+    does = f"puts inputs into {quantity(len(names), 'class')}"
+    if not _has_confidence(record):
+        does = f"gives {quantity(len(names), 'output')} ({some_names(names)})"
     return (
-        f"A network (`{_named(student)}`) that puts inputs into "
-        f"{quantity(len(record.class_names), 'class')}, taught by a larger one "
-        f"(`{_named(record.recipe.get('teacher', {}))}`). Made by Tutelage {record.version}."
+        f"A network (`{_named(student)}`) that {does}, taught by "
+        f"`{_named(record.recipe.get('teacher', {}))}`. Made by Tutelage {record.version}."
     )
+
+
+def _has_confidence(record: RunRecord) -> bool:
+    """Whether outputs are probabilities of classes, of which calibration is known."""
+    return record.teacher.selected.ece is not None
 
 
 def _named(network: Any) -> str:
@@ -76,15 +84,17 @@ def _named(network: Any) -> str:
 
 def _quality(record: RunRecord) -> str:
     rows = []
+    others = ("agreement", "ece") if _has_confidence(record) else ("agreement",)
     for arm in ARMS:
         found = record.summary(arm, "selected")
         if found is not None:
             cells = [
                 metric_cell(record, found.mean.get(record.metric.name)),
-                *(percent(found.mean.get(key)) for key in ("agreement", "ece")),
+                *(percent(found.mean.get(key)) for key in others),
             ]
             rows.append((arm, *cells, percent(found.retention)))
-    heads = ("network", metric_label(record), "agreement, %", "ECE, %", "retention, %")
+    titles = {"agreement": "agreement, %", "ece": "ECE, %"}
+    heads = ("network", metric_label(record), *(titles[key] for key in others), "retention, %")
     table = _table(heads, rows)
     samples = quantity(record.teacher.selected.count, f"{record.judged_on} sample")
     return f"On {samples}, means over seeds:\n\n{table}"
@@ -99,9 +109,11 @@ def _verdict(record: RunRecord) -> str:
 
 def _calibration(record: RunRecord, seed: int) -> str:
     found = next(t for t in record.arms if (t.arm, t.seed) == ("distilled", seed)).selected
+    if found.ece is None:
+        return ""
     return (
-        f"its expected calibration error is {percent(found.ece)} %, and `calibration.json` has how "
-        "often it is right at each confidence."
+        f"; its expected calibration error is {percent(found.ece)} %, and `calibration.json` has "
+        "how often it is right at each confidence"
     )
 
 
@@ -121,7 +133,7 @@ def _files(record: RunRecord) -> str:
     return (
         f"Each file, run in its own runtime: its {record.metric.title} on all "
         f"{max((row.test_count for row in students), default=0):,} {record.judged_on} samples, and "
-        "its logits "
+        "its outputs "
         f"against PyTorch's on some of them.\n\n{_table(heads, rows)}"
     )
 
