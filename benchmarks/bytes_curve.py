@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import yaml
-from image import Curve, Point, draw_curves
+from picture import Curve, Point, draw_curves
 from timing import machine
 from torch import Tensor
 

@@ -30,7 +30,7 @@ from tutelage.data import builtin
 WITH_COMMANDS = [page for page in PAGES if commands_of(page)]
 SMALL: dict[str, dict[str, Any]] = {
     "smollm2": {
-        "data": {"block": 40, "train_tokens": 1600, "valid_tokens": 320, "test_tokens": 640},
+        "data": {"block_size": 40, "train_tokens": 1600, "valid_tokens": 320, "test_tokens": 640},
         "student": {"settings": {"keep_layers": [0, 3]}},
     },
     "images": {
@@ -42,6 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "mine.yaml": {"data": {"image_size": 8}, "views": {"padding": 1}},
     "wordnet_static": {"student": {"settings": {"width": 4}}},
+    "vader": {"measure": {"int8": None}},  # of an epoch on few texts it is too far from the float
     "mnist": {"data": {"valid_fraction": 0.3}},
     "fashion_mnist": {"data": {"valid_fraction": 0.3}},
 }
@@ -76,6 +77,11 @@ def place(home, tmp_path, monkeypatch) -> Path:
         write_pictures(tmp_path / folder)
     write_set(tmp_path / "path/to/cifar-100-binary")
     write_csv(tmp_path / "reviews.csv", snippets(60), header="review,rating")
+    rents = [
+        f"{2 + n % 4},{40 + 7 * n % 90},{'north' if n % 3 else ''},{500 + 9 * n}" for n in range(90)
+    ]
+    (tmp_path / "rents.yaml").write_text(shipped_recipes()["diamonds"].read_text("utf-8"))
+    (tmp_path / "rents.csv").write_text("\n".join(["rooms,area,district,rent", *rents]))
     (tmp_path / "nets.py").write_text(NETS)
     template = shipped_recipes()["template"].read_text(encoding="utf-8")
     (tmp_path / "mine.yaml").write_text(template)
