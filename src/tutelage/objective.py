@@ -122,6 +122,13 @@ class Loss(nn.Module, ABC):
     changes_student: bool = False
     form: int = 1
 
+    def __init_subclass__(cls) -> None:
+        """Refuse a loss with the methods of before, which nobody would call."""
+        super().__init_subclass__()
+        for old, new in {"build": "setup", "wrap": "modify_student"}.items():
+            if old in vars(cls):
+                raise ConfigError(f"{cls.__name__}: {old} of a loss is now {new}. Rename it.")
+
     @property
     def takes(self) -> frozenset[Signal]:
         """Kinds of student scores that the loss accepts: those that it needs of the teacher.

@@ -697,3 +697,9 @@ def test_every_setting_is_documented_and_told_apart_in_the_objective(name):
     for setting in settings:
         assert f"{setting}=" in said
         assert f"{setting}:" in (inspect.getdoc(LOSSES[name]) or "")
+
+
+@pytest.mark.parametrize(("old", "new"), [("build", "setup"), ("wrap", "modify_student")])
+def test_a_loss_with_the_methods_of_before_is_refused(old, new):
+    with pytest.raises(ConfigError, match=f"Mine: {old} of a loss is now {new}"):
+        type("Mine", (Loss,), {old: lambda self, dry: None})

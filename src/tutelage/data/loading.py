@@ -98,6 +98,9 @@ class BatchBuilder(Dataset[Batch]):
         )
 
 
+Reader = BatchBuilder  # the name before decision 0104, for one version
+
+
 def training_requests(
     count: int,
     views: ViewPolicy,
